@@ -1,0 +1,215 @@
+"""The corpus that is always at hand: the documentation of the Python standard library of this interpreter.
+
+Importing the whole library has side effects, so a second interpreter does it: this very file, run as a script in
+isolated mode. Hence nothing of ours is imported at the top.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from index_tools.trec import Document
+
+_TIMEOUT_S = 120
+"""Collecting takes 1-3 s; a cold disk takes longer."""
+
+
+def documents() -> Iterator[Document]:
+    """Stream the documents, in the same order each time: modules by name, each before its members, then the topics.
+
+    `doc_id` is the dotted name (`json.loads`; built-in names stand alone: `str.split`) or `topic:NAME`; `title` is the
+    name with its signature where Python knows one; `text` is the docstring, never empty. Modules that this machine
+    cannot import are left out. Raises QueryliftError where no second interpreter can be run.
+    """
+    from index_tools.trec import Document
+
+    for line in _collected().splitlines():
+        yield Document(*json.loads(line))
+
+
+def _collected() -> str:
+    from plugin.errors import QueryliftError
+
+    # -I: no user's folder or variable reaches it. -S: nor does an installed package. -W ignore: old modules warn.
+    command = [sys.executable, "-I", "-S", "-W", "ignore", __file__]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=True, encoding="utf-8"
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        problem = f"the built-in corpus needs a second Python, and {sys.executable!r} failed ({error})"
+        raise QueryliftError(f"{problem}; name another corpus") from error
+    return done.stdout
+
+
+# --- from here on: what the second interpreter does
+
+_SKIPPED = {
+    *(
+        "antigravity",
+        "this",
+        "idlelib",
+        "turtledemo",
+        "test",
+        "pydoc_data",
+        "ensurepip",
+        "venv",
+    ),  # open, print or install
+    *("tkinter", "turtle", "curses", "readline", "lib2to3", "distutils", "msilib"),  # here today, elsewhere not
+    *(
+        "posix",
+        "nt",
+        "posixpath",
+        "ntpath",
+        "genericpath",
+        "sre_compile",
+        "sre_constants",
+        "sre_parse",
+    ),  # under os and re
+}
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+class _Entry(NamedTuple):
+    doc_id: str
+    title: str
+    text: str
+
+
+def collect() -> Iterator[_Entry]:
+    """Walk the library. Two names of one object give one document, under the name that is met first."""
+    seen: set[object] = set()
+    for name in _module_names():
+        module = _imported(name)
+        if module is not None:
+            yield from _module_entries(name, module, seen)
+    yield from _topics()
+
+
+def _module_names() -> Iterator[str]:
+    yield "builtins"
+    for name in sorted(sys.stdlib_module_names - _SKIPPED - {"builtins"}):
+        if not name.startswith("_"):
+            yield from _with_submodules(name)
+
+
+def _with_submodules(name: str) -> Iterator[str]:
+    yield name
+    if name == "os":
+        yield "os.path"
+    for found in pkgutil.iter_modules(getattr(_imported(name), "__path__", ())):
+        if not found.name.startswith("_") and found.name not in ("test", "tests"):
+            yield from _with_submodules(f"{name}.{found.name}")
+
+
+def _imported(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit):  # whatever a module of another platform or build raises: it is not there
+        return None
+
+
+def _module_entries(name: str, module: ModuleType, seen: set[object]) -> Iterator[_Entry]:
+    yield from _entry(name, title=name, doc=module.__doc__)
+    for attribute, value in _public_members(module):
+        doc_id = attribute if name == "builtins" else f"{name}.{attribute}"
+        if inspect.isclass(value):
+            yield from _class_entries(doc_id, value, seen)
+        elif _is_new(value, seen):
+            yield from _entry(doc_id, title=doc_id + _signature(value), doc=value.__doc__)
+
+
+def _public_members(module: ModuleType) -> list[tuple[str, Any]]:
+    """Return functions before classes: `random.choice` is then known by that name, not as `random.Random.choice`."""
+    listed = getattr(module, "__all__", None)
+    names = sorted(set(listed or (name for name in vars(module) if not name.startswith("_"))))
+    members = [(name, getattr(module, name, None)) for name in names]
+    own = [(name, value) for name, value in members if _documented(value) and (listed or _is_own(value, module))]
+    return sorted(own, key=lambda member: inspect.isclass(member[1]))
+
+
+def _documented(value: object) -> bool:
+    special_form = type(value).__module__ == "typing" and "SpecialForm" in type(value).__name__
+    return inspect.isclass(value) or inspect.isroutine(value) or special_form
+
+
+def _is_own(value: object, module: ModuleType) -> bool:
+    """Tell whether a module without `__all__` defines the object, itself or in the C module behind it."""
+    home = getattr(value, "__module__", None) or module.__name__
+    return home == module.__name__ or home.startswith("_")
+
+
+def _class_entries(doc_id: str, cls: type, seen: set[object]) -> Iterator[_Entry]:
+    if not _is_new(cls, seen):
+        return
+    init = vars(cls).get("__init__")
+    docs = (vars(cls).get("__doc__"), init.__doc__ if inspect.isfunction(init) else None)
+    yield from _entry(doc_id, title=doc_id + _signature(cls), doc="\n\n".join(d for d in docs if isinstance(d, str)))
+    for name, value in _methods(cls):
+        if _is_new(value, seen):
+            yield from _entry(f"{doc_id}.{name}", title=f"{doc_id}.{name}{_signature(value)}", doc=value.__doc__)
+
+
+def _methods(cls: type) -> Iterator[tuple[str, Any]]:
+    """Give the public methods and properties that the class defines, or has from a base that is not public."""
+    for name in sorted(name for name in dir(cls) if not name.startswith("_")):
+        home = next((base for base in cls.__mro__ if name in vars(base)), None)
+        if home is cls or (home is not None and _is_private(home)):
+            value = vars(home)[name]
+            yield name, getattr(value, "__func__", value)
+
+
+def _is_private(cls: type) -> bool:
+    return cls.__name__.startswith("_") or cls.__module__.startswith("_")
+
+
+def _is_new(value: object, seen: set[object]) -> bool:
+    """Tell an object from those met before by where it says that it was defined, or else by identity."""
+    where = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    key = where if all(isinstance(part, str) for part in where) else id(value)
+    new = key not in seen
+    seen.add(key)
+    return new
+
+
+def _entry(doc_id: str, *, title: str, doc: object) -> Iterator[_Entry]:
+    text = inspect.cleandoc(doc).strip() if isinstance(doc, str) else ""
+    if text:
+        yield _Entry(doc_id, title, text)
+
+
+def _signature(value: Callable[..., Any]) -> str:
+    try:
+        return _ADDRESS.sub("", str(inspect.signature(value)))
+    except Exception:  # many C functions have none, and the text that others give is evaluated, whatever it raises
+        return ""
+
+
+def _topics() -> Iterator[_Entry]:
+    from pydoc_data.topics import topics
+
+    for name, text in sorted(topics.items()):
+        yield from _entry(f"topic:{name}", title=text.strip().partition("\n")[0], doc=text)
+
+
+def _main() -> None:
+    # Some modules print when they are imported: what is ours goes to the real output, what is theirs nowhere.
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    with output:
+        output.writelines(json.dumps(entry) + "\n" for entry in collect())
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,137 @@
+"""One thin client for OpenSearch and Elasticsearch: the few calls that indexing and measuring need.
+
+Built on opensearch-py's transport, which speaks to both. Errors become EngineError, one sentence with the engine's own reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from plugin.errors import EngineError, MissingExtra
+from plugin.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """Which engine answers: "opensearch" or "elasticsearch", and its version."""
+
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        name = "OpenSearch" if self.distribution == "opensearch" else "Elasticsearch"
+        return f"{name} {self.version}"
+
+
+class Engine:
+    """A connection to the engine that `settings` name."""
+
+    def __init__(self, settings: Settings, *, timeout_s: float = 60) -> None:
+        self.url = settings.engine
+        self._client = _client(settings, timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def info(self) -> EngineInfo:
+        """Which engine this is. Raises EngineError where nothing, or nothing known, answers."""
+        version = self.call("GET", "/").get("version", {})
+        return EngineInfo(version.get("distribution", "elasticsearch"), version.get("number", "unknown"))
+
+    def call(self, method: str, path: str, body: Any = None, *, params: Mapping[str, Any] | None = None) -> Any:
+        """The decoded answer to one request. `body` may be a JSON value or ready lines of text."""
+        from opensearchpy.exceptions import OpenSearchException
+
+        try:
+            return self._client.transport.perform_request(method, path, params=dict(params or {}), body=body)
+        except OpenSearchException as error:
+            raise EngineError(_reason(self.url, method, path, error)) from error
+
+    def exists(self, index: str) -> bool:
+        """Whether there is an index, alias or data stream of this name."""
+        return bool(self.call("HEAD", f"/{index}"))
+
+    def count(self, index: str) -> int:
+        """How many documents a search can find now."""
+        return int(self.call("GET", f"/{index}/_count")["count"])
+
+    def bulk(self, actions: Iterable[dict[str, Any]], *, chunk_size: int = 500) -> Iterator[tuple[bool, dict[str, Any]]]:
+        """Index in chunks, one at a time: the engine's pace is ours. A 429 waits and goes again; (ok, item) per document."""
+        from opensearchpy import helpers
+        from opensearchpy.exceptions import OpenSearchException
+
+        try:
+            yield from helpers.streaming_bulk(
+                self._client,
+                actions,
+                chunk_size=chunk_size,
+                max_chunk_bytes=8 * 1024 * 1024,
+                max_retries=8,
+                initial_backoff=1,
+                max_backoff=30,
+                raise_on_error=False,
+            )
+        except OpenSearchException as error:
+            raise EngineError(_reason(self.url, "POST", "/_bulk", error)) from error
+
+    def msearch(self, index: str, bodies: Sequence[bytes]) -> list[dict[str, Any]]:
+        """The answers to several searches, in order. Raises EngineError where one of them failed."""
+        lines = b"".join(b"{}\n" + body + b"\n" for body in bodies)
+        answers: list[dict[str, Any]] = self.call("POST", f"/{index}/_msearch", lines.decode())["responses"]
+        for answer in answers:
+            if "error" in answer:
+                raise EngineError(f"{self.url} refused a search on {index}: {_cause(answer)}")
+        return answers
+
+
+def _client(settings: Settings, timeout_s: float) -> Any:
+    try:
+        from opensearchpy import OpenSearch
+    except ImportError:
+        raise MissingExtra("opensearch-py", "index") from None
+    password = settings.engine_password.get_secret_value() if settings.engine_password else ""
+    return OpenSearch(
+        hosts=[settings.engine],
+        http_auth=(settings.engine_username, password) if settings.engine_username else None,
+        ca_certs=str(settings.engine_ca_file) if settings.engine_ca_file else None,
+        timeout=timeout_s,
+        max_retries=5,
+        retry_on_timeout=False,
+        retry_on_status=(502, 503, 504),
+        http_compress=False,
+    )
+
+
+def _reason(url: str, method: str, path: str, error: Any) -> str:
+    status = getattr(error, "status_code", None)
+    if not isinstance(status, int):
+        return f"no search engine answers at {url}; start one with `querylift node up`, or name another with --engine"
+    return f"{url} answered {method} {path} with status {status}: {_cause(getattr(error, 'info', None))}"
+
+
+def _cause(info: Any) -> str:
+    """The engine's own reason, out of its error JSON."""
+    error = info.get("error") if isinstance(info, dict) else info
+    if isinstance(error, dict):
+        roots = error.get("root_cause") or [error]
+        return str(roots[0].get("reason") or error.get("reason") or error.get("type"))
+    return str(error)[:300] if error else "no reason given"
+
+
+def action(index: str, doc_id: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    """A bulk action that puts one document."""
+    return {"_op_type": "index", "_index": index, "_id": doc_id, "_source": dict(source)}
+
+
+def compact(body: Any) -> bytes:
+    """`body` as one line of JSON."""
+    return json.dumps(body, separators=(",", ":")).encode()

@@ -1,0 +1,147 @@
+"""Runs: every query of a split against an index, offline by `_msearch` or over HTTP through a proxy.
+
+Both ways send the body of `search_body` and expand it by the same flow, so both give the same run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+import aiohttp
+
+from index_tools.engine import Engine, compact
+from index_tools.indexing import FIELD
+from index_tools.trec import Run
+from plugin.errors import EngineError
+from plugin.expander import Expander
+from plugin.flow import Result, Rules, Search, run_async, search_flow
+from plugin.outcome import HEADER
+
+DEPTH = 1000
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """A run, and per query what became of it: the outcome, the expansion's words, the time in ms where it was taken."""
+
+    run: Run
+    outcomes: Mapping[str, str]
+    expansions: Mapping[str, str] = field(default_factory=dict)
+    bodies: Mapping[str, bytes] = field(default_factory=dict)
+    took_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+def search_body(text: str, *, field: str = FIELD, depth: int = DEPTH) -> bytes:
+    """The search that evaluation sends for a query: a plain match, ids only, `depth` hits."""
+    return compact({"query": {"match": {field: text}}, "size": depth, "_source": False})
+
+
+async def expand_all(
+    queries: Mapping[str, str],
+    *,
+    index: str,
+    rules: Rules,
+    expander: Expander,
+    depth: int = DEPTH,
+    concurrency: int = 8,
+    progress: Callable[[int], None] = lambda count: None,
+) -> dict[str, Result]:
+    """The rewrite of every query, `concurrency` at a time and with all the time they need."""
+    gate = asyncio.Semaphore(concurrency)
+    done = 0
+
+    async def one(text: str) -> Result:
+        nonlocal done
+        async with gate:
+            search = Search(index, search_body(text, depth=depth))
+            result = await run_async(search_flow(search, rules), expander.answer)
+        done += 1
+        progress(done)
+        return result
+
+    results = await asyncio.gather(*(one(text) for text in queries.values()))
+    return dict(zip(queries, results, strict=True))
+
+
+def search_offline(
+    engine: Engine,
+    queries: Mapping[str, str],
+    *,
+    index: str,
+    results: Mapping[str, Result] | None = None,
+    depth: int = DEPTH,
+) -> Searched:
+    """The run of `queries` by `_msearch`: each as its result says, or as it is where there is no result for it."""
+    bodies = {q: _body(text, (results or {}).get(q), depth) for q, text in queries.items()}
+    run: Run = {}
+    for batch in _batches(bodies):
+        answers = engine.msearch(index, [bodies[q] for q in batch])
+        run |= {q: _doc_ids(answer) for q, answer in zip(batch, answers, strict=True)}
+    outcomes = {q: r.outcome.header() for q, r in (results or {}).items()}
+    words = {q: _words(r) for q, r in (results or {}).items() if r.expansion is not None}
+    return Searched(run, outcomes, words, bodies)
+
+
+async def search_over_http(
+    url: str,
+    queries: Mapping[str, str],
+    *,
+    index: str,
+    depth: int = DEPTH,
+    headers: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Searched:
+    """The run of `queries` by one `_search` after the other on `url`, a proxy or an engine, timed at the client."""
+    run: Run = {}
+    outcomes: dict[str, str] = {}
+    took_ms: dict[str, float] = {}
+    sent = {"Content-Type": "application/json", **(headers or {})}
+    async with aiohttp.ClientSession(headers=sent, timeout=aiohttp.ClientTimeout(total=120)) as session:
+        for done, (query_id, text) in enumerate(queries.items(), 1):
+            started_s = time.perf_counter()
+            outcomes[query_id], run[query_id] = await _search(session, url, index, search_body(text, depth=depth))
+            took_ms[query_id] = (time.perf_counter() - started_s) * 1000
+            progress(done)
+    return Searched(run, outcomes, took_ms=took_ms)
+
+
+async def _search(session: aiohttp.ClientSession, url: str, index: str, body: bytes) -> tuple[str, list[str]]:
+    try:
+        async with session.post(f"{url.rstrip('/')}/{index}/_search", data=body) as response:
+            answer = await response.json(content_type=None)
+            outcome = response.headers.get(HEADER, "")
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise EngineError(f"{url} did not answer a search on {index}: {type(error).__name__}: {error}") from error
+    if response.status != 200:
+        raise EngineError(f"{url} answered a search on {index} with status {response.status}: {str(answer)[:300]}")
+    return outcome, _doc_ids(answer)
+
+
+def _body(text: str, result: Result | None, depth: int) -> bytes:
+    if result is not None and result.body is not None:
+        return result.body
+    return search_body(text, depth=depth)
+
+
+def _words(result: Result) -> str:
+    expansion = result.expansion
+    if expansion is None:
+        return ""
+    return expansion.text or " ".join(term.term for term in expansion.terms)
+
+
+def _doc_ids(answer: Mapping[str, object]) -> list[str]:
+    hits = answer["hits"]
+    assert isinstance(hits, dict)
+    return [hit["_id"] for hit in hits["hits"]]
+
+
+def _batches(bodies: Mapping[str, bytes]) -> Iterator[list[str]]:
+    ids = iter(bodies)
+    while batch := list(islice(ids, _BATCH)):
+        yield batch

@@ -1,0 +1,102 @@
+"""Where expansions are kept, and which queries are held to an answer without one.
+
+A cache holds short strings by key. The in-process one serves a single proxy; replicas share a Valkey or Redis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Protocol
+
+from cachetools import TLRUCache
+
+from plugin.errors import MissingExtra, SettingsError
+from plugin.expansion import PROMPT_VERSION, Expansion, clean_query
+from plugin.generators.base import Ask, Generator
+
+NOTHING = "{}"
+"""Kept where a generator had nothing to add, so that it is not asked again."""
+
+
+class Cache(Protocol):
+    """Strings by key, each with a life of its own. Failures of a remote cache read as a miss."""
+
+    async def get(self, key: str) -> str | None: ...
+
+    async def set(self, key: str, value: str, *, ttl_s: float) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class MemoryCache:
+    """At most `size` entries in this process; the least recently used go first. `timer` gives seconds."""
+
+    def __init__(self, size: int, timer: Any) -> None:
+        self._entries: TLRUCache[str, tuple[str, float]] = TLRUCache(
+            maxsize=size, ttu=lambda _key, value, now: now + value[1], timer=timer
+        )
+
+    async def get(self, key: str) -> str | None:
+        found = self._entries.get(key)
+        return found[0] if found is not None else None
+
+    async def set(self, key: str, value: str, *, ttl_s: float) -> None:
+        self._entries[key] = (value, ttl_s)
+
+    async def close(self) -> None:
+        self._entries.clear()
+
+
+class RedisCache:
+    """A Valkey or Redis that several proxies share. An error there is a miss, never a failed search."""
+
+    def __init__(self, url: str, *, timeout_s: float = 0.1) -> None:
+        try:
+            from redis import asyncio as redis
+        except ImportError:
+            raise MissingExtra("redis", "redis") from None
+        try:
+            self._client = redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        except ValueError as error:
+            raise SettingsError(f"cache.url cannot be used: {error}") from None
+        self._errors = (redis.RedisError, OSError, TimeoutError)
+
+    async def get(self, key: str) -> str | None:
+        try:
+            found = await self._client.get("querylift:" + key)
+        except self._errors:
+            return None
+        return found.decode("utf-8", "replace") if isinstance(found, bytes) else None
+
+    async def set(self, key: str, value: str, *, ttl_s: float) -> None:
+        try:
+            await self._client.set("querylift:" + key, value, px=max(1, int(ttl_s * 1000)))
+        except self._errors:
+            return
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def key_of(generator: Generator, ask: Ask) -> str:
+    """64 hex digits that two asks share exactly when `generator` must answer them alike."""
+    parts = [generator.identity, PROMPT_VERSION, clean_query(ask.text)]
+    if generator.reads_index:
+        parts += [ask.index, *sorted(ask.fields)]
+    return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def encode(expansion: Expansion | None) -> str:
+    """What is kept for `expansion`."""
+    return NOTHING if expansion is None else json.dumps(expansion.to_json(), separators=(",", ":"))
+
+
+def decode(value: str) -> Expansion | None:
+    """What `encode` wrote. Raises ValueError for anything else, as another program may have put it there."""
+    if value == NOTHING:
+        return None
+    found = json.loads(value)
+    if not isinstance(found, dict):
+        raise ValueError("a cached expansion is a JSON object")
+    return Expansion.from_json(found)

@@ -1,0 +1,15 @@
+"""Find the user's words in a search request and add an expansion beside them. Pure functions, standard library only.
+
+`parse` reads a body, `find` locates the text clauses, `rewrite` adds the expansion; each raises `Skip` with a reason
+where the request is to be left alone.
+"""
+
+from __future__ import annotations
+
+from plugin.dsl.body import dump, parse
+from plugin.dsl.find import Found, Leaf, find
+from plugin.dsl.params import Params
+from plugin.dsl.rewrite import rewrite
+from plugin.dsl.skip import Skip
+
+__all__ = ["Found", "Leaf", "Params", "Skip", "dump", "find", "parse", "rewrite"]

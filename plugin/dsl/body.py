@@ -1,0 +1,50 @@
+"""Read a request body so that writing it again loses nothing, or refuse to."""
+
+from __future__ import annotations
+
+import json
+import math
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from plugin.dsl.skip import Skip
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """The body as a dict. Raises Skip where it is no JSON object, or one that `dump` could not give back in full."""
+    try:
+        text = raw.decode("utf-8")
+        body = json.loads(text, object_pairs_hook=_unique, parse_float=_exact, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise Skip("too-deep") from None
+    except ValueError as error:  # bad UTF-8, bad JSON, an integer of more than 4,300 digits
+        raise Skip("not-json") from error
+    if not isinstance(body, dict):
+        raise Skip("not-json")
+    return body
+
+
+def dump(body: dict[str, Any]) -> bytes:
+    """`body` as one line of JSON. ASCII only, so that a lone surrogate escape in the original comes out as it went in."""
+    try:
+        return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
+    except RecursionError:
+        raise Skip("too-deep") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Skip("duplicate-key")
+    return found
+
+
+def _exact(literal: str) -> float:
+    value = float(literal)
+    if not math.isfinite(value) or Decimal(repr(value)) != Decimal(literal):
+        raise Skip("number")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise Skip("not-json")

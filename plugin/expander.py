@@ -1,0 +1,144 @@
+"""Answer one question for an expansion within its budget: cache, pin, one generation per query at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from plugin.cache import Cache, decode, encode, key_of
+from plugin.errors import GeneratorError
+from plugin.expansion import Expansion
+from plugin.generators.base import Ask, Generator
+from plugin.outcome import Outcome
+
+_log = logging.getLogger("querylift")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the flow needs to go on: an expansion for `ask` before `deadline_s` on the injected clock."""
+
+    ask: Ask
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An expansion and where it came from, or none and why."""
+
+    expansion: Expansion | None
+    outcome: Outcome
+
+
+class Expander:
+    """Holds a generator and a cache. A late answer still fills the cache; a late query is held to its order for `pin_s`.
+
+    `clock` gives seconds and never goes back. `max_pending` bounds the generations under way.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        cache: Cache,
+        *,
+        clock: Callable[[], float],
+        ttl_s: float = 86_400,
+        pin_s: float = 120,
+        max_pending: int = 256,
+    ) -> None:
+        self.generator = generator
+        self._cache = cache
+        self._clock = clock
+        self._ttl_s = ttl_s
+        self._pin_s = pin_s
+        self._max_pending = max_pending
+        self._pending: dict[str, asyncio.Task[Expansion | None]] = {}
+        self._pins: set[asyncio.Task[None]] = set()
+
+    @property
+    def pending(self) -> int:
+        """Generations under way."""
+        return len(self._pending)
+
+    async def answer(self, question: Question) -> Answer:
+        """The answer, not later than the question's deadline. Never raises GeneratorError."""
+        left_s = question.deadline_s - self._clock()
+        if left_s <= 0:
+            return Answer(None, Outcome("late", "budget"))
+        key = key_of(self.generator, question.ask)
+        try:
+            async with asyncio.timeout(left_s if left_s < math.inf else None):
+                return await self._answer(key, question.ask)
+        except TimeoutError:
+            self._pin(key)
+            return Answer(None, Outcome("late", "budget"))
+        except GeneratorError as error:
+            _log.warning("no expansion: %s", error)
+            self._pin(key)
+            return Answer(None, Outcome("error", "generator"))
+
+    async def close(self) -> None:
+        """Stop what is under way and release the generator and the cache."""
+        tasks = [*self._pending.values(), *self._pins]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.generator.close()
+        await self._cache.close()
+
+    async def _answer(self, key: str, ask: Ask) -> Answer:
+        if self._pin_s and await self._cache.get("pin:" + key) is not None:
+            return Answer(None, Outcome("late", "pinned"))
+        kept = await self._cache.get(key)
+        if kept is not None:
+            try:
+                return _answered(decode(kept), "cached")
+            except ValueError:
+                _log.warning("a cached expansion could not be read and is made again")
+        task = self._pending.get(key)
+        if task is None:
+            if len(self._pending) >= self._max_pending:
+                return Answer(None, Outcome("skipped", "busy"))
+            task = self._begin(key, ask)
+        # Shielded: when this search stops waiting, the generation goes on and fills the cache.
+        return _answered(await asyncio.shield(task), "expanded")
+
+    def _begin(self, key: str, ask: Ask) -> asyncio.Task[Expansion | None]:
+        task = asyncio.ensure_future(self._generate(key, ask))
+        self._pending[key] = task
+        task.add_done_callback(lambda done: self._finish(key, done))
+        return task
+
+    def _finish(self, key: str, task: asyncio.Task[Expansion | None]) -> None:
+        self._pending.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # fetched, so that asyncio does not report one that nobody waited for
+
+    async def _generate(self, key: str, ask: Ask) -> Expansion | None:
+        try:
+            expansion = await self.generator.expand(ask)
+        except GeneratorError:
+            raise
+        except Exception as error:
+            raise GeneratorError(f"{type(self.generator).__name__} failed: {type(error).__name__}") from error
+        await self._cache.set(key, encode(expansion), ttl_s=self._ttl_s)
+        return expansion
+
+    def _pin(self, key: str) -> None:
+        """Hold this query to an answer without expansion for a while, so that its next page ranks like this one.
+
+        In the background: the budget is over, and a shared cache may be slow.
+        """
+        if self._pin_s:
+            task = asyncio.ensure_future(self._cache.set("pin:" + key, "1", ttl_s=self._pin_s))
+            self._pins.add(task)
+            task.add_done_callback(self._pins.discard)
+
+
+def _answered(expansion: Expansion | None, kind: str) -> Answer:
+    if expansion is None:
+        return Answer(None, Outcome("skipped", "nothing"))
+    return Answer(expansion, Outcome("cached" if kind == "cached" else "expanded"))

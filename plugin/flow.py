@@ -1,0 +1,212 @@
+"""What happens to a search between client and engine, without any input or output.
+
+A flow is a generator: it yields a `Question`, is sent an `Answer`, and returns a `Result`. `run` and `run_async` drive
+one; a proxy, a client hook and an offline evaluation share everything but the driver.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from plugin import dsl
+from plugin.expander import Answer, Question
+from plugin.expansion import Expansion, clean_query
+from plugin.generators.base import Ask
+from plugin.outcome import Outcome
+from plugin.policy import Policy
+from plugin.settings import Settings
+
+_log = logging.getLogger("querylift")
+
+SearchFlow = Generator[Question, Answer, "Result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One search as it came in. `index` is the index expression of the URL or of the `_msearch` header, None for none.
+
+    `deadline_s` is on the clock that the expander reads.
+    """
+
+    index: str | None
+    body: bytes
+    params: dsl.Params = field(default_factory=dsl.Params)
+    deadline_s: float = float("inf")
+
+    def __repr__(self) -> str:
+        return f"Search(index={self.index!r}, {len(self.body)} bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What to send: `body` is None where the original bytes go on as they are. `text` is the user's, where it was found."""
+
+    body: bytes | None
+    outcome: Outcome
+    text: str = ""
+    expansion: Expansion | None = None
+
+    def __repr__(self) -> str:
+        return f"Result({self.outcome.header()})"
+
+
+class Rules:
+    """Which searches are expanded and how: the settings, and the indices on which expansion pauses just now."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float], pause_s: float = 60) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._pause_s = pause_s
+        self._paused: dict[str, float] = {}
+
+    def policy(self, search: Search, body: Callable[[], dict[str, Any]]) -> tuple[Policy, str]:
+        """The policy and the index expression that it was found by. Raises Refused."""
+        if not self._settings.enabled:
+            raise Refused("off")
+        index = search.index
+        if index is None and "pit" in body():
+            index = self._settings.pit_index
+            if index is None:
+                raise Refused("pit")
+        table = self._settings.index_for(index)
+        if table is None or index is None:
+            raise Refused("index")
+        if not table.enabled:
+            raise Refused("off")
+        if self._paused.get(index, 0) > self._clock():
+            raise Refused("paused")
+        return table.policy, index
+
+    def pause(self, index: str | None) -> None:
+        """The engine refused an expanded search on `index`: leave its searches alone for a while."""
+        self._paused = {i: until for i, until in self._paused.items() if until > self._clock()}
+        self._paused[index or self._settings.pit_index or ""] = self._clock() + self._pause_s
+
+
+class Refused(Exception):
+    """This search is not expanded. `reason` is a key of outcome.REASONS."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def search_flow(search: Search, rules: Rules) -> SearchFlow:
+    """Expand one search. Whatever goes wrong, the result says to send the original."""
+    try:
+        return (yield from _expand(search, rules))
+    except (Refused, dsl.Skip) as refused:
+        return Result(None, Outcome("skipped", refused.reason))
+    except Exception:
+        _log.exception("a fault in the rewrite; the original search was sent")
+        return Result(None, Outcome("error", "internal"))
+
+
+def _expand(search: Search, rules: Rules) -> SearchFlow:
+    parsed: list[dict[str, Any]] = []
+
+    def body() -> dict[str, Any]:
+        if not parsed:
+            parsed.append(dsl.parse(search.body))
+        return parsed[0]
+
+    policy, index = rules.policy(search, body)
+    found = dsl.find(body(), policy, search.params)
+    text = clean_query(found.text)
+    answer = yield Question(Ask(text, index, policy.fields or found.fields), search.deadline_s)
+    if answer.expansion is None:
+        return Result(None, answer.outcome, text)
+    rewritten = dsl.dump(dsl.rewrite(body(), found, answer.expansion, policy))
+    return Result(rewritten, answer.outcome, text, answer.expansion)
+
+
+def run(flow: SearchFlow, answer: Callable[[Question], Answer]) -> Result:
+    """Drive `flow` with a function that answers at once."""
+    try:
+        question = next(flow)
+        while True:
+            question = flow.send(answer(question))
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
+
+
+async def run_async(flow: SearchFlow, answer: Callable[[Question], Awaitable[Answer]]) -> Result:
+    """Drive `flow` with a coroutine function."""
+    try:
+        question = next(flow)
+        while True:
+            question = flow.send(await answer(question))
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class MultiSearch:
+    """An `_msearch` body cut into its lines: `searches` pairs the line number of each body with its search."""
+
+    lines: tuple[bytes, ...]
+    searches: tuple[tuple[int, Search], ...]
+
+
+def split_msearch(raw: bytes, index: str | None, *, deadline_s: float) -> MultiSearch:
+    """The searches of an `_msearch` body. Raises Skip where its lines do not pair up into headers and bodies."""
+    lines = raw.split(b"\n")
+    if lines and not lines[-1].strip():
+        lines = lines[:-1]
+    if len(lines) % 2:
+        raise dsl.Skip("not-json")
+    searches = []
+    for i in range(0, len(lines), 2):
+        header = dsl.parse(lines[i]) if lines[i].strip() else {}
+        searches.append((i + 1, Search(_header_index(header, index), lines[i + 1], deadline_s=deadline_s)))
+    return MultiSearch(tuple(lines), tuple(searches))
+
+
+def join_msearch(multi: MultiSearch, results: Mapping[int, Result]) -> bytes:
+    """The `_msearch` body with the lines of `results` (by line number) in place; every other line as it came."""
+    lines = [_line(line, results.get(i)) for i, line in enumerate(multi.lines)]
+    return b"\n".join(lines) + b"\n"
+
+
+def _line(line: bytes, result: Result | None) -> bytes:
+    return line if result is None or result.body is None else result.body
+
+
+def _header_index(header: Mapping[str, Any], default: str | None) -> str | None:
+    """The index expression of one `_msearch` header, which may be a string or a list, or the URL's."""
+    named = header.get("index", header.get("indices"))
+    if isinstance(named, list) and all(isinstance(name, str) for name in named):
+        return ",".join(named) or default
+    return named if isinstance(named, str) and named else default
+
+
+def summary(results: list[Result]) -> Outcome:
+    """One outcome for several searches: what the most of them became, an applied one first."""
+    applied = [r.outcome for r in results if r.outcome.applied]
+    outcomes = applied or [r.outcome for r in results]
+    if not outcomes:
+        return Outcome("skipped", "no-text")
+    return max(outcomes, key=lambda o: sum(o == other for other in outcomes))
+
+
+def explain(result: Result, search: Search) -> dict[str, Any]:
+    """What would be sent and why, as JSON for a person: outcome, sentence, text, expansion, the body."""
+    sent = result.body if result.body is not None else search.body
+    try:
+        body: Any = json.loads(sent)
+    except ValueError:
+        body = sent.decode("utf-8", "replace")
+    return {
+        "outcome": result.outcome.kind,
+        "reason": result.outcome.reason,
+        "sentence": result.outcome.sentence(),
+        "text": result.text,
+        "expansion": result.expansion.to_json() if result.expansion else None,
+        "body": body,
+    }

@@ -1,0 +1,111 @@
+"""From a generator's name, as settings and command lines give it, to the generator."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from plugin.errors import SettingsError
+from plugin.generators.base import Generator
+from plugin.settings import Settings
+
+KINDS = "none, table:FILE, feedback, llama, llama:FILE.gguf, http:URL"
+
+
+def make(spec: str, settings: Settings) -> Generator:
+    """The generator that `spec` names, not started. Raises SettingsError, MissingExtra."""
+    kind, _, rest = spec.partition(":")
+    maker = _MAKERS.get(kind)
+    if maker is None:
+        raise SettingsError(f"generator is {spec!r}; use one of: {KINDS}")
+    return maker(rest, settings)
+
+
+def _none(rest: str, settings: Settings) -> Generator:
+    from plugin.generators.none import NoneGenerator
+
+    return NoneGenerator()
+
+
+def _table(rest: str, settings: Settings) -> Generator:
+    from plugin.generators.table import TableGenerator
+
+    if not rest:
+        raise SettingsError("generator is 'table:' without a file; use table:FILE")
+    return TableGenerator(Path(rest))
+
+
+def _feedback(rest: str, settings: Settings) -> Generator:
+    from plugin.generators.feedback import FeedbackGenerator
+
+    feedback = settings.feedback
+    return FeedbackGenerator(
+        settings.engine,
+        field=rest or feedback.field,
+        documents=feedback.documents,
+        terms=feedback.terms,
+        auth=basic_auth(settings),
+        ssl=ssl_context(settings),
+    )
+
+
+def _http(rest: str, settings: Settings) -> Generator:
+    from plugin.generators.http import HttpGenerator
+
+    url = rest if rest.startswith(("http://", "https://")) else f"http:{rest}"
+    if not url.startswith(("http://", "https://")):
+        raise SettingsError(f"generator is 'http:{rest}'; use http:URL, like http:http://127.0.0.1:8000/v1")
+    key = settings.http.api_key
+    return HttpGenerator(
+        url,
+        model=settings.http.model,
+        api_key=key.get_secret_value() if key else None,
+        max_seconds=settings.http.max_seconds,
+    )
+
+
+def _llama(rest: str, settings: Settings) -> Generator:
+    from plugin.generators.llama import LlamaGenerator, packaged_model
+
+    options = settings.llama
+    return LlamaGenerator(
+        Path(rest) if rest else packaged_model(),
+        threads=options.threads,
+        slots=options.slots,
+        queue_size=options.queue_size,
+        max_seconds=options.max_seconds,
+    )
+
+
+_MAKERS: dict[str, Callable[[str, Settings], Generator]] = {
+    "none": _none,
+    "table": _table,
+    "feedback": _feedback,
+    "http": _http,
+    "https": lambda rest, settings: _http(f"https:{rest}", settings),
+    "llama": _llama,
+}
+
+
+def basic_auth(settings: Settings) -> aiohttp.BasicAuth | None:
+    """The engine account that Querylift's own requests use, if any."""
+    if settings.engine_username is None:
+        return None
+    password = settings.engine_password.get_secret_value() if settings.engine_password else ""
+    return aiohttp.BasicAuth(settings.engine_username, password)
+
+
+def ssl_context(settings: Settings) -> Any:
+    """How the engine's certificate is checked: by the settings' CA file, else by the system's."""
+    if settings.engine_ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=str(settings.engine_ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(
+            f"engine_ca_file is {settings.engine_ca_file}: it cannot be read as certificates ({error})"
+        ) from None

@@ -1,0 +1,130 @@
+"""RM3: terms of the engine's own first documents (Lavrenko and Croft 2001; Abdul-Jaleel et al. 2004).
+
+One search for the first documents and one `_mtermvectors` for their terms. The weight of a term is the sum over the
+documents of P(term | document) x P(document | query), the latter the share of the score.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from plugin.errors import GeneratorError
+from plugin.expansion import Expansion, from_terms
+from plugin.generators.base import Ask
+
+MAX_DOCUMENT_SHARE = 0.1
+"""A term in more of the index than this says nothing about a query."""
+_MIN_TERM_CHARS = 2
+
+
+class FeedbackGenerator:
+    """Terms of the first `documents` hits of the query, the `terms` heaviest.
+
+    `field` is the analysed field to search and to read terms from; None takes the first field that the search names.
+    """
+
+    reads_index = True
+
+    def __init__(
+        self,
+        engine: str,
+        *,
+        field: str | None = None,
+        documents: int = 10,
+        terms: int = 20,
+        auth: aiohttp.BasicAuth | None = None,
+        ssl: Any = True,
+    ) -> None:
+        self._engine = engine
+        self._field = field
+        self._documents = documents
+        self._terms = terms
+        self._auth = auth
+        self._ssl = ssl
+        self._session: aiohttp.ClientSession | None = None
+        self.identity = f"feedback:rm3:{documents}:{terms}:{field or ''}"
+
+    async def start(self) -> None:
+        """Open the connection pool."""
+        self._session = aiohttp.ClientSession(
+            auth=self._auth, connector=aiohttp.TCPConnector(ssl=self._ssl), timeout=aiohttp.ClientTimeout(total=10)
+        )
+
+    async def expand(self, ask: Ask) -> Expansion | None:
+        """The heaviest feedback terms; None where nothing was found."""
+        field = self._field or next((f for f in ask.fields if "*" not in f), None)
+        if field is None:
+            raise GeneratorError("engine feedback needs a field; name one as feedback.field in the settings")
+        hits = await self._first_documents(ask, field)
+        if not hits:
+            return None
+        vectors = await self._term_vectors(hits, field)
+        weights = relevance_model(vectors, {h["_id"]: float(h["_score"]) for h in hits}, field=field)
+        heaviest = sorted(weights.items(), key=lambda tw: (-tw[1], tw[0]))[: self._terms]
+        return from_terms(heaviest, field=field)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _first_documents(self, ask: Ask, field: str) -> list[dict[str, Any]]:
+        body = {"query": {"match": {field: ask.text}}, "size": self._documents, "_source": False}
+        answer = await self._post(f"/{quote(ask.index, safe=',*')}/_search", body)
+        return [h for h in answer.get("hits", {}).get("hits", []) if h.get("_score") is not None]
+
+    async def _term_vectors(self, hits: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
+        wanted = {
+            "fields": [field],
+            "term_statistics": True,
+            "field_statistics": True,
+            "positions": False,
+            "offsets": False,
+        }
+        body = {"docs": [{"_index": h["_index"], "_id": h["_id"], **wanted} for h in hits]}
+        answer = await self._post("/_mtermvectors", body)
+        return [doc for doc in answer.get("docs", []) if isinstance(doc, dict)]
+
+    async def _post(self, path: str, body: Any) -> dict[str, Any]:
+        if self._session is None:
+            raise GeneratorError("the engine's connections are not open; call start() first")
+        headers = {"Content-Type": "application/json", "X-Querylift": "off"}
+        try:
+            async with self._session.post(self._engine + path, data=json.dumps(body), headers=headers) as response:
+                if response.status != 200:
+                    raise GeneratorError(f"the engine answered engine feedback with status {response.status}")
+                answer = await response.json(content_type=None)
+        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+            raise GeneratorError(f"the engine did not answer engine feedback: {type(error).__name__}") from error
+        return answer if isinstance(answer, dict) else {}
+
+
+def relevance_model(
+    vectors: Iterable[Mapping[str, Any]], scores: Mapping[str, float], *, field: str
+) -> dict[str, float]:
+    """P(term | relevance model) of every usable term: sum over documents of tf / length x score / sum of scores.
+
+    `vectors` are the `docs` of `_mtermvectors`, `scores` the BM25 scores by document id. Terms of one character, of
+    digits alone, or in more than `MAX_DOCUMENT_SHARE` of the documents are left out. Empty in, empty out.
+    """
+    total = sum(scores.values()) or 1.0
+    weights: defaultdict[str, float] = defaultdict(float)
+    for doc in vectors:
+        part = doc.get("term_vectors", {}).get(field, {})
+        terms = part.get("terms", {})
+        length = sum(t.get("term_freq", 0) for t in terms.values()) or 1
+        most = MAX_DOCUMENT_SHARE * part.get("field_statistics", {}).get("doc_count", 0)
+        for term, facts in terms.items():
+            if _usable(term) and facts.get("doc_freq", 1) <= max(most, 1):
+                weights[term] += facts.get("term_freq", 0) / length * scores.get(doc.get("_id", ""), 0) / total
+    return dict(weights)
+
+
+def _usable(term: str) -> bool:
+    return len(term) >= _MIN_TERM_CHARS and not term.isdigit()

@@ -1,0 +1,153 @@
+"""A GGUF model behind llama.cpp's C interface: tokens in, most likely next tokens out, for several sequences at once.
+
+Imported in the worker process only: it loads llama.cpp and numpy. `llama_cpp.Llama` is not used, because it neither
+batches sequences nor lets the model parameters below be set.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llama_cpp import llama_cpp as api
+
+_ERROR_LEVEL = 3
+
+
+class LoadError(Exception):
+    """llama.cpp cannot use the file; the message is its own reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token of one sequence in a decoding step; `wanted` rows get a next token."""
+
+    token: int
+    position: int
+    sequence: int
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes in tokens: of the whole context, of the largest step, and how many sequences share them."""
+
+    context: int
+    step: int
+    sequences: int
+
+
+class LlamaModel:
+    """A loaded model and its context. Not thread-safe. Raises LoadError."""
+
+    def __init__(self, path: Path, shape: Shape, *, threads: int, on_progress: Callable[[], None]) -> None:
+        self._log = _catch_log()
+        api.llama_backend_init()
+        self._model = self._load(path)
+        self._vocab = api.llama_model_get_vocab(self._model)
+        self._vocab_size = api.llama_vocab_n_tokens(self._vocab)
+        self._abort = _progress_callback(on_progress)
+        self._context = self._open(shape, threads)
+        self._memory = api.llama_get_memory(self._context)
+        self._batch = api.llama_batch_init(shape.step, 0, 1)
+        self._tokens = (api.llama_token * shape.context)()
+        self._piece = ctypes.create_string_buffer(1024)
+
+    def _load(self, path: Path) -> Any:
+        params = api.llama_model_default_params()
+        params.n_gpu_layers = 0
+        # Repacked weight buffers: with AMX, llama.cpp crashes on quantised weights as soon as a batch has two rows.
+        params.use_extra_bufts = False
+        return api.llama_model_load_from_file(bytes(path), params) or self._refuse("the model cannot be loaded")
+
+    def _open(self, shape: Shape, threads: int) -> Any:
+        params = api.llama_context_default_params()
+        params.n_ctx = shape.context
+        params.n_batch = params.n_ubatch = shape.step
+        params.n_seq_max = shape.sequences
+        params.n_threads = params.n_threads_batch = threads
+        params.kv_unified = True  # one buffer: sequences share the cells of the prompt's beginning without a copy
+        params.no_perf = True
+        params.abort_callback = self._abort
+        return api.llama_init_from_model(self._model, params) or self._refuse("no context can be made for the model")
+
+    def _refuse(self, fallback: str) -> None:
+        raise LoadError("; ".join(self._log[1]) or fallback)
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether part of one sequence can be given to another: not where the state is a running summary."""
+        return not (api.llama_model_is_recurrent(self._model) or api.llama_model_is_hybrid(self._model))
+
+    def tokenize(self, text: str) -> list[int] | None:
+        """Tokens of `text`, special tokens included; None where they are more than the context holds."""
+        data = text.encode()
+        count = api.llama_tokenize(self._vocab, data, len(data), self._tokens, len(self._tokens), True, True)
+        return None if count < 0 else self._tokens[:count]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` stands for, which may be part of a character."""
+        size = api.llama_token_to_piece(self._vocab, token, self._piece, len(self._piece), 0, True)
+        return self._piece.raw[: max(size, 0)]
+
+    def ends(self, token: int) -> bool:
+        """Whether `token` ends a text: an end marker or another control token, which no passage contains."""
+        return bool(api.llama_vocab_is_eog(self._vocab, token) or api.llama_vocab_is_control(self._vocab, token))
+
+    def share(self, source: int, target: int, *, count: int) -> None:
+        """Begin the empty sequence `target` with the first `count` tokens of `source`."""
+        api.llama_memory_seq_cp(self._memory, source, target, 0, count)
+
+    def forget(self, sequence: int) -> None:
+        """Free all that `sequence` holds."""
+        api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def decode(self, rows: Sequence[Row]) -> list[int]:
+        """Run one step; the most likely next token of each wanted row, in order. Raises RuntimeError."""
+        self._fill(rows)
+        status = api.llama_decode(self._context, self._batch)
+        if status != 0:
+            raise RuntimeError(f"llama_decode answered {status} to {len(rows)} rows")
+        return [self._best(i) for i, row in enumerate(rows) if row.wanted]
+
+    def _fill(self, rows: Sequence[Row]) -> None:
+        batch = self._batch
+        batch.n_tokens = len(rows)
+        for i, row in enumerate(rows):
+            batch.token[i] = row.token
+            batch.pos[i] = row.position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = row.sequence
+            batch.logits[i] = row.wanted
+
+    def _best(self, index: int) -> int:
+        logits = api.llama_get_logits_ith(self._context, index)
+        return int(np.argmax(np.ctypeslib.as_array(logits, shape=(self._vocab_size,))))
+
+
+def _progress_callback(on_progress: Callable[[], None]) -> Any:
+    """llama.cpp asks between any two operations whether to stop: no, but it shows that the step moves."""
+
+    def tick(_: object) -> bool:
+        on_progress()
+        return False
+
+    return api.ggml_abort_callback(tick)
+
+
+def _catch_log() -> tuple[Any, deque[str]]:
+    """Silence llama.cpp; the callback, which must outlive it, and the errors that it logged last."""
+    errors: deque[str] = deque(maxlen=3)
+
+    def keep(level: int, text: bytes, _: object) -> None:
+        if level == _ERROR_LEVEL:
+            errors.append(text.decode(errors="replace").strip())
+
+    callback = api.llama_log_callback(keep)
+    api.llama_log_set(callback, ctypes.c_void_p(0))
+    return callback, errors
