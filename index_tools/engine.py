@@ -64,7 +64,9 @@ class Engine:
         """How many documents a search can find now."""
         return int(self.call("GET", f"/{index}/_count")["count"])
 
-    def bulk(self, actions: Iterable[dict[str, Any]], *, chunk_size: int = 500) -> Iterator[tuple[bool, dict[str, Any]]]:
+    def bulk(
+        self, actions: Iterable[dict[str, Any]], *, chunk_size: int = 500
+    ) -> Iterator[tuple[bool, dict[str, Any]]]:
         """Index in chunks, one at a time: the engine's pace is ours. A 429 waits and goes again; (ok, item) per document."""
         from opensearchpy import helpers
         from opensearchpy.exceptions import OpenSearchException

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from index_tools.compare import Comparison
 from index_tools.evaluate import LABELS, Evaluation
+from index_tools.trec import replacing
 from plugin.errors import MissingExtra, SettingsError
 
 SHOWN_HITS = 5
@@ -52,6 +53,11 @@ class SystemRow:
     details: Mapping[str, QueryDetail] = field(default_factory=dict)
     """By query id; a query without an entry is listed by its id. Only the ten worst and ten best are read."""
 
+    @property
+    def timed(self) -> bool:
+        """Whether it was measured how long it makes a search wait."""
+        return self.added_ms_p50 is not None or self.added_ms_p95 is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -72,13 +78,20 @@ class Report:
     relevant_from: int = 1
 
     def __post_init__(self) -> None:
-        if not self.systems or [s.comparison is None for s in self.systems] != [True] + [False] * (len(self.systems) - 1):
+        if not self.systems or [s.comparison is None for s in self.systems] != [True] + [False] * (
+            len(self.systems) - 1
+        ):
             raise ValueError("a report has one system without a comparison, first, and only systems with one after it")
 
     @property
     def compared(self) -> tuple[SystemRow, ...]:
         """The systems after the first."""
         return self.systems[1:]
+
+    @property
+    def timed(self) -> bool:
+        """Whether any system has times to show."""
+        return any(system.timed for system in self.systems)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -104,10 +117,11 @@ class Report:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write `report` as one HTML file. Raises SettingsError where `path` cannot be written."""
-    html = render_report(report)
+    """Write `report` as one HTML file, or leave an old one as it was. Raises SettingsError where `path` takes no file."""
+    page = render_report(report).encode(errors="replace")  # half a surrogate pair in a document has no UTF-8
     try:
-        path.write_text(html, encoding="utf-8", errors="replace")  # a lone surrogate in a document has no UTF-8
+        with replacing(path) as stream:
+            stream.write(page)
     except OSError as error:
         raise SettingsError(f"the report cannot be written to {path}: {error.strerror}") from error
 
@@ -120,6 +134,7 @@ def render_report(report: Report) -> str:
         raise MissingExtra("jinja2", "index") from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "signed": _signed_minus, "tick": _tick, "p": p_text, "ms": milliseconds}
+    environment.filters["queries"] = queries
     template = environment.from_string(files("index_tools").joinpath("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         report=report,
@@ -159,6 +174,11 @@ def p_text(p_value: float) -> str:
     text = number(p_value)
     # 0.0496 is a difference and 0.0501 is none: "0.050" would not say which.
     return f"{p_value:.4f}" if text == "0.050" else text
+
+
+def queries(count: int, kind: str = "") -> str:
+    """ "1 query", "2,590 queries", or with a word between: "3 judged queries"."""
+    return " ".join(filter(None, (f"{count:,}", kind, "query" if count == 1 else "queries")))
 
 
 def milliseconds(value: float | None) -> str:

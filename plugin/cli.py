@@ -57,3 +57,7 @@ def main() -> None:
     except QueryliftError as error:
         click.echo(f"querylift: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

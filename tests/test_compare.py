@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from math import log2
+from pathlib import Path
+
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import permutation_test
 
+from index_tools.commands.compare import compare as compare_command
 from index_tools.compare import Comparison, compare
+from index_tools.report import verdict_sentence
+from index_tools.trec import write_qrels, write_run
+from plugin.errors import DataError, SettingsError
 
 
 def _runs(*differences: float) -> tuple[dict[str, float], dict[str, float]]:
@@ -110,7 +119,9 @@ def test_a_difference_below_a_billionth_is_a_tie():
 
 def test_the_order_of_the_queries_does_not_matter():
     a, b = _drawn(50, 0.02)
-    assert compare(dict(reversed(a.items())), b) == compare(a, b)
+    turned = compare(dict(reversed(a.items())), b)
+    assert turned == compare(a, b)
+    assert list(turned.differences) == list(compare(a, b).differences)
 
 
 def test_exchanging_the_runs_turns_the_result_round():
@@ -195,3 +206,107 @@ def _scipy(a: dict[str, float], b: dict[str, float], *, n_resamples: float) -> f
         rng=np.random.default_rng(0),
     )
     return float(result.pvalue)
+
+
+# --- querylift compare
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """a.run finds the good document second, b.run first, save for q0 where it finds nothing good; and their qrels."""
+    write_qrels(tmp_path / "qrels", {f"q{i}": {"good": 2, "bad": 0} for i in range(8)} | {"none": {"bad": 0}})
+    write_run(tmp_path / "a.run", {f"q{i}": ["bad", "good"] for i in range(8)}, "a")
+    write_run(tmp_path / "b.run", {f"q{i}": ["good", "bad"] if i else ["bad"] for i in range(8)}, "b")
+    return tmp_path
+
+
+def _command(folder: Path, *options: str, a: str = "a.run", b: str = "b.run", qrels: str = "qrels") -> Result:
+    arguments = [str(folder / a), str(folder / b), "--qrels", str(folder / qrels), *options]
+    return CliRunner().invoke(compare_command, arguments)
+
+
+def test_the_command_prints_means_difference_interval_p_counts_and_worst_queries(runs: Path):
+    result = _command(runs)
+    assert result.exit_code == 0
+    c = compare(
+        {f"q{i}": 1 / log2(3) for i in range(8)},
+        {f"q{i}": 1.0 if i else 0.0 for i in range(8)},
+    )
+    assert result.stdout.splitlines() == [
+        f"A  {runs / 'a.run'}",
+        f"B  {runs / 'b.run'}",
+        "",
+        "                 A      B    diff",
+        "nDCG@10      0.631  0.875  +0.244",
+        "MAP          0.500  0.875  +0.375",
+        "MRR@10       0.500  0.875  +0.375",
+        "recall@100   1.000  0.875  -0.125",
+        "recall@1000  1.000  0.875  -0.125",
+        "",
+        f"B {verdict_sentence(c, 'nDCG@10')}",
+        f"95% interval      {c.interval[0]:+.3f} to {c.interval[1]:+.3f}",
+        "wins/ties/losses  7/0/1 of 8 queries",
+        "not counted       1 judged query without a relevant document",
+        "",
+        "Most harmed queries, nDCG@10",
+        "  -0.631  q0",
+    ]
+
+
+def test_json_is_all_that_stands_on_stdout_even_where_a_report_is_written(runs: Path):
+    result = _command(runs, "--json", "--report", str(runs / "page.html"), "--measure", "mrr_at_10")
+    found = json.loads(result.stdout)
+    assert (found["measure"], found["queries"], found["without_relevant"]) == ("mrr_at_10", 8, ["none"])
+    assert (found["wins"], found["ties"], found["losses"]) == (7, 0, 1)
+    assert found["difference"] == pytest.approx(0.375)
+    assert found["worst"] == [{"query_id": "q0", "difference": -0.5}]
+    assert found["b"]["means"]["recall_at_100"] == 0.875
+    assert "page.html" in result.stderr
+    page = (runs / "page.html").read_text()
+    assert "Difference in MRR@10" in page and "b.run" in page
+
+
+def test_queries_that_a_run_leaves_out_count_zero_and_are_told(runs: Path):
+    write_run(runs / "b.run", {"q1": ["good"]}, "b")
+    assert "counted as 0      0 queries in A, 7 in B, for which nothing was found" in _command(runs).stdout
+    assert len(json.loads(_command(runs, "--json").stdout)["b"]["missing"]) == 7
+
+
+def test_relevant_from_decides_what_the_binary_measures_count(runs: Path):
+    write_qrels(runs / "qrels", {"q1": {"good": 2, "bad": 1}})
+    assert json.loads(_command(runs, "--json").stdout)["a"]["means"]["mrr_at_10"] == 1.0
+    assert json.loads(_command(runs, "--json", "--relevant-from", "2").stdout)["a"]["means"]["mrr_at_10"] == 0.5
+
+
+def test_an_escape_sequence_in_an_id_does_not_reach_the_terminal(runs: Path):
+    write_qrels(runs / "qrels", {"q\x1b[2J": {"good": 1}})
+    write_run(runs / "a.run", {"q\x1b[2J": ["good"]}, "a")
+    write_run(runs / "b.run", {"q\x1b[2J": ["bad", "good"]}, "b")
+    assert "  -0.369  q?[2J" in _command(runs).stdout
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ({"a": "absent.run"}, (), r"cannot read '.*absent\.run'"),
+        ({"qrels": "absent"}, (), r"cannot read '.*absent'"),
+        ({"b": "stranger.run"}, (), r"stranger\.run answers no query that .*qrels judges"),
+        ({}, ("--relevant-from", "3"), "no query of the qrels has a document graded 3 or above"),
+        ({}, ("--report", "/dev/null/page.html"), "/dev/null"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(
+    runs: Path, files: dict[str, str], options: tuple[str, ...], message: str
+):
+    write_run(runs / "stranger.run", {"other": ["good"]}, "x")
+    with pytest.raises(SettingsError, match=message):
+        raise _command(runs, *options, **files).exception or AssertionError("no error")
+
+
+def test_a_broken_line_names_file_and_line(runs: Path):
+    (runs / "b.run").write_text("q1 Q0 good 1\n")
+    assert isinstance(_command(runs).exception, DataError)
+
+
+def test_an_unknown_measure_is_refused_with_exit_code_two(runs: Path):
+    assert _command(runs, "--measure", "accuracy").exit_code == 2

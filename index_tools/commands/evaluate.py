@@ -1,0 +1,151 @@
+"""`querylift evaluate`: does expansion help on this index?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from index_tools.commands.options import config_option, engine_option, progress, settings_with
+from plugin.errors import SettingsError
+from plugin.settings import Settings
+
+if TYPE_CHECKING:
+    from index_tools.engine import Engine
+    from index_tools.experiment import System, Task
+    from index_tools.report import Report
+
+
+@click.command()
+@click.argument("corpus")
+@engine_option
+@click.option("--split", default=None, help="Split of the corpus [default: its only one].")
+@click.option("--index", "name", required=True, help="Index that `querylift index` built from CORPUS.")
+@click.option("--generator", default=None, help="none, table:FILE, feedback, llama, llama:FILE.gguf, http:URL.")
+@click.option("--mode", type=click.Choice(["boost", "widen"]), default="boost", show_default=True)
+@click.option("--weight", type=float, default=0.2, show_default=True, help="Weight of an expansion's word.")
+@click.option("--via", metavar="PROXY_URL", help="Search through a running proxy, with its generator and settings.")
+@click.option("--depth", type=click.IntRange(10, 10_000), default=1000, show_default=True, help="Hits per query.")
+@click.option("--relevant-from", type=int, help="Lowest grade that counts for MAP, MRR and recall.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for runs, qrels, expansions and report.html.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@config_option
+def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, **options: Any) -> None:
+    """Compare the expanded with the plain search on the judged queries of CORPUS.
+
+    Prints nDCG@10 and the rest, a paired test, and whether to switch expansion on for this index.
+    """
+    from index_tools.engine import Engine
+    from index_tools.experiment import System
+    from index_tools.table import render_table
+    from index_tools.searching import search_offline
+
+    if (options["generator"] is None) == (options["via"] is None):
+        raise SettingsError("name what to evaluate: either --generator or --via, one of the two")
+    table = {options["name"]: {"mode": options["mode"], "weight": options["weight"]}}
+    settings = settings_with(
+        config, engine=options["engine"], generator=options["generator"], index=table, enabled=True
+    )
+    task = _task(corpus, options["split"], options["name"], options["relevant_from"])
+    with Engine(settings) as engine:
+        plain = search_offline(engine, task.queries, index=task.index, depth=options["depth"])
+        baseline = System("no expansion", plain)
+        system = _measure(settings, engine, task, via=options["via"], depth=options["depth"])
+        made = _report(task, baseline, system, engine, options)
+    if out is not None:
+        _write(out, task, baseline, system, made)
+    if as_json:
+        from index_tools.experiment import as_json as to_json
+
+        click.echo(json.dumps(to_json(made, {system.name: system}), indent=2))
+    else:
+        click.echo(render_table(made.systems))
+        click.echo(_closing(task, system, made, options, out))
+
+
+def _task(corpus: str, split: str | None, index: str, relevant_from: int | None) -> Task:
+    from index_tools.corpora import load
+    from index_tools.experiment import Task
+
+    loaded = load(corpus)
+    splits = list(loaded.splits())
+    if split is None and len(splits) == 1:
+        split = splits[0]
+    if split not in splits:
+        raise SettingsError(f"--split is {split!r}; {loaded.name} has: {', '.join(splits) or 'no judged split'}")
+    qrels = loaded.qrels(split)
+    queries = {q: text for q, text in loaded.queries(split).items() if q in qrels}
+    return Task(loaded.name, split, index, queries, qrels, relevant_from or loaded.relevant_from)
+
+
+def _measure(settings: Settings, engine: Engine, task: Task, *, via: str | None, depth: int) -> System:
+    from index_tools.experiment import System
+    from index_tools.searching import search_over_http
+
+    if via is None:
+        return asyncio.run(_offline(settings, engine, task, depth))
+    with progress("searching", len(task.queries)) as advance:
+        direct = asyncio.run(search_over_http(settings.engine, task.queries, index=task.index, depth=depth))
+        searched = asyncio.run(search_over_http(via, task.queries, index=task.index, depth=depth, progress=advance))
+    added_ms = [searched.took_ms[q] - direct.took_ms[q] for q in task.queries]
+    return System(f"via {via}", searched, added_ms)
+
+
+async def _offline(settings: Settings, engine: Engine, task: Task, depth: int) -> System:
+    from index_tools.experiment import System
+    from index_tools.searching import expand_all, search_offline
+    from plugin.flow import Rules
+    from plugin.generators import factory
+    from plugin.server import expander_for
+
+    generator = factory.make(settings.generator, settings)
+    async with expander_for(settings, generator) as expander:
+        rules = Rules(settings, clock=time.monotonic)
+        with progress("expanding", len(task.queries)) as advance:
+            results = await expand_all(
+                task.queries, index=task.index, rules=rules, expander=expander, depth=depth, progress=advance
+            )
+    return System(
+        settings.generator, search_offline(engine, task.queries, index=task.index, results=results, depth=depth)
+    )
+
+
+def _report(task: Task, baseline: System, system: System, engine: Engine, options: dict[str, Any]) -> Report:
+    from index_tools.experiment import report
+
+    via = options["via"] is not None
+    mode, weight = ("", None) if via else (options["mode"], options["weight"])
+    return report(task, baseline, [system], engine=engine, mode=mode, weight=weight)
+
+
+def _closing(task: Task, system: System, made: Report, options: dict[str, Any], out: Path | None) -> str:
+    from index_tools.experiment import advice, outcomes
+
+    comparison = made.systems[1].comparison
+    assert comparison is not None
+    lines = [f"\nqueries: {outcomes(system.searched)}"]
+    if out is not None:
+        lines.append(f"report: {out / 'report.html'}")
+    return "\n".join([*lines, "", advice(task, comparison, mode=options["mode"], weight=options["weight"])])
+
+
+def _write(out: Path, task: Task, baseline: System, system: System, made: Report) -> None:
+    from index_tools.report import write_report
+    from index_tools.trec import write_qrels, write_run
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"--out is {out}: it cannot be made a folder ({error.strerror})") from None
+    write_qrels(out / "qrels.txt", task.qrels)
+    write_run(out / "plain.run", baseline.searched.run, "plain")
+    write_run(out / "expanded.run", system.searched.run, "expanded")
+    lines = [
+        {"query_id": q, "query": task.queries[q], "text": words} for q, words in system.searched.expansions.items()
+    ]
+    (out / "expansions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_report(out / "report.html", made)
