@@ -123,11 +123,10 @@ def _module_entries(name: str, module: ModuleType, seen: set[object]) -> Iterato
 
 def _public_members(module: ModuleType) -> list[tuple[str, Any]]:
     """Return functions before classes: `random.choice` is then known by that name, not as `random.Random.choice`."""
-    listed = getattr(module, "__all__", None)
-    names = sorted(set(listed or (name for name in vars(module) if not name.startswith("_"))))
+    names = sorted(name for name in {*vars(module), *getattr(module, "__all__", ())} if not name.startswith("_"))
     members = [(name, getattr(module, name, None)) for name in names]
-    own = [(name, value) for name, value in members if _documented(value) and (listed or _is_own(value, module))]
-    return sorted(own, key=lambda member: inspect.isclass(member[1]))
+    public = [(name, value) for name, value in members if _documented(value) and _is_public(name, value, module)]
+    return sorted(public, key=lambda member: inspect.isclass(member[1]))
 
 
 def _documented(value: object) -> bool:
@@ -135,10 +134,13 @@ def _documented(value: object) -> bool:
     return inspect.isclass(value) or inspect.isroutine(value) or special_form
 
 
-def _is_own(value: object, module: ModuleType) -> bool:
-    """Tell whether a module without `__all__` defines the object, itself or in the C module behind it."""
+def _is_public(name: str, value: object, module: ModuleType) -> bool:
+    """Tell whether a module offers the object: it says so, or it has it from itself or from a part of its own."""
     home = getattr(value, "__module__", None) or module.__name__
-    return home in (module.__name__, f"_{module.__name__}") or module.__name__ == "builtins"
+    if home.startswith(f"{module.__name__}.") or module.__name__ == "builtins":
+        return True
+    listed = getattr(module, "__all__", None)
+    return name in listed if listed else home in (module.__name__, f"_{module.__name__}")
 
 
 def _class_entries(doc_id: str, cls: type, seen: set[object]) -> Iterator[_Entry]:
@@ -153,13 +155,13 @@ def _class_entries(doc_id: str, cls: type, seen: set[object]) -> Iterator[_Entry
 
 
 def _methods(cls: type) -> Iterator[tuple[str, Any]]:
-    """Give the public methods and properties that the class defines, or has from a base that is not public."""
-    for name in sorted(name for name in dir(cls) if not name.startswith("_")):
-        home = next((base for base in cls.__mro__ if name in vars(base)), None)
-        if home is cls or (home is not None and _is_private(home)):
-            value = vars(home)[name]
-            if _is_method(value):
-                yield name, getattr(value, "__func__", value)
+    """Give the public methods and properties that the class documents, or has from a base that is not public."""
+    bases = [base for base in cls.__mro__ if base is cls or _is_private(base)]
+    for name in sorted({name for base in bases for name in vars(base) if not name.startswith("_")}):
+        values = (vars(base)[name] for base in bases if name in vars(base))
+        value = next((value for value in values if value.__doc__), None)
+        if _is_method(value):
+            yield name, getattr(value, "__func__", value)
 
 
 def _is_method(value: object) -> bool:
@@ -168,7 +170,7 @@ def _is_method(value: object) -> bool:
 
 
 def _is_private(cls: type) -> bool:
-    return cls.__name__.startswith("_") or cls.__module__.startswith("_")
+    return any(part.startswith("_") for part in (cls.__name__, *cls.__module__.split(".")))
 
 
 def _is_new(value: object, seen: set[object]) -> bool:

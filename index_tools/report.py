@@ -134,7 +134,7 @@ def render_report(report: Report) -> str:
         raise MissingExtra("jinja2", "index") from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "signed": _signed_minus, "tick": _tick, "p": p_text, "ms": milliseconds}
-    environment.filters["queries"] = queries
+    environment.filters |= {"queries": queries, "count": "{:,}".format}
     template = environment.from_string(files("index_tools").joinpath("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         report=report,

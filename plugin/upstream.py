@@ -74,12 +74,17 @@ class Upstream:
         self, method: str, url: URL, headers: list[tuple[str, str]], body: Any
     ) -> aiohttp.ClientResponse:
         try:
-            return await self._session.request(method, url, headers=headers, data=body, allow_redirects=False)
+            return await self._once(method, url, headers, body)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if isinstance(error, aiohttp.ClientConnectorError) or not _may_repeat(url, body):
                 raise
             # A kept connection that the engine had just closed. Searches change nothing, so once more is safe.
-            return await self._session.request(method, url, headers=headers, data=body, allow_redirects=False)
+            return await self._once(method, url, headers, body)
+
+    async def _once(self, method: str, url: URL, headers: list[tuple[str, str]], body: Any) -> aiohttp.ClientResponse:
+        # aiohttp writes a large body in pieces, and without a warning, when it is given a file.
+        data = io.BytesIO(body) if isinstance(body, bytes) and len(body) > SMALL_BYTES else body
+        return await self._session.request(method, url, headers=headers, data=data, allow_redirects=False)
 
 
 class Reply:
