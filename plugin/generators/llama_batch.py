@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol
 
 from plugin.expansion import MAX_TOKENS, STOP, prompt
-from plugin.generators.llama_model import Row
 
 STEP_TOKENS = 64
 """Prompt tokens read per step, over all sequences: what a running sequence may have to wait for."""
-LOOP_TOKENS = 4
-LOOP_TIMES = 3
 _STOP_BYTES = tuple(s.encode() for s in STOP)
 
 
 class TooLong(Exception):
     """The query has more tokens than a slot holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token of one sequence in a decoding step; `wanted` rows get a next token."""
+
+    token: int
+    position: int
+    sequence: int
+    wanted: bool
 
 
 class Model(Protocol):
@@ -53,7 +60,6 @@ class _Run:
     sequence: int = -1
     read: int = 0
     output: bytes = b""
-    repeats: Counter[tuple[int, ...]] = field(default_factory=Counter)
 
     def written(self) -> int:
         """Tokens that the model wrote."""
@@ -65,10 +71,10 @@ class _Run:
         return [Row(self.tokens[i], i, self.sequence, i + 1 == len(self.tokens)) for i in range(start, self.read)]
 
     def write(self, token: int, piece: bytes) -> bool:
-        """Add `token`; whether the text is complete: stop string, length, or a loop."""
+        """Add `token`; whether the text is complete: a stop string, or the length."""
         self.tokens.append(token)
         self.output += piece
-        return self._stopped() or self.written() >= MAX_TOKENS or self._loops()
+        return self._stopped() or self.written() >= MAX_TOKENS
 
     def _stopped(self) -> bool:
         cut = min((at for stop in _STOP_BYTES if (at := self.output.find(stop)) >= 0), default=-1)
@@ -76,52 +82,48 @@ class _Run:
             self.output = self.output[:cut]
         return cut >= 0
 
-    def _loops(self) -> bool:
-        if self.written() < LOOP_TOKENS:
-            return False
-        last = tuple(self.tokens[-LOOP_TOKENS:])
-        self.repeats[last] += 1
-        return self.repeats[last] >= LOOP_TIMES
-
 
 class Batcher:
     """Writes for up to `slots` requests at a time; the rest wait in order. Not thread-safe."""
 
-    def __init__(self, model: Model, *, slots: int, prompt_tokens: int) -> None:
+    def __init__(self, model: Model, *, slots: int, slot_tokens: int) -> None:
         self._model = model
-        self._prompt_tokens = prompt_tokens
+        self._prompt_tokens = slot_tokens - MAX_TOKENS
         self._waiting: deque[_Run] = deque()
-        self._running: dict[int, _Run] = {}
-        self._free = list(range(slots))
+        self._slots: list[_Run | None] = [None] * slots
         self._prefix_sequence = slots
         self._prefix = self._read_prefix()
 
     @property
     def busy(self) -> bool:
         """Whether a step has anything to do."""
-        return bool(self._running or self._waiting)
+        return bool(self._waiting) or any(self._slots)
 
     def submit(self, request: int, query: str) -> None:
         """Queue a request. Raises TooLong."""
         tokens = self._model.tokenize(prompt(query))
-        if tokens is None or len(tokens) > len(self._prefix) + self._prompt_tokens:
-            raise TooLong(f"the query has more than about {self._prompt_tokens} tokens")
+        if tokens is None or len(tokens) > self._prompt_tokens:
+            raise TooLong(f"the query is longer than {self._prompt_tokens - len(self._prefix)} tokens of the model")
         self._waiting.append(_Run(request, tokens, len(tokens)))
 
     def cancel(self, request: int) -> None:
         """Forget a request, wherever it is; one that is not here is no error."""
-        if request in self._running:
-            self._leave(self._running[request])
-        else:
-            self._waiting = deque(run for run in self._waiting if run.request != request)
+        self._waiting = deque(run for run in self._waiting if run.request != request)
+        for run in self._running():
+            if run.request == request:
+                self._leave(run)
 
     def step(self) -> list[Finished]:
         """One pass of the model over all sequences; the requests that it completed."""
         self._admit()
-        rows = {run.request: taken for run, taken in self._shares()}
-        tokens = self._model.decode([row for taken in rows.values() for row in taken])
-        wanting = [self._running[request] for request, taken in rows.items() if taken[-1].wanted]
+        shares = list(self._shares())
+        tokens = self._model.decode([row for _, rows in shares for row in rows])
+        wanting = [run for run, rows in shares if rows[-1].wanted]
         return [self._finish(run) for run, token in zip(wanting, tokens, strict=True) if self._complete(run, token)]
+
+    def _running(self) -> list[_Run]:
+        """In the order of their sequences: llama.cpp puts only consecutive ones into one pass."""
+        return [run for run in self._slots if run]
 
     def _read_prefix(self) -> list[int]:
         """Read once what all prompts begin with, so that each request shares it."""
@@ -134,18 +136,22 @@ class Batcher:
         return prefix
 
     def _admit(self) -> None:
-        while self._free and self._waiting:
-            run = self._waiting.popleft()
-            run.sequence = self._free.pop()
-            # A tokeniser may join the prefix's last letters to a query's first: then less is shared, nothing is wrong.
-            run.read = min(len(_common(self._prefix, run.tokens)), run.prompt_size - 1)
-            self._model.share(self._prefix_sequence, run.sequence, count=run.read)
-            self._running[run.request] = run
+        for sequence, taken in enumerate(self._slots):
+            if taken is None and self._waiting:
+                self._slots[sequence] = self._begin(self._waiting.popleft(), sequence)
+
+    def _begin(self, run: _Run, sequence: int) -> _Run:
+        run.sequence = sequence
+        # A tokeniser may join the prefix's last letters to a query's first: then less is shared, and nothing is wrong.
+        run.read = min(len(_common(self._prefix, run.tokens)), run.prompt_size - 1)
+        if run.read:
+            self._model.share(self._prefix_sequence, sequence, count=run.read)
+        return run
 
     def _shares(self) -> Iterator[tuple[_Run, list[Row]]]:
         """What each sequence has read in this step: those that write one token, the prompts a part of STEP_TOKENS."""
         budget = STEP_TOKENS
-        for run in self._running.values():
+        for run in self._running():
             if run.written():
                 yield run, run.take(1)
             elif budget:
@@ -161,9 +167,8 @@ class Batcher:
         return Finished(run.request, run.output.decode(errors="replace"))
 
     def _leave(self, run: _Run) -> None:
-        del self._running[run.request]
         self._model.forget(run.sequence)
-        self._free.append(run.sequence)
+        self._slots[run.sequence] = None
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> list[int]:

@@ -62,15 +62,24 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def build(source: Path, *, where: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Table rows from a file of many models' output: the first row per query whose keys have the values of `where`."""
+    """Table rows from a file of many models' output: the first row per query whose keys have the values of `where`.
+
+    A key may lead inwards: `params.mode`.
+    """
     seen: set[str] = set()
     for number, row in rows(source):
-        if any(str(row.get(key)) != value for key, value in where.items()):
+        if any(str(_at(row, key)) != value for key, value in where.items()):
             continue
         expansion = _expansion(row, source, number)
         if expansion is not None and _key(row["query"]) not in seen:
             seen.add(_key(row["query"]))
             yield {"query": clean_query(row["query"]), "text": expansion.text}
+
+
+def _at(row: Any, key: str) -> Any:
+    for part in key.split("."):
+        row = row.get(part) if isinstance(row, Mapping) else None
+    return row
 
 
 def _row(line: bytes, path: Path, number: int) -> dict[str, Any]:

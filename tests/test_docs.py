@@ -1,0 +1,81 @@
+"""The documents say what the code does."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from plugin.outcome import REASONS
+from plugin.settings import IndexSettings, Settings, check
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTED = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+
+
+def _tables() -> dict[str, str]:
+    parts = re.split(r"^## ", DOCUMENTED, flags=re.M)[1:]
+    return {part.split("\n", 1)[0].strip("`"): part for part in parts}
+
+
+def _keys(part: str) -> set[str]:
+    rows = [line for line in part.splitlines() if line.startswith("| `")]
+    return {key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+def _models() -> dict[str, type[BaseModel]]:
+    tables = {name: type(value) for name, value in Settings() if isinstance(value, BaseModel)}
+    return {f"[{name}]": model for name, model in tables.items()} | {"[index.NAME]": IndexSettings}
+
+
+@pytest.mark.parametrize(
+    "heading", ["Top level", "[index.NAME]", "[cache]", "[llama]", "[feedback]", "[http]", "[log]"]
+)
+def test_every_setting_is_documented_and_no_other(heading: str) -> None:
+    if heading == "Top level":
+        expected = set(Settings.model_fields) - {name.strip("[]") for name in _models()} - {"index"}
+    else:
+        expected = set(_models()[heading].model_fields)
+    assert _keys(_tables()[heading]) == expected
+
+
+def test_every_table_of_settings_has_a_heading() -> None:
+    assert set(_tables()) == {"Top level", *_models()}
+
+
+def test_the_example_of_the_settings_page_is_valid() -> None:
+    example = re.search(r"```toml\n(.*?)```", DOCUMENTED, flags=re.S)
+    assert example is not None
+    assert check(tomllib.loads(example[1])).index["docs"].fields == ("title", "text")
+
+
+def test_every_reason_is_documented() -> None:
+    page = (ROOT / "docs/outcomes.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([\w-]+)` \|", page, flags=re.M)) == set(REASONS)
+
+
+def test_importing_the_served_path_loads_nothing_heavy() -> None:
+    heavy = ["numpy", "llama_cpp", "torch", "transformers", "opensearchpy", "jinja2", "redis", "index_tools"]
+    code = f"import plugin.server, plugin.commands, sys; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_command_has_help() -> None:
+    names = ["compare", "demo", "evaluate", "explain", "index", "node", "serve", "table"]
+    listed = subprocess.run([sys.executable, "-m", "plugin.cli", "--help"], capture_output=True, text=True, check=True)
+    commands = listed.stdout.split("Commands:")[1]
+    assert re.findall(r"^  (\w+) ", commands, flags=re.M) == names
+    assert "not installed" not in commands
+
+
+def test_no_committed_file_names_a_registry_or_a_path_of_this_machine() -> None:
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    forbidden = re.compile(
+        r"py[p]i\.org|python[h]osted|repo\d*\.[m]aven|[m]aven\.apache|registry\.[n]pm|(?<![\w.])/(?:root|work)/"
+    )
+    named = [f for f in files if forbidden.search((ROOT / f).read_text(encoding="utf-8", errors="replace"))]
+    assert named == []
