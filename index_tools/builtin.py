@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from index_tools.trec import Document
+    from index_tools.trec import Document, Qrels, Queries
 
 _TIMEOUT_S = 120
 """Collecting takes 1-3 s; a cold disk takes longer."""
@@ -37,6 +37,28 @@ def documents() -> Iterator[Document]:
 
     for line in _collected().splitlines():
         yield Document(*json.loads(line))
+
+
+def queries() -> Queries:
+    """Return the questions: `builtin_data/README.md` says how they were made."""
+    from importlib.resources import as_file, files
+
+    from index_tools.trec import read_topics
+
+    with as_file(files("index_tools").joinpath("builtin_data", "queries.jsonl")) as path:
+        return read_topics(path)
+
+
+def qrels() -> Qrels:
+    """Return the judgments of the documents that this Python has: some names came with 3.12 or 3.13, some will go."""
+    from importlib.resources import as_file, files
+
+    from index_tools.trec import read_qrels
+
+    known = {document.doc_id for document in documents()}
+    with as_file(files("index_tools").joinpath("builtin_data", "qrels.tsv")) as path:
+        judged = read_qrels(path)
+    return {query_id: {d: grade for d, grade in grades.items() if d in known} for query_id, grades in judged.items()}
 
 
 def _collected() -> str:
@@ -248,8 +270,9 @@ def _topics() -> Iterator[_Entry]:
 
 
 def _main() -> None:
-    # A default value may show what it finds here, and a title is no place for a machine's secrets.
-    os.environ.clear()
+    # A default value may show what it finds here, and a title is no place for a machine's secrets. Windows needs one.
+    for name in set(os.environ) - {"SYSTEMROOT"}:
+        del os.environ[name]
     # Some modules print when they are imported: what is ours goes to the real output, what is theirs nowhere.
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -81,7 +81,8 @@ def advice(task: Task, comparison: Comparison, *, mode: str, weight: float) -> s
         return f'It helps here. To switch it on:\n\n[index."{task.index}"]\nmode = "{mode}"\nweight = {weight:g}'
     if comparison.difference < 0 and comparison.p_value < SIGNIFICANT:
         return f"It harms here. Leave expansion off on {task.index}."
-    return f"No difference beyond chance was seen with {len(comparison.differences)} queries. Leave expansion off on {task.index}."
+    seen = f"No difference beyond chance was seen with {len(comparison.differences)} queries."
+    return f"{seen} Leave expansion off on {task.index}."
 
 
 def outcomes(searched: Searched) -> str:

@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
-from index_tools.corpora import Corpus
 from index_tools.engine import Engine, action
 from index_tools.trec import Document
 from plugin.errors import EngineError, SettingsError
@@ -20,6 +19,15 @@ ANALYZERS = {"en": "english", "zh": "cjk", "ja": "cjk", "ko": "cjk"}
 _RETRIED = frozenset({429, 502, 503, 504})
 _ROUNDS = 5
 _BULK_IDS = 1000
+
+
+class Source(Protocol):
+    """What is indexed: a corpus, or anything that gives its documents as often as it is asked."""
+
+    @property
+    def language(self) -> str: ...
+
+    def documents(self) -> Iterator[Document]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class IndexPlan:
 
 def build(
     engine: Engine,
-    corpus: Corpus,
+    corpus: Source,
     plan: IndexPlan,
     *,
     progress: Callable[[int], None] = lambda count: None,
@@ -103,31 +111,31 @@ def _make_room(engine: Engine, plan: IndexPlan) -> None:
 
 
 def _load(
-    engine: Engine, corpus: Corpus, name: str, *, progress: Callable[[int], None], sleep: Callable[[float], None]
+    engine: Engine, corpus: Source, name: str, *, progress: Callable[[int], None], sleep: Callable[[float], None]
 ) -> int:
     """Send every document; those that the engine had no room for go again, each round after a longer wait."""
     read = 0
 
-    def actions() -> Iterator[dict[str, Any]]:
+    def counted() -> Iterator[Document]:
         nonlocal read
         for document in corpus.documents():
             read += 1
             progress(read)
-            yield _action(name, document)
+            yield document
 
-    again = _rejected(engine.bulk(actions()))
+    again = _send(engine, name, counted())
     for attempt in range(_ROUNDS):
         if not again:
             break
         sleep(2.0**attempt)
-        again = _rejected(engine.bulk(again))
+        again = _send(engine, name, (d for d in corpus.documents() if d.doc_id in again))
     return read
 
 
-def _rejected(results: Iterable[tuple[bool, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The documents to send again. Raises EngineError for one that would never be taken."""
-    again = []
-    for ok, item in results:
+def _send(engine: Engine, name: str, documents: Iterable[Document]) -> frozenset[str]:
+    """The ids that the engine had no room for. Raises EngineError for a document that it would never take."""
+    again = set()
+    for ok, item in engine.bulk(_action(name, document) for document in documents):
         if ok:
             continue
         failed = next(iter(item.values()))
@@ -135,15 +143,15 @@ def _rejected(results: Iterable[tuple[bool, dict[str, Any]]]) -> list[dict[str, 
             reason = failed.get("error", {})
             detail = reason.get("reason") if isinstance(reason, dict) else reason
             raise EngineError(f"document {failed.get('_id')!r} was refused: {detail}")
-        again.append(action(failed["_index"], failed["_id"], failed["data"]))
-    return again
+        again.add(str(failed["_id"]))
+    return frozenset(again)
 
 
 def _action(name: str, document: Document) -> dict[str, Any]:
     return action(name, document.doc_id, {"title": document.title, "text": document.text})
 
 
-def _check_count(engine: Engine, corpus: Corpus, name: str, read: int) -> None:
+def _check_count(engine: Engine, corpus: Source, name: str, read: int) -> None:
     found = engine.count(name)
     if found != read:
         missing = list(islice(_missing(engine, corpus, name), 10))
@@ -151,7 +159,7 @@ def _check_count(engine: Engine, corpus: Corpus, name: str, read: int) -> None:
         raise EngineError(f"{read} documents were read and {found} are in {name}; the first missing: {named}")
 
 
-def _missing(engine: Engine, corpus: Corpus, name: str) -> Iterator[str]:
+def _missing(engine: Engine, corpus: Source, name: str) -> Iterator[str]:
     """Ids that the corpus has and the index has not."""
     ids = (document.doc_id for document in corpus.documents())
     while batch := list(islice(ids, _BULK_IDS)):

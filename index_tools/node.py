@@ -210,6 +210,9 @@ def temporary_node(
         finally:
             _stop(node, _Signals.now)
             shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         os.close(alive)
         os.close(ours)

@@ -64,7 +64,12 @@ def explain(
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--where", multiple=True, metavar="KEY=VALUE", help="Keep rows whose KEY (params.mode leads inwards) has this VALUE; repeatable.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Keep rows whose KEY (params.mode leads inwards) has this VALUE; repeatable.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The table to write, JSON lines.")
 def table(source: Path, where: tuple[str, ...], out: Path) -> None:
     """Make a table of prepared expansions from SOURCE, JSON lines with query and text, plain or .gz."""

@@ -41,8 +41,8 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     """
     from index_tools.engine import Engine
     from index_tools.experiment import System
-    from index_tools.table import render_table
     from index_tools.searching import search_offline
+    from index_tools.table import render_table
 
     if (options["generator"] is None) == (options["via"] is None):
         raise SettingsError("name what to evaluate: either --generator or --via, one of the two")
