@@ -176,7 +176,7 @@ def _corpus_file(folder: Path) -> Path | None:
 
 # --- TREC
 
-_ROLE = re.compile(r"(documents|topics|qrels)=")
+_ROLE = re.compile(r"(?:documents|topics|qrels)=")
 
 
 def _trec(rest: str) -> Corpus:

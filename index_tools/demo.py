@@ -27,8 +27,8 @@ from plugin.settings import check
 
 INDEX = "docs"
 WEIGHT = 0.2
-EXAMPLE = "q01"
-"""The query that is shown before and after, whatever came of it."""
+EXAMPLE = "q001"
+"""The first question: it is shown before and after, whatever came of it."""
 COLD_QUERIES = 8
 BUDGET_MS = 20_000
 """Long enough that every query is expanded: the demo shows quality first, and the time that it takes beside it."""

@@ -337,6 +337,16 @@ def test_closing_twice_in_the_middle_of_a_request_leaves_no_child() -> None:
 
 
 @model_test
+def test_closing_at_any_moment_of_a_restart_leaves_no_child() -> None:
+    async def drill(generator: LlamaGenerator) -> None:
+        os.kill(_pid(generator), signal.SIGKILL)
+        await asyncio.sleep(moment_s)
+
+    for moment_s in (0, 0.01, 0.2, 0.52, 0.6):
+        _run(drill)
+
+
+@model_test
 def test_it_runs_on_uvloop_too() -> None:
     import uvloop
 

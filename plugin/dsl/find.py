@@ -6,8 +6,8 @@ Only clauses that score are entered: bool.must and bool.should, dis_max, functio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from plugin.dsl import clauses
@@ -18,8 +18,10 @@ from plugin.dsl.text import check, check_plain
 from plugin.policy import Policy
 
 MAX_DEPTH = 12
-"""Compound clauses around a leaf. Engines allow 20 or 30 and a rewrite adds up to three."""
+"""Compound clauses around a leaf. Elasticsearch allows 20 or 30 and a rewrite adds up to three."""
 MAX_LEAVES = 16
+_SAMPLERS = ("sampler", "diversified_sampler")
+"""Aggregations over the hits that score best."""
 
 __all__ = ["Found", "Leaf", "find"]
 
@@ -47,7 +49,7 @@ def find(body: dict[str, Any], policy: Policy, params: Params | None = None) -> 
     seen = list(walk.roots(body))
     if not seen:
         raise Skip(walk.passed_by or "no-text")
-    leaves = [leaf for leaf in seen if _allowed(leaf, policy)]
+    leaves = [leaf for leaf in (_allowed(leaf, policy) for leaf in seen) if leaf is not None]
     if not leaves:
         raise Skip("fields")
     return _found(leaves, policy)
@@ -60,18 +62,22 @@ def _found(leaves: list[Leaf], policy: Policy) -> Found:
     if len(leaves) > MAX_LEAVES:
         raise Skip("too-many-clauses")
     text = texts.pop()
-    for leaf in leaves:
+    for leaf in _each_part(leaves):
         if leaf.kind in ("query_string", "simple_query_string"):
             check_plain(leaf.kind, leaf.text)
     check(text, max_words=policy.max_query_words)
     return Found(text, tuple(leaves))
 
 
-def _allowed(leaf: Leaf, policy: Policy) -> bool:
-    """Whether the policy lets this clause be expanded. A clause that names no field is taken to search the listed ones."""
-    if not policy.fields or not leaf.fields:
-        return True
-    return any(clauses.covers(field, listed) for field in leaf.fields for listed in policy.fields)
+def _allowed(leaf: Leaf, policy: Policy) -> Leaf | None:
+    """The clause as far as the policy lets it be expanded."""
+    return leaf.narrowed(policy.fields) if policy.fields else leaf
+
+
+def _each_part(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
+    for leaf in leaves:
+        yield leaf
+        yield from _each_part(leaf.parts)
 
 
 def _check_request(body: dict[str, Any], params: Params, policy: Policy) -> None:
@@ -86,6 +92,8 @@ def _check_request(body: dict[str, Any], params: Params, policy: Policy) -> None
         raise Skip("scroll")
     if not _sorts_by_score(params.sort if params.sort is not None else body.get("sort")):
         raise Skip("sort")
+    if any(_mentions(body.get(key), *_SAMPLERS) for key in ("aggs", "aggregations")):
+        raise Skip("min-score")
     if _highlights_aside(body):
         raise Skip("highlight")
 
@@ -102,11 +110,15 @@ def _sorts_by_score(sort: Any) -> bool:
 
 
 def _highlights_aside(body: dict[str, Any]) -> bool:
-    """Whether something but the top level highlights what the main query matched: top_hits, collapsed or inner hits."""
-    aside = [body.get(key) for key in ("aggs", "aggregations", "collapse")]
-    if isinstance(body.get("highlight"), dict) and "highlight_query" not in body["highlight"]:
-        aside.append("highlight" if _is_hybrid(body) or _is_fused(body) else None)
-    return any(_mentions(part, "highlight") for part in aside)
+    """Whether the words added would be highlighted, and one highlight_query at the top could not mend it.
+
+    That is so for hits inside hits (top_hits, collapse), and where the top level's query is not one query.
+    """
+    inside = (body.get(key) for key in ("aggs", "aggregations", "collapse", "retriever"))
+    if any(_mentions(part, "highlight") for part in inside):
+        return True
+    highlight = body.get("highlight")
+    return isinstance(highlight, dict) and "highlight_query" not in highlight and (_is_hybrid(body) or _is_fused(body))
 
 
 def _is_hybrid(body: dict[str, Any]) -> bool:
@@ -114,17 +126,19 @@ def _is_hybrid(body: dict[str, Any]) -> bool:
 
 
 def _is_fused(body: dict[str, Any]) -> bool:
-    return isinstance(body.get("retriever"), dict) and "standard" not in body["retriever"]
+    """Whether a retriever does more than run one query: several, or one whose filters are highlighted too."""
+    kind, inner = _only_item(body.get("retriever"))
+    return "retriever" in body and (kind != "standard" or not isinstance(inner, dict) or "filter" in inner)
 
 
-def _mentions(value: Any, key: str) -> bool:
-    """Whether `key` is a key, or the value itself, anywhere in `value`. Iterative: depth is the user's to choose."""
+def _mentions(value: Any, *keys: str) -> bool:
+    """Whether one of `keys` is a key anywhere in `value`. Iterative: depth is the user's to choose."""
     pending = [value]
     while pending:
         item = pending.pop()
-        if item == key or (isinstance(item, dict) and key in item):
-            return True
         if isinstance(item, dict):
+            if any(key in item for key in keys):
+                return True
             pending.extend(item.values())
         elif isinstance(item, list):
             pending.extend(item)
@@ -148,12 +162,15 @@ class _Walk:
 
     def _retriever(self, value: Any, path: Path, depth: int) -> Iterator[Leaf]:
         kind, inner = _only_item(value)
-        if kind == "standard" and isinstance(inner, dict):
-            if "min_score" in inner:
-                self.passed_by = "min-score"
-            elif _sorts_by_score(inner.get("sort")) and "query" in inner:
-                yield from self._clause(inner["query"], (*path, "standard", "query"), depth + 1)
-        elif kind == "rrf" and isinstance(inner, dict) and isinstance(inner.get("retrievers"), list) and depth < 3:
+        if not isinstance(inner, dict):
+            return
+        if "min_score" in inner:
+            self.passed_by = "min-score"
+        elif kind == "standard" and not _sorts_by_score(inner.get("sort")):
+            self.passed_by = "sort"
+        elif kind == "standard":
+            yield from self._clause(inner.get("query"), (*path, "standard", "query"), depth + 1)
+        elif kind == "rrf" and isinstance(inner.get("retrievers"), list) and depth < 3:
             for i, part in enumerate(inner["retrievers"]):
                 yield from self._retriever(part, (*path, "rrf", "retrievers", i), depth + 1)
 
@@ -177,8 +194,7 @@ class _Walk:
 
     def _compound(self, kind: str, inner: dict[str, Any], path: Path, depth: int) -> Iterator[Leaf]:
         if kind == "bool":
-            for occur in ("must", "should"):
-                yield from self._each(inner.get(occur), (*path, occur), depth + 1)
+            yield from self._bool(inner, path, depth)
         elif kind == "dis_max":
             yield from self._dis_max(inner, path, depth)
         elif kind == "function_score":
@@ -192,6 +208,13 @@ class _Walk:
             else:
                 yield from self._clause(inner.get("query"), (*path, "query"), depth + 1)
 
+    def _bool(self, inner: dict[str, Any], path: Path, depth: int) -> Iterator[Leaf]:
+        """Where the bool counts its should clauses, none of them may come to match more than it did."""
+        counts = clauses.wants_several(inner.get("minimum_should_match"))
+        yield from self._each(inner.get("must"), (*path, "must"), depth + 1)
+        for leaf in self._each(inner.get("should"), (*path, "should"), depth + 1):
+            yield replace(leaf, demands=True) if counts else leaf
+
     def _each(self, value: Any, path: Path, depth: int) -> Iterator[Leaf]:
         if isinstance(value, list):
             for i, part in enumerate(value):
@@ -203,10 +226,10 @@ class _Walk:
         """One leaf where every part is a leaf with the same text, else the leaves of the parts."""
         queries = inner.get("queries")
         parts = list(self._each(queries, (*path, "queries"), depth + 1))
+        whole = None
         if isinstance(queries, list) and len(parts) == len(queries) > 1 and _alike(parts, path):
-            yield clauses.dis_max(inner, tuple(parts), path[:-1])
-        else:
-            yield from parts
+            whole = clauses.dis_max(inner, tuple(parts), path[:-1])
+        yield from parts if whole is None else (whole,)
 
 
 def _alike(parts: list[Leaf], path: Path) -> bool:

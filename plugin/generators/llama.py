@@ -107,7 +107,7 @@ class LlamaGenerator:
             self._worker = None
 
     def _usable_worker(self, ask: Ask) -> WorkerProcess:
-        if self._worker is None:
+        if self._worker is None or self._worker.over:
             raise GeneratorError("the model's worker is not running; it is being restarted")
         if self._worker.pending >= self._most_pending:
             raise GeneratorError(f"{self._most_pending} requests already wait for the model")

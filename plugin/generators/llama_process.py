@@ -45,8 +45,8 @@ class WorkerProcess:
         self._owes_sign = asyncio.Event()
         self._signs = 0
         self._reason = ""
-        self._over = False
         self.answered = 0
+        self.over = False
 
     @classmethod
     async def launch(cls, options: Options, *, hang_s: float, start_s: float) -> WorkerProcess:
@@ -74,7 +74,7 @@ class WorkerProcess:
         return len(self._replies)
 
     async def ask(self, query: str, *, max_seconds: float) -> str:
-        """What the model writes for `query`. Raises GeneratorError. Giving up frees the slot."""
+        """What the model writes for `query`, of a process that is not over. Raises GeneratorError; giving up frees the slot."""
         number, reply = self._expect()
         self._send({"id": number, "query": query})
         try:
@@ -101,8 +101,6 @@ class WorkerProcess:
         return self._reason or _status(self._process.returncode)
 
     def _expect(self) -> tuple[int, asyncio.Future[_Reply]]:
-        if self._over:
-            raise GeneratorError("the model's worker has just ended")
         if not self._owes_sign.is_set():
             self._signs += 1  # the clock for a sign of life starts now, and runs on when the caller gives up
             self._owes_sign.set()
@@ -163,9 +161,17 @@ class WorkerProcess:
         return _status(self._process.returncode)
 
     async def _end(self) -> None:
-        """Fail what waits, then see the process off; safe to call twice."""
-        self._over = True
+        """Fail what waits, then see the process off, which being cancelled does not cut short; safe to call twice."""
+        self.over = True
         self._fail_all()
+        seeing_off = asyncio.create_task(self._see_off())
+        try:
+            await asyncio.shield(seeing_off)
+        except asyncio.CancelledError:
+            await seeing_off
+            raise
+
+    async def _see_off(self) -> None:
         self._stdin.close()
         try:
             async with asyncio.timeout(_GRACE_S):
