@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+import textwrap
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from index_tools.corpora import load
 from index_tools.engine import Engine
 from index_tools.experiment import System, Task, outcomes, report
 from index_tools.indexing import FIELD, IndexPlan, build
-from index_tools.node import temporary_node
+from index_tools.node import cache_dir, temporary_node
 from index_tools.report import Report, write_report
 from index_tools.searching import Searched, search_body, search_over_http
 from index_tools.served import Served, serving
@@ -27,12 +28,11 @@ from plugin.settings import check
 
 INDEX = "docs"
 WEIGHT = 0.2
-EXAMPLE = "q001"
-"""The first question: it is shown before and after, whatever came of it."""
+DEPTH = 100
 COLD_QUERIES = 8
 BUDGET_MS = 20_000
 """Long enough that every query is expanded: the demo shows quality first, and the time that it takes beside it."""
-GENERATORS = {"feedback": "engine feedback (RM3)", "llama": "embedded model (untrained)"}
+GENERATORS = {"feedback": "engine feedback (RM3)", "llama": "embedded model"}
 
 Say = Callable[[str], None]
 
@@ -56,45 +56,48 @@ def demo(out: Path, say: Say) -> Report:
 
 
 def _measured(engine: Engine, url: str, task: Task, say: Say) -> Report:
-    direct = asyncio.run(search_over_http(url, task.queries, index=INDEX))
-    systems = []
-    for generator, name in GENERATORS.items():
-        with serving(_settings(url, generator)) as proxy:
-            if generator == "llama":
-                _show(proxy, url, task, say)
-            systems.append(_system(name, proxy, task, say))
-    baseline = System("no expansion", direct)
-    return report(task, baseline, systems, engine=engine, mode="boost", weight=WEIGHT)
+    direct = asyncio.run(search_over_http(url, task.queries, index=INDEX, depth=DEPTH))
+    systems = [_system(generator, url, task, say) for generator in GENERATORS]
+    made = report(task, System("no expansion", direct), systems, engine=engine, mode="boost", weight=WEIGHT)
+    _show(made, systems[-1].searched, say)
+    return made
 
 
-def _settings(url: str, generator: str) -> dict[str, Any]:
+def _settings(url: str, generator: str, cache: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "engine": url,
         "generator": generator,
         "budget_ms": BUDGET_MS,
+        "cache": dict(cache),
         "index": {INDEX: {"mode": "boost", "weight": WEIGHT}},
         "feedback": {"field": FIELD},
         "llama": {"max_seconds": BUDGET_MS / 1000},
     }
 
 
-def _system(name: str, proxy: Served, task: Task, say: Say) -> System:
+def _system(generator: str, url: str, task: Task, say: Say) -> System:
     """Measure one generator through its proxy: the time of a first search on a few queries, quality on all of them."""
-    some = dict(list(task.queries.items())[1 : COLD_QUERIES + 1])
-    cold = asyncio.run(_added_ms(proxy, some))
-    asyncio.run(_warm(proxy, task.queries))
-    searched = asyncio.run(search_over_http(proxy.url, task.queries, index=INDEX))
-    cached = sorted(asyncio.run(_added_ms(proxy, some)))
-    say(f"{name}: {outcomes(searched)}; once cached a search takes {cached[len(cached) // 2]:.1f} ms more (median)")
-    explained = {q: _explained(proxy, search_body(text)) for q, text in task.queries.items()}
+    name = GENERATORS[generator]
+    some = dict(list(task.queries.items())[:COLD_QUERIES])
+    with serving(_settings(url, generator, {})) as proxy:
+        cold_ms = asyncio.run(_added_ms(proxy, some))
+        cached_ms = sorted(asyncio.run(_added_ms(proxy, some)))
+    # The model's expansions are kept from one demo to the next; those of the engine belong to this index.
+    kept = {"file": str(cache_dir() / "demo-expansions.db")} if generator == "llama" else {}
+    with serving(_settings(url, generator, kept)) as proxy:
+        asyncio.run(_warm(proxy, task.queries))
+        searched = asyncio.run(search_over_http(proxy.url, task.queries, index=INDEX, depth=DEPTH))
+        explained = {q: _explained(proxy, search_body(text)) for q, text in task.queries.items()}
+    say(f"{name}: {outcomes(searched)}; once cached, {cached_ms[len(cached_ms) // 2]:+.1f} ms a search (median)")
     words = {q: _words(e.get("expansion")) for q, e in explained.items()}
-    return System(name, Searched(searched.run, searched.outcomes, words), cold)
+    bodies = {q: json.dumps(e["body"]["query"]).encode() for q, e in explained.items()}
+    return System(name, Searched(searched.run, searched.outcomes, words, bodies), cold_ms)
 
 
 async def _added_ms(proxy: Served, queries: Mapping[str, str]) -> list[float]:
     """Per query: the time through the proxy, less that of the same search with expansion switched off."""
-    through = await search_over_http(proxy.url, queries, index=INDEX)
-    plain = await search_over_http(proxy.url, queries, index=INDEX, headers={"X-Querylift": "off"})
+    through = await search_over_http(proxy.url, queries, index=INDEX, depth=10)
+    plain = await search_over_http(proxy.url, queries, index=INDEX, depth=10, headers={"X-Querylift": "off"})
     return [through.took_ms[q] - plain.took_ms[q] for q in queries]
 
 
@@ -102,20 +105,28 @@ async def _warm(proxy: Served, queries: Mapping[str, str]) -> None:
     """Send every query once, several at a time, so that the worker's batch is full."""
     ids = list(queries)
     parts = [{q: queries[q] for q in ids[start::COLD_QUERIES]} for start in range(COLD_QUERIES)]
-    await asyncio.gather(*(search_over_http(proxy.url, part, index=INDEX, depth=10) for part in parts if part))
+    await asyncio.gather(*(search_over_http(proxy.url, part, index=INDEX, depth=1) for part in parts if part))
 
 
-def _show(proxy: Served, url: str, task: Task, say: Say) -> None:
-    """One search to the engine and through the proxy: the first hits, the expansion, the clause."""
-    text = task.queries[EXAMPLE]
-    explained = _explained(proxy, search_body(text, depth=3))
-    before = asyncio.run(search_over_http(url, {EXAMPLE: text}, index=INDEX, depth=3))
-    after = asyncio.run(search_over_http(proxy.url, {EXAMPLE: text}, index=INDEX, depth=3))
-    say(f'\n"{text}"')
-    say(f"  engine:    {', '.join(before.run[EXAMPLE])}")
-    say(f"  proxy:     {', '.join(after.run[EXAMPLE])}")
-    say(f"  expansion: {_words(explained.get('expansion'))}")
-    say(f"  sent:      {json.dumps(explained['body']['query'])}\n")
+def _show(made: Report, searched: Searched, say: Say) -> None:
+    """The question that the model helped most: first hits before and after, the expansion, the clause that was sent."""
+    row = made.systems[-1]
+    assert row.comparison is not None
+    query_id = list(row.comparison.differences)[-1]
+    detail = row.details[query_id]
+    say(
+        f'\nThe question that the embedded model helped most (those it harmed most are in the report):\n\n  "{detail.query}"\n'
+    )
+    for label, hits in (("before", detail.hits_before), ("after", detail.hits_after)):
+        say(_folded(label, ", ".join(hit.doc_id + (" *" if hit.grade else "") for hit in hits)))
+    say(_folded("", "(* judged to answer it)"))
+    say(_folded("expansion", searched.expansions[query_id]))
+    say(_folded("sent", searched.bodies[query_id].decode()))
+
+
+def _folded(label: str, text: str) -> str:
+    """A labelled paragraph within 80 columns."""
+    return textwrap.fill(text, 78, initial_indent=f"  {label:<10} ", subsequent_indent=" " * 13, break_on_hyphens=False)
 
 
 def _explained(proxy: Served, body: bytes) -> dict[str, Any]:

@@ -1,12 +1,19 @@
 """Where expansions are kept, and which queries are held to an answer without one.
 
-A cache holds short strings by key. The in-process one serves a single proxy; replicas share a Valkey or Redis.
+A cache holds short strings by key. The in-process one serves a single proxy, a file outlives it, and
+replicas share a Valkey or Redis.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 from cachetools import TLRUCache
@@ -77,6 +84,55 @@ class RedisCache:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+class FileCache:
+    """A SQLite file behind a memory of the `size` entries used last, so that a restarted proxy begins warm.
+
+    The file is read and written in a thread of its own; `wall_clock` gives seconds since the epoch. An error is a miss.
+    """
+
+    def __init__(self, path: Path, size: int, timer: Any, *, wall_clock: Callable[[], float] = time.time) -> None:
+        self._memory = MemoryCache(size, timer)
+        self._wall_clock = wall_clock
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="querylift-cache")
+        try:
+            self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._file.execute("PRAGMA journal_mode = WAL")
+            self._file.execute("PRAGMA synchronous = NORMAL")
+            self._file.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT, until REAL)")
+            self._file.execute("DELETE FROM kept WHERE until < ?", (wall_clock(),))
+        except sqlite3.Error as error:
+            raise SettingsError(f"cache.file is {path}: it cannot be used as a cache ({error}); name another") from None
+
+    async def get(self, key: str) -> str | None:
+        found = await self._memory.get(key)
+        if found is not None:
+            return found
+        row = await self._in_thread("SELECT value, until FROM kept WHERE key = ?", (key,))
+        left_s = row[1] - self._wall_clock() if row else 0
+        if row is None or left_s <= 0:
+            return None
+        await self._memory.set(key, row[0], ttl_s=left_s)
+        return str(row[0])
+
+    async def set(self, key: str, value: str, *, ttl_s: float) -> None:
+        await self._memory.set(key, value, ttl_s=ttl_s)
+        await self._in_thread("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (key, value, self._wall_clock() + ttl_s))
+
+    async def close(self) -> None:
+        await self._memory.close()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
+        self._thread.shutdown()
+
+    async def _in_thread(self, statement: str, values: tuple[Any, ...]) -> Any:
+        def run() -> Any:
+            try:
+                return self._file.execute(statement, values).fetchone()
+            except sqlite3.Error:
+                return None
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
 
 def key_of(generator: Generator, ask: Ask) -> str:

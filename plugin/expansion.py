@@ -7,7 +7,6 @@ keyed by it.
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -25,6 +24,8 @@ MAX_WORD_CHARS = 40
 """A longer run of letters is no word that a document would be found by."""
 MAX_TERMS = 128
 """Weighted terms kept of one expansion, heaviest first."""
+MAX_TERM_WEIGHT = 1e12
+"""Weights are relative; a larger one is a fault of whatever wrote it."""
 
 _SYSTEM = "You write short passages for a search engine."
 _TASK = "Write a short passage that answers this search query: "
@@ -127,37 +128,65 @@ def from_words(text: str) -> Expansion | None:
 
 
 def from_terms(terms: Iterable[tuple[str, float]], *, field: str) -> Expansion | None:
-    """The heaviest `MAX_TERMS` of (term, weight), heaviest first, ties by term. None where none has a finite weight above 0."""
-    usable = [
-        (t, float(w))
-        for t, w in terms
-        if isinstance(t, str) and t and isinstance(w, int | float) and math.isfinite(w) and w > 0
-    ]
-    ranked = sorted(usable, key=lambda tw: (-tw[1], tw[0]))[:MAX_TERMS]
+    """The heaviest `MAX_TERMS` of (term, weight), heaviest first, ties by term. None where none has a usable weight.
+
+    Usable is a number above 0 and at most `MAX_TERM_WEIGHT`. A term that comes twice keeps the heavier weight.
+    """
+    usable: dict[str, float] = {}
+    for term, weight in terms:
+        if isinstance(term, str) and term and isinstance(weight, int | float) and 0 < weight <= MAX_TERM_WEIGHT:
+            usable[term] = max(float(weight), usable.get(term, 0.0))
+    ranked = sorted(usable.items(), key=lambda tw: (-tw[1], tw[0]))[:MAX_TERMS]
     if not ranked:
         return None
     return Expansion(terms=tuple(WeightedTerm(t, w) for t, w in ranked), field=field)
 
 
+def _combining_marks() -> str:
+    """Vowel signs, accents and the like as ranges of a character class: `\\w` takes in no mark."""
+    marks = [i for i in (*range(0x300, 0x1F000), *range(0xE0100, 0xE01F0)) if unicodedata.category(chr(i))[0] == "M"]
+    runs: list[tuple[int, int]] = []
+    for mark in marks:
+        if runs and runs[-1][1] == mark - 1:
+            runs[-1] = (runs[-1][0], mark)
+        else:
+            runs.append((mark, mark))
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in runs)
+
+
+MARKS = _combining_marks()
+"""The inside of a regular expression's character class that matches every combining mark."""
+
 # A word: letters, marks and digits of any script, with inner hyphens, apostrophes and dots (well-known, don't, U.S).
-_WORD = re.compile(r"[^\W_]+(?:[-'’.][^\W_]+)*")
-_MARKUP = re.compile(r"<\|[^|<>]{0,64}\|>|</?[A-Za-z][^<>]{0,64}>|https?://\S+")
-_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_INNER = rf"(?:[^\W_]|[{MARKS}\u200c\u200d])"
+_WORD = re.compile(rf"[^\W_]{_INNER}*+(?:[-'’.]{_INNER}++)*+")
+_MARKUP = re.compile(
+    r"<\|im_start\|>(?:system|user|assistant)?|<\|[^|<>]{0,64}\|>|</?[A-Za-z][^<>]{0,64}>|https?://\S+"
+)
+_THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
+_THOUGHT = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_INVISIBLE = str.maketrans("", "", "\u00ad\u2060")
 _LEAD_IN = re.compile(
     r"\A\W*(?:"
-    r"(?:certainly|sure|of course|absolutely|okay|ok)\b[^\n:.!]{0,40}[!.,:]\s*"
-    r"|here(?:'s|’s| is| are)\b[^\n:.]{0,120}:\s*"
-    r"|(?:the )?(?:passage|answer|response|keywords|search query|query|expansion|output)\s*:\s*"
+    r"(?:certainly|sure(?: thing)?|of course|absolutely|okay|ok)(?:\s*[!.,:–—]\s*|\s+(?=here\b))"
+    r"|(?:here|below)(?:'s|’s| is| are)\b[^\n:.]{0,120}:\s*"
+    r"|(?:the )?(?:passage|answer|response|keywords|search query|query|expansion|output)(?: \d)?\W{0,3}:\s*"
     r"){1,3}",
     re.IGNORECASE,
 )
+_ROLE = re.compile(r"\A\W*(?:assistant|system|user)\W*\Z", re.IGNORECASE)
+_LIST_NUMBER = re.compile(r"\A\s*\d{1,2}[.)]\s+")
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f]")
 
 
 def _without_controls(text: str) -> str:
-    """Control, format, surrogate and private-use characters become spaces; joiners inside words (ZWJ, ZWNJ) stay."""
+    """Control, format, surrogate and private-use characters become spaces; soft hyphens go without a trace.
+
+    Joiners inside words (ZWJ, ZWNJ) stay.
+    """
     if text.isascii() and text.isprintable():
         return text
+    text = text.translate(_INVISIBLE)
     return "".join(c if unicodedata.category(c)[0] != "C" or c in "\u200c\u200d" else " " for c in text)
 
 
@@ -166,18 +195,24 @@ def _without_markup(text: str) -> str:
 
 
 def _without_thinking(text: str) -> str:
-    return _THINKING.sub(" ", text)
+    """`text` less its thinking, closed or not; a chat template may have written the opening tag into the prompt."""
+    return _THOUGHT.sub(" ", _THINKING.sub(" ", text))
 
 
 def _cut_at_stop(text: str) -> str:
-    """`text` up to the first stop string; a heading line of markdown or a lead-in that ends in a colon is passed over."""
+    """`text` up to the first stop string, once the lines that only announce it are passed over."""
     lines = [line for line in text.split("\n") if line.strip()]
-    while len(lines) > 1 and (lines[0].lstrip().startswith("#") or lines[0].rstrip(" *").endswith(":")):
-        lines = lines[1:]
-    text = lines[0] if lines else ""
+    text = next((line for line in lines[:-1] if not _announces(line)), lines[-1] if lines else "")
     for stop in STOP:
         text = text.split(stop, 1)[0]
-    return text
+    return _LIST_NUMBER.sub("", text)
+
+
+def _announces(line: str) -> bool:
+    """Whether a line is a heading, a fence, a role's name, or a lead-in that ends in a colon."""
+    bare = _without_lead_in(_without_markup(line)).strip()
+    is_heading = bare.startswith(("#", "```")) or bare.rstrip(" *").endswith(":")
+    return is_heading or bool(_ROLE.match(bare)) or not _WORD.search(bare)
 
 
 def _without_lead_in(text: str) -> str:

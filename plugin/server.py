@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 import uvicorn
 
-from plugin.cache import Cache, MemoryCache, RedisCache
+from plugin.cache import Cache, FileCache, MemoryCache, RedisCache
 from plugin.errors import QueryliftError, SettingsError
 from plugin.expander import Expander
 from plugin.flow import Search, explain
@@ -79,9 +79,13 @@ async def serve(settings: Settings, reload: Callable[[], Settings], announce: Ca
 
 
 def _cache(settings: Settings) -> Cache:
-    url = settings.cache.url
+    url, file = settings.cache.url, settings.cache.file
+    if url is not None and file is not None:
+        raise SettingsError("cache.url and cache.file are both set; use one of the two")
     if url is not None:
         return RedisCache(url.get_secret_value())
+    if file is not None:
+        return FileCache(file, settings.cache.size, _clock)
     return MemoryCache(settings.cache.size, _clock)
 
 

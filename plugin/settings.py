@@ -58,6 +58,7 @@ class CacheSettings(_Table):
     ttl_s: Annotated[float, Field(gt=0)] = 86_400
     pin_s: Annotated[float, Field(ge=0)] = 120
     url: SecretStr | None = None
+    file: Path | None = None
 
 
 class LlamaSettings(_Table):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
+from plugin.dsl import Found
+from plugin.dsl.clauses import Path
 from plugin.expansion import Expansion
 from plugin.generators.base import Ask
 
@@ -54,3 +57,31 @@ class ScriptedGenerator:
     async def close(self) -> None:
         """Remember that it was closed."""
         self.closed = True
+
+
+def undo(rewritten: dict[str, Any], found: Found, *, keep_highlight_query: bool = False) -> dict[str, Any]:
+    """What `plugin.dsl.rewrite` was given: its result less exactly what it added beside the clauses of `found`.
+
+    `keep_highlight_query` is for a request that came with a highlight_query of its own, which a rewrite leaves alone.
+    """
+    out: Any = rewritten
+    for leaf in found.leaves:
+        out = _unwrapped(out, leaf.path)
+    highlight = out.get("highlight")
+    if isinstance(highlight, dict) and not keep_highlight_query:
+        out = out | {"highlight": {key: value for key, value in highlight.items() if key != "highlight_query"}}
+    return dict(out)
+
+
+def _unwrapped(value: Any, path: Path) -> Any:
+    """A copy of `value` in which the clause at `path` stands alone again, if an expansion stood beside it."""
+    if not path:
+        match value:
+            case {"bool": {"must": [clause], "should": [_], **rest}} if not rest:
+                return clause
+            case {"bool": {"should": [clause, _], "minimum_should_match": 1, **rest}} if not rest:
+                return clause
+        return value
+    copy = value.copy()
+    copy[path[0]] = _unwrapped(copy[path[0]], path[1:])
+    return copy

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
-from plugin.cache import MemoryCache, decode, encode, key_of
-from plugin.errors import GeneratorError
+from plugin.cache import FileCache, MemoryCache, decode, encode, key_of
+from plugin.errors import GeneratorError, SettingsError
 from plugin.expander import Answer, Expander, Question
 from plugin.expansion import Expansion
 from plugin.generators.base import Ask
@@ -154,6 +155,29 @@ def test_the_memory_cache_forgets_by_age_and_by_size() -> None:
         assert [await cache.get(key) for key in "bcd"] == [None, "c", "d"]
 
     asyncio.run(main())
+
+
+def test_a_file_cache_outlives_its_process_and_keeps_ages(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = ManualClock()
+        first = FileCache(tmp_path / "kept.db", 10, clock, wall_clock=clock)
+        await first.set("short", "1", ttl_s=10)
+        await first.set("long", "2", ttl_s=100)
+        await first.close()
+        clock.advance(50)
+        second = FileCache(tmp_path / "kept.db", 10, clock, wall_clock=clock)
+        assert [await second.get(key) for key in ("short", "long", "never")] == [None, "2", None]
+        clock.advance(51)
+        assert await second.get("long") is None
+        await second.close()
+
+    asyncio.run(main())
+
+
+def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a database, but long enough to look into " * 50)
+    with pytest.raises(SettingsError, match=r"cache\.file is .*notes\.txt: it cannot be used"):
+        FileCache(tmp_path / "notes.txt", 10, ManualClock())
 
 
 def test_a_key_depends_on_the_index_only_where_the_generator_reads_it() -> None:

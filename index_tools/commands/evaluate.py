@@ -71,7 +71,7 @@ def _task(corpus: str, split: str | None, index: str, relevant_from: int | None)
     from index_tools.corpora import load
     from index_tools.experiment import Task
 
-    loaded = load(corpus)
+    loaded = load(corpus, relevant_from=relevant_from)
     splits = list(loaded.splits())
     if split is None and len(splits) == 1:
         split = splits[0]
@@ -79,7 +79,7 @@ def _task(corpus: str, split: str | None, index: str, relevant_from: int | None)
         raise SettingsError(f"--split is {split!r}; {loaded.name} has: {', '.join(splits) or 'no judged split'}")
     qrels = loaded.qrels(split)
     queries = {q: text for q, text in loaded.queries(split).items() if q in qrels}
-    return Task(loaded.name, split, index, queries, qrels, relevant_from or loaded.relevant_from)
+    return Task(loaded.name, split, index, queries, qrels, loaded.relevant_from)
 
 
 def _measure(settings: Settings, engine: Engine, task: Task, *, via: str | None, depth: int) -> System:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 from plugin.dsl.skip import Skip
@@ -41,7 +41,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _exact(literal: str) -> float:
     value = float(literal)
-    if not math.isfinite(value) or Decimal(repr(value)) != Decimal(literal):
+    try:
+        same = math.isfinite(value) and Decimal(repr(value)) == Decimal(literal)
+    except InvalidOperation:  # an exponent of more than 18 digits
+        same = False
+    if not same:
         raise Skip("number")
     return value
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from plugin.dsl.clauses import Clause, Leaf, Path, bare, covers
+from plugin.dsl.clauses import Clause, Leaf, Path, rounded, searches
 from plugin.dsl.find import Found
 from plugin.dsl.skip import Skip
+from plugin.dsl.text import count_tokens
 from plugin.expansion import Expansion
 from plugin.policy import Policy
 
@@ -18,7 +19,8 @@ UNKNOWN_FIELDS = 8
 def rewrite(body: dict[str, Any], found: Found, expansion: Expansion, policy: Policy) -> dict[str, Any]:
     """A new body with `expansion` beside each clause of `found`; `body` itself is not changed.
 
-    Raises Skip("empty") where no clause searches the field that the expansion's terms belong to.
+    Raises Skip("empty") where no clause searches the field that the expansion's terms belong to, and
+    Skip("too-many-clauses") where not one word of it fits into the policy's clauses.
     """
     bounded = _bounded(expansion, found, policy)
     form = "boost" if _counts_hits(body) else policy.mode
@@ -35,28 +37,28 @@ def rewrite(body: dict[str, Any], found: Found, expansion: Expansion, policy: Po
 def _additions(found: Found, expansion: Expansion, weight: float) -> Iterator[tuple[Leaf, Clause]]:
     if expansion.text:
         for leaf in found.leaves:
-            yield leaf, leaf.template(expansion.text, _rounded(weight * leaf.boost))
+            yield leaf, leaf.template(expansion.text, weight * leaf.boost)
     else:
-        searching = _searching(found, expansion.field)
-        if searching is not None:
-            yield searching, _terms(expansion, weight * searching.boost)
+        leaf = _searching(found, expansion.field)
+        if leaf is not None:
+            yield leaf, _terms(expansion, weight * leaf.boost * leaf.field_boost(expansion.field))
 
 
 def _searching(found: Found, field: str) -> Leaf | None:
     """The first clause that searches `field`, so that weighted terms count once however many clauses there are."""
     for leaf in found.leaves:
-        if not leaf.fields or any(covers(named, field) or field.startswith(bare(named) + ".") for named in leaf.fields):
+        if not leaf.fields or any(searches(named, field) for named in leaf.fields):
             return leaf
     return None
 
 
 def _terms(expansion: Expansion, weight: float) -> Clause:
     """Boosted term clauses; the heaviest term gets `weight`, the others in proportion."""
-    top = expansion.terms[0].weight
+    top = max(t.weight for t in expansion.terms)
     return {
         "bool": {
             "should": [
-                {"term": {expansion.field: {"value": t.term, "boost": _rounded(weight * t.weight / top)}}}
+                {"term": {expansion.field: {"value": t.term, "boost": rounded(weight * t.weight / top)}}}
                 for t in expansion.terms
             ]
         }
@@ -64,15 +66,36 @@ def _terms(expansion: Expansion, weight: float) -> Clause:
 
 
 def _bounded(expansion: Expansion, found: Found, policy: Policy) -> Expansion:
-    """`expansion` cut so that its words x the fields searched stay within the policy's clauses."""
+    """`expansion` cut so that its words x the fields searched stay within the policy's clauses.
+
+    The user's own words count under the engine's limit too: with them it may be twice the policy's clauses, no more.
+    """
+    width = sum(_width(leaf) for leaf in found.leaves)
+    left = min(policy.max_clauses, 2 * policy.max_clauses - count_tokens(found.text) * width)
     if expansion.terms:
-        return Expansion(terms=expansion.terms[: policy.max_clauses], field=expansion.field)
-    fields = sum(_width(leaf) for leaf in found.leaves)
-    words = expansion.text.split()[: max(1, policy.max_clauses // fields)]
+        terms = expansion.terms[: max(left, 0)]
+        if not terms:
+            raise Skip("too-many-clauses")
+        return Expansion(terms=terms, field=expansion.field)
+    words = _within(left // width, expansion.text.split())
+    if not words:
+        raise Skip("too-many-clauses")
     return Expansion(text=" ".join(words))
 
 
+def _within(tokens: int, words: list[str]) -> list[str]:
+    """The first `words`, as many as make no more than `tokens`."""
+    kept = []
+    for word in words:
+        tokens -= count_tokens(word)
+        if tokens < 0:
+            break
+        kept.append(word)
+    return kept
+
+
 def _width(leaf: Leaf) -> int:
+    """How many clauses one word becomes."""
     return sum(UNKNOWN_FIELDS if "*" in field else 1 for field in leaf.fields) or UNKNOWN_FIELDS
 
 
@@ -85,22 +108,23 @@ def _wrapped(clause: Clause, added: Clause, *, widen: bool) -> Clause:
 
 def _counts_hits(body: dict[str, Any]) -> bool:
     """Whether something in the request counts or groups the hits, so that their number must stay."""
-    return any(key in body for key in ("aggs", "aggregations", "collapse"))
+    return any(key in body for key in ("aggs", "aggregations", "collapse")) or "collapse" in _standard(body)
 
 
 def _with_highlight(out: dict[str, Any], original: dict[str, Any]) -> dict[str, Any]:
     """Highlight what the original query matched, unless the request says what to highlight."""
     highlight = original.get("highlight")
-    query = original.get("query") or _standard_query(original)
+    query = original.get("query") or _standard(original).get("query")
     if not isinstance(highlight, dict) or "highlight_query" in highlight or query is None:
         return out
     return out | {"highlight": highlight | {"highlight_query": query}}
 
 
-def _standard_query(body: dict[str, Any]) -> Any:
+def _standard(body: dict[str, Any]) -> dict[str, Any]:
+    """The content of the standard retriever at the top, {} where there is none."""
     retriever = body.get("retriever")
-    standard = retriever.get("standard") if isinstance(retriever, dict) else None
-    return standard.get("query") if isinstance(standard, dict) else None
+    inner = retriever.get("standard") if isinstance(retriever, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def _replaced(value: Any, path: Path, change: Any) -> Any:
@@ -112,8 +136,3 @@ def _replaced(value: Any, path: Path, change: Any) -> Any:
         assert isinstance(key, int)
         return [_replaced(item, rest, change) if i == key else item for i, item in enumerate(value)]
     return {name: _replaced(item, rest, change) if name == key else item for name, item in value.items()}
-
-
-def _rounded(weight: float) -> float:
-    """Six decimals: enough to rank by, short to read; never rounded down to zero."""
-    return max(round(weight, 6), 1e-6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from pathlib import Path
 
 from plugin.errors import GeneratorError, QueryliftError, SettingsError
@@ -62,7 +61,6 @@ class LlamaGenerator:
             slot_tokens=slot_tokens,
             gpu_layers=gpu_layers,
             alive_s=min(1.0, hang_s / 4),
-            parent_pid=os.getpid(),
         )
         self._worker: WorkerProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None

@@ -52,7 +52,7 @@ class WorkerProcess:
     async def launch(cls, options: Options, *, hang_s: float, start_s: float) -> WorkerProcess:
         """Start the process and wait until the model is loaded. Raises LaunchError, OSError."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "plugin.generators.llama_worker", json.dumps(asdict(options)),
+            sys.executable, "-P", "-m", "plugin.generators.llama_worker", json.dumps(asdict(options) | {"parent_pid": os.getpid()}),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=_environment(),
         )  # fmt: skip
         worker = cls(process, hang_s=hang_s)

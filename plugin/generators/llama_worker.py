@@ -39,7 +39,7 @@ class Options:
     slot_tokens: int
     gpu_layers: int
     alive_s: float
-    parent_pid: int
+    parent_pid: int = 0
 
 
 class Pulse:
