@@ -75,10 +75,11 @@ def helps(comparison: Comparison) -> bool:
     return comparison.difference > 0 and comparison.p_value < SIGNIFICANT
 
 
-def advice(task: Task, comparison: Comparison, *, mode: str, weight: float) -> str:
-    """What to put into querylift.toml after this measurement."""
+def advice(task: Task, comparison: Comparison, how: str) -> str:
+    """What to put into querylift.toml after this measurement; `how` is the settings that were measured, as TOML lines."""
     if helps(comparison):
-        return f'It helps here. To switch it on:\n\n[index."{task.index}"]\nmode = "{mode}"\nweight = {weight:g}'
+        switch = f'To switch it on:\n\n[index."{task.index}"]\n{how}' if how else "Keep the proxy's settings."
+        return f"It helps here. {switch}"
     if comparison.difference < 0 and comparison.p_value < SIGNIFICANT:
         return f"It harms here. Leave expansion off on {task.index}."
     seen = f"No difference beyond chance was seen with {len(comparison.differences)} queries."

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def guarding(folder: Path) -> Iterator[Guard]:
         os.close(ours)
 
 
-def spawn(command: Sequence[str], log: Path, guard: Guard | None) -> int:
+def spawn(command: list[str], log: Path, guard: Guard | None) -> int:
     """Start it in a session of its own and return its pid. (A Popen would warn when it is dropped before its child.)"""
     if guard:
         watched = "from index_tools.processes import exec_guarded; exec_guarded()"
@@ -100,6 +101,19 @@ def _watch(pid: int, folder: Path) -> NoReturn:
     os._exit(0)
 
 
+# -- why it ended -------------------------------------------------------------------------------------------------------
+
+_CAUSES = (
+    r"^Terminating due to (.*)",
+    r"^Error occurred during initialization of .*\n(.*)",
+    r"^((?:Unrecognized|Invalid|Improperly specified) .*)",
+    r"^Error: (.*)",
+    r"^\[[^]]*\]\[(?:ERROR|FATAL)\]\[[^]]*\] *(.*)",
+    r"^(\w+Error: .*)",
+)
+_EXCEPTION = r"Exception <a '[^']*'\{[^}]*\}(?:: (.*?))?>?(?: \(0x.*)?$"
+
+
 def how_it_ended(pid: int) -> str | None:
     """How our child ended, and reap it; None while it runs."""
     ended, wait_status = os.waitpid(pid, os.WNOHANG)
@@ -107,6 +121,28 @@ def how_it_ended(pid: int) -> str | None:
     if not ended:
         return None
     return f"ended with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+
+
+def logged_cause(log: Path) -> str | None:
+    """The line of a log that says why the process ended, or None."""
+    found = (re.search(pattern, read_log(log), re.MULTILINE) for pattern in _CAUSES)
+    return next((match[1].strip() for match in found if match), None)
+
+
+def thrown_cause(exceptions_log: Path, frame: str) -> str | None:
+    """The exception that reached a Java frame, from the log that -Xlog:exceptions=info writes, or None."""
+    message = None
+    for line in read_log(exceptions_log).splitlines():
+        if match := re.search(_EXCEPTION, line):
+            message = match[1]
+        elif message and frame in line:
+            return message
+    return None
+
+
+def read_log(path: Path) -> str:
+    """What stands in a log; nothing when it is not there."""
+    return path.read_text(errors="replace") if path.exists() else ""
 
 
 # -- stopping -----------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ _REFUSALS = frozenset({400, 500})
 """Statuses with which an engine refuses a query as such. Not 429 and 503: sending more would add to its load."""
 MAX_HELD_BYTES = 8_388_608
 """How much of an `_msearch` answer is held back to see whether the engine refused one of its searches."""
+NO_PARAMS = dsl.Params()
 WATCH_AFTER_S = 0.05
 """How long a search runs before it is watched whether its client is still there."""
 
@@ -110,7 +111,8 @@ class Proxy:
             await self._one(responder, request, started_s, deadline_s)
 
     async def _one(self, responder: _Responder, request: Request, started_s: float, deadline_s: float) -> None:
-        params = dsl.Params.from_mapping(routes.parameters(request.query_string))
+        query_string = request.query_string
+        params = dsl.Params.from_mapping(routes.parameters(query_string)) if query_string else NO_PARAMS
         search = Search(request.route.index, request.body, params, deadline_s)
         result = await self.expand(search)
         self.journal.search(request.route.index, result, self._clock() - started_s)

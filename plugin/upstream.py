@@ -19,8 +19,7 @@ _HOP_BY_HOP = frozenset(
 )
 _NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"expect"}
 _NOT_FORWARDED_WHOLE = _NOT_FORWARDED | {b"content-length"}
-_NO_NAMES: frozenset[bytes] = frozenset()
-_SKIP_AUTO = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_AUTOMATIC = ("user-agent", "accept", "accept-encoding", "content-type")
 SMALL_BYTES = 65_536
 
 
@@ -48,7 +47,6 @@ class Upstream:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_SKIP_AUTO,
             max_line_size=65_536,
             max_field_size=65_536,
             read_bufsize=262_144,
@@ -59,7 +57,7 @@ class Upstream:
     ) -> Reply:
         """Forward a request; its reply's body is still to be read. Raises UpstreamDown."""
         url = URL(f"{self._base}{path}?{query_string}" if query_string else self._base + path, encoded=True)
-        sent = _forwarded(headers, whole=not isinstance(body, AsyncIterator))
+        sent = _forwarded(headers, whole=body is None or isinstance(body, bytes))
         try:
             return Reply(await self._request(method, url, sent, body))
         except aiohttp.ClientConnectorError as error:
@@ -76,18 +74,14 @@ class Upstream:
     async def _request(
         self, method: str, url: URL, headers: list[tuple[str, str]], body: Any
     ) -> aiohttp.ClientResponse:
+        options: Any = {"headers": headers, "allow_redirects": False, "skip_auto_headers": _unasked(headers)}
         try:
-            return await self._once(method, url, headers, body)
+            return await self._session.request(method, url, data=_data(body), **options)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if isinstance(error, aiohttp.ClientConnectorError) or not _may_repeat(url, body):
                 raise
             # A kept connection that the engine had just closed. Searches change nothing, so once more is safe.
-            return await self._once(method, url, headers, body)
-
-    async def _once(self, method: str, url: URL, headers: list[tuple[str, str]], body: Any) -> aiohttp.ClientResponse:
-        # aiohttp writes a large body in pieces, and without a warning, when it is given a file.
-        data = io.BytesIO(body) if isinstance(body, bytes) and len(body) > SMALL_BYTES else body
-        return await self._session.request(method, url, headers=headers, data=data, allow_redirects=False)
+            return await self._session.request(method, url, data=_data(body), **options)
 
 
 class Reply:
@@ -139,22 +133,35 @@ class Reply:
             raise UpstreamBroken(type(error).__name__) from error
 
 
+def _data(body: Any) -> Any:
+    """A large body as a file: aiohttp writes one in pieces, and without a warning."""
+    return io.BytesIO(body) if isinstance(body, bytes) and len(body) > SMALL_BYTES else body
+
+
 def _forwarded(headers: Headers, *, whole: bool) -> list[tuple[str, str]]:
     """Request headers for the engine. The length of a whole body is written anew by the client, its one owner."""
-    dropped = (_NOT_FORWARDED_WHOLE if whole else _NOT_FORWARDED) | _named_by_connection(headers)
+    dropped = _dropped(_NOT_FORWARDED_WHOLE if whole else _NOT_FORWARDED, headers)
     return [(k.decode("latin-1"), v.decode("latin-1")) for k, v in headers if k not in dropped]
 
 
 def _returned(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     lowered = [(k.lower(), v) for k, v in headers]
-    dropped = _HOP_BY_HOP | _named_by_connection(lowered)
+    dropped = _dropped(_HOP_BY_HOP, lowered)
     return [(k, v) for k, v in lowered if k not in dropped]
 
 
-def _named_by_connection(headers: Headers) -> frozenset[bytes]:
-    """What the Connection header says concerns this hop only."""
-    names = [part.strip().lower() for k, v in headers if k == b"connection" for part in v.split(b",")]
-    return frozenset(names) - {b"content-length", b"content-type"} if names else _NO_NAMES
+def _unasked(headers: list[tuple[str, str]]) -> list[str] | None:
+    """The headers that aiohttp would add of its own accord. None where there are none: it skips nothing faster."""
+    given = {name for name, _ in headers}
+    return [name for name in _AUTOMATIC if name not in given] or None
+
+
+def _dropped(always: frozenset[bytes], headers: Headers) -> frozenset[bytes]:
+    """`always` and what the Connection header says concerns this hop only."""
+    for key, value in headers:
+        if key == b"connection" and value.lower() not in (b"keep-alive", b"close"):
+            always |= {name.strip().lower() for name in value.split(b",")} - {b"content-length", b"content-type"}
+    return always
 
 
 def _may_repeat(url: URL, body: Any) -> bool:

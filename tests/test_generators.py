@@ -3,17 +3,21 @@
 import asyncio
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from index_tools.served import free_ports
 from plugin.errors import DataError, GeneratorError, SettingsError
 from plugin.expansion import Expansion
 from plugin.generators import factory
 from plugin.generators.base import Ask
 from plugin.generators.feedback import relevance_model
 from plugin.generators.http import HttpGenerator
+from plugin.generators.llama import packaged_model
 from plugin.generators.none import NoneGenerator
 from plugin.generators.table import TableGenerator, build
 from plugin.settings import Settings
@@ -199,3 +203,32 @@ def test_an_endpoint_that_is_not_there_is_a_generator_error() -> None:
 
     with pytest.raises(GeneratorError, match="did not answer"):
         asyncio.run(ask())
+
+
+@pytest.mark.model
+def test_a_real_llama_server_answers_through_the_openai_api(tmp_path: Path) -> None:
+    """The endpoint is llama-cpp-python's own server with the small model."""
+    port = free_ports(1)[0]
+    command = [sys.executable, "-W", "ignore", "-m", "llama_cpp.server", "--model", str(packaged_model())]
+    command += ["--port", str(port), "--n_ctx", "512", "--n_threads", "1", "--chat_format", "chatml"]
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        try:
+            expansion = asyncio.run(_when_up(f"http://127.0.0.1:{port}/v1"))
+        finally:
+            server.kill()
+    assert expansion is not None
+    assert len(expansion.text.split()) > 3
+
+
+async def _when_up(url: str) -> Expansion | None:
+    generator = HttpGenerator(url, model="m", max_seconds=60)
+    await generator.start()
+    try:
+        for _ in range(300):
+            try:
+                return await generator.expand(Ask("how do vaccines work"))
+            except GeneratorError:
+                await asyncio.sleep(0.1)
+        raise AssertionError("the server did not come up")
+    finally:
+        await generator.close()

@@ -89,8 +89,9 @@ def _measure(settings: Settings, engine: Engine, task: Task, *, via: str | None,
     if via is None:
         return asyncio.run(_offline(settings, engine, task, depth))
     with progress("searching", len(task.queries)) as advance:
-        direct = asyncio.run(search_over_http(settings.engine, task.queries, index=task.index, depth=depth))
         searched = asyncio.run(search_over_http(via, task.queries, index=task.index, depth=depth, progress=advance))
+        # After, not before: the engine is warm by then, and what it saved on us would look like our speed.
+        direct = asyncio.run(search_over_http(settings.engine, task.queries, index=task.index, depth=depth))
     added_ms = [searched.took_ms[q] - direct.took_ms[q] for q in task.queries]
     return System(f"via {via}", searched, added_ms)
 
@@ -130,7 +131,8 @@ def _closing(task: Task, system: System, made: Report, options: dict[str, Any], 
     lines = [f"\nqueries: {outcomes(system.searched)}"]
     if out is not None:
         lines.append(f"report: {out / 'report.html'}")
-    return "\n".join([*lines, "", advice(task, comparison, mode=options["mode"], weight=options["weight"])])
+    how = "" if options["via"] is not None else f'mode = "{options["mode"]}"\nweight = {options["weight"]:g}'
+    return "\n".join([*lines, "", advice(task, comparison, how)])
 
 
 def _write(out: Path, task: Task, baseline: System, system: System, made: Report) -> None:

@@ -87,8 +87,8 @@ def searches(named: str, field: str) -> bool:
 
 
 def rounded(weight: float) -> float:
-    """Six significant digits: enough to rank by, short to read."""
-    return float(f"{weight:.6g}")
+    """Six significant digits: enough to rank by, short to read; never past what the engines can hold."""
+    return float(f"{min(weight, _MAX_BOOST):.6g}")
 
 
 def is_phrase(inner: Any) -> bool:
@@ -189,12 +189,12 @@ def _all_fields(parts: Iterable[Leaf]) -> tuple[str, ...]:
 def _narrowed(fields: tuple[str, ...], listed: tuple[str, ...]) -> tuple[str, ...]:
     """Those of `fields` that are listed, a pattern replaced by the listed fields that it takes in, with its boost."""
     kept: dict[str, None] = {}
-    for field in fields:
-        name = bare(field)
+    for named in fields:
+        name = bare(named)
         if any(name == other or name.startswith(other + ".") for other in listed):
-            kept[field] = None
+            kept[named] = None
         else:
-            kept |= dict.fromkeys(other + field[len(name) :] for other in listed if _is_like(other, name))
+            kept |= dict.fromkeys(other + named[len(name) :] for other in listed if _is_like(other, name))
     return tuple(kept)
 
 

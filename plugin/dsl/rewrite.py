@@ -39,9 +39,9 @@ def _additions(found: Found, expansion: Expansion, weight: float) -> Iterator[tu
         for leaf in found.leaves:
             yield leaf, leaf.template(expansion.text, weight * leaf.boost)
     else:
-        leaf = _searching(found, expansion.field)
-        if leaf is not None:
-            yield leaf, _terms(expansion, weight * leaf.boost * leaf.field_boost(expansion.field))
+        first = _searching(found, expansion.field)
+        if first is not None:
+            yield first, _terms(expansion, weight * first.boost * first.field_boost(expansion.field))
 
 
 def _searching(found: Found, field: str) -> Leaf | None:

@@ -68,6 +68,11 @@ def default_threads() -> int:
     return max(1, min(_physical_cores(), _quota_cores()) - 1)
 
 
+def has_amx() -> bool:
+    """Whether the CPU has Intel's matrix unit, as far as Linux tells."""
+    return "amx_tile" in _text(Path("/proc/cpuinfo"))
+
+
 def _physical_cores() -> int:
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return len({_text(_CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus})

@@ -51,8 +51,9 @@ class WorkerProcess:
     @classmethod
     async def launch(cls, options: Options, *, hang_s: float, start_s: float) -> WorkerProcess:
         """Start the process and wait until the model is loaded. Raises LaunchError, OSError."""
+        given = json.dumps(asdict(options) | {"parent_pid": os.getpid()})
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "plugin.generators.llama_worker", json.dumps(asdict(options) | {"parent_pid": os.getpid()}),
+            sys.executable, "-P", "-m", "plugin.generators.llama_worker", given,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=_environment(),
         )  # fmt: skip
         worker = cls(process, hang_s=hang_s)
