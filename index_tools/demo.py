@@ -19,7 +19,7 @@ from index_tools.corpora import load
 from index_tools.engine import Engine
 from index_tools.experiment import System, Task, outcomes, report
 from index_tools.indexing import FIELD, IndexPlan, build
-from index_tools.node import cache_dir, temporary_node
+from index_tools.node import cache_dir, is_fetched, temporary_node
 from index_tools.report import Report, write_report
 from index_tools.searching import Searched, search_body, search_over_http
 from index_tools.served import Served, serving
@@ -40,6 +40,7 @@ Say = Callable[[str], None]
 def demo(out: Path, say: Say) -> Report:
     """Run it all and write the report into `out`. Raises QueryliftError where a part does not come up."""
     started_s = time.monotonic()
+    say("starting OpenSearch" if is_fetched() else "fetching OpenSearch (85 MB, once) and starting it: about a minute")
     with temporary_node() as node, Engine(check({"engine": node.url})) as engine:
         say(f"OpenSearch {node.version} at {node.url}")
         corpus = load("builtin")
@@ -78,6 +79,7 @@ def _settings(url: str, generator: str, cache: Mapping[str, Any]) -> dict[str, A
 def _system(generator: str, url: str, task: Task, say: Say) -> System:
     """Measure one generator through its proxy: the time of a first search on a few queries, quality on all of them."""
     name = GENERATORS[generator]
+    say(f"measuring: {name}")
     some = dict(list(task.queries.items())[:COLD_QUERIES])
     with serving(_settings(url, generator, {})) as proxy:
         cold_ms = asyncio.run(_added_ms(proxy, some))

@@ -11,8 +11,6 @@ A node listens on 127.0.0.1 only, on ports that the kernel chooses, so two start
 
 from __future__ import annotations
 
-import http.client
-import json
 import re
 import shutil
 import sys
@@ -98,7 +96,7 @@ def up(
     place = _Place.of(engine, version, name)
     with processes.locked(place.file(".lock")):
         found = _ready(place.state)
-        if found and _is_healthy(found.url):
+        if found and processes.is_healthy(found.url):
             return found
         processes.forget(place.state)
         data_dir = (data_dir or place.data_dir).expanduser().resolve()
@@ -192,11 +190,9 @@ def _check_engine(engine: str) -> None:
     if sys.platform == "win32":
         raise SettingsError("a local node needs Linux or macOS; start one with docker compose and give its URL")
     if engine == "elasticsearch":
-        raise SettingsError(
-            "a local elasticsearch node is not there yet; start one with docker compose, or give the URL of one that runs"
-        )
+        raise SettingsError("no local elasticsearch yet; start one with docker compose, or give its URL")
     if engine != "opensearch":
-        raise SettingsError(f"no local engine is called {engine!r}: known engines are opensearch")
+        raise SettingsError(f"no local engine is called {engine!r}: the one known is opensearch")
 
 
 def _ready(state: Path) -> Node | None:
@@ -298,31 +294,10 @@ def _wait_until_ready(launch: _Launch, pid: int, deadline_s: float) -> str:
     while time.monotonic() < deadline_s:
         if ended := processes.how_it_ended(pid):
             raise _EndedEarly(ended)
-        url = _bound_url(launch.data_dir / _PORTS_FILE)
-        if url and _is_healthy(url):
+        url = processes.bound_url(launch.data_dir / _PORTS_FILE)
+        if url and processes.is_healthy(url):
             return url
         time.sleep(0.1)
     lines = processes.read_log(launch.place.log).splitlines()
     last = f"its last line was: {lines[-1]}" if lines else "it logged nothing"
     raise launch.error(f"was not ready within {launch.timeout_s:g} s; {last}")
-
-
-def _bound_url(ports_file: Path) -> str | None:
-    try:
-        addresses = ports_file.read_text().split()
-    except OSError:
-        return None
-    return next((f"http://{address}" for address in addresses if address.startswith("127.0.0.1:")), None)
-
-
-def _is_healthy(url: str) -> bool:
-    """Whether it answers with health yellow or green. (http.client, since urllib would ask a configured proxy.)"""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
-    try:
-        connection.request("GET", "/_cluster/health")
-        answer = json.loads(connection.getresponse().read())
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-    return isinstance(answer, dict) and answer.get("status") in {"yellow", "green"}

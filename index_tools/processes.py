@@ -1,10 +1,11 @@
-"""The process of a node: spawned, guarded, told from other processes, remembered in a state file, and stopped.
+"""The process of a node: spawned, guarded, asked, told from other processes, remembered in a state file, and stopped.
 
 Pids are used again, so a pid alone names nobody: a process is ours while its command line has the node's `own_flag`.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -99,6 +100,31 @@ def _watch(pid: int, folder: Path) -> NoReturn:
             time.sleep(0.05)
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
+
+
+# -- asking whether it is ready ----------------------------------------------------------------------------------------
+
+
+def bound_url(ports_file: Path) -> str | None:
+    """The loopback URL that the engine wrote down when it bound it; None before."""
+    try:
+        addresses = ports_file.read_text().split()
+    except OSError:
+        return None
+    return next((f"http://{address}" for address in addresses if address.startswith("127.0.0.1:")), None)
+
+
+def is_healthy(url: str) -> bool:
+    """Whether it answers with health yellow or green. (http.client, since urllib would ask a configured proxy.)"""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
+    try:
+        connection.request("GET", "/_cluster/health")
+        answer = json.loads(connection.getresponse().read())
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return isinstance(answer, dict) and answer.get("status") in {"yellow", "green"}
 
 
 # -- why it ended -------------------------------------------------------------------------------------------------------

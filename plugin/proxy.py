@@ -257,7 +257,9 @@ class _Responder:
 
     async def rewritten(self, request: Request, body: bytes, outcome: Outcome) -> bool:
         """Send the expanded search. True where the engine refused it and nothing was answered yet."""
-        headers = [(k, v) for k, v in request.headers if k not in (b"content-encoding", b"content-length")]
+        headers = request.headers
+        if request.body is not request.raw:
+            headers = [(k, v) for k, v in headers if k != b"content-encoding"]
         query_string = request.query_string
         if request.search_body_in_url:
             query_string = routes.without_source(query_string)

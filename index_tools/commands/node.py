@@ -15,7 +15,7 @@ from index_tools.node import status as find
 from index_tools.node import up as start
 
 _OPTIONS = (
-    click.option("--engine", default="opensearch", show_default=True, help="opensearch, or elasticsearch (not yet)."),
+    click.option("--engine", default="opensearch", show_default=True, help="Only opensearch so far."),
     click.option("--version", help="Version of the engine [default: the newest known]."),
     click.option("--name", default="default", show_default=True, help="One of several nodes, each with its own data."),
 )
@@ -37,9 +37,9 @@ def node() -> None:
 @click.option("--heap-mb", default=512, show_default=True, type=click.IntRange(min=32), help="Heap of its JVM.")
 @click.option("--timeout-s", default=90.0, show_default=True, type=click.FloatRange(min=1), help="Wait so long for it.")
 def up(engine: str, version: str | None, name: str, heap_mb: int, timeout_s: float) -> None:
-    """Start it unless it runs, and print its URL; its data is kept between starts."""
+    """Start it unless it runs, and print its URL."""
     if not is_fetched(engine, version):
-        click.echo(f"fetching {engine}, some 70 MB, once (half a minute)", err=True)
+        click.echo(f"fetching {engine}, up to 85 MB, once (half a minute)", err=True)
     click.echo(start(engine, version, name=name, heap_mb=heap_mb, timeout_s=timeout_s).url)
 
 

@@ -20,6 +20,8 @@ from plugin.policy import Policy
 MAX_DEPTH = 12
 """Compound clauses around a leaf. Elasticsearch allows 20 or 30 and a rewrite adds up to three."""
 MAX_LEAVES = 16
+_MAX_SEEN = 256
+"""Text clauses looked at before a request is given up: the walk must not take longer than a search."""
 _SAMPLERS = ("sampler", "diversified_sampler")
 """Aggregations over the hits that score best."""
 
@@ -150,6 +152,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.passed_by: str | None = None
+        self._seen = 0
 
     def roots(self, body: dict[str, Any]) -> Iterator[Leaf]:
         query = body.get("query")
@@ -188,6 +191,9 @@ class _Walk:
     def _leaf(self, kind: str, inner: Any, path: Path) -> Iterator[Leaf]:
         leaf = clauses.READERS[kind](inner, path)
         if leaf is not None:
+            self._seen += 1
+            if self._seen > _MAX_SEEN:
+                raise Skip("too-many-clauses")
             yield leaf
         elif clauses.is_phrase(inner):
             self.passed_by = self.passed_by or "phrase"

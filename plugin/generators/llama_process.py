@@ -176,13 +176,16 @@ class WorkerProcess:
         self._stdin.close()
         try:
             async with asyncio.timeout(_GRACE_S):
-                await self._process.wait()
+                await self._gone()
         except TimeoutError:
             self._kill()
-        await self._process.wait()
-        # Read to the end, or the pipe's transport stays open.
+        await self._gone()
+
+    async def _gone(self) -> None:
+        # Read to the end first: asyncio counts a process as gone only once its pipes are.
         while await self._stdout.read(1 << 16):
             pass
+        await self._process.wait()
 
     def _fail_all(self) -> None:
         waiting = list(self._replies.values())
