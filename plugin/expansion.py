@@ -212,7 +212,8 @@ def _announces(line: str) -> bool:
     """Whether a line is a heading, a fence, a role's name, or a lead-in that ends in a colon."""
     bare = _without_lead_in(_without_markup(line)).strip()
     is_heading = bare.startswith(("#", "```")) or bare.rstrip(" *").endswith(":")
-    return is_heading or bool(_ROLE.match(bare)) or not _WORD.search(bare)
+    is_empty = not _WORD.search(bare) and not any(stop in line for stop in STOP)
+    return is_heading or is_empty or bool(_ROLE.match(bare))
 
 
 def _without_lead_in(text: str) -> str:
