@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -117,38 +118,38 @@ class Proxy:
         result = await self.expand(search)
         self.journal.search(request.route.index, result, self._clock() - started_s)
         if result.body is None:
-            return await responder.original(request, result.outcome)
-        refused = await responder.rewritten(request, result.body, result.outcome)
-        if refused:
-            self.rules.pause(request.route.index)
-            self.journal.refused(request.route.index)
-            await responder.original(request, Outcome("error", "rejected"))
+            await responder.original(request, result.outcome)
+            return
+        if await responder.rewritten(request, result.body, result.outcome):
+            status = await responder.original(request, Outcome("error", "rejected"))
+            if status < 400:  # otherwise it was the search itself that the engine did not like
+                self._pause(request.route.index)
 
     async def _many(self, responder: _Responder, request: Request, started_s: float, deadline_s: float) -> None:
         try:
             multi = split_msearch(request.body, request.route.index, deadline_s=deadline_s)
         except dsl.Skip as skip:
-            return await responder.original(request, Outcome("skipped", skip.reason))
+            await responder.original(request, Outcome("skipped", skip.reason))
+            return
         results = await self._expand_all(multi)
         for (_, search), result in zip(multi.searches, results.values(), strict=True):
             self.journal.search(search.index, result, self._clock() - started_s)
         outcome = summary(list(results.values()))
-        if not any(result.body is not None for result in results.values()):
-            return await responder.original(request, outcome)
-        refused = await responder.rewritten(request, join_msearch(multi, results), outcome)
-        if refused:
-            self._pause_all(multi, results)
+        changed = [i for i, result in enumerate(results.values()) if result.body is not None]
+        if not changed:
+            await responder.original(request, outcome)
+        elif await responder.rewritten(request, join_msearch(multi, results), outcome, changed=changed):
+            for i in changed:
+                self._pause(multi.searches[i][1].index)
             await responder.original(request, Outcome("error", "rejected"))
 
     async def _expand_all(self, multi: MultiSearch) -> dict[int, Result]:
         results = await asyncio.gather(*(self.expand(search) for _, search in multi.searches))
         return {line: result for (line, _), result in zip(multi.searches, results, strict=True)}
 
-    def _pause_all(self, multi: MultiSearch, results: dict[int, Result]) -> None:
-        for line, search in multi.searches:
-            if results[line].body is not None:
-                self.rules.pause(search.index)
-                self.journal.refused(search.index)
+    def _pause(self, index: str | None) -> None:
+        self.rules.pause(index)
+        self.journal.refused(index)
 
     async def expand(self, search: Search) -> Result:
         """What to send for `search`. Never raises, never later than its deadline."""
@@ -205,6 +206,17 @@ def _value(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
     return ""
 
 
+def _refuses_one(held: bytes, changed: Iterable[int]) -> bool:
+    """Whether an expanded search of an `_msearch` was refused. Documents may hold such words too, so they are read."""
+    if not any(b'"status":%d' % status in held for status in _REFUSALS):
+        return False
+    try:
+        answers = json.loads(held)["responses"]
+        return any(answers[i].get("status") in _REFUSALS for i in changed)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False  # longer than what was held, or no answer of a search engine
+
+
 def _has_body(headers: Headers) -> bool:
     return any(key in (b"content-length", b"transfer-encoding") and value != b"0" for key, value in headers)
 
@@ -251,12 +263,19 @@ class _Responder:
         """Pass a request on whose body was read whole, as it came."""
         await self._exchange(method, path, query_string.decode("latin-1"), headers, body, outcome)
 
-    async def original(self, request: Request, outcome: Outcome) -> None:
-        """Send the search as it came."""
-        await self._exchange(request.method, request.path, request.query_string, request.headers, request.raw, outcome)
+    async def original(self, request: Request, outcome: Outcome) -> int:
+        """Send the search as it came, and return the status of the answer."""
+        return await self._exchange(
+            request.method, request.path, request.query_string, request.headers, request.raw, outcome
+        )
 
-    async def rewritten(self, request: Request, body: bytes, outcome: Outcome) -> bool:
-        """Send the expanded search. True where the engine refused it and nothing was answered yet."""
+    async def rewritten(
+        self, request: Request, body: bytes, outcome: Outcome, *, changed: Sequence[int] | None = None
+    ) -> bool:
+        """Send the expanded search. True where the engine refused it and nothing was answered yet.
+
+        `changed` are the positions of the expanded searches in an `_msearch`.
+        """
         headers = request.headers
         if request.body is not request.raw:
             headers = [(k, v) for k, v in headers if k != b"content-encoding"]
@@ -264,21 +283,20 @@ class _Responder:
         if request.search_body_in_url:
             query_string = routes.without_source(query_string)
             headers = [(k, v) for k, v in headers if k != b"content-type"] + [(b"content-type", b"application/json")]
-        holds = request.route.api == "_msearch"
         try:
             with self._watch():
                 reply = await self._upstream.send(request.method, request.path, query_string, headers, body)
                 async with reply:
-                    return await self._accept(reply, outcome, holds=holds)
+                    return await self._accept(reply, outcome, changed)
         except UpstreamDown as down:
             await self._unreachable(down, outcome)
         return False
 
-    async def _accept(self, reply: Reply, outcome: Outcome, *, holds: bool) -> bool:
+    async def _accept(self, reply: Reply, outcome: Outcome, changed: Sequence[int] | None) -> bool:
         if reply.status in _REFUSALS:
             return True
-        held = await reply.read_up_to(MAX_HELD_BYTES) if holds else b""
-        if b'"status":400' in held:
+        held = b"" if changed is None else await reply.read_up_to(MAX_HELD_BYTES)
+        if changed is not None and _refuses_one(held, changed):
             return True
         await self._answer(reply, outcome, held)
         return False
@@ -291,13 +309,15 @@ class _Responder:
         headers: Headers,
         body: bytes | AsyncIterator[bytes] | None,
         outcome: Outcome | None,
-    ) -> None:
+    ) -> int:
         try:
             with self._watch():
                 async with await self._upstream.send(method, path, query_string, headers, body) as reply:
                     await self._answer(reply, outcome, b"")
+                    return reply.status
         except UpstreamDown as down:
             await self._unreachable(down, outcome)
+            return down.status
 
     async def _answer(self, reply: Reply, outcome: Outcome | None, held: bytes) -> None:
         headers = reply.headers

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from plugin import dsl
+from plugin.dsl.rewrite import UNKNOWN_FIELDS
 from plugin.dsl.skip import REASONS, Skip
 from plugin.expander import Answer
 from plugin.expansion import Expansion
@@ -271,14 +272,14 @@ def _added(out: Body) -> list[tuple[tuple[Any, ...], str]]:
 
 
 def _clauses_of(out: Body, path: tuple[Any, ...], words: str) -> int:
-    """How many clauses the words at `path` become: words x fields, a pattern or none counting as eight."""
+    """How many clauses the words at `path` become: words x fields, a pattern or none counting as many."""
     options: Any = out
     for key in path[:-1]:
         options = options[key]
     if "match" in path[-3:] or "term" in path[-3:]:
         return len(words.split())
     fields = options.get("fields", ["*"])
-    return len(words.split()) * sum(8 if "*" in field else 1 for field in fields)
+    return len(words.split()) * sum(UNKNOWN_FIELDS if "*" in field else 1 for field in fields)
 
 
 @slow

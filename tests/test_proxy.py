@@ -250,6 +250,25 @@ def test_an_expanded_search_that_the_engine_refuses_is_sent_again_as_it_came(sta
     _drive(test, _refusing_expanded(status))
 
 
+def test_a_search_that_the_engine_never_liked_does_not_pause_its_index() -> None:
+    async def test(client: aiohttp.ClientSession, front: Front, engine: StubEngine) -> None:
+        for _ in range(2):
+            assert (await _search(client, front))[:2] == (400, "error;rejected")
+
+    _drive(test, answering(b"{}", status="400 Bad Request"))
+
+
+def test_an_msearch_with_a_bad_search_that_is_not_ours_is_sent_once() -> None:
+    answers = b'{"responses":[{"status":200},{"error":{},"status":400}]}'
+
+    async def test(client: aiohttp.ClientSession, front: Front, engine: StubEngine) -> None:
+        lines = b'{"index":"docs"}\n' + RAW + b'\n{"index":"other"}\n{}\n'
+        assert await _search(client, front, path="/_msearch", data=lines) == (200, "expanded", answers)
+        assert len(engine.received) == 1
+
+    _drive(test, answering(answers))
+
+
 def test_an_overloaded_engine_is_not_asked_twice() -> None:
     async def test(client: aiohttp.ClientSession, front: Front, engine: StubEngine) -> None:
         assert (await _search(client, front))[:2] == (429, "expanded")
@@ -268,6 +287,17 @@ def test_an_msearch_in_which_the_engine_refuses_one_search_is_sent_again_as_it_c
         assert answer == (200, "error;rejected", b'{"responses":[{"status":200}]}')
 
     _drive(test, handle)
+
+
+def test_documents_that_speak_of_status_400_are_no_refusal() -> None:
+    hits = b'{"responses":[{"hits":{"hits":[{"_source":{"status":400}}]},"status":200}]}'
+
+    async def test(client: aiohttp.ClientSession, front: Front, engine: StubEngine) -> None:
+        answer = await _search(client, front, path="/_msearch", data=b'{"index":"docs"}\n' + RAW + b"\n")
+        assert answer == (200, "expanded", hits)
+        assert len(engine.received) == 1
+
+    _drive(test, answering(hits))
 
 
 def test_a_generator_that_fails_is_seen_in_the_header_alone() -> None:

@@ -12,8 +12,11 @@ from plugin.dsl.text import count_tokens
 from plugin.expansion import Expansion
 from plugin.policy import Policy
 
-UNKNOWN_FIELDS = 8
-"""How many fields a clause is taken to search where it names none or a pattern."""
+UNKNOWN_FIELDS = 32
+"""How many fields a clause is taken to search where it names none or a pattern.
+
+Taken too low, the engine refuses the search, or, where several indices are searched, leaves out the wide one's hits.
+"""
 
 
 def rewrite(body: dict[str, Any], found: Found, expansion: Expansion, policy: Policy) -> dict[str, Any]:
