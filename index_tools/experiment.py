@@ -83,7 +83,7 @@ def advice(task: Task, comparison: Comparison, how: str) -> str:
     if comparison.difference < 0 and comparison.p_value < SIGNIFICANT:
         return f"It harms here. Leave expansion off on {task.index}."
     seen = f"No difference beyond chance was seen with {len(comparison.differences)} queries."
-    return f"{seen} Leave expansion off on {task.index}."
+    return f"{seen}\nLeave expansion off on {task.index}."
 
 
 def outcomes(searched: Searched) -> str:

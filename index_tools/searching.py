@@ -1,15 +1,16 @@
 """Runs: every query of a split against an index, offline by `_msearch` or over HTTP through a proxy.
 
-Both ways send the body of `search_body` and expand it by the same flow, so both give the same run.
+Both ways send the same body and expand it by the same flow, so both give the same run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import aiohttp
 
@@ -36,9 +37,42 @@ class Searched:
     took_ms: Mapping[str, float] = field(default_factory=dict)
 
 
-def search_body(text: str, *, field: str = FIELD, depth: int = DEPTH) -> bytes:
-    """The search that evaluation sends for a query: a plain match, ids only, `depth` hits."""
-    return compact({"query": {"match": {field: text}}, "size": depth, "_source": False})
+Form = Callable[[str, int], bytes]
+"""Makes the body of a search from a query's text and the number of hits wanted."""
+PLACEHOLDER = "{{query}}"
+
+
+def match_form(fields: Sequence[str] = (FIELD,)) -> Form:
+    """A plain match of one field, a multi_match of several; ids only."""
+
+    def body(text: str, depth: int) -> bytes:
+        several: dict[str, Any] = {"multi_match": {"query": text, "fields": list(fields)}}
+        query = {"match": {fields[0]: text}} if len(fields) == 1 else several
+        return compact({"query": query, "size": depth, "_source": False})
+
+    return body
+
+
+def template_form(template: Mapping[str, Any]) -> Form:
+    """A search of the user's own: `PLACEHOLDER` in its strings becomes the query; `size` and `_source` are set."""
+
+    def body(text: str, depth: int) -> bytes:
+        return compact({**_filled(template, text), "from": 0, "size": depth, "_source": False})
+
+    return body
+
+
+def _filled(value: Any, text: str) -> Any:
+    if isinstance(value, str):
+        return value.replace(PLACEHOLDER, text)
+    if isinstance(value, Mapping):
+        return {key: _filled(item, text) for key, item in value.items()}
+    return [_filled(item, text) for item in value] if isinstance(value, list) else value
+
+
+def search_body(text: str, depth: int = DEPTH) -> bytes:
+    """The search that evaluation sends where nothing else is asked for."""
+    return match_form()(text, depth)
 
 
 async def expand_all(
@@ -48,6 +82,7 @@ async def expand_all(
     rules: Rules,
     expander: Expander,
     depth: int = DEPTH,
+    form: Form = search_body,
     concurrency: int = 8,
     progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Result]:
@@ -58,7 +93,7 @@ async def expand_all(
     async def one(text: str) -> Result:
         nonlocal done
         async with gate:
-            search = Search(index, search_body(text, depth=depth))
+            search = Search(index, form(text, depth))
             result = await run_async(search_flow(search, rules), expander.answer)
         done += 1
         progress(done)
@@ -75,9 +110,10 @@ def search_offline(
     index: str,
     results: Mapping[str, Result] | None = None,
     depth: int = DEPTH,
+    form: Form = search_body,
 ) -> Searched:
     """The run of `queries` by `_msearch`: each as its result says, or as it is where there is no result for it."""
-    bodies = {q: _body(text, (results or {}).get(q), depth) for q, text in queries.items()}
+    bodies = {q: _rewritten((results or {}).get(q)) or form(text, depth) for q, text in queries.items()}
     run: Run = {}
     for batch in _batches(bodies):
         answers = engine.msearch(index, [bodies[q] for q in batch])
@@ -93,6 +129,7 @@ async def search_over_http(
     *,
     index: str,
     depth: int = DEPTH,
+    form: Form = search_body,
     headers: Mapping[str, str] | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Searched:
@@ -104,7 +141,7 @@ async def search_over_http(
     async with aiohttp.ClientSession(headers=sent, timeout=aiohttp.ClientTimeout(total=120)) as session:
         for done, (query_id, text) in enumerate(queries.items(), 1):
             started_s = time.perf_counter()
-            outcomes[query_id], run[query_id] = await _search(session, url, index, search_body(text, depth=depth))
+            outcomes[query_id], run[query_id] = await _search(session, url, index, form(text, depth))
             took_ms[query_id] = (time.perf_counter() - started_s) * 1000
             progress(done)
     return Searched(run, outcomes, took_ms=took_ms)
@@ -122,10 +159,8 @@ async def _search(session: aiohttp.ClientSession, url: str, index: str, body: by
     return outcome, _doc_ids(answer)
 
 
-def _body(text: str, result: Result | None, depth: int) -> bytes:
-    if result is not None and result.body is not None:
-        return result.body
-    return search_body(text, depth=depth)
+def _rewritten(result: Result | None) -> bytes | None:
+    return result.body if result is not None else None
 
 
 def _words(result: Result) -> str:

@@ -29,6 +29,7 @@ def _querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess.Com
         (["evaluate", "builtin", "--index", "i"], "either --generator or --via"),
         (["evaluate", "builtin", "--index", "i", "--generator", "none", "--weight", "99"], "weight is 99"),
         (["evaluate", "builtin", "--index", "i", "--generator", "none", "--split", "dev"], "--split is 'dev'"),
+        (["evaluate", "builtin", "--index", "i", "--generator", "none", "--body", "gone.json"], "--body is gone.json"),
         (["compare", "a.run", "b.run", "--qrels", "q"], "cannot read 'q'"),
     ],
 )

@@ -305,9 +305,8 @@ def test_every_case_that_the_engine_takes_it_takes_expanded(index: Index) -> Non
         if status != 200:
             continue
         after = index.search(case["expected"], **params)
-        same = "minimum_should_match" in str(case["body"]) or case.get("policy", {}).get("mode") != "widen"
         more = after["hits"]["total"]["value"] - before["hits"]["total"]["value"]
-        assert more == 0 if same else more >= 0, case["name"]
+        assert more >= 0 if case.get("policy", {}).get("mode") == "widen" else more == 0, case["name"]
         taken += 1
     assert taken > 180
 
@@ -527,6 +526,7 @@ def test_the_limit_is_1024_words_x_fields_of_the_whole_query_and_passing_it_is_s
     body = {"query": {"multi_match": {"query": TEXT, "fields": WIDE}}}
     status, answer = index.try_search(_expanded(body, Policy(max_clauses=4096), LONG))
     assert (status, answer["error"]["root_cause"][0]["type"]) == (500, "too_many_nested_clauses")
-    words = {"query": " ".join(LONG.text.split() * 4), "fields": WIDE[:2]}  # 512 words on two fields
+    words = {"query": " ".join(f"word{i}" for i in range(512)), "fields": WIDE[:2]}
     index.search({"query": {"multi_match": words}})
-    assert index.try_search({"query": {"multi_match": words | {"query": words["query"] + " one"}}})[0] == 500
+    words["query"] = f"{words['query']} one"
+    assert index.try_search({"query": {"multi_match": words}})[0] == 500

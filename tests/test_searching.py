@@ -10,7 +10,7 @@ import pytest
 
 from index_tools.engine import Engine
 from index_tools.indexing import IndexPlan, build
-from index_tools.searching import Searched, expand_all, search_offline, search_over_http
+from index_tools.searching import Searched, expand_all, match_form, search_offline, search_over_http, template_form
 from index_tools.served import serving, to_toml
 from index_tools.trec import Document
 from plugin.flow import Rules
@@ -79,6 +79,40 @@ def test_offline_and_through_the_proxy_the_order_is_identical(
     plain = search_offline(engine, QUERIES, index=INDEX, depth=50)
     assert (plain.run == through.run) == (generator == "none")
     assert through.outcomes["4"] == "skipped;quoted"
+
+
+def test_a_search_of_the_users_own_is_expanded_and_its_filter_kept(engine: Engine, table: str) -> None:
+    template = {
+        "from": 5,
+        "query": {
+            "bool": {
+                "must": {"multi_match": {"query": "{{query}}", "fields": ["title^2", "text"]}},
+                "filter": {"match": {"title": "axon"}},
+            }
+        },
+    }
+    settings = check(_settings(engine, table))
+
+    async def expanded() -> Any:
+        async with expander_for(settings, factory.make(settings.generator, settings)) as expander:
+            rules = Rules(settings, clock=ManualClock())
+            form = template_form(template)
+            return await expand_all(QUERIES, index=INDEX, rules=rules, expander=expander, depth=50, form=form)
+
+    results = asyncio.run(expanded())
+    found = search_offline(engine, QUERIES, index=INDEX, results=results, depth=50, form=template_form(template))
+    assert found.outcomes["1"] == "expanded"
+    assert set(found.run["1"]) <= {f"d{i}" for i in range(0, 200, 16)}
+    assert len(found.run["1"]) == 13
+
+
+def test_several_fields_become_a_multi_match() -> None:
+    body = json.loads(match_form(("title^2", "text"))("axon", 7))
+    assert body == {
+        "query": {"multi_match": {"query": "axon", "fields": ["title^2", "text"]}},
+        "size": 7,
+        "_source": False,
+    }
 
 
 def test_the_admin_page_counts_explains_and_is_well(engine: Engine, table: str) -> None:

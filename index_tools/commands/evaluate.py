@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,19 @@ if TYPE_CHECKING:
     from index_tools.engine import Engine
     from index_tools.experiment import System, Task
     from index_tools.report import Report
+    from index_tools.searching import Form
 
 
 @click.command()
 @click.argument("corpus")
 @engine_option
 @click.option("--split", default=None, help="Split of the corpus [default: its only one].")
-@click.option("--index", "name", required=True, help="Index that `querylift index` built from CORPUS.")
+@click.option("--index", "name", required=True, help="Index that holds CORPUS, yours or made by `querylift index`.")
 @click.option("--generator", default=None, help="none, table:FILE, feedback, llama, llama:FILE.gguf, http:URL.")
 @click.option("--mode", type=click.Choice(["boost", "widen"]), default="boost", show_default=True)
 @click.option("--weight", type=float, default=0.2, show_default=True, help="Weight of an expansion's word.")
+@click.option("--field", "fields", multiple=True, help="Field to search; repeatable [default: contents, as indexed].")
+@click.option("--body", type=click.Path(path_type=Path), help="Your own search as JSON, {{query}} for the words.")
 @click.option("--via", metavar="PROXY_URL", help="Search through a running proxy, with its generator and settings.")
 @click.option("--depth", type=click.IntRange(10, 10_000), default=1000, show_default=True, help="Hits per query.")
 @click.option("--relevant-from", type=int, help="Lowest grade that counts for MAP, MRR and recall.")
@@ -51,10 +55,10 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
         config, engine=options["engine"], generator=options["generator"], index=table, enabled=True
     )
     task = _task(corpus, options["split"], options["name"], options["relevant_from"])
+    how = How(_form(options["fields"], options["body"]), options["depth"])
     with Engine(settings) as engine:
-        plain = search_offline(engine, task.queries, index=task.index, depth=options["depth"])
-        baseline = System("no expansion", plain)
-        system = _measure(settings, engine, task, via=options["via"], depth=options["depth"])
+        baseline = System("no expansion", search_offline(engine, task.queries, index=task.index, **how.options))
+        system = _measure(settings, engine, task, how, via=options["via"])
         made = _report(task, baseline, system, engine, options)
     if out is not None:
         _write(out, task, baseline, system, made)
@@ -82,21 +86,50 @@ def _task(corpus: str, split: str | None, index: str, relevant_from: int | None)
     return Task(loaded.name, split, index, queries, qrels, loaded.relevant_from)
 
 
-def _measure(settings: Settings, engine: Engine, task: Task, *, via: str | None, depth: int) -> System:
+@dataclass(frozen=True)
+class How:
+    """The search that every query becomes."""
+
+    form: Form
+    depth: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For the functions of `searching`."""
+        return {"form": self.form, "depth": self.depth}
+
+
+def _form(fields: tuple[str, ...], body: Path | None) -> Form:
+    from index_tools.searching import PLACEHOLDER, match_form, search_body, template_form
+
+    if body is None:
+        return match_form(fields) if fields else search_body
+    if fields:
+        raise SettingsError("--field and --body are both given; a body names its own fields")
+    try:
+        template = json.loads(body.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--body is {body}: it cannot be read as JSON ({error})") from None
+    if not isinstance(template, dict) or PLACEHOLDER not in json.dumps(template):
+        raise SettingsError(f"--body is {body}: it is no search with {PLACEHOLDER} where the words belong")
+    return template_form(template)
+
+
+def _measure(settings: Settings, engine: Engine, task: Task, how: How, *, via: str | None) -> System:
     from index_tools.experiment import System
     from index_tools.searching import search_over_http
 
     if via is None:
-        return asyncio.run(_offline(settings, engine, task, depth))
+        return asyncio.run(_offline(settings, engine, task, how))
     with progress("searching", len(task.queries)) as advance:
-        searched = asyncio.run(search_over_http(via, task.queries, index=task.index, depth=depth, progress=advance))
+        searched = asyncio.run(search_over_http(via, task.queries, index=task.index, progress=advance, **how.options))
         # After, not before: the engine is warm by then, and what it saved on us would look like our speed.
-        direct = asyncio.run(search_over_http(settings.engine, task.queries, index=task.index, depth=depth))
+        direct = asyncio.run(search_over_http(settings.engine, task.queries, index=task.index, **how.options))
     added_ms = [searched.took_ms[q] - direct.took_ms[q] for q in task.queries]
     return System(f"via {via}", searched, added_ms)
 
 
-async def _offline(settings: Settings, engine: Engine, task: Task, depth: int) -> System:
+async def _offline(settings: Settings, engine: Engine, task: Task, how: How) -> System:
     from index_tools.experiment import System
     from index_tools.searching import expand_all, search_offline
     from plugin.flow import Rules
@@ -108,11 +141,10 @@ async def _offline(settings: Settings, engine: Engine, task: Task, depth: int) -
         rules = Rules(settings, clock=time.monotonic)
         with progress("expanding", len(task.queries)) as advance:
             results = await expand_all(
-                task.queries, index=task.index, rules=rules, expander=expander, depth=depth, progress=advance
+                task.queries, index=task.index, rules=rules, expander=expander, progress=advance, **how.options
             )
-    return System(
-        settings.generator, search_offline(engine, task.queries, index=task.index, results=results, depth=depth)
-    )
+    searched = search_offline(engine, task.queries, index=task.index, results=results, **how.options)
+    return System(settings.generator, searched)
 
 
 def _report(task: Task, baseline: System, system: System, engine: Engine, options: dict[str, Any]) -> Report:

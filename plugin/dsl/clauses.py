@@ -13,6 +13,7 @@ PHRASES = frozenset({"match_phrase", "match_phrase_prefix", "match_bool_prefix",
 # Tuples: what stands in a body may be unhashable.
 _PHRASE_TYPES = ("phrase", "phrase_prefix", "bool_prefix")
 _SCORE_TYPES = ("best_fields", "most_fields", "cross_fields")
+_OPTION_TYPES: dict[str, Any] = {"analyzer": str, "tie_breaker": int | float}
 _MAX_BOOST = 1e30
 """The engines keep boosts in 32 bits, which end at 3.4e38."""
 
@@ -233,4 +234,5 @@ def _demands(options: Clause) -> bool:
 
 
 def _kept(options: Clause, *names: str) -> Clause:
-    return {name: options[name] for name in names if name in options}
+    """Those of the options named that are what the engines take them to be."""
+    return {name: options[name] for name in names if isinstance(options.get(name), _OPTION_TYPES[name])}
