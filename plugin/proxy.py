@@ -31,6 +31,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _HEADER = HEADER.lower().encode()
+_OFF = (b"off", b"false", b"0")
 _REFUSALS = frozenset({400, 500})
 """Statuses with which an engine refuses a query as such. Not 429 and 503: sending more would add to its load."""
 MAX_HELD_BYTES = 8_388_608
@@ -159,16 +160,17 @@ class Proxy:
 def _request(scope: Scope, route: routes.Route, path: str, raw: bytes, limit: int) -> Request | Outcome:
     """The search request, or the outcome of one that is not read: switched off, or of an unknown encoding."""
     headers: Headers = scope["headers"]
+    first = dict(reversed(headers))  # the first of each name, where one is repeated
     query_string = scope["query_string"].decode("latin-1")
-    if _value(headers, _HEADER).strip().lower() in ("off", "false", "0"):
+    if first.get(_HEADER, b"").strip().lower() in _OFF:
         return Outcome("skipped", "off")
     if not raw and "source=" in query_string:
         return _from_url(scope, route, path, query_string)
     if not raw:
         return Outcome("skipped", "uri-query" if "q=" in query_string else "no-text")
-    if not routes.readable_media_type(_value(headers, b"content-type")):
+    if not routes.readable_media_type(first.get(b"content-type", b"").decode("latin-1")):
         return Outcome("skipped", "encoding")
-    body = _decompressed(raw, _value(headers, b"content-encoding").strip().lower(), limit)
+    body = _decompressed(raw, first.get(b"content-encoding", b"").strip().lower(), limit)
     if isinstance(body, Outcome):
         return body
     return Request(route, scope["method"], path, query_string, headers, raw, body)
@@ -182,11 +184,11 @@ def _from_url(scope: Scope, route: routes.Route, path: str, query_string: str) -
     return Request(route, scope["method"], path, query_string, scope["headers"], b"", body, search_body_in_url=True)
 
 
-def _decompressed(raw: bytes, encoding: str, limit: int) -> bytes | Outcome:
+def _decompressed(raw: bytes, encoding: bytes, limit: int) -> bytes | Outcome:
     """The body as text bytes. A gzip body is opened up to `limit` bytes and no further: it may be a bomb."""
-    if encoding in ("", "identity"):
+    if encoding in (b"", b"identity"):
         return raw
-    if encoding != "gzip":
+    if encoding != b"gzip":
         return Outcome("skipped", "encoding")
     try:
         opener = zlib.decompressobj(wbits=31)
@@ -196,25 +198,6 @@ def _decompressed(raw: bytes, encoding: str, limit: int) -> bytes | Outcome:
     if len(body) > limit:
         return Outcome("skipped", "too-large")
     return body if opener.eof else Outcome("skipped", "encoding")
-
-
-def _value(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
-    """The first value of a header, "" where it is absent. ASGI gives names in lower case."""
-    for key, value in headers:
-        if key == name:
-            return value.decode("latin-1")
-    return ""
-
-
-def _refuses_one(held: bytes, changed: Iterable[int]) -> bool:
-    """Whether an expanded search of an `_msearch` was refused. Documents may hold such words too, so they are read."""
-    if not any(b'"status":%d' % status in held for status in _REFUSALS):
-        return False
-    try:
-        answers = json.loads(held)["responses"]
-        return any(answers[i].get("status") in _REFUSALS for i in changed)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return False  # longer than what was held, or no answer of a search engine
 
 
 def _has_body(headers: Headers) -> bool:

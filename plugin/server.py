@@ -29,6 +29,8 @@ from plugin.upstream import Upstream
 
 _log = logging.getLogger("querylift")
 _clock = time.monotonic
+KEEP_ALIVE_S = 900
+"""How long an idle client keeps its connection. Engines never hang up; a client that sends just as we do sees a fault."""
 
 
 @contextlib.asynccontextmanager
@@ -104,6 +106,7 @@ def _server(app: Any, address: str) -> uvicorn.Server:
         server_header=False,
         date_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=10,
     )
     config.load()

@@ -23,6 +23,7 @@ from yarl import URL
 
 from index_tools.served import free_ports
 from plugin import routes
+from plugin.server import KEEP_ALIVE_S
 from plugin.settings import load
 
 ROOT = Path(__file__).parent.parent
@@ -275,6 +276,12 @@ def test_a_write_that_fails_is_never_sent_twice() -> None:
         assert len(front.engine.received) == 1
 
     _drive(test)
+
+
+def test_the_proxy_keeps_idle_connections_for_longer_than_nginx_does() -> None:
+    """Whoever closes an idle connection must be the one who sends on it: nginx, after its 60 s, or a search is lost."""
+    assert "keepalive_timeout" not in (ROOT / "docker/nginx.conf").read_text()
+    assert KEEP_ALIVE_S > 60
 
 
 # Stubs.
