@@ -200,6 +200,17 @@ def _decompressed(raw: bytes, encoding: bytes, limit: int) -> bytes | Outcome:
     return body if opener.eof else Outcome("skipped", "encoding")
 
 
+def _refuses_one(held: bytes, changed: Iterable[int]) -> bool:
+    """Whether an expanded search of an `_msearch` was refused. Documents may hold such words too, so they are read."""
+    if not any(b'"status":%d' % status in held for status in _REFUSALS):
+        return False
+    try:
+        answers = json.loads(held)["responses"]
+        return any(answers[i].get("status") in _REFUSALS for i in changed)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False  # longer than what was held, or no answer of a search engine
+
+
 def _has_body(headers: Headers) -> bool:
     return any(key in (b"content-length", b"transfer-encoding") and value != b"0" for key, value in headers)
 

@@ -96,6 +96,7 @@ def _document(i: int) -> Body:
     """Documents that say both words, one, neither, or what the expansion says; 42 and 10.0.0.1 are in it as values."""
     sentence, other = _SENTENCES[i % 8], _SENTENCES[(i * 3 + 1) % 8]
     values = {
+        "a_long": i,
         "a_keyword": sentence,
         "a_integer": 42 + i % 3,
         "a_date": "2020-01-01",
@@ -415,7 +416,7 @@ def _tags(answer: Body) -> set[str]:
 
 @pytest.mark.parametrize("policy", [Policy(), WIDEN], ids=["boost", "widen"])
 def test_pages_by_search_after_agree_with_one_long_page(index: Index, policy: Policy) -> None:
-    body: Body = {"query": MATCH, "sort": ["_score", {"a_integer": "asc"}, {"_id": "asc"}]}
+    body: Body = {"query": MATCH, "sort": ["_score", {"a_long": "asc"}]}
     whole = _ids(index.search(_expanded(body | {"size": 100}, policy)))
     seen: list[str] = []
     page = index.search(_expanded(body | {"size": 7}, policy))

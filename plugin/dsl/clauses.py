@@ -66,9 +66,17 @@ class Leaf:
         fields = _narrowed(self.fields, listed) if self.fields else listed
         return replace(self, fields=fields) if fields else None
 
+    def searches(self, field: str) -> bool:
+        """Whether the clause searches `field`, as far as can be told: one that names none may search any."""
+        if self.parts:
+            return any(part.searches(field) for part in self.parts)
+        return not self.fields or any(_searches(named, field) for named in self.fields)
+
     def field_boost(self, field: str) -> float:
-        """What the clause multiplies the score of `field` with."""
-        return next((_field_boost(named) for named in self.fields if searches(named, field)), 1.0)
+        """What the clause multiplies the score of `field` with, beside its own boost."""
+        if self.parts:
+            return next((part.boost * part.field_boost(field) for part in self.parts if part.searches(field)), 1.0)
+        return next((_field_boost(named) for named in self.fields if _searches(named, field)), 1.0)
 
 
 def bare(field: str) -> str:
@@ -80,11 +88,6 @@ def covers(field: str, listed: str) -> bool:
     """Whether `field`, as a clause names it, is the `listed` one, a sub-field of it, or a pattern that takes it in."""
     name = bare(field)
     return name == listed or name.startswith(listed + ".") or _is_like(listed, name)
-
-
-def searches(named: str, field: str) -> bool:
-    """Whether a clause that names `named` searches `field`, a sub-field of it, or the field that it is a sub-field of."""
-    return covers(named, field) or field.startswith(bare(named) + ".")
 
 
 def rounded(weight: float) -> float:
@@ -211,6 +214,11 @@ def _is_like(name: str, pattern: str) -> bool:
             return False
         at = found + len(part)
     return name.endswith(rest[-1]) and len(name) - len(rest[-1]) >= at
+
+
+def _searches(named: str, field: str) -> bool:
+    """Whether a clause that names `named` searches `field`, a sub-field of it, or the field that it is a sub-field of."""
+    return covers(named, field) or field.startswith(bare(named) + ".")
 
 
 def _boost(options: Clause) -> float | None:

@@ -18,7 +18,7 @@ from plugin.dsl.text import check, check_plain
 from plugin.policy import Policy
 
 MAX_DEPTH = 12
-"""Compound clauses around a leaf. Elasticsearch allows 20 or 30 and a rewrite adds up to three."""
+"""Compound clauses around a leaf. Elasticsearch 9 takes 29, OpenSearch what its stack holds; a rewrite adds up to three."""
 MAX_LEAVES = 16
 _MAX_SEEN = 256
 """Text clauses looked at before a request is given up: the walk must not take longer than a search."""

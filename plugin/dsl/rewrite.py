@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from plugin.dsl.clauses import Clause, Leaf, Path, rounded, searches
+from plugin.dsl.clauses import Clause, Leaf, Path, rounded
 from plugin.dsl.find import Found
 from plugin.dsl.skip import Skip
 from plugin.dsl.text import count_tokens
@@ -49,10 +49,7 @@ def _additions(found: Found, expansion: Expansion, weight: float) -> Iterator[tu
 
 def _searching(found: Found, field: str) -> Leaf | None:
     """The first clause that searches `field`, so that weighted terms count once however many clauses there are."""
-    for leaf in found.leaves:
-        if not leaf.fields or any(searches(named, field) for named in leaf.fields):
-            return leaf
-    return None
+    return next((leaf for leaf in found.leaves if leaf.searches(field)), None)
 
 
 def _terms(expansion: Expansion, weight: float) -> Clause:
@@ -99,6 +96,8 @@ def _within(tokens: int, words: list[str]) -> list[str]:
 
 def _width(leaf: Leaf) -> int:
     """How many clauses one word becomes."""
+    if leaf.parts:
+        return sum(_width(part) for part in leaf.parts)
     return sum(UNKNOWN_FIELDS if "*" in field else 1 for field in leaf.fields) or UNKNOWN_FIELDS
 
 
