@@ -114,10 +114,17 @@ def _client(settings: Settings, timeout_s: float) -> Any:
 
 
 def _reason(url: str, method: str, path: str, error: Any) -> str:
+    from opensearchpy.exceptions import ConnectionTimeout, SSLError
+
+    cause = getattr(error, "info", None)
+    if isinstance(error, SSLError):
+        return f"{url} cannot be reached over TLS: {cause}; check the URL's scheme and engine_ca_file"
+    if isinstance(error, ConnectionTimeout):
+        return f"{url} did not answer {method} {path} in time; is it overloaded?"
     status = getattr(error, "status_code", None)
     if not isinstance(status, int):
         return f"no search engine answers at {url}; start one with `querylift node up`, or name another with --engine"
-    return f"{url} answered {method} {path} with status {status}: {_cause(getattr(error, 'info', None))}"
+    return f"{url} answered {method} {path} with status {status}: {_cause(cause)}"
 
 
 def _cause(info: Any) -> str:

@@ -60,8 +60,10 @@ def build(
     An index that an earlier call built is built anew. One that Querylift did not build is left alone, unless `plan`
     says to replace it. `progress` is called with each document's count so far.
     """
+    body = index_body(plan, corpus.language)
+    _try_out(engine, plan.name, body)
     _make_room(engine, plan)
-    engine.call("PUT", f"/{plan.name}", index_body(plan, corpus.language))
+    engine.call("PUT", f"/{plan.name}", body)
     read = _load(engine, corpus, plan.name, progress=progress, sleep=sleep)
     engine.call("PUT", f"/{plan.name}/_settings", {"index": {"refresh_interval": "1s"}})
     engine.call("POST", f"/{plan.name}/_refresh")
@@ -94,6 +96,13 @@ def index_body(plan: IndexPlan, language: str) -> dict[str, Any]:
             },
         },
     }
+
+
+def _try_out(engine: Engine, name: str, body: dict[str, Any]) -> None:
+    """Make an empty index like it, so that what the engine will not build is known before anything is deleted."""
+    trial = f"{name}-querylift-trial"
+    engine.call("PUT", f"/{trial}", body)
+    engine.call("DELETE", f"/{trial}")
 
 
 def _make_room(engine: Engine, plan: IndexPlan) -> None:

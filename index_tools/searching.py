@@ -131,6 +131,8 @@ async def search_over_http(
     depth: int = DEPTH,
     form: Form = search_body,
     headers: Mapping[str, str] | None = None,
+    auth: aiohttp.BasicAuth | None = None,
+    ssl: Any = True,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Searched:
     """The run of `queries` by one `_search` after the other on `url`, a proxy or an engine, timed at the client."""
@@ -138,7 +140,9 @@ async def search_over_http(
     outcomes: dict[str, str] = {}
     took_ms: dict[str, float] = {}
     sent = {"Content-Type": "application/json", **(headers or {})}
-    async with aiohttp.ClientSession(headers=sent, timeout=aiohttp.ClientTimeout(total=120)) as session:
+    connector = aiohttp.TCPConnector(ssl=ssl)
+    timeout = aiohttp.ClientTimeout(total=120)
+    async with aiohttp.ClientSession(headers=sent, timeout=timeout, auth=auth, connector=connector) as session:
         for done, (query_id, text) in enumerate(queries.items(), 1):
             started_s = time.perf_counter()
             outcomes[query_id], run[query_id] = await _search(session, url, index, form(text, depth))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from plugin.errors import MissingExtra, SettingsError
 from plugin.expansion import PROMPT_VERSION, Expansion, clean_query
 from plugin.generators.base import Ask, Generator
 
+_TIDIED_EVERY = 1000
+"""Writes after which a cache file loses what is too old or too much."""
 NOTHING = "{}"
 """Kept where a generator had nothing to add, so that it is not asked again."""
 
@@ -30,6 +33,8 @@ class Cache(Protocol):
     """Strings by key, each with a life of its own. Failures of a remote cache read as a miss."""
 
     async def get(self, key: str) -> str | None: ...
+
+    async def get_two(self, first: str, second: str) -> tuple[str | None, str | None]: ...
 
     async def set(self, key: str, value: str, *, ttl_s: float) -> None: ...
 
@@ -48,6 +53,9 @@ class MemoryCache:
         found = self._entries.get(key)
         return found[0] if found is not None else None
 
+    async def get_two(self, first: str, second: str) -> tuple[str | None, str | None]:
+        return await self.get(first), await self.get(second)
+
     async def set(self, key: str, value: str, *, ttl_s: float) -> None:
         self._entries[key] = (value, ttl_s)
 
@@ -56,9 +64,13 @@ class MemoryCache:
 
 
 class RedisCache:
-    """A Valkey or Redis that several proxies share. An error there is a miss, never a failed search."""
+    """A Valkey or Redis that several proxies share. An error there is a miss, never a failed search.
 
-    def __init__(self, url: str, *, timeout_s: float = 0.1) -> None:
+    After an error, or `timeout_s` without an answer, it is left alone for `rest_s` seconds of `timer`, so that a silent
+    one does not cost every search its time.
+    """
+
+    def __init__(self, url: str, timer: Callable[[], float], *, timeout_s: float = 0.05, rest_s: float = 5) -> None:
         try:
             from redis import asyncio as redis
         except ImportError:
@@ -68,22 +80,35 @@ class RedisCache:
         except ValueError as error:
             raise SettingsError(f"cache.url cannot be used: {error}") from None
         self._errors = (redis.RedisError, OSError, TimeoutError)
+        self._timer = timer
+        self._rest_s = rest_s
+        self._rests_until_s = -math.inf
 
     async def get(self, key: str) -> str | None:
-        try:
-            found = await self._client.get("querylift:" + key)
-        except self._errors:
-            return None
-        return found.decode("utf-8", "replace") if isinstance(found, bytes) else None
+        return (await self.get_two(key, key))[0]
+
+    async def get_two(self, first: str, second: str) -> tuple[str | None, str | None]:
+        found = await self._try(self._client.mget, "querylift:" + first, "querylift:" + second)
+        return (found[0], found[1]) if found else (None, None)
 
     async def set(self, key: str, value: str, *, ttl_s: float) -> None:
-        try:
-            await self._client.set("querylift:" + key, value, px=max(1, int(ttl_s * 1000)))
-        except self._errors:
-            return
+        await self._try(self._client.set, "querylift:" + key, value, px=max(1, int(ttl_s * 1000)))
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def _try(self, call: Callable[..., Any], *values: str, **options: int) -> Any:
+        """What the call returns, strings decoded; None where the cache rests or fails."""
+        if self._timer() < self._rests_until_s:
+            return None
+        try:
+            found = await call(*values, **options)
+        except self._errors:
+            self._rests_until_s = self._timer() + self._rest_s
+            return None
+        if not isinstance(found, list):
+            return found
+        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else None for item in found]
 
 
 class FileCache:
@@ -94,6 +119,8 @@ class FileCache:
 
     def __init__(self, path: Path, size: int, timer: Any, *, wall_clock: Callable[[], float] = time.time) -> None:
         self._memory = MemoryCache(size, timer)
+        self._size = size
+        self._writes = 0
         self._wall_clock = wall_clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="querylift-cache")
         try:
@@ -116,9 +143,17 @@ class FileCache:
         await self._memory.set(key, row[0], ttl_s=left_s)
         return str(row[0])
 
+    async def get_two(self, first: str, second: str) -> tuple[str | None, str | None]:
+        return await self.get(first), await self.get(second)
+
     async def set(self, key: str, value: str, *, ttl_s: float) -> None:
         await self._memory.set(key, value, ttl_s=ttl_s)
         await self._in_thread("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (key, value, self._wall_clock() + ttl_s))
+        self._writes += 1
+        if self._writes % _TIDIED_EVERY == 0:
+            await self._in_thread("DELETE FROM kept WHERE until < ?", (self._wall_clock(),))
+            oldest = "SELECT key FROM kept ORDER BY until DESC LIMIT -1 OFFSET ?"
+            await self._in_thread(f"DELETE FROM kept WHERE key IN ({oldest})", (self._size,))
 
     async def close(self) -> None:
         await self._memory.close()
@@ -139,7 +174,7 @@ def key_of(generator: Generator, ask: Ask) -> str:
     """64 hex digits that two asks share exactly when `generator` must answer them alike."""
     parts = [generator.identity, PROMPT_VERSION, clean_query(ask.text)]
     if generator.reads_index:
-        parts += [ask.index, *sorted(ask.fields)]
+        parts += [ask.index, *ask.fields]
     return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -152,7 +187,10 @@ def decode(value: str) -> Expansion | None:
     """What `encode` wrote. Raises ValueError for anything else, as another program may have put it there."""
     if value == NOTHING:
         return None
-    found = json.loads(value)
+    try:
+        found = json.loads(value)
+    except RecursionError as error:
+        raise ValueError("a cached expansion is nested too deeply") from error
     if not isinstance(found, dict):
         raise ValueError("a cached expansion is a JSON object")
     return Expansion.from_json(found)

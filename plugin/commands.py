@@ -46,19 +46,27 @@ def serve(config: Path | None) -> None:
 @click.command()
 @click.argument("text")
 @click.option("--index", required=True, help="Index that the search would go to.")
-@click.option("--field", default="text", show_default=True, help="Field that the search would match.")
+@click.option(
+    "--field", help="Field that the search would match [default: the first that the index's table lists, or text]."
+)
 @click.option("--body", type=click.Path(path_type=Path), help="A search body to explain in place of a plain match.")
 @click.option("--generator", help="Generator in place of the settings' one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_config
 def explain(
-    text: str, index: str, field: str, body: Path | None, generator: str | None, as_json: bool, config: Path | None
+    text: str,
+    index: str,
+    field: str | None,
+    body: Path | None,
+    generator: str | None,
+    as_json: bool,
+    config: Path | None,
 ) -> None:
     """Print what would be sent to the engine for TEXT, and why."""
     settings = _settings(config)
     if generator is not None:
         settings = settings.model_copy(update={"generator": generator})
-    explained = asyncio.run(_explained(settings, text, index, field=field, body=body))
+    explained = asyncio.run(_explained(settings, text, index, field=field or _field_of(settings, index), body=body))
     click.echo(json.dumps(explained, indent=2, ensure_ascii=False) if as_json else _told(explained))
 
 
@@ -91,6 +99,11 @@ async def _explained(settings: Settings, text: str, index: str, *, field: str, b
     async with expander_for(settings, factory.make(settings.generator, settings)) as expander:
         rules = Rules(settings, clock=time.monotonic)
         return explain(await run_async(search_flow(search, rules), expander.answer), search)
+
+
+def _field_of(settings: Settings, index: str) -> str:
+    table = settings.index_for(index)
+    return table.fields[0] if table and table.fields else "text"
 
 
 def _told(explained: dict[str, Any]) -> str:

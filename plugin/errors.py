@@ -6,6 +6,7 @@ QueryliftError
 ├── DataError          a line of a user's file cannot be used; names path and line (exit code 2)
 ├── EngineError        the search engine did not do what was asked (exit code 1)
 └── GeneratorError     an expansion could not be made; never reaches a search
+    └── Busy           too many are being made already
 """
 
 from __future__ import annotations
@@ -51,3 +52,7 @@ class EngineError(QueryliftError):
 
 class GeneratorError(QueryliftError):
     """An expansion could not be made. The served path turns it into an outcome, never into a failed search."""
+
+
+class Busy(GeneratorError):
+    """As many expansions are being made or wait as a generator takes."""

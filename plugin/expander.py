@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from plugin.cache import Cache, decode, encode, key_of
-from plugin.errors import GeneratorError
+from plugin.errors import Busy, GeneratorError
 from plugin.expansion import Expansion
 from plugin.generators.base import Ask, Generator
 from plugin.outcome import Outcome
@@ -56,7 +56,9 @@ class Expander:
         self._pin_s = pin_s
         self._max_pending = max_pending
         self._pending: dict[str, asyncio.Task[Expansion | None]] = {}
-        self._pins: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
+        self._pinned_here: set[str] = set()
+        self._warned_s = -math.inf
 
     @property
     def pending(self) -> int:
@@ -75,14 +77,20 @@ class Expander:
         except TimeoutError:
             self._pin(key)
             return Answer(None, Outcome("late", "budget"))
+        except Busy:
+            self._pin(key)
+            return Answer(None, Outcome("skipped", "busy"))
         except GeneratorError as error:
-            _log.warning("no expansion: %s", error)
+            self._warn(error)
             self._pin(key)
             return Answer(None, Outcome("error", "generator"))
+        except Exception:
+            _log.exception("a fault in the cache or the expander; the original search is sent")
+            return Answer(None, Outcome("error", "internal"))
 
     async def close(self) -> None:
         """Stop what is under way and release the generator and the cache."""
-        tasks = [*self._pending.values(), *self._pins]
+        tasks = [*self._pending.values(), *self._writes]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -90,9 +98,9 @@ class Expander:
         await self._cache.close()
 
     async def _answer(self, key: str, ask: Ask) -> Answer:
-        if self._pin_s and await self._cache.get("pin:" + key) is not None:
+        pinned, kept = await self._cache.get_two("pin:" + key, key)
+        if pinned is not None and self._pin_s:
             return Answer(None, Outcome("late", "pinned"))
-        kept = await self._cache.get(key)
         if kept is not None:
             try:
                 return _answered(decode(kept), "cached")
@@ -101,10 +109,14 @@ class Expander:
         task = self._pending.get(key)
         if task is None:
             if len(self._pending) >= self._max_pending:
+                self._pin(key)
                 return Answer(None, Outcome("skipped", "busy"))
             task = self._begin(key, ask)
         # Shielded: when this search stops waiting, the generation goes on and fills the cache.
-        return _answered(await asyncio.shield(task), "expanded")
+        answered = _answered(await asyncio.shield(task), "expanded")
+        if key in self._pinned_here:  # somebody who asked a moment earlier was too early, and their pages must agree
+            return Answer(None, Outcome("late", "pinned"))
+        return answered
 
     def _begin(self, key: str, ask: Ask) -> asyncio.Task[Expansion | None]:
         task = asyncio.ensure_future(self._generate(key, ask))
@@ -114,6 +126,7 @@ class Expander:
 
     def _finish(self, key: str, task: asyncio.Task[Expansion | None]) -> None:
         self._pending.pop(key, None)
+        asyncio.get_running_loop().call_later(1, self._pinned_here.discard, key)  # once those that wait have looked
         if not task.cancelled():
             task.exception()  # fetched, so that asyncio does not report one that nobody waited for
 
@@ -124,18 +137,33 @@ class Expander:
             raise
         except Exception as error:
             raise GeneratorError(f"{type(self.generator).__name__} failed: {type(error).__name__}") from error
-        await self._cache.set(key, encode(expansion), ttl_s=self._ttl_s)
+        self._keep(key, encode(expansion), self._ttl_s)
         return expansion
 
-    def _pin(self, key: str) -> None:
-        """Hold this query to an answer without expansion for a while, so that its next page ranks like this one.
+    def _warn(self, error: GeneratorError) -> None:
+        """Say why there is no expansion, at most once a second: an outage must not fill the log."""
+        if self._clock() - self._warned_s >= 1:
+            self._warned_s = self._clock()
+            _log.warning("no expansion: %s", error)
 
-        In the background: the budget is over, and a shared cache may be slow.
-        """
+    def _pin(self, key: str) -> None:
+        """Hold this query to an answer without expansion for a while, so that its next page ranks like this one."""
         if self._pin_s:
-            task = asyncio.ensure_future(self._cache.set("pin:" + key, "1", ttl_s=self._pin_s))
-            self._pins.add(task)
-            task.add_done_callback(self._pins.discard)
+            if key in self._pending:
+                self._pinned_here.add(key)
+            self._keep("pin:" + key, "1", self._pin_s)
+
+    def _keep(self, key: str, value: str, ttl_s: float) -> None:
+        """Write to the cache in the background: a shared one may be slow, and nobody is to wait for it."""
+        task = asyncio.ensure_future(self._write(key, value, ttl_s))
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    async def _write(self, key: str, value: str, ttl_s: float) -> None:
+        try:
+            await self._cache.set(key, value, ttl_s=ttl_s)
+        except Exception:
+            _log.exception("an expansion could not be kept")
 
 
 def _answered(expansion: Expansion | None, kind: str) -> Answer:

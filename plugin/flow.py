@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ from plugin.settings import IndexSettings, Settings
 _log = logging.getLogger("querylift")
 
 SearchFlow = Generator[Question, Answer, "Result"]
+MAX_EXPRESSION_CHARS = 1024
+"""A longer index expression is no name that a settings table lists, and costs time and memory to look at."""
 MAX_TABLES = 1024
 """Index expressions whose settings are remembered; clients choose them, so there may be any number."""
 
@@ -86,6 +89,10 @@ class Rules:
 
     def _table(self, index: str | None) -> IndexSettings | None:
         """`Settings.index_for`, remembered: traffic names few indices, and matching patterns takes time."""
+        if index is not None and len(index) > MAX_EXPRESSION_CHARS:
+            return None
+        if index is not None and len(index) > MAX_EXPRESSION_CHARS:
+            return None
         try:
             return self._tables[index]
         except KeyError:
@@ -158,16 +165,22 @@ async def run_async(flow: SearchFlow, answer: Callable[[Question], Awaitable[Ans
         return result
 
 
+MAX_SEARCHES = 128
+"""An `_msearch` of more is left alone: reading it would hold up everybody else's searches."""
+
+
 @dataclass(frozen=True, slots=True)
 class MultiSearch:
-    """An `_msearch` body cut into its lines: `searches` pairs the line number of each body with its search."""
+    """An `_msearch` body cut into its lines: search number i has its header in line 2i and its body in line 2i + 1."""
 
     lines: tuple[bytes, ...]
-    searches: tuple[tuple[int, Search], ...]
+    searches: tuple[Search, ...]
 
 
 def split_msearch(raw: bytes, index: str | None, *, deadline_s: float) -> MultiSearch:
-    """The searches of an `_msearch` body. Raises Skip where its lines do not pair up into headers and bodies."""
+    """The searches of an `_msearch` body. Raises Refused where they are too many, Skip where the lines do not pair up."""
+    if raw.count(b"\n") > 2 * MAX_SEARCHES + 1:
+        raise Refused("too-many-searches")
     lines = raw.split(b"\n")
     if lines and not lines[-1].strip():
         lines = lines[:-1]
@@ -176,18 +189,17 @@ def split_msearch(raw: bytes, index: str | None, *, deadline_s: float) -> MultiS
     searches = []
     for i in range(0, len(lines), 2):
         header = dsl.parse(lines[i]) if lines[i].strip() else {}
-        searches.append((i + 1, Search(_header_index(header, index), lines[i + 1], deadline_s=deadline_s)))
+        searches.append(Search(_header_index(header, index), lines[i + 1], deadline_s=deadline_s))
     return MultiSearch(tuple(lines), tuple(searches))
 
 
-def join_msearch(multi: MultiSearch, results: Mapping[int, Result]) -> bytes:
-    """The `_msearch` body with the lines of `results` (by line number) in place; every other line as it came."""
-    lines = [_line(line, results.get(i)) for i, line in enumerate(multi.lines)]
+def join_msearch(multi: MultiSearch, results: Sequence[Result]) -> bytes:
+    """The `_msearch` body with the rewritten searches in place; every other line as it came."""
+    lines = list(multi.lines)
+    for i, result in enumerate(results):
+        if result.body is not None:
+            lines[2 * i + 1] = result.body
     return b"\n".join(lines) + b"\n"
-
-
-def _line(line: bytes, result: Result | None) -> bytes:
-    return line if result is None or result.body is None else result.body
 
 
 def _header_index(header: Mapping[str, Any], default: str | None) -> str | None:
@@ -204,7 +216,7 @@ def summary(results: list[Result]) -> Outcome:
     outcomes = applied or [r.outcome for r in results]
     if not outcomes:
         return Outcome("skipped", "no-text")
-    return max(outcomes, key=lambda o: sum(o == other for other in outcomes))
+    return Counter(outcomes).most_common(1)[0][0]
 
 
 def explain(result: Result, search: Search) -> dict[str, Any]:

@@ -17,6 +17,7 @@ REASONS = DSL_REASONS | {
     "pit": "a point-in-time search names no index; pit_index in the settings says which one's table to use",
     "encoding": "the body has an encoding or a media type that is not read",
     "too-large": "the body is larger than max_body_bytes",
+    "too-many-searches": "the _msearch holds more searches than are looked into",
     "nothing": "the generator had nothing to add",
     "pinned": "this query was answered without expansion a moment ago, and its pages must agree",
     "budget": "the expansion was not there within the time budget",

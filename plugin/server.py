@@ -23,7 +23,8 @@ from plugin.generators import factory
 from plugin.generators.base import Generator
 from plugin.journal import Journal
 from plugin.metrics import Metrics
-from plugin.proxy import Proxy, Receive, Scope, Send
+from plugin.proxy import Proxy
+from plugin.responder import Receive, Scope, Send
 from plugin.settings import Settings, split_address
 from plugin.upstream import Upstream
 
@@ -85,7 +86,7 @@ def _cache(settings: Settings) -> Cache:
     if url is not None and file is not None:
         raise SettingsError("cache.url and cache.file are both set; use one of the two")
     if url is not None:
-        return RedisCache(url.get_secret_value())
+        return RedisCache(url.get_secret_value(), _clock)
     if file is not None:
         return FileCache(file, settings.cache.size, _clock)
     return MemoryCache(settings.cache.size, _clock)
@@ -147,7 +148,20 @@ def _reload(proxy: Proxy, reload: Callable[[], Settings]) -> None:
     _log.info("the settings were read again")
 
 
-_FIXED = ("engine", "listen", "admin", "generator", "cache", "llama", "feedback", "http")
+_FIXED = (
+    "engine",
+    "engine_username",
+    "engine_password",
+    "engine_ca_file",
+    "engine_connect_timeout_s",
+    "listen",
+    "admin",
+    "generator",
+    "cache",
+    "llama",
+    "feedback",
+    "http",
+)
 
 
 def _greeting(settings: Settings) -> str:

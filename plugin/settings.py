@@ -1,7 +1,7 @@
 """querylift.toml and the environment, checked when they are read.
 
-Every key may be overridden by an environment variable: QUERYLIFT_ENGINE, QUERYLIFT_BUDGET_MS, and for a table of the file
-QUERYLIFT_CACHE__PIN_S. Only `load` reads either; nothing else in the project looks at the environment.
+Every key but those of `[index.NAME]` may be overridden by an environment variable: QUERYLIFT_ENGINE, QUERYLIFT_BUDGET_MS, and
+for a table of the file QUERYLIFT_CACHE__PIN_S. Only `load` reads either; nothing else in the project looks at the environment.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,8 +20,6 @@ from plugin.errors import SettingsError
 from plugin.policy import Policy
 
 ENVIRONMENT_PREFIX = "QUERYLIFT_"
-_OUTSIDE = frozenset({"CACHE", "TEST_OPENSEARCH", "TEST_OPENSEARCH2"})
-"""Variables with our prefix that are not settings: where downloads are kept, and which engines the tests use."""
 
 
 class _Table(BaseModel):
@@ -125,6 +122,13 @@ class Settings(_Table):
             raise ValueError("put the user and the password into engine_username and engine_password")
         return value.rstrip("/")
 
+    @field_validator("generator")
+    @classmethod
+    def _generator_has_no_password(cls, value: str) -> str:
+        if value.startswith("http") and "@" in value:
+            raise ValueError("put the key into http.api_key; a URL is shown in logs and on the admin page")
+        return value
+
     @field_validator("listen", "admin")
     @classmethod
     def _address_has_a_port(cls, value: str | None) -> str | None:
@@ -143,7 +147,7 @@ class Settings(_Table):
     def index_for(self, expression: str | None) -> IndexSettings | None:
         """The one table that governs a search on `expression` (`a,b*`), or None where none does, or several do."""
         names = [name for name in (expression or "").split(",") if name]
-        tables = [self._table(name) for name in names]
+        tables = [self._table("*" if name == "_all" else name) for name in names]
         if not tables or any(table is None or table != tables[0] for table in tables):
             return None
         return tables[0]
@@ -153,11 +157,36 @@ class Settings(_Table):
         if name.startswith("-"):
             return None
         for pattern, table in self.index.items():
-            if fnmatchcase(name, pattern):
+            if _takes_in(pattern, name):
                 return table
-            if "*" in name and fnmatchcase(pattern, name):
-                return None  # the name also takes in an index with settings of its own
+            if "*" in name and _may_overlap(pattern, name):
+                return None  # the name may also stand for an index with settings of its own
         return None
+
+
+def _takes_in(pattern: str, name: str) -> bool:
+    """Whether `pattern` stands for all that `name` stands for. A star in `name` is matched by a star alone."""
+    if "*" not in pattern:
+        return pattern == name
+    first, *middle, last = pattern.split("*")
+    if not name.startswith(first) or not name.endswith(last) or len(name) < len(first) + len(last):
+        return False
+    rest = name[len(first) : len(name) - len(last)]
+    for part in middle:
+        at = rest.find(part)
+        if at < 0:
+            return False
+        rest = rest[at + len(part) :]
+    return True
+
+
+def _may_overlap(a: str, b: str) -> bool:
+    """Whether two names, of which either may have stars, could stand for one index. True when in doubt."""
+    return _agree(a.split("*")[0], b.split("*")[0]) and _agree(a.split("*")[-1][::-1], b.split("*")[-1][::-1])
+
+
+def _agree(a: str, b: str) -> bool:
+    return a.startswith(b) or b.startswith(a)
 
 
 def split_address(value: str) -> tuple[str, int]:
@@ -196,14 +225,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _override(values: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Put the environment's values over the file's. A variable that is no setting is somebody else's, and ignored."""
     for name, text in environment.items():
-        key = name.removeprefix(ENVIRONMENT_PREFIX)
-        if key == name or key in _OUTSIDE or key == "CONFIG":
+        table, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        field = Settings.model_fields.get(table) if name.startswith(ENVIRONMENT_PREFIX) else None
+        if field is None or table == "index":
             continue
-        table, _, inner = key.lower().partition("__")
-        if inner:
-            values[table] = {**values.get(table, {}), inner: text}
-        else:
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            given = values.get(table, {})
+            if key in inner.model_fields and isinstance(given, dict):
+                values[table] = {**given, key: text}
+        elif not key:
             values[table] = text
 
 
@@ -212,7 +245,7 @@ def _sentence(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{key} is not a setting; docs/settings.md lists them"
     value = error.get("input")
-    secret = any(word in key for word in ("password", "api_key", "url"))
+    secret = any(word in key for word in ("password", "api_key", "url")) or "@" in str(value)
     shown = "given" if secret else f"{value!r}"
     problem = error["msg"].removeprefix("Value error, ")
     return f"{key} is {shown}: {problem[0].lower()}{problem[1:]}"

@@ -91,6 +91,7 @@ class Reply:
         self._response = response
         self.status = response.status
         self.headers = _returned(response.raw_headers)
+        self.encoding = next((v.strip().lower() for k, v in self.headers if k == b"content-encoding"), b"")
         length = response.content_length
         self.is_small = length is not None and length <= SMALL_BYTES
 
@@ -105,6 +106,11 @@ class Reply:
             self._response.release()
         else:
             self._response.close()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the whole body was read."""
+        return self._response.content.at_eof()
 
     async def read(self) -> bytes:
         """The whole body. Raises UpstreamBroken."""

@@ -30,6 +30,10 @@ def _querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess.Com
         (["evaluate", "builtin", "--index", "i", "--generator", "none", "--weight", "99"], "weight is 99"),
         (["evaluate", "builtin", "--index", "i", "--generator", "none", "--split", "dev"], "--split is 'dev'"),
         (["evaluate", "builtin", "--index", "i", "--generator", "none", "--body", "gone.json"], "--body is gone.json"),
+        (
+            ["evaluate", "builtin", "--index", "i", "--via", "http://h", "--weight", "0.3"],
+            "are the proxy's own with --via",
+        ),
         (["compare", "a.run", "b.run", "--qrels", "q"], "cannot read 'q'"),
     ],
 )
@@ -97,6 +101,15 @@ def test_a_corpus_is_indexed_evaluated_and_compared(tmp_path: Path, opensearch: 
         "qrels.txt",
         "report.html",
     }
+    wrong = _querylift("evaluate", "builtin", *engine, "--generator", "none", "--field", "nowhere", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "querylift: not one query finds anything on commands-builtin; name what to search with --field or --body\n",
+    )
+    graded = _querylift("evaluate", "builtin", *engine, "--generator", "none", "--relevant-from", "9", cwd=tmp_path)
+    assert (graded.returncode, graded.stderr.count("\n")) == (2, 1)
+    tls = _querylift("index", "builtin", "--index", "i", "--engine", opensearch.replace("http", "https"), cwd=tmp_path)
+    assert (tls.returncode, "cannot be reached over TLS" in tls.stderr) == (1, True)
     runs = ("compare", "out/plain.run", "out/expanded.run", "--qrels", "out/qrels.txt", "--json")
     compared = json.loads(_querylift(*runs, cwd=tmp_path).stdout)
     as_json = json.loads(

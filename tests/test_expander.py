@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from plugin.cache import FileCache, MemoryCache, decode, encode, key_of
-from plugin.errors import GeneratorError, SettingsError
+from plugin.errors import Busy, GeneratorError, SettingsError
 from plugin.expander import Answer, Expander, Question
 from plugin.expansion import Expansion
 from plugin.generators.base import Ask
@@ -84,6 +84,41 @@ def test_a_late_answer_fills_the_cache_but_pages_agree_until_the_pin_is_over() -
     _with(generator, body, pin_s=120)
 
 
+def test_who_asks_a_moment_later_is_held_to_the_order_of_who_was_too_early() -> None:
+    async def body(expander: Expander, clock: ManualClock) -> None:
+        early = asyncio.ensure_future(expander.answer(_ask(budget_s=0.03)))
+        await asyncio.sleep(0.01)
+        assert (await expander.answer(_ask(budget_s=5))).outcome == Outcome("late", "pinned")
+        assert (await early).outcome == Outcome("late", "budget")
+
+    _with(ScriptedGenerator({"download a page": PAGE}, delay_s=0.1), body)
+
+
+def test_a_generator_that_is_full_is_busy_and_no_fault() -> None:
+    async def body(expander: Expander, clock: ManualClock) -> None:
+        assert (await expander.answer(_ask())).outcome == Outcome("skipped", "busy")
+        await asyncio.sleep(0.01)
+        assert (await expander.answer(_ask())).outcome == Outcome("late", "pinned")
+
+    _with(ScriptedGenerator({"download a page": Busy("full")}), body)
+
+
+def test_a_cache_that_fails_in_any_way_costs_no_search() -> None:
+    class Broken(MemoryCache):
+        """Fails as no cache should."""
+
+        async def get_two(self, first: str, second: str) -> tuple[str | None, str | None]:
+            raise RuntimeError("broken")
+
+    async def main() -> None:
+        clock = ManualClock()
+        expander = Expander(ScriptedGenerator({}), Broken(9, clock), clock=clock)
+        assert (await expander.answer(_ask())).outcome == Outcome("error", "internal")
+        await expander.close()
+
+    asyncio.run(main())
+
+
 def test_without_a_pin_a_late_answer_serves_the_next_search() -> None:
     async def body(expander: Expander, clock: ManualClock) -> None:
         await expander.answer(_ask(budget_s=0.01))
@@ -129,7 +164,7 @@ def test_a_damaged_cache_entry_is_made_again() -> None:
     async def main() -> None:
         clock = ManualClock()
         cache = MemoryCache(10, clock)
-        for damaged in ("[]", "null", "{", '{"text": 5}', '{"terms": {}, "field": "f"}'):
+        for damaged in ("[]", "null", "{", "[" * 100_000, '{"text": 5}', '{"terms": {}, "field": "f"}'):
             await cache.set(key_of(generator, _ask().ask), damaged, ttl_s=60)
             expander = Expander(generator, cache, clock=clock)
             assert (await expander.answer(_ask())).outcome == Outcome("expanded")

@@ -9,7 +9,7 @@ import pytest
 from plugin import dsl
 from plugin.expander import Answer, Question
 from plugin.expansion import Expansion
-from plugin.flow import Result, Rules, Search, explain, join_msearch, run, search_flow, split_msearch, summary
+from plugin.flow import Refused, Result, Rules, Search, explain, join_msearch, run, search_flow, split_msearch, summary
 from plugin.journal import query_hash
 from plugin.outcome import KINDS, REASONS, Outcome
 from plugin.settings import check
@@ -113,12 +113,12 @@ def test_a_fault_of_ours_sends_the_original(caplog: pytest.LogCaptureFixture) ->
 def test_an_msearch_changes_only_the_lines_it_expands() -> None:
     raw = b'{"index":"docs"}\n{"query": {"match": {"text": "download a page"}}}\n{ "index" : "other" }\n{"query":{ }}\n'
     multi = split_msearch(raw, None, deadline_s=9)
-    results = {line: _run(search) for line, search in multi.searches}
+    results = [_run(search) for search in multi.searches]
     lines = join_msearch(multi, results).split(b"\n")
     assert lines[0] == b'{"index":"docs"}'
     assert b"urlopen" in lines[1]
     assert lines[2:] == [b'{ "index" : "other" }', b'{"query":{ }}', b""]
-    assert [results[1].outcome.kind, results[3].outcome.reason] == ["expanded", "index"]
+    assert [result.outcome.header() for result in results] == ["expanded", "skipped;index"]
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,22 @@ def test_an_msearch_changes_only_the_lines_it_expands() -> None:
     [(b"{}", "url"), (b"", "url"), (b'{"index":["a","b"]}', "a,b"), (b'{"index":"a"}', "a"), (b'{"index":[]}', "url")],
 )
 def test_an_msearch_header_names_its_index_or_takes_the_urls(header: bytes, index: str) -> None:
-    assert split_msearch(header + b"\n{}\n", "url", deadline_s=1).searches[0][1].index == index
+    assert split_msearch(header + b"\n{}\n", "url", deadline_s=1).searches[0].index == index
 
 
 def test_an_msearch_whose_lines_do_not_pair_up_is_left_alone() -> None:
     with pytest.raises(dsl.Skip, match="JSON"):
         split_msearch(b"{}\n{}\n{}\n", None, deadline_s=1)
+
+
+def test_an_msearch_of_very_many_searches_is_left_alone_at_once() -> None:
+    with pytest.raises(Refused) as raised:
+        split_msearch(b"{}\n{}\n" * 100_000, "docs", deadline_s=1)
+    assert raised.value.reason == "too-many-searches"
+
+
+def test_a_very_long_index_expression_is_not_looked_up() -> None:
+    assert _run(Search("docs," * 1000, BODY)).outcome == Outcome("skipped", "index")
 
 
 def test_several_outcomes_sum_up_to_the_applied_one() -> None:

@@ -96,6 +96,15 @@ def test_an_unknown_analyzer_is_the_engines_own_sentence(engine: Engine) -> None
         build(engine, Few(), IndexPlan(INDEX, analyzer="klingon"))
 
 
+def test_what_cannot_be_built_leaves_the_index_of_before(engine: Engine) -> None:
+    build(engine, Few(), IndexPlan(INDEX))
+    with pytest.raises(EngineError):
+        build(engine, Few(), IndexPlan(INDEX, analyzer="klingon"))
+    with pytest.raises(SettingsError):
+        build(engine, Few(language="xx"), IndexPlan(INDEX))
+    assert engine.count(INDEX) == 2
+
+
 def test_a_language_without_an_analyzer_asks_for_one() -> None:
     with pytest.raises(SettingsError, match="name one with --analyzer"):
         index_body(IndexPlan(INDEX), "xx")

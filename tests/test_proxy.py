@@ -289,6 +289,71 @@ def test_an_msearch_in_which_the_engine_refuses_one_search_is_sent_again_as_it_c
     _drive(test, handle)
 
 
+@pytest.mark.parametrize("form", ["gzip", "pretty"])
+def test_a_refusal_is_seen_in_every_form_that_a_client_may_ask_for(form: str) -> None:
+    async def handle(request: Received, writer: asyncio.StreamWriter) -> None:
+        one = {"error": {}, "status": 400} if b"urlopen" in request.body else {"status": 200}
+        body = json.dumps({"responses": [one]}, indent=2).encode()
+        extra = b"content-encoding: gzip\r\n" if form == "gzip" else b""
+        await answering(gzip.compress(body) if form == "gzip" else body, extra=extra)(request, writer)
+
+    async def test(client: aiohttp.ClientSession, front: Front, engine: StubEngine) -> None:
+        answer = await _search(client, front, path="/_msearch", data=b'{"index":"docs"}\n' + RAW + b"\n")
+        assert answer[:2] == (200, "error;rejected")
+        assert (await _search(client, front))[1] == "skipped;paused"
+
+    _drive(test, handle)
+
+
+@pytest.mark.parametrize("query", ["?filter_path=responses.hits.hits._id", "?format=yaml"])
+def test_an_msearch_whose_answer_would_hide_a_refusal_is_left_alone(query: str) -> None:
+    async def test(client: aiohttp.ClientSession, front: Front, engine: StubEngine) -> None:
+        lines = b'{"index":"docs"}\n' + RAW + b"\n"
+        assert (await _search(client, front, path="/_msearch" + query, data=lines))[1] == "skipped;encoding"
+        assert engine.received[0].body == lines
+
+    _drive(test)
+
+
+def test_an_expanded_search_that_loses_a_shard_is_sent_again_as_it_came() -> None:
+    async def handle(request: Received, writer: asyncio.StreamWriter) -> None:
+        failed = b"1" if b"urlopen" in request.body else b"0"
+        await answering(b'{"took":1,"_shards":{"total":2,"failed":' + failed + b'},"hits":{}}')(request, writer)
+
+    async def test(client: aiohttp.ClientSession, front: Front, engine: StubEngine) -> None:
+        status, outcome, body = await _search(client, front)
+        assert (status, outcome, b'"failed":0' in body) == (200, "error;rejected", True)
+
+    _drive(test, handle)
+
+
+@pytest.mark.parametrize("target", ["*@127.0.0.1:1/x", "*"])
+def test_a_target_that_is_no_path_cannot_choose_the_host(target: str) -> None:
+    async def test(client: aiohttp.ClientSession, front: Front, engine: StubEngine) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(f"OPTIONS {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+        assert (await reader.readline()).split()[1] == b"400"
+        writer.close()
+        assert engine.received == []
+
+    _drive(test)
+
+
+def test_a_client_that_leaves_is_noticed_on_any_route() -> None:
+    async def never(request: Received, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0)
+
+    async def test(client: aiohttp.ClientSession, front: Front, engine: StubEngine) -> None:
+        for method, path in (("GET", "/docs/_count"), ("POST", "/docs/_count")):
+            engine.hung_up.clear()
+            with pytest.raises(TimeoutError):
+                await _search(client, front, method=method, path=path, timeout=aiohttp.ClientTimeout(total=0.3),
+                              data=RAW if method == "POST" else None)  # fmt: skip
+            await asyncio.wait_for(engine.hung_up.wait(), 5)
+
+    _drive(test, never)
+
+
 def test_documents_that_speak_of_status_400_are_no_refusal() -> None:
     hits = b'{"responses":[{"hits":{"hits":[{"_source":{"status":400}}]},"status":200}]}'
 
@@ -340,12 +405,22 @@ def test_an_answer_that_breaks_off_is_cut_and_not_ended() -> None:
 
     async def test(client: aiohttp.ClientSession, front: Front, engine: StubEngine) -> None:
         with pytest.raises(aiohttp.ClientPayloadError):
-            await _search(client, front)
-        with pytest.raises(aiohttp.ClientPayloadError):
             await _search(client, front, path="/docs/_doc/1")
+        status, _, body = await _search(client, front)  # looked into before its first byte goes on, so it can be said
+        assert (status, json.loads(body)["error"]["type"]) == (502, "querylift_engine_unreachable")
 
     for handler in (chunked, counted):
         _drive(test, handler)
+
+
+def test_a_large_expanded_search_reaches_the_engine_whole() -> None:
+    body = BODY | {"ext": {"note": "y" * 200_000}}
+
+    async def test(client: aiohttp.ClientSession, front: Front, engine: StubEngine) -> None:
+        assert (await _search(client, front, data=json.dumps(body).encode()))[1] == "expanded"
+        assert json.loads(engine.received[0].body)["ext"] == body["ext"]
+
+    _drive(test)
 
 
 def test_a_client_that_leaves_takes_its_search_off_the_engine() -> None:

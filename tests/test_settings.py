@@ -64,8 +64,26 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert (settings.budget_ms, settings.cache.pin_s, settings.cache.size, settings.enabled) == (50, 7, 9, False)
 
 
-def test_the_cache_folder_of_the_tools_is_no_setting() -> None:
-    assert load(None, {"QUERYLIFT_CACHE": "/somewhere"}) == Settings()
+@pytest.mark.parametrize(
+    "name", ["CACHE", "PORT", "SERVICE_HOST", "PORT_9280_TCP", "ENGINE__X", "CACHE__X", "INDEX__A__WEIGHT"]
+)
+def test_a_variable_of_our_prefix_that_is_no_setting_is_somebody_elses(name: str) -> None:
+    assert load(None, {f"QUERYLIFT_{name}": "tcp://10.0.0.1:1"}) == Settings()
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    for key in ("engine", "generator"):
+        with pytest.raises(SettingsError) as raised:
+            _load(tmp_path, f'{key} = "https://admin:s3cret@host:9200"')
+        assert "s3cret" not in str(raised.value)
+        assert f"{key} is given: put the" in str(raised.value)
+
+
+def test_an_index_switched_off_is_not_reached_through_all_or_a_pattern_that_may_overlap() -> None:
+    settings = check({"index": {"docs-*": {"enabled": False}, "*": {}}})
+    for expression in ("_all", "*", "*s", "d*", "docs*"):
+        assert settings.index_for(expression) is None
+    assert settings.index_for("logs*") == settings.index["*"]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +99,8 @@ def test_the_cache_folder_of_the_tools_is_no_setting() -> None:
         ("*", None),  # takes in indices with tables of their own
         ("d*", None),
         ("_all", None),
+        ("logs-2*,logs-3*", 0.3),
+        ("*gs-1", None),  # may stand for docs-1 of nobody, and for logs-1
         ("docs,-logs-1", None),
         ("", None),
         (None, None),

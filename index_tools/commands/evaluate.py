@@ -13,7 +13,7 @@ import click
 
 from index_tools.commands.options import config_option, engine_option, progress, settings_with
 from plugin.errors import SettingsError
-from plugin.settings import Settings
+from plugin.settings import IndexSettings, Settings, check
 
 if TYPE_CHECKING:
     from index_tools.engine import Engine
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 @click.option("--split", default=None, help="Split of the corpus [default: its only one].")
 @click.option("--index", "name", required=True, help="Index that holds CORPUS, yours or made by `querylift index`.")
 @click.option("--generator", default=None, help="none, table:FILE, feedback, llama, llama:FILE.gguf, http:URL.")
-@click.option("--mode", type=click.Choice(["boost", "widen"]), default="boost", show_default=True)
-@click.option("--weight", type=float, default=0.2, show_default=True, help="Weight of an expansion's word.")
+@click.option("--mode", type=click.Choice(["boost", "widen"]), help="[default: the settings', boost]")
+@click.option("--weight", type=float, help="Weight of an expansion's word [default: the settings', 0.2].")
 @click.option("--field", "fields", multiple=True, help="Field to search; repeatable [default: contents, as indexed].")
 @click.option("--body", type=click.Path(path_type=Path), help="Your own search as JSON, {{query}} for the words.")
 @click.option("--via", metavar="PROXY_URL", help="Search through a running proxy, with its generator and settings.")
 @click.option("--depth", type=click.IntRange(10, 10_000), default=1000, show_default=True, help="Hits per query.")
-@click.option("--relevant-from", type=int, help="Lowest grade that counts for MAP, MRR and recall.")
+@click.option("--relevant-from", type=click.IntRange(min=1), help="Lowest grade that counts for MAP, MRR and recall.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for runs, qrels, expansions and report.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @config_option
@@ -58,6 +58,7 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     how = How(_form(options["fields"], options["body"]), options["depth"])
     with Engine(settings) as engine:
         baseline = System("no expansion", search_offline(engine, task.queries, index=task.index, **how.options))
+        _check_found(task, baseline)
         system = _measure(settings, engine, task, how, via=options["via"])
         made = _report(task, baseline, system, engine, options)
     if out is not None:
@@ -69,6 +70,27 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     else:
         click.echo(render_table(made.systems))
         click.echo(_closing(task, system, made, options, out))
+
+
+def _with_table(settings: Settings, options: dict[str, Any]) -> Settings:
+    """`settings` with expansion on for the index, by its own table, and what the options say on top of that."""
+    if options["via"] is not None and (options["mode"] or options["weight"]):
+        raise SettingsError("--mode and --weight are the proxy's own with --via; leave them out")
+    found = settings.index_for(options["name"]) or IndexSettings()
+    given = {key: options[key] for key in ("mode", "weight") if options[key] is not None}
+    tables = {options["name"]: {**found.model_dump(), "enabled": True, **given}}
+    return check({**settings.model_dump(), "index": tables}, source="options")
+
+
+def _check_found(task: Task, baseline: System) -> None:
+    """A search that finds nothing for anybody is a wrong field or a wrong index, and no result."""
+    run = baseline.searched.run
+    if not any(run.values()):
+        raise SettingsError(f"not one query finds anything on {task.index}; name what to search with --field or --body")
+    if not any(doc in task.qrels[q] for q, docs in run.items() for doc in docs):
+        raise SettingsError(
+            f"{task.index} holds no judged document of {task.corpus}; index that corpus, or name another"
+        )
 
 
 def _task(corpus: str, split: str | None, index: str, relevant_from: int | None) -> Task:
@@ -118,13 +140,17 @@ def _form(fields: tuple[str, ...], body: Path | None) -> Form:
 def _measure(settings: Settings, engine: Engine, task: Task, how: How, *, via: str | None) -> System:
     from index_tools.experiment import System
     from index_tools.searching import search_over_http
+    from plugin.generators import factory
 
     if via is None:
         return asyncio.run(_offline(settings, engine, task, how))
+    access: dict[str, Any] = {"auth": factory.basic_auth(settings), "ssl": factory.ssl_context(settings)}
     with progress("searching", len(task.queries)) as advance:
-        searched = asyncio.run(search_over_http(via, task.queries, index=task.index, progress=advance, **how.options))
+        searched = asyncio.run(
+            search_over_http(via, task.queries, index=task.index, progress=advance, **access, **how.options)
+        )
         # After, not before: the engine is warm by then, and what it saved on us would look like our speed.
-        direct = asyncio.run(search_over_http(settings.engine, task.queries, index=task.index, **how.options))
+        direct = asyncio.run(search_over_http(settings.engine, task.queries, index=task.index, **access, **how.options))
     added_ms = [searched.took_ms[q] - direct.took_ms[q] for q in task.queries]
     return System(f"via {via}", searched, added_ms)
 
@@ -152,7 +178,10 @@ def _report(task: Task, baseline: System, system: System, engine: Engine, option
 
     via = options["via"] is not None
     mode, weight = ("", None) if via else (options["mode"], options["weight"])
-    return report(task, baseline, [system], engine=engine, mode=mode, weight=weight)
+    try:
+        return report(task, baseline, [system], engine=engine, mode=mode, weight=weight)
+    except ValueError as error:  # no document is graded as high as --relevant-from
+        raise SettingsError(f"{task.corpus} cannot be measured: {error}") from None
 
 
 def _closing(task: Task, system: System, made: Report, options: dict[str, Any], out: Path | None) -> str:

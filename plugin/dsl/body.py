@@ -14,7 +14,7 @@ def parse(raw: bytes) -> dict[str, Any]:
     """The body as a dict. Raises Skip where it is no JSON object, or one that `dump` could not give back in full."""
     try:
         text = raw.decode("utf-8")
-        body = json.loads(text, object_pairs_hook=_unique, parse_float=_exact, parse_constant=_refuse_constant)
+        body = _DECODER.decode(text)
     except RecursionError:
         raise Skip("too-deep") from None
     except ValueError as error:  # bad UTF-8, bad JSON, an integer of more than 4,300 digits
@@ -27,7 +27,7 @@ def parse(raw: bytes) -> dict[str, Any]:
 def dump(body: dict[str, Any]) -> bytes:
     """`body` as one line of JSON. ASCII only, so that a lone surrogate escape in the original comes out as it went in."""
     try:
-        return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
+        return _ENCODER.encode(body).encode("ascii")
     except RecursionError:
         raise Skip("too-deep") from None
 
@@ -52,3 +52,7 @@ def _exact(literal: str) -> float:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise Skip("not-json")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_exact, parse_constant=_refuse_constant)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)

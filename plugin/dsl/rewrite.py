@@ -77,6 +77,8 @@ def _bounded(expansion: Expansion, found: Found, policy: Policy) -> Expansion:
         if not terms:
             raise Skip("too-many-clauses")
         return Expansion(terms=terms, field=expansion.field)
+    if count_tokens(expansion.text) <= left // width:
+        return expansion
     words = _within(left // width, expansion.text.split())
     if not words:
         raise Skip("too-many-clauses")

@@ -16,6 +16,7 @@ _WORD = re.compile(rf"[^\W\d_](?:[^\W\d_]|[{MARKS}])|[\u3040-\u30ff\u3400-\u9fff
 # Scripts in which a token is a sentence, digits and all.
 _UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _SIGN = r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+_ASCII_TOKEN = re.compile(r"[^\W_]++")
 _TOKEN = re.compile(rf"{_SIGN}|(?:(?!{_SIGN})[^\W_][{MARKS}\u200c\u200d]*+)++")
 # Anything that the two query-string syntaxes read as more than a word. An inner hyphen or apostrophe is plain, and so
 # are, in a query_string, a single & or |. There ? is a wildcard even at the end of a question.
@@ -47,7 +48,7 @@ def count_tokens(text: str) -> int:
 
     One for each run of letters and digits, and one for each sign of a script that is written without spaces.
     """
-    return len(_TOKEN.findall(text))
+    return len((_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text))
 
 
 def _is_word(token: str) -> bool:

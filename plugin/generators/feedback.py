@@ -6,6 +6,7 @@ documents of P(term | document) x P(document | query), the latter the share of t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -48,7 +49,8 @@ class FeedbackGenerator:
         self._auth = auth
         self._ssl = ssl
         self._session: aiohttp.ClientSession | None = None
-        self.identity = f"feedback:rm3:{documents}:{terms}:{field or ''}"
+        where = hashlib.sha256(engine.encode()).hexdigest()[:8]  # two clusters may share a cache and an index name
+        self.identity = f"feedback:rm3:{documents}:{terms}:{field or ''}:{where}"
 
     async def start(self) -> None:
         """Open the connection pool."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from plugin.errors import GeneratorError, QueryliftError, SettingsError
+from plugin.errors import Busy, GeneratorError, QueryliftError, SettingsError
 from plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, clean_query, parse
 from plugin.generators.base import Ask
 from plugin.generators.llama_file import check_gguf, check_llama_cpp, default_threads, file_digest, packaged_model
@@ -108,7 +108,7 @@ class LlamaGenerator:
         if self._worker is None or self._worker.over:
             raise GeneratorError("the model's worker is not running; it is being restarted")
         if self._worker.pending >= self._most_pending:
-            raise GeneratorError(f"{self._most_pending} requests already wait for the model")
+            raise Busy(f"{self._most_pending} requests already wait for the model")
         if len(ask.text) > self._most_chars:
             raise GeneratorError(f"the query is longer than {self._most_chars} characters")
         return self._worker
