@@ -50,10 +50,9 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
 
     if (options["generator"] is None) == (options["via"] is None):
         raise SettingsError("name what to evaluate: either --generator or --via, one of the two")
-    table = {options["name"]: {"mode": options["mode"], "weight": options["weight"]}}
-    settings = settings_with(
-        config, engine=options["engine"], generator=options["generator"], index=table, enabled=True
-    )
+    settings = settings_with(config, engine=options["engine"], generator=options["generator"], enabled=True)
+    settings = _with_table(settings, options)
+    options |= {key: getattr(settings.index[options["name"]], key) for key in ("mode", "weight")}
     task = _task(corpus, options["split"], options["name"], options["relevant_from"])
     how = How(_form(options["fields"], options["body"]), options["depth"])
     with Engine(settings) as engine:
