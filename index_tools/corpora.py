@@ -93,7 +93,7 @@ def _open(spec: str) -> Corpus:
         return _builtin()
     if colon and rest and kind in _OPENERS:
         return _OPENERS[kind](rest)
-    if _corpus_file(Path(spec)) is not None:
+    if _corpus_file(Path(spec)) is not None or any(Path(spec).glob("queries*.jsonl*")):
         return _beir(spec)
     raise SettingsError(f"no corpus {spec!r}; name {KINDS}")
 
@@ -154,11 +154,20 @@ def _split_files(paths: Iterable[Path], pattern: str) -> dict[str, Path]:
 
 def _beir(path: str) -> Corpus:
     folder = Path(path)
-    documents = _corpus_file(folder)
-    if documents is None:
+    if not folder.is_dir():
         raise SettingsError(f"no corpus.jsonl in {path!r}; name a folder in BEIR's layout")
     topics = _split_files(folder.iterdir(), r"queries(\.(?P<split>.+?))?\.jsonl(\.gz)?")
-    return Corpus(folder.resolve().name, partial(_distinct, documents), _splits(topics, _beir_qrels(folder)))
+    if not topics and _corpus_file(folder) is None:
+        raise SettingsError(f"no corpus.jsonl in {path!r}; name a folder in BEIR's layout")
+    return Corpus(folder.resolve().name, partial(_beir_documents, folder), _splits(topics, _beir_qrels(folder)))
+
+
+def _beir_documents(folder: Path) -> Iterator[Document]:
+    """The documents, which only indexing needs: queries and judgments are enough to measure an index that there is."""
+    documents = _corpus_file(folder)
+    if documents is None:
+        raise SettingsError(f"no corpus.jsonl in {str(folder)!r}; measuring needs none, but indexing does")
+    yield from _distinct(documents)
 
 
 def _beir_qrels(folder: Path) -> dict[str, Path]:

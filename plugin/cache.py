@@ -34,6 +34,10 @@ class Cache(Protocol):
 
     async def get(self, key: str) -> str | None: ...
 
+    def at_hand(self, first: str, second: str) -> tuple[str | None, str | None]:
+        """What of the two is in this process's memory, found without waiting."""
+        ...
+
     async def get_two(self, first: str, second: str) -> tuple[str | None, str | None]: ...
 
     async def set(self, key: str, value: str, *, ttl_s: float) -> None: ...
@@ -50,11 +54,17 @@ class MemoryCache:
         )
 
     async def get(self, key: str) -> str | None:
-        found = self._entries.get(key)
-        return found[0] if found is not None else None
+        return self._kept(key)
+
+    def at_hand(self, first: str, second: str) -> tuple[str | None, str | None]:
+        return self._kept(first), self._kept(second)
 
     async def get_two(self, first: str, second: str) -> tuple[str | None, str | None]:
-        return await self.get(first), await self.get(second)
+        return self.at_hand(first, second)
+
+    def _kept(self, key: str) -> str | None:
+        found = self._entries.get(key)
+        return found[0] if found is not None else None
 
     async def set(self, key: str, value: str, *, ttl_s: float) -> None:
         self._entries[key] = (value, ttl_s)
@@ -86,6 +96,9 @@ class RedisCache:
 
     async def get(self, key: str) -> str | None:
         return (await self.get_two(key, key))[0]
+
+    def at_hand(self, first: str, second: str) -> tuple[str | None, str | None]:
+        return None, None
 
     async def get_two(self, first: str, second: str) -> tuple[str | None, str | None]:
         found = await self._try(self._client.mget, "querylift:" + first, "querylift:" + second)
@@ -131,6 +144,9 @@ class FileCache:
             self._file.execute("DELETE FROM kept WHERE until < ?", (wall_clock(),))
         except sqlite3.Error as error:
             raise SettingsError(f"cache.file is {path}: it cannot be used as a cache ({error}); name another") from None
+
+    def at_hand(self, first: str, second: str) -> tuple[str | None, str | None]:
+        return self._memory.at_hand(first, second)
 
     async def get(self, key: str) -> str | None:
         found = await self._memory.get(key)

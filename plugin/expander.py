@@ -72,6 +72,9 @@ class Expander:
             return Answer(None, Outcome("late", "budget"))
         key = key_of(self.generator, question.ask)
         try:
+            kept = self._kept(*self._cache.at_hand("pin:" + key, key))
+            if kept is not None:
+                return kept
             async with asyncio.timeout(left_s if left_s < math.inf else None):
                 return await self._answer(key, question.ask)
         except TimeoutError:
@@ -98,14 +101,9 @@ class Expander:
         await self._cache.close()
 
     async def _answer(self, key: str, ask: Ask) -> Answer:
-        pinned, kept = await self._cache.get_two("pin:" + key, key)
-        if pinned is not None and self._pin_s:
-            return Answer(None, Outcome("late", "pinned"))
+        kept = self._kept(*await self._cache.get_two("pin:" + key, key))
         if kept is not None:
-            try:
-                return _answered(decode(kept), "cached")
-            except ValueError:
-                _log.warning("a cached expansion could not be read and is made again")
+            return kept
         task = self._pending.get(key)
         if task is None:
             if len(self._pending) >= self._max_pending:
@@ -117,6 +115,18 @@ class Expander:
         if key in self._pinned_here:  # somebody who asked a moment earlier was too early, and their pages must agree
             return Answer(None, Outcome("late", "pinned"))
         return answered
+
+    def _kept(self, pinned: str | None, kept: str | None) -> Answer | None:
+        """The answer that the cache holds, if any."""
+        if pinned is not None and self._pin_s:
+            return Answer(None, Outcome("late", "pinned"))
+        if kept is None:
+            return None
+        try:
+            return _answered(decode(kept), "cached")
+        except ValueError:
+            _log.warning("a cached expansion could not be read and is made again")
+            return None
 
     def _begin(self, key: str, ask: Ask) -> asyncio.Task[Expansion | None]:
         task = asyncio.ensure_future(self._generate(key, ask))

@@ -78,14 +78,22 @@ class Rules:
             index = self._settings.pit_index
             if index is None:
                 raise Refused("pit")
+        reason = self.refusal(index)
+        table = self._table(index)
+        if reason is not None or table is None or index is None:
+            raise Refused(reason or "index")
+        return table.policy, index
+
+    def refusal(self, index: str | None) -> str | None:
+        """Why no search on `index` is expanded just now, None where it may be: known before a body is looked into."""
+        if not self._settings.enabled:
+            return "off"
         table = self._table(index)
         if table is None or index is None:
-            raise Refused("index")
+            return "index"
         if not table.enabled:
-            raise Refused("off")
-        if self._paused.get(index, 0) > self._clock():
-            raise Refused("paused")
-        return table.policy, index
+            return "off"
+        return "paused" if self._paused.get(index, 0) > self._clock() else None
 
     def _table(self, index: str | None) -> IndexSettings | None:
         """`Settings.index_for`, remembered: traffic names few indices, and matching patterns takes time."""

@@ -89,6 +89,8 @@ class Proxy:
         if not complete:
             outcome = self._passed(route.index, Outcome("skipped", "too-large"))
             return await responder.stream(scope, path, prefix=body, outcome=outcome)
+        if route.index is not None and route.api != "_msearch" and (reason := self.rules.refusal(route.index)):
+            return await responder.whole(scope, path, body, self._passed(route.index, Outcome("skipped", reason)))
         found = request.read(scope, route, path, body, self.settings.max_body_bytes)
         if isinstance(found, Outcome):
             return await responder.whole(scope, path, body, self._passed(route.index, found))

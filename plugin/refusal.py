@@ -25,7 +25,7 @@ _SUSPECT = re.compile(rb'"status"\s*:\s*(?:400|500)|"failed"\s*:\s*[1-9]')
 
 def shards_failed(head: bytes, encoding: bytes) -> bool:
     """Whether the first bytes of a search's answer say that a shard failed, so that hits may be lost."""
-    return bool(_FAILED_SHARDS.search(_opened(head, encoding, HEAD_BYTES)))
+    return _FAILED_SHARDS.search(_opened(head, encoding, HEAD_BYTES), 0, HEAD_BYTES) is not None
 
 
 def refused(held: bytes, encoding: bytes, changed: Iterable[int]) -> list[int]:

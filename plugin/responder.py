@@ -109,11 +109,14 @@ class Responder:
     async def _accept(self, reply: Reply, outcome: Outcome, changed: Sequence[int] | None) -> list[int]:
         if reply.status in refusal.STATUSES:
             return list(changed or [0])
-        held = await reply.read_up_to(refusal.HEAD_BYTES if changed is None else refusal.MAX_HELD_BYTES)
+        if reply.is_small:
+            held = await reply.read()
+        else:
+            held = await reply.read_up_to(refusal.HEAD_BYTES if changed is None else refusal.MAX_HELD_BYTES)
         if changed is not None:
             refused = refusal.refused(held, reply.encoding, changed)
         else:
-            refused = [0] if refusal.shards_failed(held[: refusal.HEAD_BYTES], reply.encoding) else []
+            refused = [0] if refusal.shards_failed(held, reply.encoding) else []
         if not refused:
             await self._answer(reply, outcome, held)
         return refused

@@ -499,3 +499,12 @@ def test_no_question_holds_the_name_of_a_document_that_answers_it():
 
 def all_judgments() -> dict[str, dict[str, int]]:
     return read_qrels(str(files("index_tools") / "builtin_data" / "qrels.tsv"))
+
+
+def test_queries_and_judgments_alone_are_enough_to_measure_and_documents_are_asked_for_by_name(tmp_path: Path) -> None:
+    (tmp_path / "queries.jsonl").write_text('{"_id": "1", "text": "axon"}\n', encoding="utf-8")
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n1\td\t1\n", encoding="utf-8")
+    corpus = load(str(tmp_path))
+    assert (corpus.queries(), corpus.qrels()) == ({"1": "axon"}, {"1": {"d": 1}})
+    with pytest.raises(SettingsError, match=r"no corpus\.jsonl in .*; measuring needs none, but indexing does"):
+        next(corpus.documents())
