@@ -146,10 +146,10 @@ def _words(expansion: Any) -> str:
 
 def _reading(made: Report) -> str:
     """What the table says, in a sentence."""
-    p_values = [row.comparison.p_value for row in made.systems[1:] if row.comparison is not None]
-    if min(p_values) < 0.05:
-        return "p below 0.05 is a difference beyond chance; serve expansion only where it is one for the better."
-    return "No p is below 0.05: on this index nothing is proven, and querylift would leave expansion off."
+    verdicts = {row.comparison.verdict for row in made.systems if row.comparison is not None}
+    if verdicts & {"helps", "harms"}:
+        return "p below 0.05 is a difference beyond chance: serve expansion only where it is one for the better."
+    return "No p is below 0.05: nothing is proven on this index, so expansion would stay off here."
 
 
 def report_path() -> Path:

@@ -18,7 +18,6 @@ from index_tools.trec import Qrels
 MEASURE = "ndcg_at_10"
 _SHOWN_QUERIES = 10
 _SHOWN_HITS = 5
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +69,12 @@ def report(
     )
 
 
-def helps(comparison: Comparison) -> bool:
-    """Whether expansion may be switched on: better on average, and by more than chance."""
-    return comparison.difference > 0 and comparison.p_value < SIGNIFICANT
-
-
 def advice(task: Task, comparison: Comparison, how: str) -> str:
     """What to put into querylift.toml after this measurement; `how` is the settings that were measured, as TOML lines."""
-    if helps(comparison):
+    if comparison.verdict == "helps":
         switch = f'To switch it on:\n\n[index."{task.index}"]\n{how}' if how else "Keep the proxy's settings."
         return f"It helps here. {switch}"
-    if comparison.difference < 0 and comparison.p_value < SIGNIFICANT:
+    if comparison.verdict == "harms":
         return f"It harms here. Leave expansion off on {task.index}."
     seen = f"No difference beyond chance was seen with {len(comparison.differences)} queries."
     return f"{seen}\nLeave expansion off on {task.index}."

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, **options: Any) -> None:
     """Compare the expanded with the plain search on the judged queries of CORPUS.
 
-    Prints nDCG@10 and the rest, a paired test, and whether to switch expansion on for this index.
+    Prints nDCG@10 and recall@100 (--json: MAP, MRR@10, recall@1000 too), a paired test, and whether to switch expansion
+    on for this index.
     """
     from index_tools.engine import Engine
     from index_tools.experiment import System
