@@ -24,6 +24,7 @@ from index_tools.report import Report, write_report
 from index_tools.searching import Searched, search_body, search_over_http
 from index_tools.served import Served, serving
 from index_tools.table import render_table
+from plugin.expansion import Expansion
 from plugin.settings import check
 
 INDEX = "docs"
@@ -91,7 +92,7 @@ def _system(generator: str, url: str, task: Task, say: Say) -> System:
         searched = asyncio.run(search_over_http(proxy.url, task.queries, index=INDEX, depth=DEPTH))
         explained = {q: _explained(proxy, search_body(text)) for q, text in task.queries.items()}
     say(f"{name}: {outcomes(searched)}; once cached, {cached_ms[len(cached_ms) // 2]:+.1f} ms a search (median)")
-    words = {q: _words(e.get("expansion")) for q, e in explained.items()}
+    words = {q: Expansion.from_json(e["expansion"]).words() for q, e in explained.items() if e["expansion"]}
     bodies = {q: json.dumps(e["body"]["query"]).encode() for q, e in explained.items()}
     return System(name, Searched(searched.run, searched.outcomes, words, bodies), cold_ms)
 
@@ -122,7 +123,7 @@ def _show(made: Report, searched: Searched, say: Say) -> None:
     for label, hits in (("before", detail.hits_before), ("after", detail.hits_after)):
         say(_folded(label, ", ".join(hit.doc_id + (" *" if hit.grade else "") for hit in hits)))
     say(_folded("", "(* judged to answer it)"))
-    say(_folded("expansion", searched.expansions[query_id]))
+    say(_folded("expansion", searched.expansions.get(query_id, "")))
     say(_folded("sent", searched.bodies[query_id].decode()))
 
 
@@ -136,12 +137,6 @@ def _explained(proxy: Served, body: bytes) -> dict[str, Any]:
     with urllib.request.urlopen(request, timeout=60) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
-
-
-def _words(expansion: Any) -> str:
-    if not isinstance(expansion, dict):
-        return ""
-    return str(expansion.get("text") or " ".join(expansion.get("terms", {})))
 
 
 def _reading(made: Report) -> str:

@@ -119,7 +119,7 @@ def search_offline(
         answers = engine.msearch(index, [bodies[q] for q in batch])
         run |= {q: _doc_ids(answer) for q, answer in zip(batch, answers, strict=True)}
     outcomes = {q: r.outcome.header() for q, r in (results or {}).items()}
-    words = {q: _words(r) for q, r in (results or {}).items() if r.expansion is not None}
+    words = {q: r.expansion.words() for q, r in (results or {}).items() if r.expansion is not None}
     return Searched(run, outcomes, words, bodies)
 
 
@@ -165,13 +165,6 @@ async def _search(session: aiohttp.ClientSession, url: str, index: str, body: by
 
 def _rewritten(result: Result | None) -> bytes | None:
     return result.body if result is not None else None
-
-
-def _words(result: Result) -> str:
-    expansion = result.expansion
-    if expansion is None:
-        return ""
-    return expansion.text or " ".join(term.term for term in expansion.terms)
 
 
 def _doc_ids(answer: Mapping[str, object]) -> list[str]:

@@ -111,7 +111,7 @@ class Expander:
                 return Answer(None, Outcome("skipped", "busy"))
             task = self._begin(key, ask)
         # Shielded: when this search stops waiting, the generation goes on and fills the cache.
-        answered = _answered(await asyncio.shield(task), "expanded")
+        answered = _answered(await asyncio.shield(task), Outcome("expanded"))
         if key in self._pinned_here:  # somebody who asked a moment earlier was too early, and their pages must agree
             return Answer(None, Outcome("late", "pinned"))
         return answered
@@ -123,7 +123,7 @@ class Expander:
         if kept is None:
             return None
         try:
-            return _answered(decode(kept), "cached")
+            return _answered(decode(kept), Outcome("cached"))
         except ValueError:
             _log.warning("a cached expansion could not be read and is made again")
             return None
@@ -176,7 +176,5 @@ class Expander:
             _log.exception("an expansion could not be kept")
 
 
-def _answered(expansion: Expansion | None, kind: str) -> Answer:
-    if expansion is None:
-        return Answer(None, Outcome("skipped", "nothing"))
-    return Answer(expansion, Outcome("cached" if kind == "cached" else "expanded"))
+def _answered(expansion: Expansion | None, outcome: Outcome) -> Answer:
+    return Answer(None, Outcome("skipped", "nothing")) if expansion is None else Answer(expansion, outcome)

@@ -61,6 +61,10 @@ class Expansion:
         """How many words or terms it adds to a query for one field."""
         return len(self.terms) or len(self.text.split())
 
+    def words(self) -> str:
+        """The text, or the terms as text: for a person to read."""
+        return self.text or " ".join(t.term for t in self.terms)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""
         if self.terms:

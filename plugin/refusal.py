@@ -36,8 +36,7 @@ def refused(held: bytes, encoding: bytes, changed: Iterable[int]) -> list[int]:
 
 def taken(held: bytes, encoding: bytes, positions: Iterable[int]) -> list[int]:
     """Which of these searches of an `_msearch` were answered in full. None of them where the answer cannot be read."""
-    text = _opened(held, encoding, _MAX_OPENED_BYTES)
-    answers = _parsed(text)
+    answers = _parsed(_opened(held, encoding, _MAX_OPENED_BYTES))
     return [i for i in positions if i < len(answers) and not _is_refused(answers[i])]
 
 
