@@ -18,7 +18,9 @@ $(VENV)/.demo: requirements/build.txt requirements/demo.txt requirements/models.
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.demo requirements/test.txt
+$(VENV)/.test: $(VENV)/.demo requirements/train.txt requirements/test.txt
+	@echo "Adding the training stack and the test tools to $(VENV): 6 GB, most of it PyTorch's CUDA libraries."
+	@$(PIP) -r requirements/train.txt
 	@$(PIP) -r requirements/test.txt
 	@touch $@
 

@@ -10,6 +10,7 @@ import click
 from plugin.errors import MissingExtra, QueryliftError
 
 GROUP = "querylift.commands"
+_EXTRAS = {"index_tools": "index", "trainer": "train", "quantize": "quantize"}
 
 
 class Commands(click.Group):
@@ -38,7 +39,7 @@ def _load(entry: EntryPoint) -> click.Command:
     try:
         command = entry.load()
     except ModuleNotFoundError as error:
-        extra = "index" if entry.module.startswith("index_tools") else "serve"
+        extra = _EXTRAS.get(entry.module.split(".")[0], "serve")
         raise MissingExtra(error.name or entry.name, extra) from error
     assert isinstance(command, click.Command)
     return command

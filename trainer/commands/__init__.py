@@ -1,0 +1,1 @@
+"""`querylift train`, one file a stage."""

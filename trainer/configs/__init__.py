@@ -1,0 +1,1 @@
+"""Settings of training runs, every value commented."""
