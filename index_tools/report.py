@@ -137,8 +137,8 @@ def render_report(report: Report) -> str:
         base=report.systems[0],
         label=LABELS[report.measure],
         labels=LABELS,
-        chart_scale=_scale((d for s in report.compared for d in _comparison(s).differences.values()), parts=7),
-        interval_scale=_scale((x for s in report.compared for x in _comparison(s).interval), parts=4),
+        chart_scale=scale_over((d for s in report.compared for d in _comparison(s).differences.values()), parts=7),
+        interval_scale=scale_over((x for s in report.compared for x in _comparison(s).interval), parts=4),
         bars=bars,
         verdict=lambda *said: _with_minus(verdict_sentence(*said)),
         shown_hits=SHOWN_HITS,
@@ -151,7 +151,7 @@ def _template() -> Template:
     except ImportError as error:
         raise MissingExtra("jinja2", "index") from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "signed": _signed_minus, "tick": _tick, "p": p_text, "ms": milliseconds}
+    environment.filters |= {"number": number, "signed": signed_minus, "tick": tick, "p": p_text, "ms": milliseconds}
     environment.filters |= {"queries": queries, "count": "{:,}".format}
     return environment.from_string(files("index_tools").joinpath("report.html.jinja").read_text(encoding="utf-8"))
 
@@ -195,11 +195,13 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.1f}" if value < 9.95 else f"{value:,.0f}"
 
 
-def _signed_minus(value: float) -> str:
+def signed_minus(value: float) -> str:
+    """A difference with its sign, the minus as a page sets it."""
     return _with_minus(signed(value))
 
 
-def _tick(value: float) -> str:
+def tick(value: float) -> str:
+    """The label of a tick on an axis of differences."""
     return _with_minus(f"{value:+g}") if value else "0"
 
 
@@ -246,7 +248,7 @@ def bars(comparison: Comparison, scale: Scale) -> list[Bar]:
     ]
 
 
-def _scale(values: Iterable[float], *, parts: int) -> Scale:
+def scale_over(values: Iterable[float], *, parts: int) -> Scale:
     """An axis over `values` and zero with round ticks, cut into `parts` + 1 at most."""
     listed = [0.0, *values]
     low, high = min(listed), max(listed)

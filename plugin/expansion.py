@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PROMPT_VERSION = "passage-1"
+PROMPT_VERSION = "passage-2"
 MAX_TOKENS = 64
 """Tokens that a model may write for one expansion."""
 STOP = ("<|im_end|>", "<|endoftext|>", "\n")
@@ -117,7 +117,7 @@ def parse(output: str) -> Expansion | None:
 
 def clean_prose(text: str) -> str:
     """A large model's answer without its thinking, its lead-in ("Certainly! Here is...") and its markup, on one line."""
-    return " ".join(_without_markup(_without_lead_in(_without_thinking(text))).split())
+    return " ".join(_without_markup(_without_lead_in(_without_markdown(_without_thinking(text)))).split())
 
 
 def from_words(text: str) -> Expansion | None:
@@ -167,6 +167,9 @@ _WORD = re.compile(rf"[^\W_]{_INNER}*+(?:[-'’.]{_INNER}++)*+")
 _MARKUP = re.compile(
     r"<\|im_start\|>(?:system|user|assistant)?|<\|[^|<>]{0,64}\|>|</?[A-Za-z][^<>]{0,64}>|https?://\S+"
 )
+# Published answers have often lost their line ends, so a heading's marks may stand in the middle of a line.
+_EMPHASIS = re.compile(r"\*{2,3}|(?<!\w)\*(?=\w)|(?<=[\w.,])\*(?!\w)|(?<!\w)__|__(?!\w)")
+_BLOCK = re.compile(r"```[\w-]*|(?:^|(?<=\s))#{1,6}(?=\s)|^[ \t]*(?:[-*+•>]|\d{1,2}[.)])[ \t]+", re.M)
 _THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _THOUGHT = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _INVISIBLE = str.maketrans("", "", "\u00ad\u2060")
@@ -174,7 +177,8 @@ _LEAD_IN = re.compile(
     r"\A\W*(?:"
     r"(?:certainly|sure(?: thing)?|of course|absolutely|okay|ok)(?:\s*[!.,:–—]\s*|\s+(?=here\b))"
     r"|(?:here|below)(?:'s|’s| is| are)\b[^\n:.]{0,120}:\s*"
-    r"|(?:the )?(?:passage|answer|response|keywords|search query|query|expansion|output)(?: \d)?\W{0,3}:\s*"
+    r"|(?:the |correct |answering ){0,3}"
+    r"(?:passage|answer|response|keywords|search query|query|expansion|output)(?: \d)?\W{0,3}:\s*"
     r"){1,3}",
     re.IGNORECASE,
 )
@@ -196,6 +200,10 @@ def _without_controls(text: str) -> str:
 
 def _without_markup(text: str) -> str:
     return _MARKUP.sub(" ", text)
+
+
+def _without_markdown(text: str) -> str:
+    return _BLOCK.sub(" ", _EMPHASIS.sub("", text))
 
 
 def _without_thinking(text: str) -> str:

@@ -59,8 +59,9 @@ class CacheSettings(_Table):
 
 
 class LlamaSettings(_Table):
-    """`[llama]`: the worker that runs a GGUF file."""
+    """`[llama]`: the worker that runs a GGUF file, with an adapter on top or without."""
 
+    adapter: Path | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
     slots: Annotated[int, Field(ge=1, le=64)] = 8
     queue_size: Annotated[int, Field(ge=1)] = 64

@@ -166,7 +166,7 @@ def test_a_sentence_of_a_script_without_spaces_is_cut_into_runs_not_dropped() ->
 
 def test_a_large_models_answer_becomes_one_line_of_prose() -> None:
     answer = "<think>hm</think>Certainly! Here's a passage:\n\n**Heart attacks** are serious.\n\nThey   need care."
-    assert clean_prose(answer) == "**Heart attacks** are serious. They need care."
+    assert clean_prose(answer) == "Heart attacks are serious. They need care."
     assert clean_prose("Plain words, left as they are.") == "Plain words, left as they are."
 
 

@@ -18,9 +18,10 @@ from plugin.generators.base import Ask
 from plugin.generators.feedback import relevance_model
 from plugin.generators.http import HttpGenerator
 from plugin.generators.llama import packaged_model
+from plugin.generators.llama_file import shipped_adapter
 from plugin.generators.none import NoneGenerator
 from plugin.generators.table import TableGenerator, build
-from plugin.settings import Settings
+from plugin.settings import Settings, check
 
 
 def _file(tmp_path: Path, *rows: object) -> Path:
@@ -139,10 +140,24 @@ def test_rm3_of_nothing_is_nothing() -> None:
     [("none", "NoneGenerator"), ("table:f.jsonl", "TableGenerator"), ("feedback", "FeedbackGenerator"),
      ("feedback:body", "FeedbackGenerator"), ("http://127.0.0.1:1/v1", "HttpGenerator"),
      ("https://127.0.0.1:1/v1", "HttpGenerator"), ("http:http://127.0.0.1:1/v1", "HttpGenerator"),
-     ("llama:m.gguf", "LlamaGenerator"), ("llama", "LlamaGenerator")],
+     ("llama:m.gguf", "LlamaGenerator"), ("llama", "LlamaGenerator"), ("llama:base", "LlamaGenerator")],
 )  # fmt: skip
 def test_a_generator_is_made_from_its_name(spec: str, kind: str) -> None:
     assert type(factory.make(spec, Settings())).__name__ == kind
+
+
+def test_an_adapter_goes_on_every_model_but_the_one_asked_for_without() -> None:
+    def identity(spec: str, **llama: str) -> str:
+        return factory.make(spec, check({"llama": llama})).identity
+
+    packaged = f"llama:{packaged_model().name}"
+    shipped = shipped_adapter()
+    assert identity("llama") == (f"{packaged}+{shipped.name}" if shipped else packaged)
+    assert identity("llama", adapter="my/a.gguf") == f"{packaged}+a.gguf"
+    assert identity("llama:base") == packaged
+    assert identity("llama:base", adapter="my/a.gguf") == packaged
+    assert identity("llama:m.gguf") == "llama:m.gguf"
+    assert identity("llama:m.gguf", adapter="my/a.gguf") == "llama:m.gguf+a.gguf"
 
 
 @pytest.mark.parametrize("spec", ["", "gpt", "table:", "http:", "http:host"])

@@ -64,6 +64,13 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert (settings.budget_ms, settings.cache.pin_s, settings.cache.size, settings.enabled) == (50, 7, 9, False)
 
 
+def test_an_adapter_is_named_in_the_file_or_the_environment(tmp_path: Path) -> None:
+    assert _load(tmp_path, "").llama.adapter is None
+    text = '[llama]\nadapter = "a.gguf"\n'
+    assert _load(tmp_path, text).llama.adapter == Path("a.gguf")
+    assert _load(tmp_path, text, {"QUERYLIFT_LLAMA__ADAPTER": "b.gguf"}).llama.adapter == Path("b.gguf")
+
+
 @pytest.mark.parametrize(
     "name", ["CACHE", "PORT", "SERVICE_HOST", "PORT_9280_TCP", "ENGINE__X", "CACHE__X", "INDEX__A__WEIGHT"]
 )

@@ -73,13 +73,15 @@ def _shared_prefix(ids: torch.Tensor, labelled: torch.Tensor) -> int:
 def _hidden(model: Any, ids: torch.Tensor, mask: torch.Tensor, *, shared: int) -> torch.Tensor:
     """Hidden states (rows, tokens - shared, width): those of the shared tokens are left out."""
     if shared == 0:
-        return model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+        plain: torch.Tensor = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return plain
     prefix = model.base_model(input_ids=ids[:1, :shared], use_cache=True, past_key_values=DynamicCache())
     cache = prefix.past_key_values
     rows = ids.size(0)
     for layer in cache.layers:
         layer.keys = layer.keys.expand(rows, -1, -1, -1)
         layer.values = layer.values.expand(rows, -1, -1, -1)
-    return model.base_model(  # type: ignore[no-any-return]
+    hidden: torch.Tensor = model.base_model(
         input_ids=ids[:, shared:], attention_mask=mask, past_key_values=cache, use_cache=True
     ).last_hidden_state
+    return hidden

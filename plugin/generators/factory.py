@@ -13,7 +13,7 @@ from plugin.errors import SettingsError
 from plugin.generators.base import Generator
 from plugin.settings import Settings
 
-KINDS = "none, table:FILE, feedback, llama, llama:FILE.gguf, http:URL"
+KINDS = "none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, http:URL"
 
 
 def make(spec: str, settings: Settings) -> Generator:
@@ -69,16 +69,29 @@ def _http(rest: str, settings: Settings) -> Generator:
 
 
 def _llama(rest: str, settings: Settings) -> Generator:
-    from plugin.generators.llama import LlamaGenerator, packaged_model
+    from plugin.generators.llama import LlamaGenerator
 
     options = settings.llama
+    model, adapter = _llama_files(rest, options.adapter)
     return LlamaGenerator(
-        Path(rest) if rest else packaged_model(),
+        model,
+        adapter,
         threads=options.threads,
         slots=options.slots,
         queue_size=options.queue_size,
         max_seconds=options.max_seconds,
     )
+
+
+def _llama_files(rest: str, adapter: Path | None) -> tuple[Path, Path | None]:
+    """The model file and the adapter, if any, that goes on top of it."""
+    from plugin.generators.llama_file import packaged_model, shipped_adapter
+
+    if rest == "base":
+        return packaged_model(), None
+    if rest:
+        return Path(rest), adapter
+    return packaged_model(), adapter or shipped_adapter()
 
 
 _MAKERS: dict[str, Callable[[str, Settings], Generator]] = {

@@ -10,7 +10,7 @@ from plugin.errors import Busy, GeneratorError, QueryliftError, SettingsError
 from plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, clean_query, parse
 from plugin.generators.base import Ask
 from plugin.generators.llama_file import check_gguf, check_llama_cpp, default_threads, file_digest, packaged_model
-from plugin.generators.llama_process import LaunchError, WorkerProcess
+from plugin.generators.llama_process import AdapterLaunchError, LaunchError, WorkerProcess
 from plugin.generators.llama_worker import Options
 
 __all__ = ["LlamaGenerator", "packaged_model"]
@@ -25,6 +25,8 @@ _CHARS_PER_TOKEN = 20
 class LlamaGenerator:
     """Writes passages with the GGUF file `model`, up to `slots` at a time; `queue_size` more may wait.
 
+    `adapter` is a LoRA adapter as GGUF, made for that model and for this version's prompt.
+
     `threads` is by default the physical cores less one. `slot_tokens` holds prompt and passage of one request, so it
     bounds the query; memory grows with `slots` times it. `max_seconds` bounds one request, waiting included. A worker
     that shows no sign of life for `hang_s` seconds while requests wait is replaced; one that is not loaded within
@@ -36,6 +38,7 @@ class LlamaGenerator:
     def __init__(
         self,
         model: Path,
+        adapter: Path | None = None,
         *,
         threads: int | None = None,
         slots: int = 8,
@@ -49,6 +52,7 @@ class LlamaGenerator:
         if slot_tokens < 2 * MAX_TOKENS:
             raise ValueError(f"slot_tokens is {slot_tokens}; a prompt and a passage need at least {2 * MAX_TOKENS}")
         self._model = model
+        self._adapter = adapter
         self._hang_s = hang_s
         self._start_s = start_s
         self._max_seconds = max_seconds
@@ -61,11 +65,12 @@ class LlamaGenerator:
             slot_tokens=slot_tokens,
             gpu_layers=gpu_layers,
             alive_s=min(1.0, hang_s / 4),
+            adapter=str(adapter.absolute()) if adapter else "",
         )
         self._worker: WorkerProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self.restarts = 0
-        self.identity = f"llama:{model.name}"
+        self.identity = f"llama:{'+'.join(file.name for file in self._files())}"
 
     @property
     def pid(self) -> int | None:
@@ -84,6 +89,11 @@ class LlamaGenerator:
         check_llama_cpp()
         try:
             self._worker = await self._launch()
+        except AdapterLaunchError as error:
+            raise SettingsError(
+                f"the adapter {self._adapter} cannot be used with the model {self._model} ({error}); "
+                "name one that was made for both in llama.adapter"
+            ) from None
         except LaunchError as error:
             raise SettingsError(
                 f"the model {self._model} cannot be used ({error}); give a complete GGUF file that llama.cpp knows"
@@ -113,16 +123,24 @@ class LlamaGenerator:
             raise GeneratorError(f"the query is longer than {self._most_chars} characters")
         return self._worker
 
+    def _files(self) -> list[Path]:
+        return [self._model, *filter(None, [self._adapter])]
+
     async def _launch(self) -> WorkerProcess:
-        """A worker with the file as it is now. Raises SettingsError, LaunchError."""
-        await asyncio.to_thread(check_gguf, self._model)
+        """A worker with the files as they are now. Raises SettingsError, LaunchError."""
+        await asyncio.to_thread(self._check)
         try:
-            digest = await asyncio.to_thread(file_digest, self._model)
+            digests = [await asyncio.to_thread(file_digest, file) for file in self._files()]
             worker = await WorkerProcess.launch(self._options, hang_s=self._hang_s, start_s=self._start_s)
         except OSError as error:
             raise LaunchError(str(error)) from error
-        self.identity = f"llama:{digest[:16]}:{PROMPT_VERSION}:greedy-{MAX_TOKENS}"
+        self.identity = f"llama:{'+'.join(digest[:16] for digest in digests)}:{PROMPT_VERSION}:greedy-{MAX_TOKENS}"
         return worker
+
+    def _check(self) -> None:
+        check_gguf(self._model)
+        if self._adapter:
+            check_gguf(self._adapter, role="adapter")
 
     async def _supervise(self, worker: WorkerProcess) -> None:
         """Replace the worker whenever it ends, each time later while it does nothing useful in between."""

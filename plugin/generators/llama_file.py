@@ -11,7 +11,10 @@ from pathlib import Path
 
 from plugin.errors import MissingExtra, SettingsError
 
+PROMPT_VERSION_KEY = "querylift.prompt_version"
+"""Where a GGUF file says which prompt it was trained for."""
 _MAGIC = b"GGUF"
+_SHIPPED_ADAPTER = "smollm2-135m-querylift.gguf"
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -30,6 +33,14 @@ def packaged_model() -> Path:
     return found[0]
 
 
+def shipped_adapter() -> Path | None:
+    """The adapter for the packaged model that comes with Querylift; None where there is none."""
+    # The folder models/ is installed as the package querylift_models, which holds data and no code.
+    spec = importlib.util.find_spec("querylift_models")
+    files = (Path(folder) / _SHIPPED_ADAPTER for folder in (spec.submodule_search_locations or [] if spec else []))
+    return next((file for file in files if file.is_file()), None)
+
+
 def check_llama_cpp() -> None:
     """Raise MissingExtra where the bindings to llama.cpp are not installed."""
     for module, package in (("llama_cpp", "llama-cpp-python"), ("numpy", "numpy")):
@@ -37,15 +48,15 @@ def check_llama_cpp() -> None:
             raise MissingExtra(package, "llama")
 
 
-def check_gguf(path: Path) -> None:
+def check_gguf(path: Path, *, role: str = "model") -> None:
     """Raise SettingsError where `path` is no readable GGUF file; llama.cpp itself checks what follows the first bytes."""
     try:
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
     except OSError as error:
-        raise SettingsError(f"the model {path} cannot be read ({error.strerror}); name a GGUF file") from None
+        raise SettingsError(f"the {role} {path} cannot be read ({error.strerror}); name a GGUF file") from None
     if magic != _MAGIC:
-        raise SettingsError(f"the model {path} is not a GGUF file; convert it, or name another")
+        raise SettingsError(f"the {role} {path} is not a GGUF file; convert it, or name another")
 
 
 def file_digest(path: Path) -> str:

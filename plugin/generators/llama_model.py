@@ -16,16 +16,21 @@ from typing import Any, NoReturn
 import numpy as np
 from llama_cpp import llama_cpp as api
 
+from plugin.expansion import PROMPT_VERSION
 from plugin.generators.llama_batch import Row
-from plugin.generators.llama_file import has_amx
+from plugin.generators.llama_file import PROMPT_VERSION_KEY, has_amx
 
 _ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
 _MOST_ERRORS = 8
-_FUNCTION_NAMES = re.compile(r"^(?:\w+: |error loading model: )+")
+_FUNCTION_NAMES = re.compile(r"^(?:\w+: |error loading model: |failed to apply lora adapter: )+")
 
 
 class LoadError(Exception):
     """llama.cpp cannot use the file; the message is its own reason."""
+
+
+class AdapterError(LoadError):
+    """The adapter cannot be used with the model, which itself can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +43,29 @@ class Shape:
 
 
 class LlamaModel:
-    """A loaded model and its context. Not thread-safe. Raises LoadError."""
+    """A loaded model, with a LoRA adapter on top where one is given, and its context. Not thread-safe. Raises LoadError."""
 
     def __init__(
-        self, path: Path, shape: Shape, *, threads: int, gpu_layers: int, on_progress: Callable[[], None]
+        self,
+        path: Path,
+        shape: Shape,
+        *,
+        threads: int,
+        gpu_layers: int,
+        on_progress: Callable[[], None],
+        adapter: Path | None = None,
     ) -> None:
         self._log, self._errors = _catch_log()
         api.llama_backend_init()
         self._model = self._load(path, gpu_layers)
+        # Before the context, which counts the operations that the adapter adds.
+        lora = self._load_adapter(adapter) if adapter else None
         self._vocab = api.llama_model_get_vocab(self._model)
         self._vocab_size = api.llama_vocab_n_tokens(self._vocab)
         self._abort = _progress_callback(on_progress)
         self._context = self._open(shape, threads)
+        if lora:
+            self._put_on(lora)
         self._memory = api.llama_get_memory(self._context) or self._refuse("it is no model that writes text")
         self._batch = api.llama_batch_init(shape.step_tokens, 0, 1)
         self._tokens = (api.llama_token * shape.sequence_tokens)()
@@ -62,6 +78,20 @@ class LlamaModel:
         # quantised weights as soon as a batch has two rows.
         params.use_extra_bufts = not has_amx()
         return api.llama_model_load_from_file(bytes(path), params) or self._refuse("it cannot be loaded")
+
+    def _load_adapter(self, path: Path) -> Any:
+        lora = api.llama_adapter_lora_init(self._model, bytes(path))
+        if not lora:
+            raise AdapterError(self._reason("it cannot be loaded"))
+        version = _adapter_value(lora, PROMPT_VERSION_KEY)
+        if version not in (None, PROMPT_VERSION):
+            raise AdapterError(f"it was trained for the prompt {version}, and this version serves {PROMPT_VERSION}")
+        return lora
+
+    def _put_on(self, lora: Any) -> None:
+        adapters, scales = (api.llama_adapter_lora_p_ctypes * 1)(lora), (ctypes.c_float * 1)(1.0)
+        if api.llama_set_adapters_lora(self._context, adapters, 1, scales) != 0:
+            raise AdapterError(self._reason("it cannot be put on the model"))
 
     def _open(self, shape: Shape, threads: int) -> Any:
         params = api.llama_context_default_params()
@@ -78,8 +108,11 @@ class LlamaModel:
         return api.llama_init_from_model(self._model, params) or self._refuse("no context can be made for it")
 
     def _refuse(self, fallback: str) -> NoReturn:
+        raise LoadError(self._reason(fallback))
+
+    def _reason(self, fallback: str) -> str:
         # The first error is the cause; those after it say that the caller failed in turn.
-        raise LoadError(_FUNCTION_NAMES.sub("", self._errors[0]) if self._errors else fallback)
+        return _FUNCTION_NAMES.sub("", self._errors[0]) if self._errors else fallback
 
     @property
     def shares_prefixes(self) -> bool:
@@ -132,6 +165,13 @@ class LlamaModel:
     def _best(self, index: int) -> int:
         logits = api.llama_get_logits_ith(self._context, index)
         return int(np.argmax(np.ctypeslib.as_array(logits, shape=(self._vocab_size,))))
+
+
+def _adapter_value(lora: Any, key: str) -> str | None:
+    """A value of the adapter file's metadata as text; None where it has none of that name."""
+    text = ctypes.create_string_buffer(256)
+    size = api.llama_adapter_meta_val_str(lora, key.encode(), text, len(text))
+    return None if size < 0 else text.value.decode(errors="replace")
 
 
 def _progress_callback(on_progress: Callable[[], None]) -> Any:

@@ -25,6 +25,10 @@ class LaunchError(Exception):
     """The worker did not get ready; the message is the reason."""
 
 
+class AdapterLaunchError(LaunchError):
+    """The worker did not get ready, and the adapter is why."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Reply:
     text: str = ""
@@ -141,7 +145,8 @@ class WorkerProcess:
         except TimeoutError:
             raise LaunchError(f"it was not loaded within {start_s:g} s") from None
         if "ready" not in message:
-            raise LaunchError(message.get("fatal") or f"llama.cpp ended while loading it ({await self._ended()})")
+            refused = AdapterLaunchError if message.get("adapter") else LaunchError
+            raise refused(message.get("fatal") or f"llama.cpp ended while loading it ({await self._ended()})")
 
     async def _watch(self) -> None:
         """Kill the process where it was asked and shows no sign of life.

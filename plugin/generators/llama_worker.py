@@ -1,8 +1,9 @@
 """The child process that runs llama.cpp: JSON lines in, JSON lines out.
 
 In:  {"id": 1, "query": "..."} and {"cancel": 1}.
-Out: {"ready": true} or {"fatal": reason} once; then {"id": 1, "text": "..."} or {"id": 1, "error": "..."} for each
-request, and {"alive": true} after a cancel and at intervals while the model computes, as a sign that it does.
+Out: {"ready": true} or {"fatal": reason, "adapter": whether that is to blame} once; then {"id": 1, "text": "..."} or
+{"id": 1, "error": "..."} for each request, and {"alive": true} after a cancel and at intervals while the model computes, as
+a sign that it does.
 
 It is a process of its own so that a crash of llama.cpp costs a restart and no search.
 """
@@ -39,6 +40,7 @@ class Options:
     slot_tokens: int
     gpu_layers: int
     alive_s: float
+    adapter: str = ""
     parent_pid: int = 0
 
 
@@ -110,21 +112,27 @@ def _load(options: Options, pulse: Pulse, send: Send) -> Batcher:
     """The model, ready; where it cannot be, the reason is sent and the process ends."""
     try:
         from plugin.generators.llama_batch import STEP_TOKENS, Batcher
-        from plugin.generators.llama_model import LlamaModel, LoadError, Shape
+        from plugin.generators.llama_model import AdapterError, LlamaModel, LoadError, Shape
     except (ImportError, OSError, RuntimeError) as error:
         _fatal(send, f"llama.cpp itself cannot be loaded: {error}")
     # One sequence more than slots: it keeps what all prompts begin with.
     shape = Shape(options.slots + 1, options.slot_tokens, STEP_TOKENS + options.slots)
-    path = Path(options.model)
     try:
-        model = LlamaModel(path, shape, threads=options.threads, gpu_layers=options.gpu_layers, on_progress=pulse)
+        model = LlamaModel(
+            Path(options.model),
+            shape,
+            adapter=Path(options.adapter) if options.adapter else None,
+            threads=options.threads,
+            gpu_layers=options.gpu_layers,
+            on_progress=pulse,
+        )
     except LoadError as error:
-        _fatal(send, str(error))
+        _fatal(send, str(error), adapter=isinstance(error, AdapterError))
     return Batcher(model, slots=options.slots, slot_tokens=options.slot_tokens)
 
 
-def _fatal(send: Send, reason: str) -> NoReturn:
-    send({"fatal": reason})
+def _fatal(send: Send, reason: str, *, adapter: bool = False) -> NoReturn:
+    send({"fatal": reason, "adapter": adapter})
     os._exit(1)
 
 

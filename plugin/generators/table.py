@@ -68,7 +68,7 @@ def build(source: Path, *, where: Mapping[str, str]) -> Iterator[dict[str, str]]
     """
     seen: set[str] = set()
     for number, row in rows(source):
-        if any(str(_at(row, key)) != value for key, value in where.items()):
+        if any(str(value_at(row, key)) != value for key, value in where.items()):
             continue
         expansion = _expansion(row, source, number)
         if expansion is not None and _key(row["query"]) not in seen:
@@ -76,7 +76,8 @@ def build(source: Path, *, where: Mapping[str, str]) -> Iterator[dict[str, str]]
             yield {"query": clean_query(row["query"]), "text": expansion.text}
 
 
-def _at(row: Any, key: str) -> Any:
+def value_at(row: Any, key: str) -> Any:
+    """The value at `key`, which may lead inwards (`params.mode`); None where there is none."""
     for part in key.split("."):
         row = row.get(part) if isinstance(row, Mapping) else None
     return row

@@ -1,0 +1,1 @@
+"""From trained weights to the GGUF files that are served."""

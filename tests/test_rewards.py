@@ -1,0 +1,390 @@
+"""A candidate is worth what its query gains on a real engine, through the rewrite that is served."""
+
+import asyncio
+import json
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from index_tools.engine import Engine, action, compact
+from index_tools.evaluate import Evaluation, evaluate
+from index_tools.indexing import IndexPlan, build
+from index_tools.searching import expand_all, search_body, search_offline
+from index_tools.trec import Document, write_qrels
+from plugin.errors import DataError, EngineError, SettingsError
+from plugin.expansion import parse
+from plugin.flow import Rules
+from plugin.generators import factory
+from plugin.server import expander_for
+from plugin.settings import check
+from plugin.testing import ManualClock
+from tests.relay import Relay, relay_to
+from tests.test_indexing import Few
+from trainer.candidates import Candidate
+from trainer.commands.score import score as score_command
+from trainer.reward_cache import Patience, Ranker, RankingCache, snapshot
+from trainer.rewards import (
+    Labels,
+    Measurer,
+    RewardOptions,
+    Scoring,
+    labels_from,
+    passage,
+    read_scored,
+    score,
+    served,
+    write_scored,
+)
+
+INDEX = "rewards-test"
+WORDS = "axon neuron cell nerve fibre signal muscle brain blood heart lung vessel tissue organ skin bone".split()
+DOCUMENTS = [
+    Document(f"d{i}", WORDS[i % 16], " ".join(WORDS[(i * k) % 16] for k in range(1, 2 + i % 9)) + f" rare{i % 40}")
+    for i in range(200)
+]
+QUERIES = {"q1": "axon signal", "q2": "blood vessel", "q3": "bone tissue", "q4": '"quoted words"', "q5": "lung organ"}
+QRELS = {
+    "q1": {"d3": 2, "d17": 1, "d33": 1, "d7": 0},
+    "q2": {"d8": 1, "d24": 1, "d11": 2},
+    "q3": {"d15": 1, "d31": 1, "d12": 1},
+    "q4": {"d0": 1},
+    "q5": {"d10": 1, "d26": 1},
+}
+LABELS = Labels(QRELS, "made/all")
+TEXTS = {
+    "q1": "Here is a passage: Neurons carry the nerve signal along a fibre.",
+    "q2": "The heart pumps blood through every vessel; rare11 rare24.",
+    "q3": "Skin and bone are tissue, rare15 rare31.",
+    "q4": "words that were quoted",
+    "q5": "The heart, the brain and the muscle.",
+}
+
+
+def _candidate(query_id: str, text: str, method: str = "zero-shot", sample: int = 0) -> Candidate:
+    return Candidate(query_id, QUERIES[query_id], method, "teacher", text, {"sample": sample})
+
+
+CANDIDATES = [_candidate(query_id, text) for query_id, text in TEXTS.items()]
+OPTIONS = RewardOptions(index=INDEX, weights=(0.4,))
+
+
+@pytest.fixture
+def engine(opensearch: str) -> Iterator[Engine]:
+    with Engine(check({"engine": opensearch})) as made:
+        build(made, Few(DOCUMENTS), IndexPlan(INDEX))
+        yield made
+        made.call("DELETE", f"/{INDEX}")
+
+
+def _score(engine: Engine, candidates: Sequence[Candidate] = CANDIDATES, **changes: Any) -> Scoring:
+    given = {"labels": LABELS, "options": OPTIONS, "settings": check({"engine": engine.url}), **changes}
+    return score(candidates, engine=engine, **given)
+
+
+def _evaluated(engine: Engine, path: Path, *, weight: float) -> Evaluation:
+    """What `querylift evaluate --generator table:FILE` measures."""
+    path.write_text("".join(json.dumps(candidate.to_json()) + "\n" for candidate in CANDIDATES), encoding="utf-8")
+    settings = check({"engine": engine.url, "generator": f"table:{path}", "index": {INDEX: {"weight": weight}}})
+
+    async def expanded() -> Any:
+        async with expander_for(settings, factory.make(settings.generator, settings)) as expander:
+            rules = Rules(settings, clock=ManualClock())
+            return await expand_all(QUERIES, index=INDEX, rules=rules, expander=expander)
+
+    return evaluate(search_offline(engine, QUERIES, index=INDEX, results=asyncio.run(expanded())).run, QRELS)
+
+
+@pytest.mark.engine
+def test_a_reward_is_what_evaluating_the_same_expansion_gives_to_the_last_digit(engine: Engine, tmp_path: Path) -> None:
+    plain = evaluate(search_offline(engine, QUERIES, index=INDEX).run, QRELS).per_query
+    expanded = _evaluated(engine, tmp_path / "table.jsonl", weight=0.4).per_query
+    scored = _score(engine).scored
+    assert [one.reward.query_id for one in scored] == list(QUERIES)
+    for one in scored:
+        for measure in ("ndcg_at_10", "recall_at_100"):
+            assert one.reward.base[measure] == plain[measure][one.reward.query_id]
+            assert one.reward.by_weight[0.4][measure] == expanded[measure][one.reward.query_id]
+        assert one.reward.reward == one.reward.by_weight[0.4]["ndcg_at_10"] - one.reward.base["ndcg_at_10"]
+    assert len({one.reward.reward for one in scored}) > 2
+
+
+@pytest.mark.engine
+def test_a_reward_is_the_mean_over_weights_of_the_mix_of_differences(engine: Engine) -> None:
+    mix = {"ndcg_at_10": 0.7, "recall_at_100": 0.2, "ndcg_at_100": 0.1}
+    for one in _score(engine, options=RewardOptions(index=INDEX, weights=(0.1, 0.5), mix=mix)).scored:
+        base, values = one.reward.base, one.reward.by_weight
+        by_hand = sum(mix[m] * (values[w][m] - base[m]) for w in (0.1, 0.5) for m in mix) / 2
+        assert one.reward.reward == pytest.approx(by_hand, abs=1e-12)
+        assert values.keys() == {0.1, 0.5}
+
+
+@pytest.mark.engine
+def test_equal_searches_are_made_once_and_never_again_whatever_the_labels(engine: Engine, tmp_path: Path) -> None:
+    twice = [*CANDIDATES, _candidate("q1", TEXTS["q1"], sample=1)]
+    with RankingCache(tmp_path / "new" / "cache.sqlite") as cache:
+        first = _score(engine, twice, cache=cache)
+    with RankingCache(tmp_path / "new" / "cache.sqlite") as cache:
+        again = _score(engine, twice, cache=cache)
+        other = Labels({"q1": {"d100": 1}}, "judge")
+        judged = _score(engine, twice, cache=cache, labels=other, options=replace(OPTIONS, mix={"ndcg_at_100": 1}))
+    assert (first.searched, first.from_cache) == (9, 0)  # five queries, and four of them rewritten
+    assert (again.searched, again.from_cache) == (0, 9)
+    assert again.scored == first.scored
+    assert (judged.searched, judged.unlabelled, len(judged.scored)) == (0, 4, 2)
+    assert {one.labels for one in judged.scored} == {"judge"}
+
+
+@pytest.mark.engine
+def test_an_index_built_anew_with_other_settings_is_searched_anew(engine: Engine) -> None:
+    with RankingCache() as cache:
+        first = _score(engine, cache=cache)
+        build(engine, Few(DOCUMENTS), IndexPlan(INDEX, k1=0.1, b=0.0))
+        second = _score(engine, cache=cache)
+    assert (second.searched, second.from_cache) == (9, 0)
+    assert second.fingerprint != first.fingerprint
+    assert [one.reward for one in second.scored] != [one.reward for one in first.scored]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("doc_id", ["d7", "new"], ids=["written again", "added"])
+def test_a_document_that_is_written_makes_it_another_index(engine: Engine, doc_id: str) -> None:
+    before = snapshot(engine, INDEX)
+    assert snapshot(engine, INDEX) == before
+    assert all(ok for ok, _ in engine.bulk([action(INDEX, doc_id, {"text": "axon axon axon"})]))
+    engine.call("POST", f"/{INDEX}/_refresh")
+    assert snapshot(engine, INDEX).fingerprint != before.fingerprint
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("shards", [1, 3])
+def test_ids_and_order_are_those_of_a_plain_search_on_one_shard_and_on_several(engine: Engine, shards: int) -> None:
+    name = f"{INDEX}-{shards}"
+    body = engine.call("GET", f"/{INDEX}/_mapping")[INDEX]["mappings"]
+    engine.call("PUT", f"/{name}", {"settings": {"number_of_shards": shards}, "mappings": body})
+    try:
+        list(engine.bulk(action(name, d.doc_id, {"title": d.title, "text": d.text}) for d in DOCUMENTS))
+        list(engine.bulk([action(name, "d3", {"text": "axon"})]))
+        engine.call("POST", f"/{name}/_refresh")
+        bodies = [search_body(text, 100) for text in QUERIES.values()]
+        with RankingCache() as cache:
+            ranked = Ranker(engine, name, cache=cache, patience=Patience(), batch=2).rank(bodies)
+        plain = [[hit["_id"] for hit in answer["hits"]["hits"]] for answer in engine.msearch(name, bodies)]
+    finally:
+        engine.call("DELETE", f"/{name}")
+    assert [ranked[body] for body in bodies] == plain
+    assert len(plain[0]) > 20
+
+
+@contextmanager
+def _relay(url: str) -> Iterator[Relay]:
+    """A relay on a loop of its own, as scoring blocks."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    opened = relay_to(url)
+    try:
+        yield asyncio.run_coroutine_threadsafe(opened.__aenter__(), loop).result(10)
+    finally:
+        asyncio.run_coroutine_threadsafe(opened.__aexit__(None, None, None), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.mark.engine
+def test_an_engine_that_goes_away_is_waited_for_and_scoring_goes_on(engine: Engine) -> None:
+    bodies = [search_body(text, 100) for text in QUERIES.values()]
+    slept: list[float] = []
+    told: list[str] = []
+    with _relay(engine.url) as relay, Engine(check({"engine": relay.url})) as far, RankingCache() as cache:
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            if len(slept) == 3:
+                relay.cut_after = None
+
+        patience = Patience(60, sleep=sleep, clock=ManualClock(), tell=told.append)
+        ranker = Ranker(far, INDEX, cache=cache, patience=patience)
+        relay.cut_after = 0
+        found = ranker.rank(bodies)
+    assert slept == [0.5, 1.0, 2.0]
+    assert [line.split("; ")[-1] for line in told] == [
+        "asking again in 0.5 s",
+        "asking again in 1 s",
+        "asking again in 2 s",
+        "the engine is back",
+    ]
+    assert found.keys() == set(bodies)
+    assert ranker.searched == len(bodies)
+
+
+@pytest.mark.engine
+def test_patience_ends_and_what_was_found_until_then_is_kept(engine: Engine) -> None:
+    bodies = [search_body(text, 100) for text in QUERIES.values()]
+    clock = ManualClock()
+    with _relay(engine.url) as relay, Engine(check({"engine": relay.url})) as far, RankingCache() as cache:
+        ranker = Ranker(far, INDEX, cache=cache, patience=Patience(10, sleep=clock.advance, clock=clock))
+        ranker.rank(bodies[:2])
+        relay.cut_after = 0
+        with pytest.raises(EngineError, match="waited 10 s: what was found is kept, so run the same command again"):
+            ranker.rank(bodies)
+        assert clock() == 1000 + 0.5 + 1 + 2 + 4
+        again = Ranker(engine, INDEX, cache=cache, patience=Patience(0))
+        again.rank(bodies)
+    assert (again.from_cache, again.searched) == (2, 3)
+
+
+def _strict(text: str, depth: int) -> bytes:
+    fuzziness = "nonsense" if "organ" in text else "0"
+    match = {"contents": {"query": text, "fuzziness": fuzziness}}
+    return compact({"query": {"match": match}, "size": depth, "_source": False})
+
+
+@pytest.mark.engine
+def test_a_search_that_the_engine_refuses_is_named_and_the_others_are_scored(engine: Engine) -> None:
+    found = _score(engine, options=replace(OPTIONS, form=_strict))
+    assert [one.candidate.query_id for one in found.scored] == ["q1", "q2", "q3", "q4"]
+    assert list(found.refused) == [CANDIDATES[-1].key]
+    assert "status 400" in found.refused[CANDIDATES[-1].key]
+
+
+@pytest.mark.engine
+def test_a_body_that_spoils_its_whole_batch_is_found_and_the_rest_goes_on(engine: Engine) -> None:
+    good = [search_body(text, 100) for text in QUERIES.values()]
+    with RankingCache() as cache:
+        ranker = Ranker(engine, INDEX, cache=cache, patience=Patience(0))
+        found = ranker.rank([*good[:2], b'["no search"]', *good[2:]])
+    assert list(found) == good
+    assert list(ranker.refused) == [b'["no search"]']
+
+
+@pytest.mark.engine
+def test_an_index_that_is_not_there_and_an_engine_that_never_answers_are_errors_at_once(engine: Engine) -> None:
+    with pytest.raises(EngineError, match="status 404: no such index"):
+        _score(engine, options=RewardOptions(index="rewards-absent"))
+    with (
+        Engine(check({"engine": "http://127.0.0.1:9"})) as nothing,
+        pytest.raises(EngineError, match="no search engine answers"),
+    ):
+        _score(nothing)
+
+
+@pytest.mark.engine
+def test_what_adds_nothing_to_a_query_scores_nothing_and_is_counted(engine: Engine) -> None:
+    found = _score(engine, [CANDIDATES[3], _candidate("q1", "... !"), replace(CANDIDATES[0], query_id="q9")])
+    assert [(one.reward.reward, one.words) for one in found.scored] == [(0.0, "words that were quoted"), (0.0, "")]
+    assert found.as_it_is == {"skipped;quoted": 1, "skipped;nothing": 1}
+    assert found.unlabelled == 1
+
+
+@pytest.mark.engine
+def test_the_command_scores_a_file_and_leaves_a_manifest_and_a_cache(engine: Engine, tmp_path: Path) -> None:
+    source, qrels, out = tmp_path / "candidates.jsonl", tmp_path / "judge.txt", tmp_path / "out" / "scored.jsonl"
+    source.write_text("".join(json.dumps(candidate.to_json()) + "\n" for candidate in CANDIDATES), encoding="utf-8")
+    write_qrels(qrels, QRELS)
+    arguments = [str(source), "--labels", str(qrels), "--index", INDEX, "--engine", engine.url, "--out", str(out)]
+    arguments += ["--weight", "0.2", "--weight", "0.4", "--mix", "ndcg_at_10=0.7", "--mix", "recall_at_100=0.3"]
+    first = CliRunner().invoke(score_command, arguments, catch_exceptions=False)
+    again = CliRunner().invoke(score_command, [*arguments, "--json"], catch_exceptions=False)
+    assert "searches     13 made, 0 from the cache" in first.output
+    assert "zero-shot" in first.output
+    results = json.loads(again.output)
+    assert (results["scored"], results["searches"], results["from_cache"]) == (5, 0, 13)
+    assert len(list(read_scored(out))) == 5
+    assert json.loads((tmp_path / "out" / "scored.jsonl.manifest.json").read_text())["results"] == results
+    assert next(iter(read_scored(out))).labels == "judge.txt"
+
+
+def test_a_teachers_text_is_read_as_a_table_reads_it_and_a_students_as_the_model_is() -> None:
+    text = "Certainly! Here is a passage: **Axons** carry signals.\nA second line of it."
+    assert served(_candidate("q1", text)).text == "Axons carry signals A second line of it"  # type: ignore[union-attr]
+    assert served(_candidate("q1", text), max_words=2).text == "Axons carry"  # type: ignore[union-attr]
+    students = _candidate("q1", "Axons carry signals.\nand more", method="student")
+    assert served(students, max_words=1) == parse(students.text)
+    assert served(students).text == "Axons carry signals"  # type: ignore[union-attr]
+    assert served(_candidate("q1", " ... ")) is None
+
+
+def test_a_passage_is_prose_where_the_contract_reads_it_so_and_bare_words_elsewhere() -> None:
+    assert passage(_candidate("q1", "Sure! Axons carry\n\nsignals."), max_words=2) == "Axons carry"
+    assert passage(_candidate("q1", "1. Axons carry, axons grow.")) == "1 Axons carry grow"
+    assert passage(_candidate("q1", "Axons carry.\nMore", method="student")) == "Axons carry"
+    assert passage(_candidate("q1", "!")) == ""
+
+
+@given(st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 3), min_size=1), st.data())
+def test_many_rankings_of_a_query_are_measured_as_evaluate_measures_each(grades: dict[str, int], data: Any) -> None:
+    qrels = {"q": {**grades, "sure": 1}, "other": {"a": 1}}
+    rankings = data.draw(st.lists(st.lists(st.sampled_from("abcdefghijk"), max_size=14), min_size=1, max_size=4))
+    measured = Measurer(qrels, ["ndcg_at_10", "recall_at_100"])([("q", ranking) for ranking in rankings])
+    for ranking, values in zip(rankings, measured, strict=True):
+        alone = evaluate({"q": ranking}, qrels).per_query
+        assert values == {measure: alone[measure]["q"] for measure in ("ndcg_at_10", "recall_at_100")}
+
+
+def test_ndcg_at_100_is_the_linear_gain_over_the_best_orders() -> None:
+    grades = {"a": 3, "b": 1, "c": 2}
+    ranking = [*(f"x{i}" for i in range(40)), "b", *(f"y{i}" for i in range(50)), "a"]
+    gain = 1 / math.log2(42) + 3 / math.log2(93)
+    ideal = 3 / math.log2(2) + 2 / math.log2(3) + 1 / math.log2(4)
+    assert Measurer({"q": grades}, ["ndcg_at_100"])([("q", ranking)])[0]["ndcg_at_100"] == pytest.approx(gain / ideal)
+
+
+def test_a_query_without_a_relevant_document_is_not_usable(tmp_path: Path) -> None:
+    write_qrels(tmp_path / "judge.txt", {"1": {"a": 2}, "2": {"a": 1}, "3": {"a": 0}})
+    assert list(labels_from(tmp_path / "judge.txt").usable()) == ["1", "2"]
+    assert list(labels_from(tmp_path / "judge.txt", relevant_from=2).usable()) == ["1"]
+
+
+def test_a_broken_line_of_scored_candidates_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "scored.jsonl"
+    good = {
+        **CANDIDATES[0].to_json(),
+        "passage": "p",
+        "words": "p",
+        "labels": "l",
+        "reward": 0.25,
+        "base": {"ndcg_at_10": 0.5},
+        "by_weight": {"0.2": {"ndcg_at_10": 0.75}},
+    }
+    path.write_text(json.dumps(good) + "\n", encoding="utf-8")
+    (scored,) = read_scored(path)
+    assert scored.reward.by_weight == {0.2: {"ndcg_at_10": 0.75}}
+    write_scored(path, [scored])
+    assert list(read_scored(path)) == [scored]
+    for broken in ({"reward": "much"}, {"by_weight": [1]}, {"base": None}, {"reward": math.nan}):
+        path.write_text(json.dumps(good) + "\n" + json.dumps(good | broken) + "\n", encoding="utf-8")
+        with pytest.raises(DataError, match=r"scored\.jsonl:2: "):
+            list(read_scored(path))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"mix": {"bleu": 1.0}}, "'bleu' is no measure; mix any of ndcg_at_5"),
+        ({"mix": {}}, "the mix is {}"),
+        ({"weights": ()}, "weights are"),
+        ({"weights": (0.0,)}, "above 0"),
+        ({"max_words": 0}, "max_words is 0"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        RewardOptions(index=INDEX, **given)
+
+
+def test_a_file_that_is_no_cache_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, and long enough to be read as one\n" * 9, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"notes\.txt is no cache of rankings"):
+        RankingCache(path)
+    assert path.read_text(encoding="utf-8").startswith("not a database")

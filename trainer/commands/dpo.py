@@ -1,0 +1,32 @@
+"""`querylift train dpo`: the student learns which passages served their queries better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("pairs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file, or the name of a packaged one.")
+@click.option("--model", required=True, help="Student to train, and the reference: what `sft` wrote, or any model.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the adapter, or the whole model."
+)
+@click.option("--seed", type=click.IntRange(0), help="[default: the configuration's]")
+def dpo(pairs: tuple[Path, ...], config: Path | None, model: str, out: Path, seed: int | None) -> None:
+    """Train a student on pairs of passages: more of what served a query, less of what did not.
+
+    The new adapter lies on top of MODEL, which has to stay where it is until the two are merged. A run that was killed
+    goes on from its last checkpoint.
+    """
+    from trainer.models import check_installed
+    from trainer.settings import load
+
+    check_installed()
+    from trainer import training
+    from trainer.dpo import train
+
+    trained = train(pairs, load(config), model=model, out=out, seed=seed, say=click.echo)
+    click.echo(training.closing(trained))

@@ -1,0 +1,117 @@
+"""`querylift train sample`: what the student writes itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from index_tools.commands.options import progress
+from plugin.errors import SettingsError
+
+if TYPE_CHECKING:
+    from trainer.candidates import Candidate
+    from trainer.settings import SampleSettings
+
+
+@click.command()
+@click.argument("model")
+@click.argument("queries", nargs=-1, required=True, metavar="QUERIES...")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="File of candidates; begun again, it goes on."
+)
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file, or the name of a packaged one.")
+@click.option("--samples", type=click.IntRange(1), help="Passages for each query [default: the configuration's].")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="[default: the configuration's]")
+@click.option("--greedy", is_flag=True, help="One passage for each query, the likeliest word each time.")
+@click.option("--seed", type=click.IntRange(0), help="[default: the configuration's]")
+@click.option("--limit", type=click.IntRange(1), help="Only the first queries.")
+def sample(
+    model: str,
+    queries: tuple[str, ...],
+    out: Path,
+    config: Path | None,
+    samples: int | None,
+    temperature: float | None,
+    greedy: bool,
+    seed: int | None,
+    limit: int | None,
+) -> None:
+    """Let MODEL, a folder or a name, write passages for QUERIES: CORPUS:SPLIT, or files of queries.
+
+    They are candidates, to be scored and paired. With --greedy the file is what the model would serve:
+    querylift evaluate --generator table:FILE takes it as it is.
+    """
+    from trainer.settings import load
+
+    settings = load(config)
+    changes = {"samples": samples, "temperature": 0.0 if greedy else temperature}
+    if greedy and temperature:
+        raise SettingsError(f"--greedy and --temperature {temperature:g} are both given; leave one out")
+    options = settings.sample.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    asked = dict(list(read_queries(queries).items())[:limit])
+    _write(model, asked, options, out=out, seed=settings.seed if seed is None else seed)
+
+
+def read_queries(sources: tuple[str, ...]) -> dict[str, str]:
+    """The queries of every source, by id: a file of queries, CORPUS:SPLIT, or CORPUS where it has one split.
+
+    Raises SettingsError where one id stands for two queries.
+    """
+    found: dict[str, str] = {}
+    for source in sources:
+        for query_id, text in _queries(source).items():
+            if found.setdefault(query_id, text) != text:
+                raise SettingsError(
+                    f"query id {query_id!r} stands for two queries; write {source} to a file of its own"
+                )
+    return found
+
+
+def _queries(source: str) -> Mapping[str, str]:
+    from index_tools.corpora import load
+    from index_tools.trec import read_topics
+
+    if Path(source).is_file():
+        return read_topics(Path(source))
+    corpus, _, split = source.rpartition(":")
+    if corpus in ("", "beir", "trec", "ir", "irds"):
+        return load(source).queries()
+    return load(corpus).queries(split)
+
+
+def _write(model: str, queries: Mapping[str, str], options: SampleSettings, *, out: Path, seed: int) -> None:
+    from trainer import models
+    from trainer.manifest import Manifest
+
+    models.check_installed()
+    models.quiet_libraries()
+    from trainer.sampling import missing
+
+    name = model if model in (models.PACKAGED, *models.MADE) else Path(model).resolve().name
+    settings = {"model": name, **options.model_dump(exclude={"samples", "batch_size"})}
+    inputs = {"model": Path(model)} if Path(model).exists() else {}
+    manifest = Manifest(out, stage="sample", inputs=inputs, settings=settings, seed=seed)
+    todo = missing(queries, options, out=out, name=name, seed=seed)
+    with manifest.running() as results:
+        if todo:
+            _sample(model, todo, options, out=out, seed=seed)
+        digest = hashlib.sha256(json.dumps(queries, sort_keys=True).encode()).hexdigest()
+        results.update(written=len(todo), queries=len(queries), queries_sha256=digest)
+    click.echo(f"{len(todo)} passages for {len(queries)} queries written to {out}")
+
+
+def _sample(
+    model: str, todo: Mapping[tuple[str, int], Candidate], options: SampleSettings, *, out: Path, seed: int
+) -> None:
+    from trainer import models
+    from trainer.sampling import write_samples
+
+    # Without fused attention: a step is one token long, and the plain products are faster for it.
+    student, tokenizer = models.load(model, dtype="bfloat16", attention="eager", seed=seed)
+    with progress("sampling", len(todo)) as advance:
+        write_samples(student.to(models.device()), tokenizer, todo, options, out=out, seed=seed, progress=advance)

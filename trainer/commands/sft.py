@@ -1,0 +1,32 @@
+"""`querylift train sft`: the student learns to write what the teacher wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("rows", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file, or the name of a packaged one.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the adapter, or the whole model."
+)
+@click.option("--seed", type=click.IntRange(0), help="[default: the configuration's]")
+@click.option("--model", "base", help="Base to train: a folder, a FILE.gguf, a name [default: the configuration's].")
+def sft(rows: tuple[Path, ...], config: Path | None, out: Path, seed: int | None, base: str | None) -> None:
+    """Fine-tune a base model on candidates: the prompt that is served, then the passage.
+
+    A run that was killed goes on from its last checkpoint. On several GPUs:
+    accelerate launch --multi_gpu -m plugin.cli train sft ...
+    """
+    from trainer.models import check_installed
+    from trainer.settings import load
+
+    check_installed()
+    from trainer import training
+    from trainer.sft import train
+
+    trained = train(rows, load(config), out=out, base=base, seed=seed, say=click.echo)
+    click.echo(training.closing(trained))

@@ -1,0 +1,289 @@
+"""`querylift train teach`: candidate expansions, from a teacher, from files, from the judgments."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from index_tools.commands.options import progress
+from plugin.errors import SettingsError
+
+if TYPE_CHECKING:
+    from index_tools.corpora import Corpus
+    from trainer.candidates import Candidate
+    from trainer.manifest import Manifest
+    from trainer.teacher import Taught
+    from trainer.teacher_prompts import Estimate, Example, Plan
+
+NOTHING = "none"
+"""The value of --held-out that holds nothing out."""
+
+
+@click.command()
+@click.argument("corpus")
+@click.option("--split", default=None, help="Split whose queries are asked [default: the only one].")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="File of candidates; begun again, it goes on."
+)
+@click.option(
+    "--endpoint", help="URL of an OpenAI-compatible API, with its /v1; the key is in QUERYLIFT_TEACHER_API_KEY."
+)
+@click.option("--model", help="Model to ask for.")
+@click.option(
+    "--prompt", "prompts", multiple=True, type=click.Choice(["zero-shot", "few-shot"]), help="[default: zero-shot]"
+)
+@click.option("--samples", type=int, default=1, show_default=True, help="Answers to each prompt at each temperature.")
+@click.option("--temperature", "temperatures", multiple=True, type=float, help="Repeatable [default: 0.7].")
+@click.option("--max-tokens", type=int, default=128, show_default=True, help="Tokens of an answer.")
+@click.option("--shots", type=int, default=4, show_default=True, help="Judged pairs shown in a few-shot prompt.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--concurrency", type=int, default=8, show_default=True, help="Requests under way at once.")
+@click.option("--requests-per-minute", type=float, help="Ask no faster than this.")
+@click.option(
+    "--token-budget", type=int, help="Stop before this run has used more tokens, prompts and answers together."
+)
+@click.option("--price-in", type=float, help="Price of a million prompt tokens.")
+@click.option("--price-out", type=float, help="Price of a million answer tokens.")
+@click.option("--yes", is_flag=True, help="Do not ask before a run that costs money.")
+@click.option(
+    "--import", "imports", multiple=True, metavar="[NAME=]FILE", help="Expansions made elsewhere; ids become NAME:id."
+)
+@click.option(
+    "--where", multiple=True, metavar="KEY=VALUE", help="Which imported rows; a key twice means either value."
+)
+@click.option("--judged", type=int, default=0, help="Relevant documents to take per query.")
+@click.option(
+    "--held-out",
+    multiple=True,
+    metavar="CORPUS:SPLIT",
+    help="Never train on these queries, or 'none' [default: the other splits of CORPUS].",
+)
+@click.option("--drop-leaks", is_flag=True, help="Leave out queries that are held out, instead of stopping.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first queries of the split.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def teach(corpus: str, split: str | None, out: Path, as_json: bool, **options: Any) -> None:
+    """Collect candidate expansions for the queries of CORPUS.
+
+    They come from a teacher (--endpoint and --model), from files (--import), from relevant documents (--judged), or from all.
+    """
+    from index_tools.corpora import load
+
+    plan = _plan(options)
+    if plan is None and not options["imports"] and options["judged"] < 1:
+        raise SettingsError("nothing to collect; name --endpoint and --model, or --import, or --judged")
+    loaded = load(corpus)
+    held_out = held_out_queries(options["held_out"], loaded, split)
+    manifest = _manifest(loaded, split, out, plan, held_out, options)
+    work = _without_leaks(_work(loaded, split, plan, options), held_out, loaded.name, drop=options["drop_leaks"])
+    with manifest.running() as results:
+        results.update(_collect(work, plan, out, yes=options["yes"]))
+    click.echo(json.dumps(results, indent=2) if as_json else _summary(out, results))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be collected: queries for a teacher with the examples to show, and candidates that are there already."""
+
+    queries: Mapping[str, str]
+    drawn: tuple[Example, ...]
+    given: tuple[Candidate, ...]
+    dropped: int = 0
+
+
+# --- options
+
+
+def _plan(options: Mapping[str, Any]) -> Plan | None:
+    from trainer.teacher_prompts import Plan
+
+    if options["endpoint"] is None and options["model"] is None:
+        return None
+    if options["endpoint"] is None or options["model"] is None:
+        raise SettingsError("--endpoint and --model belong together; give both, or neither")
+    same: tuple[str, ...] = ("model", "samples", "max_tokens", "shots", "seed", "concurrency")
+    same += ("requests_per_minute", "token_budget", "price_in", "price_out")
+    given = {"prompts": options["prompts"], "temperatures": options["temperatures"]}
+    chosen = {name: values for name, values in given.items() if values}
+    return Plan(base_url=options["endpoint"], **chosen, **{name: options[name] for name in same})
+
+
+def _where(items: Sequence[str]) -> dict[str, set[str]]:
+    where: dict[str, set[str]] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise SettingsError(f"--where is {item!r}; write KEY=VALUE")
+        where.setdefault(key, set()).add(value)
+    return where
+
+
+def _source(item: str) -> tuple[str, Path]:
+    """(prefix, file) of `--import`: "fiqa=FILE" gives "fiqa:"; a file whose own name has a = is taken as it is."""
+    name, equals, path = item.partition("=")
+    return (f"{name}:", Path(path)) if equals and name and not Path(item).exists() else ("", Path(item))
+
+
+def held_out_queries(specs: Sequence[str], corpus: Corpus, split: str | None) -> dict[str, dict[str, str]]:
+    """The queries of evaluation splits by "CORPUS:SPLIT", for `trainer.guard`: of `specs`, else the other splits of `corpus`.
+
+    'none' alone holds nothing out.
+    """
+    if tuple(specs) == (NOTHING,):
+        return {}
+    if specs:
+        return dict(_held_out(spec) for spec in specs)
+    others = [name for name in corpus.splits() if name != split] if split is not None else []
+    return {f"{corpus.name}:{name}": corpus.queries(name) for name in others}
+
+
+def _held_out(spec: str) -> tuple[str, dict[str, str]]:
+    from index_tools.corpora import load
+
+    head, _, split = spec.rpartition(":")
+    if head in ("", "beir", "trec", "ir", "irds"):
+        corpus = load(spec)
+        queries, names = corpus.queries(), corpus.splits()
+        return f"{corpus.name}:{names[0]}", queries
+    corpus = load(head)
+    return f"{corpus.name}:{split}", corpus.queries(split)
+
+
+def _manifest(
+    corpus: Corpus,
+    split: str | None,
+    out: Path,
+    plan: Plan | None,
+    held_out: Mapping[str, Mapping[str, str]],
+    options: Mapping[str, Any],
+) -> Manifest:
+    """The manifest of `out`. How fast, how much and from where is not part of it: those may change when a run goes on."""
+    from trainer.manifest import Manifest
+
+    asked = json.dumps(corpus.queries(split), sort_keys=True).encode()
+    settings = {
+        "corpus": corpus.name,
+        "split": split,
+        "queries_sha256": hashlib.sha256(asked).hexdigest(),
+        "teacher": plan.decisive() if plan else None,
+        "imports": [prefix for prefix, _ in map(_source, options["imports"])],
+        "where": {key: sorted(values) for key, values in sorted(_where(options["where"]).items())},
+        "judged": options["judged"],
+        "held_out": sorted(held_out),
+        "drop_leaks": options["drop_leaks"],
+    }
+    inputs = {f"import {n}": path for n, (_, path) in enumerate(map(_source, options["imports"]), 1)}
+    return Manifest(out, stage="teach", inputs=inputs, settings=settings, seed=options["seed"])
+
+
+# --- what is collected
+
+
+def _work(corpus: Corpus, split: str | None, plan: Plan | None, options: Mapping[str, Any]) -> Work:
+    from trainer.teacher import imported
+    from trainer.teacher_prompts import FEW_SHOT, examples, from_judged
+
+    given: list[Candidate] = []
+    where = _where(options["where"])
+    for prefix, path in map(_source, options["imports"]):
+        given += imported(path, where, prefix=prefix)
+    if options["judged"]:
+        given += from_judged(corpus, split, per_query=options["judged"], seed=options["seed"])
+    drawn: tuple[Example, ...] = ()
+    if plan and FEW_SHOT in plan.prompts:
+        drawn = examples(corpus, split, k=plan.shots, seed=options["seed"])
+        if not drawn:
+            raise SettingsError(f"{corpus.name} has no judged query to show; leave --prompt few-shot out")
+    queries = dict(islice(corpus.queries(split).items(), options["limit"])) if plan else {}
+    return Work(queries, drawn, tuple(given))
+
+
+def _without_leaks(work: Work, held_out: Mapping[str, Mapping[str, str]], corpus: str, *, drop: bool) -> Work:
+    """`work`, once nothing in it is held out. Raises SettingsError where something is and is not to be dropped."""
+    from trainer.guard import leaked, leaks, refuse
+
+    training = [*work.queries.items(), *((given.query_id, given.query) for given in work.given)]
+    found = leaks(training, held_out, corpus=corpus)
+    if not drop:
+        refuse(found)
+    out = leaked(found)
+    return Work(
+        {query_id: query for query_id, query in work.queries.items() if query_id not in out},
+        work.drawn,
+        tuple(given for given in work.given if given.query_id not in out),
+        len(out),
+    )
+
+
+def _collect(work: Work, plan: Plan | None, out: Path, *, yes: bool) -> dict[str, Any]:
+    from trainer.teacher import append
+
+    results: dict[str, Any] = {"dropped": work.dropped}
+    # Asked before anything is written.
+    todo = _confirmed(work, plan, out, yes=yes) if plan else []
+    if work.given:
+        results["given"] = asdict(append(work.given, out))
+    if plan:
+        results["teacher"] = _taught(todo, plan, out, work).to_json()
+    return results
+
+
+def _confirmed(work: Work, plan: Plan, out: Path, *, yes: bool) -> list[Candidate]:
+    """The requests to make, once somebody has agreed to what they may cost."""
+    from trainer.teacher import missing
+    from trainer.teacher_prompts import estimate
+
+    todo = missing(work.queries, plan, out)
+    expected = estimate(todo, plan, drawn=work.drawn)
+    if not expected.cost or yes:
+        return todo
+    sentence = _priced(expected, plan)
+    if not sys.stdin.isatty():
+        raise SettingsError(f"{sentence}; agree to it with --yes, as there is no terminal to ask on")
+    click.confirm(f"{sentence}. Go on?", abort=True, err=True)
+    return todo
+
+
+def _priced(expected: Estimate, plan: Plan) -> str:
+    budget = f", stopping at {plan.token_budget:,} tokens" if plan.token_budget else ""
+    return (
+        f"{expected.requests:,} requests to {plan.model} take about {expected.tokens_in:,} prompt tokens and at most "
+        f"{expected.tokens_out:,} answer tokens, and cost at most about {expected.cost:,.2f}{budget}"
+    )
+
+
+def _taught(todo: Sequence[Candidate], plan: Plan, out: Path, work: Work) -> Taught:
+    from trainer.teacher import api_key, teach
+
+    key = api_key(os.environ)
+    with progress("asking the teacher", len(todo)) as advance:
+        return asyncio.run(teach(todo, plan, out, key=key, drawn=work.drawn, progress=advance))
+
+
+def _summary(out: Path, results: Mapping[str, Any]) -> str:
+    lines = [f"{results['dropped']} queries left out: they are held out"] if results["dropped"] else []
+    if "given" in results:
+        lines.append(
+            "given: {written:,} written, {known:,} there before, {empty:,} without words".format(**results["given"])
+        )
+    if "teacher" in results:
+        lines.append(_taught_line(results["teacher"]))
+    return "\n".join([*lines, f"candidates: {out}"])
+
+
+def _taught_line(taught: Mapping[str, Any]) -> str:
+    line = "teacher: {written:,} written, {empty:,} without words, {failed:,} failed; {tokens_in:,} prompt and "
+    line = (line + "{tokens_out:,} answer tokens").format(**taught)
+    line += f", cost {taught['cost']:,.2f}" if taught["cost"] is not None else ""
+    if taught["left"] or taught["failed"]:
+        line += f"; {taught['left'] + taught['failed']:,} requests are left: run the same command again"
+    return line

@@ -1,0 +1,161 @@
+"""A training configuration: one TOML file, one table a stage, checked when it is read.
+
+A stage that comes later adds its table as one more class here and one more field of `Settings`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from plugin.errors import SettingsError
+from plugin.expansion import MAX_TOKENS, MAX_WORDS
+
+_Positive = Annotated[float, Field(gt=0)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+_Count = Annotated[int, Field(ge=1)]
+
+
+class Table(BaseModel):
+    """A table of the file: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSettings(Table):
+    """`[model]`: the base, and in what number format it is held and computed with."""
+
+    base: str = "smollm2-135m"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    compute: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+class LoraSettings(Table):
+    """`[lora]`: the adapter (arXiv 2106.09685); rank 0 trains every weight instead."""
+
+    rank: Annotated[int, Field(ge=0)] = 32
+    alpha: _Positive = 32
+    dropout: _Share = 0.0
+    target: str | tuple[str, ...] = "all-linear"
+
+
+class TrainingSettings(Table):
+    """What `[sft]` and `[dpo]` have in common. Steps are updates of the weights."""
+
+    epochs: _Positive = 1
+    learning_rate: _Positive = 1e-4
+    batch_size: _Count = 32
+    gradient_accumulation: _Count = 1
+    activation_checkpointing: bool = False
+    warmup_share: _Share = 0.05
+    scheduler: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: _Positive = 1.0
+    max_words: Annotated[int, Field(ge=1, le=MAX_WORDS)] = MAX_WORDS
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = MAX_TOKENS
+    validation_share: _Share = 0.05
+    validation_steps: _Count = 50
+    logging_steps: _Count = 10
+    save_steps: Annotated[int, Field(ge=0)] = 100
+
+
+class SftSettings(TrainingSettings):
+    """`[sft]`: supervised fine-tuning on expansions."""
+
+
+class DpoSettings(TrainingSettings):
+    """`[dpo]`: direct preference optimisation (arXiv 2305.18290); `loss` is one of TRL's `loss_type`s."""
+
+    learning_rate: _Positive = 2e-5
+    batch_size: _Count = 16
+    beta: _Positive = 0.1
+    loss: Literal[
+        "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down"
+    ] = "sigmoid"
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    sft_weight: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _smoothing_is_used(self) -> DpoSettings:
+        if self.label_smoothing and self.loss not in ("robust", "exo_pair"):
+            raise ValueError(f"label_smoothing does nothing with loss {self.loss!r}; use robust, or set it to 0")
+        if self.loss == "exo_pair" and not self.label_smoothing:
+            raise ValueError("loss exo_pair needs a label_smoothing above 0; 0.001 is usual")
+        return self
+
+
+class SampleSettings(Table):
+    """`[sample]`: how the student's own expansions are drawn."""
+
+    samples: _Count = 8
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_k: _Count = 50
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    batch_size: _Count = 128
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = MAX_TOKENS
+
+
+class Settings(Table):
+    """Everything that a configuration file may say."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    model: ModelSettings = ModelSettings()
+    lora: LoraSettings = LoraSettings()
+    sft: SftSettings = SftSettings()
+    dpo: DpoSettings = DpoSettings()
+    sample: SampleSettings = SampleSettings()
+
+
+def load(path: Path | None) -> Settings:
+    """The settings of `path`; of a packaged file where it is just a name (`smoke`); the defaults where it is None.
+
+    Raises SettingsError, one sentence.
+    """
+    if path is None:
+        return check({})
+    return check(_read(path), source=str(path))
+
+
+def check(values: Mapping[str, Any], *, source: str = "settings") -> Settings:
+    """`values` as Settings. Raises SettingsError, one sentence that names the key, its value and the remedy."""
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(f"{source}: {_sentence(error.errors(include_url=False)[0])}") from None
+
+
+def packaged() -> tuple[str, ...]:
+    """The names of the configurations that come with the package."""
+    found = files("trainer").joinpath("configs").iterdir()
+    return tuple(sorted(file.name.removesuffix(".toml") for file in found if file.name.endswith(".toml")))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if not path.exists() and str(path) in packaged():
+            text = files("trainer").joinpath("configs", f"{path}.toml").read_text(encoding="utf-8")
+        else:
+            text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text)
+    except FileNotFoundError:
+        names = ", ".join(packaged())
+        raise SettingsError(f"{path} does not exist; name a configuration file, or one of {names}") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); name a configuration file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}; mend that line") from None
+
+
+def _sentence(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{key} is not a setting; trainer/configs shows them all"
+    problem = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {problem}"
+    return f"{key} is {error.get('input')!r}: {problem[0].lower()}{problem[1:]}"
