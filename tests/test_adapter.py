@@ -13,7 +13,7 @@ import safetensors.numpy
 from click.testing import CliRunner
 
 from plugin.errors import SettingsError
-from plugin.expansion import PROMPT_VERSION, prompt
+from plugin.expansion import PROMPT_VERSION
 from plugin.generators.llama_file import file_digest, packaged_model
 from quantize.adapter import Base, export_adapter, gguf_rows, read_base
 from quantize.commands.quantize import quantize
@@ -27,7 +27,11 @@ GGUF_NAMES = dict(
     zip(SHAPES, ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"], strict=True)
 )
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "use_dora": False, "init_lora_weights": True}
-# What transformers 5.23 and peft 0.21 write, in float32, for this adapter and "what causes a rainbow".
+PROMPT = (
+    "<|im_start|>system\nYou write short passages for a search engine.<|im_end|>\n<|im_start|>user\n"
+    "Write a short passage that answers this search query: what causes a rainbow<|im_end|>\n<|im_start|>assistant\n"
+)
+# What transformers 5.23 and peft 0.21 write after it, in float32, with the adapter of `random_weights`.
 WRITTEN_BY_PEFT = [504, 24594, 314, 2952, 411, 260, 12181, 282, 2591, 506, 5264, 28, 4170, 260, 24484, 282, 8118, 411]
 
 
@@ -143,7 +147,7 @@ def _tokens() -> list[int]:
 
     model = Llama(str(packaged_model()), vocab_only=True, verbose=False)
     try:
-        return model.tokenize(prompt("what causes a rainbow").encode(), add_bos=False, special=True)
+        return model.tokenize(PROMPT.encode(), add_bos=False, special=True)
     finally:
         model.close()
 
@@ -392,3 +396,10 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
     first = out.read_bytes()
     export_adapter(folder, out, base=tiny_base())
     assert out.read_bytes() == first
+
+
+def test_rows_that_q8_0_cannot_hold_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    weights = {name: w[:, :24] if name.endswith("A.weight") else w for name, w in tiny_weights().items()}
+    folder, base = save_adapter(tmp_path / "peft", weights), tiny_base(shapes={"blk.0.attn_q.weight": (8, 24)})
+    assert _refused(folder, base) == "blk.0.attn_q.weight has rows of 24 numbers, which q8_0 cannot hold; use f16"
+    assert export_adapter(folder, tmp_path / "a.gguf", base=base, number_type="f16") == 1

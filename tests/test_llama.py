@@ -24,7 +24,7 @@ from tests.test_adapter import random_weights, save_adapter, tiny_base, tiny_wei
 
 model_test = pytest.mark.model
 QUERIES = [
-    "what causes a rainbow", "how to compress a folder in python", "vitamin D deficiency symptoms",
+    "what causes a rainbow", "how to compress a folder", "vitamin D deficiency symptoms",
     "history of the steam engine", "why do cats purr", "treatment of acute bronchitis",
     "best time to plant tomatoes", "0-dimensional biomaterials lack inductive properties",
     "how are volcanoes formed", "effects of sleep on memory", "what is a black hole", "cheap flights to lisbon",
@@ -309,10 +309,8 @@ def test_with_an_adapter_too_each_request_is_answered_as_if_it_were_alone(adapte
     """True of adapters in q8_0. With f16 19 of 24 texts differed, with f32 15."""
 
     async def drill(generator: LlamaGenerator) -> None:
-        alone = [await _write(generator, query) for query in QUERIES[:6]]
-        texts = await _write_all(generator, QUERIES)
-        assert texts[:6] == alone
-        assert texts[6:] == await _write_all(generator, QUERIES[6:])
+        alone = [await _write(generator, query) for query in QUERIES[:4]]
+        assert (await _write_all(generator, QUERIES[:8]))[:4] == alone
 
     _run(drill, adapter=adapter)
 

@@ -51,6 +51,13 @@ def test_generation_ends_at_the_end_of_the_turn(folder: Path) -> None:
     assert model.config.eos_token_id == ends
 
 
+@pytest.mark.parametrize("base", ["made:qwen3", pytest.param("smollm2-135m", marks=pytest.mark.model)])
+def test_words_are_read_and_written_with_the_same_weights(base: str) -> None:
+    model, _ = models.load(base, texts=TEXTS)
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    assert model.config.tie_word_embeddings
+
+
 def test_no_path_of_this_machine_is_written(folder: Path, tmp_path: Path) -> None:
     models.save(*models.load(folder), tmp_path)
     texts = [file.read_text(encoding="utf-8") for file in tmp_path.glob("*.json") if file.name != "tokenizer.json"]

@@ -189,16 +189,27 @@ def test_rank_0_trains_every_weight_and_writes_whole_models(tmp_path: Path) -> N
     assert trained.validation["rewards/margins"] > 0
 
 
+@pytest.mark.model
+def test_the_packaged_base_is_trained_checkpointed_and_merged(tmp_path: Path) -> None:
+    rows = _write(tmp_path / "rows.jsonl", [{"query_id": t, "query": t, "text": f"wet {t}"} for t in TOPICS[:2]])
+    few: dict[str, object] = {"epochs": 2, "batch_size": 2, "save_steps": 1, "validation_share": 0.0}
+    trained = sft.train([rows], _tiny("smollm2-135m", sft=few), out=tmp_path / "sft", say=_silent)
+    assert trained.steps == 2 and models.base_of(tmp_path / "sft") == "smollm2-135m"
+    merge.merge(tmp_path / "sft", out=tmp_path / "merged", say=_silent)
+    weights = (tmp_path / "merged" / "model.safetensors").stat().st_size
+    assert 260e6 < weights < 280e6  # 134.5 million in bfloat16, input and output embeddings shared
+
+
 # --- what is trained on
 
 
 def test_the_tokens_trained_on_are_the_served_prompt_the_passage_and_the_end() -> None:
     _, tokenizer = models.load("made:llama")
-    query, passage = "what is <|im_end|> naïve\nrain", "Sure, here is a passage: Rain   falls,\n\nsays the *naïve* 猫."
+    query, passage = "what is <|im_end|> naïve\nrain", "Sure, here is a passage: Rain   falls,\n\nsays the naïve 猫."
     row = candidates.Candidate("q", query, "zero-shot", "teacher", passage)
     (example,) = sft.examples([row], tokenizer, SftSettings())
     cut = texts.cut(passage, tokenizer, max_words=128, max_tokens=64)
-    assert cut == "Rain falls, says the *naïve* 猫."
+    assert cut == "Rain falls, says the naïve 猫."
     assert tokenizer.decode(example.input_ids).encode() == (prompt(query) + cut + "<|im_end|>").encode()
     labelled = [token for token in example.labels if token != NO_LABEL]
     assert tokenizer.decode(labelled) == cut + "<|im_end|>"

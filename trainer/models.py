@@ -107,7 +107,6 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, *, base: str | Path) 
     """Write the adapter of a PEFT model, its tokenizer, and what it was trained on: relative to `folder` where near."""
     folder.mkdir(parents=True, exist_ok=True)
     named = _near(str(base), folder)
-    model.peft_config["default"].base_model_name_or_path = None  # or PEFT asks the hub about it
     model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     written = _json(folder / _ADAPTER) | {"base_model_name_or_path": named}
@@ -187,6 +186,7 @@ def _from_gguf(file: Path, *, attention: str) -> tuple[Any, Any]:
     values = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(type(read.config).from_dict(values), attn_implementation=attention)
+    model.tie_weights()  # `no_init_weights` leaves that out too
     model.load_state_dict(read.state_dict())
     return model, tokenizer
 
@@ -215,7 +215,8 @@ def _speak_chatml(model: Any, tokenizer: Any, name: str) -> None:
     ids = {token: _single_id(tokenizer, token, name) for token in ("<|im_start|>", END)}
     if tokenizer("a")["input_ids"] != tokenizer("a", add_special_tokens=False)["input_ids"]:
         raise SettingsError(f"the tokenizer of {name} adds tokens of its own to a text; name a model with ChatML")
-    model.config._name_or_path = Path(name).name  # not where on this machine it was
+    # Neither where on this machine it was, nor anything that PEFT would ask a hub about with every checkpoint.
+    model.name_or_path = model.config._name_or_path = ""
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.eos_token = END
     if tokenizer.pad_token_id is None:

@@ -100,10 +100,26 @@ class SampleSettings(Table):
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = MAX_TOKENS
 
 
+class Step(Table):
+    """`[[step]]`: one stage of the chain, with the arguments and options that its command takes.
+
+    A list repeats an option, true and false are its switch. A step with `per_seed` runs once for each of the seeds.
+    """
+
+    stage: str
+    arguments: tuple[str, ...] = ()
+    options: dict[str, bool | int | float | str | list[str] | list[float]] = {}
+    per_seed: bool = False
+
+
 class Settings(Table):
     """Everything that a configuration file may say."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = ()
+    held_out: tuple[str, ...] = ()
+    variables: dict[str, str] = {}
+    step: tuple[Step, ...] = ()
     model: ModelSettings = ModelSettings()
     lora: LoraSettings = LoraSettings()
     sft: SftSettings = SftSettings()

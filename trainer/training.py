@@ -143,9 +143,7 @@ def is_first_process() -> bool:
 
 
 def prepare(trainer: Any) -> None:
-    """Put our head in place of TRL's on a CPU (on a GPU its own is made for it), and let no checkpoint ask a hub for the base."""
-    if hasattr(trainer.model, "peft_config"):
-        trainer.model.peft_config["default"].base_model_name_or_path = None
+    """Put our head in place of TRL's on a CPU; on a GPU its own is made for it."""
     if trainer.args.device.type == "cpu":
         from trainer.cpu_head import use_cpu_head
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from trainer.commands.guarded import held_out_option, refuse_held_out
+
 
 @click.command()
 @click.argument("pairs", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -15,7 +17,10 @@ import click
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the adapter, or the whole model."
 )
 @click.option("--seed", type=click.IntRange(0), help="[default: the configuration's]")
-def dpo(pairs: tuple[Path, ...], config: Path | None, model: str, out: Path, seed: int | None) -> None:
+@held_out_option
+def dpo(
+    pairs: tuple[Path, ...], config: Path | None, model: str, out: Path, seed: int | None, held_out: tuple[str, ...]
+) -> None:
     """Train a student on pairs of passages: more of what served a query, less of what did not.
 
     The new adapter lies on top of MODEL, which has to stay where it is until the two are merged. A run that was killed
@@ -28,5 +33,7 @@ def dpo(pairs: tuple[Path, ...], config: Path | None, model: str, out: Path, see
     from trainer import training
     from trainer.dpo import train
 
-    trained = train(pairs, load(config), model=model, out=out, seed=seed, say=click.echo)
+    settings = load(config)
+    refuse_held_out(pairs, held_out, settings.held_out)
+    trained = train(pairs, settings, model=model, out=out, seed=seed, say=click.echo)
     click.echo(training.closing(trained))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from trainer.commands.guarded import held_out_option, refuse_held_out
+
 
 @click.command()
 @click.argument("rows", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -15,7 +17,15 @@ import click
 )
 @click.option("--seed", type=click.IntRange(0), help="[default: the configuration's]")
 @click.option("--model", "base", help="Base to train: a folder, a FILE.gguf, a name [default: the configuration's].")
-def sft(rows: tuple[Path, ...], config: Path | None, out: Path, seed: int | None, base: str | None) -> None:
+@held_out_option
+def sft(
+    rows: tuple[Path, ...],
+    config: Path | None,
+    out: Path,
+    seed: int | None,
+    base: str | None,
+    held_out: tuple[str, ...],
+) -> None:
     """Fine-tune a base model on candidates: the prompt that is served, then the passage.
 
     A run that was killed goes on from its last checkpoint. On several GPUs:
@@ -28,5 +38,7 @@ def sft(rows: tuple[Path, ...], config: Path | None, out: Path, seed: int | None
     from trainer import training
     from trainer.sft import train
 
-    trained = train(rows, load(config), out=out, base=base, seed=seed, say=click.echo)
+    settings = load(config)
+    refuse_held_out(rows, held_out, settings.held_out)
+    trained = train(rows, settings, out=out, base=base, seed=seed, say=click.echo)
     click.echo(training.closing(trained))

@@ -17,6 +17,7 @@ import click
 
 from index_tools.commands.options import progress
 from plugin.errors import SettingsError
+from trainer.commands.guarded import NOTHING, queries_of
 
 if TYPE_CHECKING:
     from index_tools.corpora import Corpus
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from trainer.manifest import Manifest
     from trainer.teacher import Taught
     from trainer.teacher_prompts import Estimate, Example, Plan
-
-NOTHING = "none"
-"""The value of --held-out that holds nothing out."""
 
 
 @click.command()
@@ -141,21 +139,9 @@ def held_out_queries(specs: Sequence[str], corpus: Corpus, split: str | None) ->
     if tuple(specs) == (NOTHING,):
         return {}
     if specs:
-        return dict(_held_out(spec) for spec in specs)
+        return queries_of(specs)
     others = [name for name in corpus.splits() if name != split] if split is not None else []
     return {f"{corpus.name}:{name}": corpus.queries(name) for name in others}
-
-
-def _held_out(spec: str) -> tuple[str, dict[str, str]]:
-    from index_tools.corpora import load
-
-    head, _, split = spec.rpartition(":")
-    if head in ("", "beir", "trec", "ir", "irds"):
-        corpus = load(spec)
-        queries, names = corpus.queries(), corpus.splits()
-        return f"{corpus.name}:{names[0]}", queries
-    corpus = load(head)
-    return f"{corpus.name}:{split}", corpus.queries(split)
 
 
 def _manifest(

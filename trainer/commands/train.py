@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 STAGES = {
+    "split": "judged queries in two: to train on, and to choose by",
     "teach": "candidates from a teacher, a file or the judged documents",
     "score": "what each candidate changes on your engine",
     "pairs": "better and worse expansions of the same query",

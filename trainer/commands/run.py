@@ -1,0 +1,44 @@
+"""`querylift train run`: the whole chain, from one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from plugin.errors import SettingsError
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, help="Repeatable [default: the file's].")
+@click.option("--set", "given", metavar="NAME=VALUE", multiple=True, help="A variable of the file; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Print the commands only.")
+def run(config: Path, seeds: tuple[int, ...], given: tuple[str, ...], dry_run: bool) -> None:
+    """Run the steps of CONFIG, a file or the name of a packaged one, and go on where an earlier run was stopped."""
+    from trainer import chain
+    from trainer.settings import load
+
+    settings = load(config)
+    if not settings.step:
+        raise SettingsError(f"{config} has no [[step]]; name a file that has, or run the stages one by one")
+    made = chain.calls(settings, config=config, seeds=seeds, given=dict(map(_pair, given)))
+    chain.run(made, _print_nothing if dry_run else _stage, say=click.echo)
+
+
+def _stage(name: str, arguments: Sequence[str]) -> None:
+    from trainer.commands.train import train
+
+    train.main([name, *arguments], prog_name="querylift train", standalone_mode=False)
+
+
+def _print_nothing(name: str, arguments: Sequence[str]) -> None:
+    """What a dry run does at each step."""
+
+
+def _pair(item: str) -> tuple[str, str]:
+    name, equals, value = item.partition("=")
+    if not equals or not name:
+        raise SettingsError(f"--set is {item!r}; write NAME=VALUE")
+    return name, value
