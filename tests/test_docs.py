@@ -65,7 +65,7 @@ def test_importing_the_served_path_loads_nothing_heavy() -> None:
 
 
 def test_every_command_has_help() -> None:
-    names = ["compare", "demo", "evaluate", "explain", "index", "node", "serve", "table"]
+    names = ["compare", "demo", "evaluate", "explain", "index", "node", "quantize", "serve", "table", "train"]
     listed = subprocess.run([sys.executable, "-m", "plugin.cli", "--help"], capture_output=True, text=True, check=True)
     commands = listed.stdout.split("Commands:")[1]
     assert re.findall(r"^  (\w+) ", commands, flags=re.M) == names

@@ -1,0 +1,141 @@
+"""The chain says what it runs, runs it in order, and a seed is taken to its end before the next one."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from plugin.cli import querylift
+from plugin.errors import SettingsError
+from trainer import chain
+from trainer.commands.guarded import refuse_held_out
+from trainer.commands.train import STAGES
+from trainer.settings import check, load, packaged
+
+CONFIG = Path("my.toml")
+
+
+def _commands(steps: list[dict[str, object]], **changes: object) -> list[str]:
+    settings = check({"variables": {"work": "runs/x"}, "step": steps, **changes})
+    return [str(call) for call in chain.calls(settings, config=CONFIG, given={})]
+
+
+def test_a_step_is_the_command_that_a_person_would_type() -> None:
+    steps = [
+        {
+            "stage": "score",
+            "arguments": ["{work}/own samples.jsonl"],
+            "options": {"index": "products", "weight": [0.1, 0.2], "floor": False, "json": True},
+        }
+    ]
+    assert _commands(steps) == [
+        "querylift train score 'runs/x/own samples.jsonl' --index products --weight 0.1 --weight 0.2 --no-floor --json"
+    ]
+
+
+def test_stages_that_read_the_file_get_it_and_training_gets_what_is_held_out() -> None:
+    steps = [{"stage": "sft", "arguments": ["rows.jsonl"], "options": {"out": "{work}/sft-{seed}"}, "per_seed": True}]
+    assert _commands(steps, seeds=[3], held_out=["scifact:dev"]) == [
+        "querylift train sft rows.jsonl --held-out scifact:dev --config my.toml --seed 3 --out runs/x/sft-3"
+    ]
+
+
+def test_a_seed_is_taken_to_its_end_before_the_next_one_begins() -> None:
+    steps = [
+        {"stage": "pairs", "arguments": ["all"]},
+        {"stage": "sft", "arguments": ["a-{seed}"], "per_seed": True},
+        {"stage": "merge", "arguments": ["b-{seed}"], "per_seed": True},
+        {"stage": "report", "arguments": ["table"]},
+    ]
+    named = [command.split()[3] for command in _commands(steps, seeds=[1, 2])]
+    assert named == ["all", "a-1", "b-1", "a-2", "b-2", "table"]
+
+
+def test_a_variable_that_nobody_defined_is_named() -> None:
+    with pytest.raises(
+        SettingsError, match=r"\{data\} in the step 'split' is not defined; define it under \[variables\]"
+    ):
+        _commands([{"stage": "split", "arguments": ["{data}/x"]}])
+    with pytest.raises(SettingsError, match="set per_seed = true"):
+        _commands([{"stage": "split", "arguments": ["x-{seed}"]}])
+
+
+def test_a_given_variable_that_the_file_does_not_have_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"'dta' is no variable of my.toml; it has work"):
+        chain.calls(check({"variables": {"work": "w"}}), config=CONFIG, given={"dta": "x"})
+
+
+def test_every_call_is_announced_and_run_in_order() -> None:
+    ran: list[tuple[str, tuple[str, ...]]] = []
+    said: list[str] = []
+
+    def stage(name: str, arguments: Sequence[str]) -> None:
+        ran.append((name, tuple(arguments)))
+
+    chain.run([chain.Call("split", ("x",)), chain.Call("pairs", ("y",))], stage, say=said.append)
+    assert ran == [("split", ("x",)), ("pairs", ("y",))]
+    assert said == ["\n[1/2] querylift train split x", "\n[2/2] querylift train pairs y"]
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_the_steps_of_every_packaged_file_are_stages_with_their_own_options(name: str) -> None:
+    settings = load(Path(name))
+    for call in chain.calls(settings, config=Path(name), given={}):
+        assert call.stage in STAGES
+        shown = CliRunner().invoke(querylift, ["train", call.stage, "--help"], standalone_mode=False)
+        for option in (argument for argument in call.arguments if argument.startswith("--")):
+            assert option in shown.output, f"{call.stage} has no {option}"
+
+
+def test_a_dry_run_prints_the_commands_and_makes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[[step]]\nstage = "split"\narguments = ["builtin"]\noptions = { out = "made" }\n')
+    done = CliRunner().invoke(querylift, ["train", "run", str(file), "--dry-run"], catch_exceptions=False)
+    assert done.output == "\n[1/1] querylift train split builtin --out made\n"
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_file_without_steps_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("seed = 1\n")
+    with pytest.raises(SettingsError, match=r"has no \[\[step\]\]"):
+        CliRunner().invoke(querylift, ["train", "run", str(file)], catch_exceptions=False, standalone_mode=False)
+
+
+def test_a_split_holds_out_queries_and_keeps_those_like_them_out_of_training(tmp_path: Path) -> None:
+    corpus = tmp_path / "c"
+    corpus.mkdir()
+    texts = {"1": "how do I sort a list", "2": "How do I sort a list?", "3": "what is a generator", "4": "open a file"}
+    (corpus / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": q, "text": text}) + "\n" for q, text in {**texts, "5": "unjudged"}.items())
+    )
+    (corpus / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"{q}\td\t1\n" for q in texts))
+    seen = set()
+    for seed in range(8):
+        out = tmp_path / f"split-{seed}"
+        arguments = ["train", "split", str(corpus), "--hold-out", "1", "--seed", str(seed), "--out", str(out)]
+        assert CliRunner().invoke(querylift, arguments, catch_exceptions=False).exit_code == 0
+        held = {json.loads(line)["_id"] for line in (out / "queries.held.jsonl").read_text().splitlines()}
+        train = {json.loads(line)["_id"] for line in (out / "queries.train.jsonl").read_text().splitlines()}
+        assert len(held) == 1
+        assert train == set(texts) - held - ({"1", "2"} if held & {"1", "2"} else set())
+        seen |= held
+    assert len(seen) > 1
+
+
+def test_training_refuses_rows_of_an_evaluation_split(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"query_id": "a", "query": "How do I sort a list?", "text": "x"}) + "\n")
+    evaluation = tmp_path / "held"
+    evaluation.mkdir()
+    (evaluation / "queries.dev.jsonl").write_text('{"_id": "9", "text": "how do i sort a LIST"}\n')
+    with pytest.raises(SettingsError, match=r"1 training query is in an evaluation split: 'a' is '9' of held:dev"):
+        refuse_held_out([rows], (f"{evaluation}:dev",), ())
+    refuse_held_out([rows], ("none",), (f"{evaluation}:dev",))
+
+
+def test_training_asks_what_is_measured_on(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no evaluation split is named"):
+        refuse_held_out([tmp_path / "rows.jsonl"], (), ())
