@@ -48,17 +48,11 @@ def train(
     A run that was killed goes on from its last checkpoint; one that has ended is not run again. Raises SettingsError,
     DataError, MissingExtra.
     """
-    models.check_installed()
-    models.quiet_libraries()
     seed = settings.seed if seed is None else seed
     manifest = training.manifest(out, "dpo", pairs, settings, base=model, seed=seed, table="dpo")
-    if manifest.done:
-        say(f"{out} is done")
-        return Trained(**manifest.results)
-    with training.running(manifest) as results:
-        trained = _train(pairs, settings, base=model, out=out, seed=seed, say=say)
-        results.update(training.results(trained))
-    return trained
+    return training.once(
+        manifest, lambda: _train(pairs, settings, base=model, out=out, seed=seed, say=say), out=out, say=say
+    )
 
 
 def examples(pairs: Iterable[Preference], tokenizer: Any, settings: DpoSettings) -> list[Example]:

@@ -41,18 +41,12 @@ def train(
     `base` and `seed` stand in for the settings' own. A run that was killed goes on from its last checkpoint; one that has
     ended is not run again. Raises SettingsError, DataError, MissingExtra.
     """
-    models.check_installed()
-    models.quiet_libraries()
     base = settings.model.base if base is None else base
     seed = settings.seed if seed is None else seed
     manifest = training.manifest(out, "sft", rows, settings, base=base, seed=seed, table="sft")
-    if manifest.done:
-        say(f"{out} is done")
-        return Trained(**manifest.results)
-    with training.running(manifest) as results:
-        trained = _train(rows, settings, out=out, base=base, seed=seed, say=say)
-        results.update(training.results(trained))
-    return trained
+    return training.once(
+        manifest, lambda: _train(rows, settings, out=out, base=base, seed=seed, say=say), out=out, say=say
+    )
 
 
 def examples(rows: Iterable[Candidate], tokenizer: Any, settings: SftSettings) -> list[Example]:

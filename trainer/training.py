@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,12 +127,19 @@ def manifest(
     return Manifest(out, stage=stage, inputs=inputs, settings=tables, seed=seed)
 
 
-@contextmanager
-def running(manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """`Manifest.running` in the first process, nothing in the others."""
+def once(manifest: Manifest, train: Callable[[], Trained], *, out: Path, say: Say) -> Trained:
+    """What `train` gives, or what it gave when it ran to its end before. The first process alone keeps the manifest."""
+    models.check_installed()
+    models.quiet_libraries()
+    if manifest.done:
+        say(f"{out} is done")
+        return Trained(**manifest.results)
     with ExitStack() as stack:
         stack.enter_context(models.harmless_warnings())
-        yield stack.enter_context(manifest.running()) if is_first_process() else {}
+        results = stack.enter_context(manifest.running()) if is_first_process() else {}
+        trained = train()
+        results.update(asdict(trained))
+    return trained
 
 
 def is_first_process() -> bool:
@@ -188,11 +195,6 @@ def closing(trained: Trained) -> str:
     steps = f"{trained.steps} steps" + (f", from {trained.resumed_at} on" if trained.resumed_at else "")
     held_out = f", held-out loss {trained.validation['loss']:.3f}" if "loss" in trained.validation else ""
     return f"{trained.folder}: {steps}, loss {trained.loss:.3f}{held_out}\ncurves: {trained.folder}/curves.png"
-
-
-def results(trained: Trained) -> dict[str, Any]:
-    """For the manifest; `Trained(**...)` reads it back."""
-    return asdict(trained)
 
 
 def dataset(rows: Sequence[Mapping[str, Any]]) -> Any:

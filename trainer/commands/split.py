@@ -25,7 +25,7 @@ TRAIN, HELD = "train", "held"
 @click.option(
     "--apart-from", multiple=True, metavar="CORPUS:SPLIT", help="Leave out of 'train' what these ask too; repeatable."
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="BEIR folder to write, without documents.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="BEIR folder to write; documents are linked to.")
 def split(corpus: str, name: str | None, hold_out: int, seed: int, apart_from: tuple[str, ...], out: Path) -> None:
     """Cut the judged queries of CORPUS into splits "train" and "held", as a folder that every stage takes as a corpus.
 
@@ -53,6 +53,7 @@ def split(corpus: str, name: str | None, hold_out: int, seed: int, apart_from: t
     with Manifest(out, stage="split", inputs={}, settings=settings, seed=seed).running() as results:
         _write(out, HELD, held, qrels)
         _write(out, TRAIN, train, qrels)
+        _link_documents(Path(corpus.removeprefix("beir:")), out)
         results.update(train=len(train), held=len(held), left_out=len(left_out))
     click.echo(f"{out}: {len(train)} queries to train on, {len(held)} held out, {len(left_out)} left out as too alike")
 
@@ -68,3 +69,10 @@ def _write(out: Path, name: str, queries: Queries, qrels: Qrels) -> None:
     ):
         with replacing(out / file) as stream:
             stream.write("".join(f"{row}\n" for row in rows).encode())
+
+
+def _link_documents(source: Path, out: Path) -> None:
+    """Documents of a BEIR folder are linked to; those of other corpora are not needed to train or to measure."""
+    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
+        if (source / name).is_file() and not (out / name).exists():
+            (out / name).symlink_to((source / name).resolve())

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     "--import", "imports", multiple=True, metavar="[NAME=]FILE", help="Expansions made elsewhere; ids become NAME:id."
 )
 @click.option(
-    "--where", multiple=True, metavar="KEY=VALUE", help="Which imported rows; a key twice means either value."
+    "--where", multiple=True, metavar="KEY=VALUE", help="Which imported rows; a key twice means either, None that it is absent."
 )
 @click.option("--judged", type=int, default=0, help="Relevant documents to take per query.")
 @click.option(
