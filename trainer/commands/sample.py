@@ -12,6 +12,7 @@ import click
 
 from index_tools.commands.options import progress
 from plugin.errors import SettingsError
+from trainer.commands.named import prefixed
 
 if TYPE_CHECKING:
     from trainer.candidates import Candidate
@@ -43,6 +44,7 @@ def sample(
 ) -> None:
     """Let MODEL, a folder or a name, write passages for QUERIES: CORPUS:SPLIT, or files of queries.
 
+    With NAME=QUERIES the ids become NAME:id, so that those of several sources stay apart.
     They are candidates, to be scored and paired. With --greedy the file is what the model would serve:
     querylift evaluate --generator table:FILE takes it as it is.
     """
@@ -64,10 +66,11 @@ def read_queries(sources: tuple[str, ...]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for source in sources:
-        for query_id, text in _queries(source).items():
-            if found.setdefault(query_id, text) != text:
+        prefix, place = prefixed(source)
+        for query_id, text in _queries(place).items():
+            if found.setdefault(prefix + query_id, text) != text:
                 raise SettingsError(
-                    f"query id {query_id!r} stands for two queries; write {source} to a file of its own"
+                    f"query id {query_id!r} stands for two queries; write NAME={source} to tell them apart"
                 )
     return found
 

@@ -25,7 +25,9 @@ TRAIN, HELD = "train", "held"
 @click.option(
     "--apart-from", multiple=True, metavar="CORPUS:SPLIT", help="Leave out of 'train' what these ask too; repeatable."
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="BEIR folder to write; documents are linked to.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="BEIR folder to write; documents are linked to."
+)
 def split(corpus: str, name: str | None, hold_out: int, seed: int, apart_from: tuple[str, ...], out: Path) -> None:
     """Cut the judged queries of CORPUS into splits "train" and "held", as a folder that every stage takes as a corpus.
 

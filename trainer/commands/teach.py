@@ -18,6 +18,7 @@ import click
 from index_tools.commands.options import progress
 from plugin.errors import SettingsError
 from trainer.commands.guarded import NOTHING, queries_of
+from trainer.commands.named import prefixed
 
 if TYPE_CHECKING:
     from index_tools.corpora import Corpus
@@ -57,7 +58,10 @@ if TYPE_CHECKING:
     "--import", "imports", multiple=True, metavar="[NAME=]FILE", help="Expansions made elsewhere; ids become NAME:id."
 )
 @click.option(
-    "--where", multiple=True, metavar="KEY=VALUE", help="Which imported rows; a key twice means either, None that it is absent."
+    "--where",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Which imported rows; a key twice means either, None that it is absent.",
 )
 @click.option("--judged", type=int, default=0, help="Relevant documents to take per query.")
 @click.option(
@@ -125,12 +129,6 @@ def _where(items: Sequence[str]) -> dict[str, set[str]]:
     return where
 
 
-def _source(item: str) -> tuple[str, Path]:
-    """(prefix, file) of `--import`: "fiqa=FILE" gives "fiqa:"; a file whose own name has a = is taken as it is."""
-    name, equals, path = item.partition("=")
-    return (f"{name}:", Path(path)) if equals and name and not Path(item).exists() else ("", Path(item))
-
-
 def held_out_queries(specs: Sequence[str], corpus: Corpus, split: str | None) -> dict[str, dict[str, str]]:
     """The queries of evaluation splits by "CORPUS:SPLIT", for `trainer.guard`: of `specs`, else the other splits of `corpus`.
 
@@ -161,13 +159,16 @@ def _manifest(
         "split": split,
         "queries_sha256": hashlib.sha256(asked).hexdigest(),
         "teacher": plan.decisive() if plan else None,
-        "imports": [prefix for prefix, _ in map(_source, options["imports"])],
+        "imports": [prefix for prefix, _ in map(prefixed, options["imports"])],
         "where": {key: sorted(values) for key, values in sorted(_where(options["where"]).items())},
         "judged": options["judged"],
         "held_out": sorted(held_out),
         "drop_leaks": options["drop_leaks"],
     }
-    inputs = {f"import {n}": path for n, (_, path) in enumerate(map(_source, options["imports"]), 1)}
+    inputs = {
+        f"import {n}": path
+        for n, (_, path) in enumerate(((name, Path(path)) for name, path in map(prefixed, options["imports"])), 1)
+    }
     return Manifest(out, stage="teach", inputs=inputs, settings=settings, seed=options["seed"])
 
 
@@ -180,8 +181,8 @@ def _work(corpus: Corpus, split: str | None, plan: Plan | None, options: Mapping
 
     given: list[Candidate] = []
     where = _where(options["where"])
-    for prefix, path in map(_source, options["imports"]):
-        given += imported(path, where, prefix=prefix)
+    for prefix, path in map(prefixed, options["imports"]):
+        given += imported(Path(path), where, prefix=prefix)
     if options["judged"]:
         given += from_judged(corpus, split, per_query=options["judged"], seed=options["seed"])
     drawn: tuple[Example, ...] = ()
