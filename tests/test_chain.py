@@ -97,6 +97,23 @@ def test_a_dry_run_prints_the_commands_and_makes_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize(
+    ("step", "sentence"),
+    [
+        ('stage = "sampel"', "'sampel' is no stage"),
+        ('stage = "split"\narguments = ["builtin"]', r"split builtin: Missing option '--out'"),
+        ('stage = "split"\narguments = ["builtin"]\noptions = { out = "x", size = 3 }', "No such option '--size'"),
+    ],
+)
+def test_a_step_that_cannot_run_is_refused_before_any_runs(tmp_path: Path, step: str, sentence: str) -> None:
+    file = tmp_path / "c.toml"
+    first = f'[[step]]\nstage = "split"\narguments = ["builtin"]\noptions = {{ out = "{tmp_path}/first" }}\n'
+    file.write_text(f"{first}\n[[step]]\n{step}\n")
+    with pytest.raises(SettingsError, match=sentence):
+        CliRunner().invoke(querylift, ["train", "run", str(file)], catch_exceptions=False, standalone_mode=False)
+    assert not (tmp_path / "first").exists()
+
+
 def test_a_file_without_steps_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("seed = 1\n")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from plugin.errors import SettingsError
+
+if TYPE_CHECKING:
+    from trainer.chain import Call
 
 
 @click.command()
@@ -24,7 +28,23 @@ def run(config: Path, seeds: tuple[int, ...], given: tuple[str, ...], dry_run: b
     if not settings.step:
         raise SettingsError(f"{config} has no [[step]]; name a file that has, or run the stages one by one")
     made = chain.calls(settings, config=config, seeds=seeds, given=dict(map(_pair, given)))
+    for call in made:
+        _check(call)
     chain.run(made, _print_nothing if dry_run else _stage, say=click.echo)
+
+
+def _check(call: Call) -> None:
+    """Raise SettingsError where the stage would not take its arguments, before any stage has run."""
+    from trainer.commands.train import train
+
+    with click.Context(train) as context:
+        command = train.get_command(context, call.stage)
+    if command is None:
+        raise SettingsError(f"{call.stage!r} is no stage; querylift train --help lists them")
+    try:
+        command.make_context(call.stage, list(call.arguments))
+    except click.UsageError as error:
+        raise SettingsError(f"a step of the chain cannot run: {call}: {error.format_message()}") from None
 
 
 def _stage(name: str, arguments: Sequence[str]) -> None:
