@@ -1,9 +1,8 @@
-"""A LoRA adapter as PEFT saves it, written as the GGUF adapter file that llama.cpp puts on a model.
+"""LoRA adapters written as the GGUF adapter file that llama.cpp puts on a model.
 
-An adapter adds `scale * B @ A` to a weight of shape (out, in), with A of shape (rank, in) and B of shape (out, rank). PEFT
-keeps `lora_alpha` and r in adapter_config.json; llama.cpp computes scale = alpha / rank from `adapter.lora.alpha` and the
-tensors. In a GGUF file of architecture llama the rows of the q and k projections stand in another order than in Hugging
-Face's; the rows of their B must follow.
+llama.cpp adds `alpha / rank * B @ A` to a weight, alpha being `adapter.lora.alpha`, and rank the columns of B. The scale
+stands in B here, so alpha is the rank. In a GGUF file of architecture llama the rows of the q and k projections stand in
+another order than in Hugging Face's; the rows of their B must follow.
 
 The numbers are Q8_0 by default, and not only for the size: llama.cpp multiplies floats by one kernel where a batch has one
 row and by another where it has more, so that what is written for a query would depend on what else is in the batch.
@@ -11,29 +10,28 @@ row and by another where it has more, so that what is written for a query would 
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import gguf
 import numpy as np
-import safetensors
 
 from plugin.errors import SettingsError
 from plugin.expansion import PROMPT_VERSION
-from plugin.generators.llama_file import PROMPT_VERSION_KEY, check_gguf, file_digest
-
-Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+from plugin.generators.llama_file import PROMPT_VERSION_KEY, check_gguf, file_digest, packaged_model
+from quantize.chain import PACKAGED, follow, stacked, widened
+from quantize.lora import Adapter, Array, Pair, read_adapter
 
 BASE_NAME_KEY = "querylift.base.name"
 BASE_SHA256_KEY = "querylift.base.sha256"
+ADAPTER_NAMES_KEY = "querylift.adapter.names"
+"""The folders that the file was made of, the lowest first; their weights' digests are kept in the same order."""
+ADAPTER_SHA256_KEY = "querylift.adapter.sha256"
 ARCHITECTURES = ("llama", "qwen3")
 NUMBER_TYPES = {
     "q8_0": gguf.GGMLQuantizationType.Q8_0,
@@ -44,30 +42,13 @@ _BLOCK = 32
 """Numbers of one row that Q8_0 keeps together."""
 _MOST = float(np.finfo(np.float16).max)
 
-_WEIGHTS = "adapter_model.safetensors"
-_TENSOR = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight")
-_DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
-_MODULES = {
-    "q_proj": "attn_q",
-    "k_proj": "attn_k",
-    "v_proj": "attn_v",
-    "o_proj": "attn_output",
-    "gate_proj": "ffn_gate",
-    "up_proj": "ffn_up",
-    "down_proj": "ffn_down",
-}
-_UNSUPPORTED = (
-    "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out", "trainable_token_indices",
-    "lora_bias", "use_qalora", "use_bdlora", "kasa_config", "arrow_config", "monteclora_config", "layer_replication",
-    "target_parameters", "alora_invocation_tokens",
-)  # fmt: skip
-_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
-"""Values of `init_lora_weights` that leave the base as it was; with the others the adapter belongs to a changed base."""
-
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The model that an adapter goes on. `shapes` holds (out, in) of each weight by its GGUF name."""
+    """The model that an adapter goes on. `shapes` holds (out, in) of each weight by its GGUF name.
+
+    `known_as` holds what an adapter may call it, other than by a path of the same file.
+    """
 
     name: str
     sha256: str
@@ -75,14 +56,16 @@ class Base:
     heads: int
     kv_heads: int
     shapes: Mapping[str, tuple[int, ...]]
+    known_as: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Both matrices of one adapted weight, as float32: `a` (rank, in) and `b` (out, rank)."""
+class Exported:
+    """What was written: how many adapted weights, of which rank before q8_0's padding, from which folders."""
 
-    a: Array
-    b: Array
+    weights: int
+    rank: int
+    names: tuple[str, ...]
 
 
 def read_base(path: Path) -> Base:
@@ -99,20 +82,27 @@ def read_base(path: Path) -> Base:
         known = " or ".join(ARCHITECTURES)
         raise SettingsError(f"the model {path} is of architecture {architecture}; name one of {known}")
     shapes = {tensor.name: tuple(int(size) for size in reversed(tensor.shape)) for tensor in reader.tensors}
-    return Base(path.name, file_digest(path), architecture, heads, kv_heads, shapes)
+    digest = file_digest(path)
+    return Base(path.name, digest, architecture, heads, kv_heads, shapes, _known_as(digest))
 
 
-def export_adapter(folder: Path, out: Path, *, base: Base, number_type: str = "q8_0") -> int:
-    """Write the adapter in `folder` to `out`, whole or not at all; how many weights it adapts. Raises SettingsError."""
-    config = _config(folder)
-    rank, alpha = _rank_and_alpha(config, folder)
-    pairs = {name: _fitting(name, pair, base) for name, pair in _pairs(folder, rank=rank).items()}
-    if number_type == "q8_0":
-        more = -rank % _BLOCK
-        pairs, alpha = {name: _widened(pair, more) for name, pair in pairs.items()}, alpha * (rank + more) / rank
+def export_adapter(
+    folder: Path, out: Path, *, base: Base, number_type: str = "q8_0", any_base: bool = False
+) -> Exported:
+    """Write the adapter in `folder`, and those that it was trained on, to `out` as one, whole or not at all.
+
+    `any_base` takes the caller's word that `base` is the model that the lowest adapter names. Raises SettingsError.
+    """
+    folders, trained_on = follow(folder)
+    if not any_base:
+        _check_base(folders[0], trained_on, base)
+    chain = [read_adapter(member) for member in folders]
+    whole = stacked(chain)
+    rank = whole.rank + (-whole.rank % _BLOCK if number_type == "q8_0" else 0)
+    pairs = {name: _fitting(name, widened(pair, rank=rank), base) for name, pair in whole.pairs.items()}
     with _replacing(out) as part:
-        _write(part, pairs, base=base, alpha=alpha, number_type=number_type)
-    return len(pairs)
+        _write(part, pairs, chain, base=base, rank=rank, number_type=number_type)
+    return Exported(len(pairs), whole.rank, tuple(adapter.name for adapter in chain))
 
 
 def gguf_rows(b: Array, *, heads: int) -> Array:
@@ -123,89 +113,20 @@ def gguf_rows(b: Array, *, heads: int) -> Array:
     return b.reshape(heads, 2, -1, b.shape[1]).swapaxes(1, 2).reshape(b.shape)
 
 
-# --- what PEFT saved
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "adapter_config.json"
+def _known_as(sha256: str) -> frozenset[str]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SettingsError(f"{folder} has no adapter_config.json; name a folder as PEFT saves an adapter") from None
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read ({error}); save the adapter again") from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise SettingsError(f"{path} describes no LoRA adapter; llama.cpp knows no other kind")
-    return config
+        return frozenset({PACKAGED} if file_digest(packaged_model()) == sha256 else ())
+    except SettingsError:
+        return frozenset()  # the package is not installed
 
 
-def _rank_and_alpha(config: Mapping[str, Any], folder: Path) -> tuple[int, float]:
-    """The rank, and the alpha from which llama.cpp, which divides it by the rank, gets PEFT's scale."""
-    for key in _UNSUPPORTED:
-        if config.get(key):
-            raise SettingsError(f"{folder}: llama.cpp knows no adapter with {key}; train it without, or merge it")
-    if config.get("init_lora_weights") not in _PLAIN_STARTS:
-        raise SettingsError(f"{folder}: init_lora_weights changed the base model; train it without, or merge it")
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not alpha > 0:
-        raise SettingsError(f"{folder}: r is {rank!r} and lora_alpha is {alpha!r}; both must be numbers above 0")
-    return rank, float(alpha) * math.sqrt(rank) if config.get("use_rslora") else float(alpha)
-
-
-def _pairs(folder: Path, *, rank: int) -> dict[str, Pair]:
-    """The adapted weights by their GGUF name, in the order of layers and of `_MODULES`."""
-    halves: dict[str, dict[str, Array]] = {}
-    for name, tensor in _tensors(folder).items():
-        weight, half = _gguf_name(name, folder)
-        halves.setdefault(weight, {})[half] = tensor
-    lone = [name for name, found in halves.items() if len(found) < 2]
-    if lone or not halves:
-        missing = f"one of lora_A and lora_B of {lone[0]}" if lone else "any LoRA weight"
-        raise SettingsError(f"{folder / _WEIGHTS} lacks {missing}; save the adapter again")
-    pairs = {name: Pair(halves[name]["A"], halves[name]["B"]) for name in sorted(halves, key=_order)}
-    for name, pair in pairs.items():
-        if pair.a.shape[:-1] != (rank,) or pair.b.shape[1:] != (rank,):
-            shapes = f"lora_A {pair.a.shape} and lora_B {pair.b.shape}"
-            raise SettingsError(f"{folder}: {shapes} of {name} are not of rank {rank}; save the adapter again")
-    return pairs
-
-
-def _gguf_name(name: str, folder: Path) -> tuple[str, str]:
-    """("blk.3.attn_q.weight", "A") for PEFT's name of a tensor."""
-    found = _TENSOR.fullmatch(name)
-    if found is None or found[2] not in _MODULES:
-        known = ", ".join(_MODULES)
-        raise SettingsError(f"{folder}: {name} cannot be exported; adapt only {known}, or merge the adapter")
-    return f"blk.{found[1]}.{_MODULES[found[2]]}.weight", found[3]
-
-
-def _order(weight: str) -> tuple[int, int]:
-    _, layer, module, _ = weight.split(".")
-    return int(layer), list(_MODULES.values()).index(module)
-
-
-def _tensors(folder: Path) -> dict[str, Array]:
-    path = folder / _WEIGHTS
-    try:
-        deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize
-        return {name: _float32(tensor) for name, tensor in deserialize(path.read_bytes())}
-    except FileNotFoundError:
-        problem = f"{folder} has no {_WEIGHTS}; save the adapter as safetensors, the only form that is read"
-        raise SettingsError(problem) from None
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise SettingsError(f"{path} cannot be read ({error}); save the adapter again") from None
-
-
-def _float32(tensor: Mapping[str, Any]) -> Array:
-    kind, data, shape = tensor["dtype"], tensor["data"], tensor["shape"]
-    if kind == "BF16":  # the upper half of a float32, which numpy has no name for
-        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
-    if kind not in _DTYPES:
-        raise ValueError(f"numbers of type {kind}")
-    return np.frombuffer(data, _DTYPES[kind]).astype("<f4").reshape(shape)
-
-
-# --- what llama.cpp reads
+def _check_base(folder: Path, trained_on: str, base: Base) -> None:
+    path = Path(trained_on)
+    if trained_on not in base.known_as and not (path.is_file() and file_digest(path) == base.sha256):
+        raise SettingsError(
+            f"{folder} was trained on {trained_on}, not on {base.name}; give that model's GGUF file with --base, "
+            "or add --any-base if both are one model in two formats"
+        )
 
 
 def _fitting(name: str, pair: Pair, base: Base) -> Pair:
@@ -221,21 +142,13 @@ def _fitting(name: str, pair: Pair, base: Base) -> Pair:
     return Pair(pair.a, gguf_rows(pair.b, heads=heads))
 
 
-def _widened(pair: Pair, more: int) -> Pair:
-    """The pair with `more` ranks of zeros, which add nothing but fill the last block of each row of B."""
-    return Pair(np.pad(pair.a, ((0, more), (0, 0))), np.pad(pair.b, ((0, 0), (0, more))))
-
-
-def _write(path: Path, pairs: Mapping[str, Pair], *, base: Base, alpha: float, number_type: str) -> None:
+def _write(
+    path: Path, pairs: Mapping[str, Pair], chain: Sequence[Adapter], *, base: Base, rank: int, number_type: str
+) -> None:
     writer = gguf.GGUFWriter(path, base.architecture)
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
-    writer.add_string(PROMPT_VERSION_KEY, PROMPT_VERSION)
-    writer.add_string(BASE_NAME_KEY, base.name)
-    writer.add_string(BASE_SHA256_KEY, base.sha256)
+    _describe(writer, chain, base=base, rank=rank)
+    kind = NUMBER_TYPES[number_type]
     for name, pair in pairs.items():
-        kind = NUMBER_TYPES[number_type]
         writer.add_tensor(f"{name}.lora_a", _numbers(name, pair.a, number_type), raw_dtype=kind)
         writer.add_tensor(f"{name}.lora_b", _numbers(name, pair.b, number_type), raw_dtype=kind)
     try:
@@ -244,6 +157,17 @@ def _write(path: Path, pairs: Mapping[str, Pair], *, base: Base, alpha: float, n
         writer.write_tensors_to_file()
     finally:
         writer.close()
+
+
+def _describe(writer: gguf.GGUFWriter, chain: Sequence[Adapter], *, base: Base, rank: int) -> None:
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
+    writer.add_string(PROMPT_VERSION_KEY, PROMPT_VERSION)
+    writer.add_string(BASE_NAME_KEY, base.name)
+    writer.add_string(BASE_SHA256_KEY, base.sha256)
+    writer.add_array(ADAPTER_NAMES_KEY, [adapter.name for adapter in chain])
+    writer.add_array(ADAPTER_SHA256_KEY, [adapter.sha256 for adapter in chain])
 
 
 def _numbers(name: str, values: Array, number_type: str) -> Array:

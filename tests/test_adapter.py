@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from plugin.errors import SettingsError
 from plugin.expansion import PROMPT_VERSION
 from plugin.generators.llama_file import file_digest, packaged_model
-from quantize.adapter import Base, export_adapter, gguf_rows, read_base
+from quantize.adapter import Base, Exported, export_adapter, gguf_rows, read_base
 from quantize.commands.quantize import quantize
 
 Weights = dict[str, Any]
@@ -26,7 +27,10 @@ SHAPES = {
 GGUF_NAMES = dict(
     zip(SHAPES, ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"], strict=True)
 )
-CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "use_dora": False, "init_lora_weights": True}
+CONFIG = {
+    "peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "use_dora": False, "init_lora_weights": True,
+    "base_model_name_or_path": "smollm2-135m",
+}  # fmt: skip
 PROMPT = (
     "<|im_start|>system\nYou write short passages for a search engine.<|im_end|>\n<|im_start|>user\n"
     "Write a short passage that answers this search query: what causes a rainbow<|im_end|>\n<|im_start|>assistant\n"
@@ -60,7 +64,7 @@ def save_adapter(folder: Path, weights: Weights, **changes: object) -> Path:
 def tiny_base(**changes: Any) -> Base:
     """A model of one layer and two heads of four rows each."""
     shapes = {"blk.0.attn_q.weight": (8, 32), "blk.0.attn_v.weight": (8, 32)}
-    return replace(Base("tiny.gguf", "00", "llama", 2, 2, shapes), **changes)
+    return replace(Base("tiny.gguf", "00", "llama", 2, 2, shapes, frozenset({"smollm2-135m"})), **changes)
 
 
 def tiny_weights(module: str = "self_attn.q_proj") -> Weights:
@@ -75,11 +79,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return {key: field.contents() for key, field in reader.fields.items()}, tensors
 
 
-def _refused(folder: Path, base: Base | None = None) -> str:
+def _refused(folder: Path, base: Base | None = None, **options: Any) -> str:
     """What the export says, in one sentence, having written nothing."""
     out = folder.parent / "refused.gguf"
     with pytest.raises(SettingsError) as caught:
-        export_adapter(folder, out, base=base or tiny_base())
+        export_adapter(folder, out, base=base or tiny_base(), **options)
     assert not list(folder.parent.glob("*refused.gguf*"))
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -95,21 +99,27 @@ def base() -> Base:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_adapter(tmp_path_factory.mktemp("peft"), random_weights())
+    return save_adapter(tmp_path_factory.mktemp("student") / "peft", random_weights())
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    """The base in float32, so that nothing hides behind rounding, and a copy with the adapter added to its weights."""
-    files = tmp_path_factory.mktemp("float32")
-    plain, merged = files / "plain.gguf", files / "merged.gguf"
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ...]]:
+    """The base in float32, so that nothing hides behind rounding, and copies with one and two adapters in its weights."""
+    files = [tmp_path_factory.mktemp("float32") / f"{number}.gguf" for number in range(3)]
     reader = gguf.GGUFReader(packaged_model())
     weights = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
-    _write_model(plain, reader, weights)
-    _write_model(merged, reader, {**weights, **{name: weights[name] + delta for name, delta in _deltas().items()}})
-    yield plain, merged
-    plain.unlink()  # half a gigabyte each
-    merged.unlink()
+    for file, added in zip(files, [{}, _deltas(random_weights(), 8 / 4), _deltas(upper_weights(), 3 / 6)], strict=True):
+        weights |= {name: weights[name] + delta for name, delta in added.items()}
+        _write_model(file, reader, weights)
+    yield tuple(files)
+    for file in files:
+        file.unlink()  # half a gigabyte each
+
+
+def upper_weights() -> Weights:
+    """Of an adapter on `random_weights`: of another rank, and for fewer layers and modules."""
+    modules = ("q_proj", "k_proj", "down_proj")
+    return {name: w for name, w in random_weights(6).items() if name.split(".")[6] in modules and ".7." not in name}
 
 
 def _write_model(path: Path, reader: gguf.GGUFReader, weights: Weights) -> None:
@@ -126,14 +136,15 @@ def _write_model(path: Path, reader: gguf.GGUFReader, weights: Weights) -> None:
     writer.close()
 
 
-def _deltas() -> Weights:
-    """What the adapter adds to each weight, alpha / rank being 2, with rows where the GGUF file has them."""
-    weights, deltas = random_weights(), {}
-    for layer in range(30):
-        for module, name in GGUF_NAMES.items():
-            delta = 2 * weights[_name(layer, module, "B")] @ weights[_name(layer, module, "A")]
-            heads = {"attn_q": 9, "attn_k": 3}.get(name)
-            deltas[f"blk.{layer}.{name}.weight"] = delta[_order(heads)] if heads else delta
+def _deltas(weights: Weights, scale: float) -> Weights:
+    """What an adapter adds to each weight, with rows where the GGUF file has them."""
+    deltas = {}
+    for name in [name for name in weights if name.endswith("A.weight")]:
+        _, _, _, _, layer, *module, _, _ = name.split(".")
+        at = GGUF_NAMES[".".join(module)]
+        delta = scale * weights[name.replace("lora_A", "lora_B")] @ weights[name]
+        heads = {"attn_q": 9, "attn_k": 3}.get(at)
+        deltas[f"blk.{layer}.{at}.weight"] = delta[_order(heads)] if heads else delta
     return deltas
 
 
@@ -145,11 +156,8 @@ def _order(heads: int) -> list[int]:
 def _tokens() -> list[int]:
     from llama_cpp import Llama
 
-    model = Llama(str(packaged_model()), vocab_only=True, verbose=False)
-    try:
+    with closing(Llama(str(packaged_model()), vocab_only=True, verbose=False)) as model:
         return model.tokenize(PROMPT.encode(), add_bos=False, special=True)
-    finally:
-        model.close()
 
 
 def _logits(model: Path, adapter: Path | None = None, *, write: int = 0) -> tuple[Any, list[int]]:
@@ -162,28 +170,26 @@ def _logits(model: Path, adapter: Path | None = None, *, write: int = 0) -> tupl
         str(model), **model_options, logits_all=True, n_ctx=128, n_threads=1, n_threads_batch=1,
         type_k=float32, type_v=float32, verbose=False,
     )  # fmt: skip
-    try:
+    with closing(llama):
         llama.eval(tokens)
         logits, written = np.array(llama.scores[: len(tokens)]), []
         for at in range(len(tokens) - 1, len(tokens) - 1 + write):
             written.append(int(llama.scores[at].argmax()))
             llama.eval(written[-1:])
         return logits, written
-    finally:
-        llama.close()
 
 
 @pytest.mark.model
 def test_the_exported_adapter_does_what_adding_it_to_the_weights_does(
-    tmp_path: Path, base: Base, folder: Path, models: tuple[Path, Path]
+    tmp_path: Path, base: Base, folder: Path, models: tuple[Path, ...]
 ) -> None:
     """The largest difference among all logits, which span 60, was 0.00004, 0.004 and 0.11."""
-    plain, merged = models
+    plain, merged, _ = models
     wanted, written = _logits(merged, write=len(WRITTEN_BY_PEFT))
     assert written == WRITTEN_BY_PEFT
     for number_type, largest in [("f32", 0.001), ("f16", 0.03), ("q8_0", 0.5)]:
         out = tmp_path / f"{number_type}.gguf"
-        assert export_adapter(folder, out, base=base, number_type=number_type) == 210
+        assert export_adapter(folder, out, base=base, number_type=number_type) == Exported(210, 4, ("peft",))
         logits, written = _logits(plain, out, write=len(WRITTEN_BY_PEFT))
         assert np.abs(logits - wanted).max() < largest
         assert written == WRITTEN_BY_PEFT
@@ -191,12 +197,28 @@ def test_the_exported_adapter_does_what_adding_it_to_the_weights_does(
 
 @pytest.mark.model
 def test_without_the_permutation_it_does_something_else(
-    tmp_path: Path, base: Base, folder: Path, models: tuple[Path, Path]
+    tmp_path: Path, base: Base, folder: Path, models: tuple[Path, ...]
 ) -> None:
-    plain, merged = models
+    plain, merged, _ = models
     two_rows_each = replace(base, heads=288, kv_heads=96)  # where no row has another place to go to
     export_adapter(folder, tmp_path / "wrong.gguf", base=two_rows_each, number_type="f32")
     assert np.abs(_logits(plain, tmp_path / "wrong.gguf")[0] - _logits(merged)[0]).max() > 2
+
+
+@pytest.mark.model
+def test_an_adapter_on_an_adapter_does_what_adding_both_to_the_weights_does(
+    tmp_path: Path, base: Base, folder: Path, models: tuple[Path, ...]
+) -> None:
+    """The largest difference among all logits was 0.00004; without the lower one it is 7."""
+    plain, _, both = models
+    config = {"r": 6, "lora_alpha": 3, "base_model_name_or_path": str(folder)}
+    upper, out = save_adapter(tmp_path / "dpo", upper_weights(), **config), tmp_path / "both.gguf"
+    assert export_adapter(upper, out, base=base, number_type="f32") == Exported(210, 10, ("peft", "dpo"))
+    wanted = _logits(both)[0]
+    assert np.abs(_logits(plain, out)[0] - wanted).max() < 0.001
+    save_adapter(upper, upper_weights(), **{**config, "base_model_name_or_path": "smollm2-135m"})
+    export_adapter(upper, out, base=base, number_type="f32")
+    assert np.abs(_logits(plain, out)[0] - wanted).max() > 2
 
 
 # --- what stands in the file
@@ -206,16 +228,18 @@ def test_without_the_permutation_it_does_something_else(
 def test_the_file_says_which_prompt_and_which_base_it_is_for(tmp_path: Path, folder: Path) -> None:
     out = tmp_path / "adapter.gguf"
     done = CliRunner().invoke(quantize, ["export", str(folder), "--out", str(out)])
-    assert (done.exit_code, done.output) == (0, f"{out}: 210 adapted weights, 10.4 MB\n")
+    assert (done.exit_code, done.output) == (0, f"{out}: peft, 210 weights of rank 4, 10.4 MB\n")
     fields, tensors = _read(out)
     assert {key: value for key, value in fields.items() if not key.startswith("GGUF.")} == {
         "general.architecture": "llama",
         "general.type": "adapter",
         "adapter.type": "lora",
-        "adapter.lora.alpha": 64.0,  # 8 for rank 4 is 64 for the 32 that q8_0 rounds it up to
+        "adapter.lora.alpha": 32.0,  # the rank that q8_0 rounds 4 up to; the scale stands in B
         "querylift.prompt_version": PROMPT_VERSION,
         "querylift.base.name": "SmolLM2-135M-Instruct.Q4_1.gguf",
         "querylift.base.sha256": file_digest(packaged_model()),
+        "querylift.adapter.names": ["peft"],
+        "querylift.adapter.sha256": [file_digest(folder / "adapter_model.safetensors")],
     }
     assert len(tensors) == 420
     assert tensors["blk.29.ffn_down.weight.lora_a"].shape == (32, 1536)
@@ -224,7 +248,7 @@ def test_the_file_says_which_prompt_and_which_base_it_is_for(tmp_path: Path, fol
 
 def test_rows_of_q_are_reordered_for_llama_and_for_nothing_else(tmp_path: Path) -> None:
     def exported(base: Base, module: str) -> list[int]:
-        folder = save_adapter(tmp_path / "peft", tiny_weights(module))
+        folder = save_adapter(tmp_path / "peft", tiny_weights(module), lora_alpha=4)
         export_adapter(folder, tmp_path / "a.gguf", base=base, number_type="f32")
         tensors = _read(tmp_path / "a.gguf")[1]
         return [int(row[0]) // 4 for row in next(t for name, t in tensors.items() if name.endswith("lora_b"))]
@@ -240,47 +264,61 @@ def test_the_order_of_rows_is_the_one_written_out_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "number_type", "alpha"),
-    [({}, "f16", 8.0), ({"use_rslora": True}, "f32", 16.0), ({"use_rslora": True}, "q8_0", 128.0)],
+    ("config", "number_type", "rank", "scale"),
+    [({}, "f16", 4, 8 / 4), ({"use_rslora": True}, "f32", 4, 8 / 2), ({"use_rslora": True}, "q8_0", 32, 8 / 2)],
 )
-def test_llama_cpp_gets_the_alpha_from_which_it_computes_pefts_scale(
-    tmp_path: Path, config: dict[str, object], number_type: str, alpha: float
+def test_pefts_scale_stands_in_b_and_alpha_is_the_rank(
+    tmp_path: Path, config: dict[str, object], number_type: str, rank: int, scale: float
 ) -> None:
     """PEFT scales by alpha / r, or by alpha / sqrt(r) with use_rslora; llama.cpp by alpha / (columns of lora_b)."""
-    folder = save_adapter(tmp_path / "peft", tiny_weights(), **config)
+    folder = save_adapter(tmp_path / "peft", tiny_weights("self_attn.v_proj"), **config)
     export_adapter(folder, tmp_path / "a.gguf", base=tiny_base(), number_type=number_type)
     fields, tensors = _read(tmp_path / "a.gguf")
-    assert fields["adapter.lora.alpha"] == alpha
-    scale = 8 / 2 if config else 8 / 4
-    assert alpha / tensors["blk.0.attn_q.weight.lora_b"].shape[1] == scale
+    b = tensors["blk.0.attn_v.weight.lora_b"]
+    assert fields["adapter.lora.alpha"] == b.shape[1] == rank
+    assert np.abs(b[:, :4] / scale - np.arange(32).reshape(8, 4)).max() < 0.2
+    assert not b[:, 4:].any()
+
+
+def test_a_chain_becomes_one_adapter_with_every_weight_that_some_of_it_adapt(tmp_path: Path) -> None:
+    """`dpo` lies on `sft`, whose folder it names from its own; a weight that one of them leaves alone has zeros there."""
+    save_adapter(tmp_path / "sft", tiny_weights("self_attn.v_proj"))
+    both = {**tiny_weights("self_attn.v_proj"), **tiny_weights()}
+    dpo = save_adapter(tmp_path / "dpo", both, lora_alpha=2, base_model_name_or_path="../sft")
+    done = export_adapter(dpo, tmp_path / "a.gguf", base=tiny_base(architecture="qwen3"), number_type="f32")
+    assert done == Exported(2, 8, ("sft", "dpo"))
+    fields, tensors = _read(tmp_path / "a.gguf")
+    b = np.arange(32).reshape(8, 4)
+    assert np.array_equal(tensors["blk.0.attn_v.weight.lora_b"], np.hstack([b * 2, b * 0.5]))
+    assert np.array_equal(tensors["blk.0.attn_q.weight.lora_b"], np.hstack([b * 0.5, b * 0]))
+    assert tensors["blk.0.attn_q.weight.lora_a"][:, 0].tolist() == [1] * 4 + [0] * 4
+    weights = [tmp_path / name / "adapter_model.safetensors" for name in ("sft", "dpo")]
+    assert fields["querylift.adapter.names"] == ["sft", "dpo"]
+    assert fields["querylift.adapter.sha256"] == [file_digest(file) for file in weights]
+    assert fields["adapter.lora.alpha"] == 8
 
 
 @pytest.mark.parametrize("stored", ["F64", "F32", "F16", "BF16"])
 def test_numbers_of_every_width_are_read(tmp_path: Path, stored: str) -> None:
-    folder = save_adapter(tmp_path / "peft", {})
+    folder = save_adapter(tmp_path / "peft", {}, lora_alpha=4)
     arrays = tiny_weights("self_attn.v_proj")
     arrays[_name(0, "self_attn.v_proj", "B")] *= -0.25  # exact in 8 bits
-    data = {name: {"dtype": stored, "shape": a.shape, "data": _bytes(a, stored)} for name, a in arrays.items()}
-    (folder / "adapter_model.safetensors").write_bytes(_safetensors(data))
+    (folder / "adapter_model.safetensors").write_bytes(_safetensors(arrays, stored))
     export_adapter(folder, tmp_path / "a.gguf", base=tiny_base(), number_type="f32")
     tensors = _read(tmp_path / "a.gguf")[1]
     assert np.array_equal(tensors["blk.0.attn_v.weight.lora_b"], arrays[_name(0, "self_attn.v_proj", "B")])
 
 
-def _bytes(values: Any, stored: str) -> bytes:
-    if stored == "BF16":
-        return bytes((values.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes())
-    return bytes(values.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[stored]).tobytes())
-
-
-def _safetensors(tensors: dict[str, dict[str, Any]]) -> bytes:
+def _safetensors(arrays: Weights, stored: str) -> bytes:
     """The format by hand: the header's size, the header as JSON, the numbers."""
     header: dict[str, Any] = {}
     data = b""
-    for name, tensor in tensors.items():
-        offsets = [len(data), len(data) + len(tensor["data"])]
-        header[name] = {"dtype": tensor["dtype"], "shape": tensor["shape"], "data_offsets": offsets}
-        data += tensor["data"]
+    for name, array in arrays.items():
+        upper_half = (array.view("<u4") >> 16).astype("<u2")
+        numbers = upper_half if stored == "BF16" else array.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[stored])
+        offsets = [len(data), len(data) + numbers.nbytes]
+        header[name] = {"dtype": stored, "shape": array.shape, "data_offsets": offsets}
+        data += numbers.tobytes()
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
@@ -360,6 +398,47 @@ def test_another_models_adapter_is_refused(tmp_path: Path) -> None:
     assert "blk.0.ffn_up.weight is 16 x 32 in tiny.gguf and 8 x 32 in the adapter" in _refused(folder, larger)
 
 
+def test_a_base_that_the_adapter_was_not_trained_on_is_refused_unless_the_user_vouches_for_it(tmp_path: Path) -> None:
+    gguf_file, model = tmp_path / "a.gguf", tmp_path / "model"
+    gguf_file.write_bytes(b"GGUF")
+    model.mkdir()
+    own = tiny_base(known_as=frozenset(), sha256=file_digest(gguf_file))
+    for named, trained_on in [
+        ("made:llama", "made:llama"),
+        ("org/x", "org/x"),
+        ("../model", model),
+        (str(model), model),
+    ]:
+        folder = save_adapter(tmp_path / "peft", tiny_weights(), base_model_name_or_path=named)
+        assert _refused(folder) == (
+            f"{folder} was trained on {trained_on}, not on tiny.gguf; give that model's GGUF file with --base, "
+            "or add --any-base if both are one model in two formats"
+        )
+        assert export_adapter(folder, tmp_path / "out.gguf", base=own, any_base=True).weights == 1
+    for named in ("../a.gguf", str(gguf_file)):
+        folder = save_adapter(tmp_path / "peft", tiny_weights(), base_model_name_or_path=named)
+        assert f"was trained on {gguf_file}, not on tiny.gguf" in _refused(folder)
+        assert export_adapter(folder, tmp_path / "out.gguf", base=own).weights == 1
+    assert "was trained on smollm2-135m, not on tiny.gguf" in _refused(save_adapter(folder, tiny_weights()), own)
+
+
+def test_a_chain_with_a_link_missing_or_broken_is_refused_whatever_the_user_says(tmp_path: Path) -> None:
+    dpo, sft = tmp_path / "dpo", tmp_path / "sft"
+    save_adapter(dpo, tiny_weights(), base_model_name_or_path="../sft")
+    gone = "which is gone; put it there, or name its new place in adapter_config.json"
+    assert _refused(dpo, any_base=True) == f"{dpo} was trained on ../sft, {gone}"
+    weights = save_adapter(sft, tiny_weights(), base_model_name_or_path="../dpo") / "adapter_model.safetensors"
+    assert _refused(dpo, any_base=True) == f"{dpo} stands on {dpo}, which stands on itself; train it on another base"
+    save_adapter(sft, tiny_weights("self_attn.v_proj"), base_model_name_or_path=None)
+    assert _refused(dpo) == f"{sft}/adapter_config.json names no base model; write it into base_model_name_or_path"
+    save_adapter(sft, {name: w[:, :16] if "A" in name else w for name, w in tiny_weights().items()})
+    assert "blk.0.attn_q.weight has another shape in each of sft and dpo" in _refused(dpo)
+    weights.rename(sft / "adapter_model.bin")
+    assert f"{sft} has no adapter_model.safetensors; save the adapter as safetensors" in _refused(dpo)
+    (sft / "adapter_config.json").unlink()
+    assert f"{sft} has no adapter_config.json" in _refused(dpo, any_base=True)
+
+
 @pytest.mark.model
 def test_a_base_that_is_no_such_model_is_refused(tmp_path: Path) -> None:
     other, cut = tmp_path / "other.gguf", tmp_path / "cut.gguf"
@@ -402,4 +481,4 @@ def test_rows_that_q8_0_cannot_hold_are_refused_with_the_way_out(tmp_path: Path)
     weights = {name: w[:, :24] if name.endswith("A.weight") else w for name, w in tiny_weights().items()}
     folder, base = save_adapter(tmp_path / "peft", weights), tiny_base(shapes={"blk.0.attn_q.weight": (8, 24)})
     assert _refused(folder, base) == "blk.0.attn_q.weight has rows of 24 numbers, which q8_0 cannot hold; use f16"
-    assert export_adapter(folder, tmp_path / "a.gguf", base=base, number_type="f16") == 1
+    assert export_adapter(folder, tmp_path / "a.gguf", base=base, number_type="f16").weights == 1

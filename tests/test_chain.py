@@ -1,6 +1,5 @@
 """The chain says what it runs, runs it in order, and a seed is taken to its end before the next one."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from click.testing import CliRunner
 from plugin.cli import querylift
 from plugin.errors import SettingsError
 from trainer import chain
-from trainer.commands.guarded import refuse_held_out
 from trainer.commands.train import STAGES
 from trainer.settings import check, load, packaged
 
@@ -119,40 +117,3 @@ def test_a_file_without_steps_is_refused(tmp_path: Path) -> None:
     file.write_text("seed = 1\n")
     with pytest.raises(SettingsError, match=r"has no \[\[step\]\]"):
         CliRunner().invoke(querylift, ["train", "run", str(file)], catch_exceptions=False, standalone_mode=False)
-
-
-def test_a_split_holds_out_queries_and_keeps_those_like_them_out_of_training(tmp_path: Path) -> None:
-    corpus = tmp_path / "c"
-    corpus.mkdir()
-    texts = {"1": "how do I sort a list", "2": "How do I sort a list?", "3": "what is a generator", "4": "open a file"}
-    (corpus / "queries.jsonl").write_text(
-        "".join(json.dumps({"_id": q, "text": text}) + "\n" for q, text in {**texts, "5": "unjudged"}.items())
-    )
-    (corpus / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"{q}\td\t1\n" for q in texts))
-    seen = set()
-    for seed in range(8):
-        out = tmp_path / f"split-{seed}"
-        arguments = ["train", "split", str(corpus), "--hold-out", "1", "--seed", str(seed), "--out", str(out)]
-        assert CliRunner().invoke(querylift, arguments, catch_exceptions=False).exit_code == 0
-        held = {json.loads(line)["_id"] for line in (out / "queries.held.jsonl").read_text().splitlines()}
-        train = {json.loads(line)["_id"] for line in (out / "queries.train.jsonl").read_text().splitlines()}
-        assert len(held) == 1
-        assert train == set(texts) - held - ({"1", "2"} if held & {"1", "2"} else set())
-        seen |= held
-    assert len(seen) > 1
-
-
-def test_training_refuses_rows_of_an_evaluation_split(tmp_path: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(json.dumps({"query_id": "a", "query": "How do I sort a list?", "text": "x"}) + "\n")
-    evaluation = tmp_path / "held"
-    evaluation.mkdir()
-    (evaluation / "queries.dev.jsonl").write_text('{"_id": "9", "text": "how do i sort a LIST"}\n')
-    with pytest.raises(SettingsError, match=r"1 training query is in an evaluation split: 'a' is '9' of held:dev"):
-        refuse_held_out([rows], (f"{evaluation}:dev",), ())
-    refuse_held_out([rows], ("none",), (f"{evaluation}:dev",))
-
-
-def test_training_asks_what_is_measured_on(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="no evaluation split is named"):
-        refuse_held_out([tmp_path / "rows.jsonl"], (), ())

@@ -7,13 +7,15 @@ import pytest
 
 from index_tools.corpora import load
 from plugin.errors import SettingsError
-from trainer.guard import Leak, leaked, leaks, refuse
+from trainer.guard import HeldOut, Leak, leaked, leaks, refuse
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
-HELD_OUT = {
-    "docs:dev": {"1": "What causes a rainbow?", "2": "history of the steam engine", "3": "processed meat"},
-    "law:test": {"7": "夫妻一方经营个体工商户所欠债务，谁偿还？"},
-}
+HELD_OUT = [
+    HeldOut(
+        "docs:dev", "docs", {"1": "What causes a rainbow?", "2": "history of the steam engine", "3": "processed meat"}
+    ),
+    HeldOut("law:test", "law", {"7": "夫妻一方经营个体工商户所欠债务，谁偿还？"}),
+]
 
 
 def _found(*training: tuple[str, str], corpus: str = "other") -> list[tuple[str, str, str, str]]:
@@ -30,6 +32,20 @@ def test_an_id_of_another_corpus_is_none() -> None:
 
 def test_an_imported_id_names_its_own_corpus() -> None:
     assert _found(("docs:2", "why do cats purr"), ("law:2", "more")) == [("docs:2", "docs:dev", "2", "the same id")]
+
+
+def test_the_same_id_counts_where_the_texts_are_a_third_alike_though_no_corpus_is_named() -> None:
+    assert _found(("2", "steam engine inventors")) == [("2", "docs:dev", "2", "the same id, 50% alike")]
+    assert _found(("8", "steam engine inventors")) == []
+
+
+def test_two_corpora_of_one_name_are_both_held_out() -> None:
+    held_out = [
+        HeldOut("a/docs:dev", "docs", {"1": "x rays"}),
+        HeldOut("b/docs:dev", "docs", {"2": "why do cats purr"}),
+    ]
+    found = leaks([("7", "Why do cats purr?"), ("docs:1", "y")], held_out)
+    assert [(leak.training_id, leak.split) for leak in found] == [("7", "b/docs:dev"), ("docs:1", "a/docs:dev")]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +114,7 @@ def test_one_leak_is_named_and_none_is_passed() -> None:
 def test_no_pair_is_missed_by_the_index_over_rare_features() -> None:
     """The prefix filter against every pair compared, on made texts of few words."""
     texts = [f"a{n * n % 3} b{n % 4} c{n * n % 5} d{n % 3} e{n % 7}" for n in range(60)]
-    held = {"x:all": {str(n): text for n, text in enumerate(texts[30:])}}
+    held = [HeldOut("x:all", "x", {str(n): text for n, text in enumerate(texts[30:])})]
     training = [(f"t{n}", text) for n, text in enumerate(texts[:30])]
 
     def alike(one: str, other: str) -> bool:
@@ -114,7 +130,7 @@ def test_no_pair_is_missed_by_the_index_over_rare_features() -> None:
 @pytest.mark.skipif(not DATA.is_dir(), reason="the retrieval data is not beside the project (../shared/data)")
 def test_real_train_splits_hold_near_duplicates_of_their_dev_splits_and_are_searched_fast() -> None:
     scifact, nfcorpus = load(str(DATA / "scifact")), load(str(DATA / "nfcorpus"))
-    held_out = {"scifact:dev": scifact.queries("dev"), "nfcorpus:dev": nfcorpus.queries("dev")}
+    held_out = [HeldOut(f"{corpus.name}:dev", corpus.name, corpus.queries("dev")) for corpus in (scifact, nfcorpus)]
     started_s = time.perf_counter()
     of_scifact = leaks(scifact.queries("train").items(), held_out, corpus="scifact")
     of_nfcorpus = leaks(nfcorpus.queries("train").items(), held_out, corpus="nfcorpus")

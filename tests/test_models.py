@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,66 @@ def test_an_adapter_without_safetensors_is_refused(tmp_path: Path) -> None:
     _folder(tmp_path, adapter_config__json={"base_model_name_or_path": "made:llama"}, adapter_model__bin="")
     with pytest.raises(SettingsError, match=r"holds no adapter_model\.safetensors"):
         models.load(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("kept", [0, 4, 3000])
+def test_a_torn_file_is_refused_in_one_sentence(tmp_path: Path, file: str, kept: int) -> None:
+    models.save(*models.load("made:llama", texts=TEXTS), tmp_path)
+    os.truncate(tmp_path / file, kept)
+    with pytest.raises(SettingsError) as caught:
+        models.load(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path} cannot be read as a model (")
+    assert str(caught.value).endswith("); make it anew, or name another") and "\n" not in str(caught.value)
+
+
+def test_a_torn_gguf_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF" + b"\x03\0\0\0" + b"\0" * 7)
+    with pytest.raises(SettingsError, match=r"model\.gguf cannot be read as a model \(.*\); make it anew"):
+        models.load(file)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_weights_are_readable_for_whom_the_umask_says(tmp_path: Path, mask: int, mode: int) -> None:
+    model = models.load("made:llama", texts=TEXTS)
+    before = os.umask(mask)
+    try:
+        models.save(*model, tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()}
+    assert set(modes.values()) == {mode} and "model.safetensors" in modes
+
+
+def _adapter(folder: Path, base: str) -> Path:
+    folder.mkdir()
+    return _folder(folder, adapter_config__json={"base_model_name_or_path": base})
+
+
+def test_all_that_an_adapter_lies_on_is_read_for_it(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    sft, dpo = _adapter(tmp_path / "sft", "../whole"), _adapter(tmp_path / "dpo", "../sft")
+    assert models.chain(dpo) == [str(dpo), str(sft), str(whole)]
+    assert models.read_for(dpo, name="model") == {"model": dpo, "base 1": sft, "base 2": whole}
+    made = _adapter(tmp_path / "made", "made:llama")
+    assert models.read_for(made, name="model") == {"model": made} and models.read_for("k9", name="model") == {}
+
+
+@pytest.mark.model
+def test_the_packaged_file_is_read_for_what_lies_on_it(tmp_path: Path) -> None:
+    adapter = _adapter(tmp_path / "sft", "smollm2-135m")
+    found = models.read_for(adapter, name="base")
+    assert list(found) == ["base", "packaged model"] and found["packaged model"].suffix == ".gguf"
+    assert models.read_for("smollm2-135m", name="base") == {"packaged model": found["packaged model"]}
+
+
+def test_adapters_that_lie_on_each_other_are_refused(tmp_path: Path) -> None:
+    one = _adapter(tmp_path / "one", "../two")
+    _adapter(tmp_path / "two", "../one")
+    with pytest.raises(SettingsError, match="which lies on it; name another model"):
+        models.chain(one)
 
 
 def test_a_tokenizer_without_chatml_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,18 @@ from plugin.errors import SettingsError
 from trainer.candidates import Candidate
 from trainer.commands.pairs import pairs as pairs_command
 from trainer.preferences import REASONS, PairOptions, best, pairs, voted
-from trainer.rewards import Reward, Scored, write_scored
+from trainer.scored import Basis, Reward, Scored, read_scored, write_scored
+
+BASIS = Basis(
+    weights=(0.2,), mix={"ndcg_at_10": 1.0}, index="ours", index_state="ab12", labels_digest="cd34", rules="ef56"
+)
 
 
-def _scored(reward: float, text: str, *, query_id: str = "q1", method: str = "zero-shot") -> Scored:
+def _scored(
+    reward: float, text: str, *, query_id: str = "q1", method: str = "zero-shot", basis: Basis | None = None
+) -> Scored:
     candidate = Candidate(query_id, f"words of {query_id}", method, "teacher", text)
-    return Scored(candidate, text, text, Reward(query_id, reward, {}, {}), "made")
+    return Scored(candidate, text, text, Reward(query_id, reward, {}, {}), "made", basis)
 
 
 def _reason(candidates: list[Scored], **options: Any) -> str:
@@ -112,13 +119,13 @@ _CANDIDATES = st.lists(
     ),
     max_size=24,
 )
+_FLOORS = st.sampled_from([(True, 0.0), (True, 0.1), (False, 0.0)])
 _OPTIONS = st.builds(
-    PairOptions,
+    lambda floor, **options: PairOptions(floor=floor[0], min_gain=floor[1], **options),
     pools=st.sampled_from([(), ("student",), ("zero-shot", "few-shot")]),
     strategy=st.sampled_from(["best-worst", "all"]),
     margin=st.sampled_from([0.0, 0.05, 0.3]),
-    floor=st.booleans(),
-    min_gain=st.sampled_from([0.0, 0.1]),
+    floor=_FLOORS,
     cap=st.integers(1, 5),
     max_length_ratio=st.sampled_from([None, 1.0, 2.0]),
     order=st.sampled_from(["margin", "random"]),
@@ -204,6 +211,10 @@ def test_where_nothing_is_agreed_on_there_is_no_vote() -> None:
         ({"order": "size"}, "'size'; use 'margin' or 'random'"),
         ({"margin": -0.1}, "margin is -0.1"),
         ({"cap": 0}, "cap 0"),
+        (
+            {"floor": False, "min_gain": 0.1},
+            "min_gain is 0.1 without a floor to raise; leave it out, or ask for the floor",
+        ),
         ({"max_length_ratio": 0.5}, "max_length_ratio is 0.5"),
     ],
 )
@@ -226,3 +237,75 @@ def test_the_command_writes_pairs_and_says_why_queries_give_none(tmp_path: Path)
     (line,) = out.read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["chosen"] == "good"
     assert json.loads((tmp_path / "pairs.jsonl.manifest.json").read_text())["done"] is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"weights": (0.2, 0.4)}, r"the rewards come from different weights, \[0\.2\] and \[0\.2, 0\.4\]; score all"),
+        (
+            {"mix": {"recall_at_100": 1.0}},
+            r"different mixes, \{'ndcg_at_10': 1\.0\} and \{'recall_at_100': 1\.0\}; score",
+        ),
+        (
+            {"labels_digest": "00"},
+            r"of index 'ours' come from different labels, 'made' \(cd34\) and 'made' \(00\); score",
+        ),
+        ({"index_state": "00"}, "of index 'ours' come from different states of the index, ab12 and 00; score"),
+        ({"rules": "00"}, "of index 'ours' come from different settings of the index, ef56 and 00; score"),
+    ],
+)
+def test_rewards_that_were_made_differently_are_not_compared(changes: dict[str, Any], sentence: str) -> None:
+    candidates = [
+        _scored(0.4, "good", basis=BASIS),
+        _scored(0.1, "bad", query_id="q2", basis=replace(BASIS, **changes)),
+    ]
+    with pytest.raises(SettingsError, match=sentence):
+        pairs(candidates, PairOptions())
+
+
+def test_two_indices_give_pairs_together_but_never_for_one_query() -> None:
+    theirs = replace(BASIS, index="theirs", index_state="00", labels_digest="00", rules="00")
+    of_ours = [_scored(0.4, "good", basis=BASIS), _scored(0.1, "bad", basis=BASIS)]
+    of_theirs = [_scored(0.6, text, query_id="q2", basis=theirs) for text in ("good", "better")]
+    assert pairs([*of_ours, *of_theirs], PairOptions()).queries == 2
+    with pytest.raises(SettingsError, match="of query 'q1' come from different indices, 'ours' and 'theirs'"):
+        pairs([*of_ours, _scored(0.2, "fair", basis=theirs)], PairOptions())
+    with pytest.raises(SettingsError, match="different weights"):
+        pairs([*of_ours, _scored(0.2, "x", query_id="q3", basis=replace(theirs, weights=(0.4,)))], PairOptions())
+
+
+def test_lines_that_do_not_say_what_made_their_reward_are_read_and_paired(tmp_path: Path) -> None:
+    scored = [_scored(0.4, "good"), _scored(0.1, "bad", basis=BASIS)]
+    write_scored(tmp_path / "scored.jsonl", scored)
+    old, new = (tmp_path / "scored.jsonl").read_text(encoding="utf-8").splitlines()
+    assert ("basis" in json.loads(old), "basis" in json.loads(new)) == (False, True)
+    assert list(read_scored(tmp_path / "scored.jsonl")) == scored
+    assert len(pairs(scored, PairOptions()).pairs) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--pool", "zero-shot", "--pool", "nope"], r"is of --pool 'nope'; take any of few-shot, zero-shot"),
+        (["--no-floor", "--min-gain", "0.1"], "min_gain is 0.1 without a floor"),
+        (["--out", "."], "a folder; name a file"),
+        (["--out", "scored.jsonl"], "which is also read"),
+    ],
+)
+def test_a_command_that_would_pair_nothing_or_not_what_it_says_is_refused(
+    tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    scored, out = tmp_path / "scored.jsonl", tmp_path / "pairs.jsonl"
+    write_scored(scored, [_scored(0.4, "good"), _scored(0.1, "bad", method="few-shot")])
+    changes = [str(tmp_path / each) if each in (".", "scored.jsonl") else each for each in arguments]
+    with pytest.raises(SettingsError, match=sentence):
+        CliRunner().invoke(pairs_command, [str(scored), "--out", str(out), *changes], catch_exceptions=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["scored.jsonl"]
+
+
+def test_an_empty_file_of_scored_candidates_is_refused(tmp_path: Path) -> None:
+    write_scored(tmp_path / "scored.jsonl", [])
+    arguments = [str(tmp_path / "scored.jsonl"), "--out", str(tmp_path / "pairs.jsonl")]
+    with pytest.raises(SettingsError, match=r"no candidate in .*scored\.jsonl; write candidates there with"):
+        CliRunner().invoke(pairs_command, arguments, catch_exceptions=False)

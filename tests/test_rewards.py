@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,13 @@ from tests.relay import Relay, relay_to
 from tests.test_indexing import Few
 from trainer.candidates import Candidate
 from trainer.commands.score import score as score_command
-from trainer.reward_cache import Patience, Ranker, RankingCache, snapshot
-from trainer.rewards import (
-    Labels,
-    Measurer,
-    RewardOptions,
-    Scoring,
-    labels_from,
-    passage,
-    read_scored,
-    score,
-    served,
-    write_scored,
-)
+from trainer.labels import Labels, labels_from
+from trainer.measuring import Measurer
+from trainer.patience import Away, Patience
+from trainer.ranking import Ranker
+from trainer.reward_cache import RankingCache, snapshot
+from trainer.rewards import RewardOptions, Scoring, passage, score, served
+from trainer.scored import Basis, read_scored, write_scored
 
 INDEX = "rewards-test"
 WORDS = "axon neuron cell nerve fibre signal muscle brain blood heart lung vessel tissue organ skin bone".split()
@@ -243,6 +237,46 @@ def test_patience_ends_and_what_was_found_until_then_is_kept(engine: Engine) -> 
     assert (again.from_cache, again.searched) == (2, 3)
 
 
+@pytest.mark.engine
+def test_an_engine_that_is_away_at_the_first_look_and_at_the_last_is_waited_for(engine: Engine) -> None:
+    told: list[str] = []
+    with _relay(engine.url) as relay, Engine(check({"engine": relay.url})) as far:
+
+        def sleep(seconds: float) -> None:
+            relay.cut_after = None
+
+        def leave(count: int = 0) -> None:
+            relay.cut_after = 0
+
+        leave()
+        patience = Patience(60, sleep=sleep, clock=ManualClock(), tell=told.append)
+        found = _score(engine=far, patience=patience, progress=leave)
+    assert len(found.scored) == len(CANDIDATES)
+    assert not found.changed
+    assert [line.split("; ")[-1] for line in told] == ["asking again in 0.5 s", "the engine is back"] * 2
+
+
+@pytest.mark.engine
+def test_an_index_whose_shards_are_not_ready_yet_is_waited_for(engine: Engine) -> None:
+    name = f"{INDEX}-starting"
+    nowhere = "index.routing.allocation.require._name"
+    given = {"settings": {"number_of_shards": 2, nowhere: "no such node"}}
+    engine.call("PUT", f"/{name}", given, params={"wait_for_active_shards": 0})
+
+    def sleep(seconds: float) -> None:
+        engine.call("PUT", f"/{name}/_settings", {nowhere: None})
+        engine.call("GET", f"/_cluster/health/{name}", params={"wait_for_status": "yellow"})
+
+    try:
+        with pytest.raises(Away):
+            snapshot(engine, name)
+        with RankingCache() as cache:
+            ranker = Ranker(engine, name, cache=cache, patience=Patience(60, sleep=sleep, clock=ManualClock()))
+            assert ranker.rank([search_body("axon", 10)]) == {search_body("axon", 10): []}
+    finally:
+        engine.call("DELETE", f"/{name}")
+
+
 def _strict(text: str, depth: int) -> bytes:
     fuzziness = "nonsense" if "organ" in text else "0"
     match = {"contents": {"query": text, "fuzziness": fuzziness}}
@@ -268,14 +302,14 @@ def test_a_body_that_spoils_its_whole_batch_is_found_and_the_rest_goes_on(engine
 
 
 @pytest.mark.engine
-def test_an_index_that_is_not_there_and_an_engine_that_never_answers_are_errors_at_once(engine: Engine) -> None:
+def test_an_index_that_is_not_there_and_an_engine_nobody_waits_for_are_errors_at_once(engine: Engine) -> None:
     with pytest.raises(EngineError, match="status 404: no such index"):
         _score(engine, options=RewardOptions(index="rewards-absent"))
     with (
         Engine(check({"engine": "http://127.0.0.1:9"})) as nothing,
         pytest.raises(EngineError, match="no search engine answers"),
     ):
-        _score(nothing)
+        _score(nothing, patience=Patience(0))
 
 
 @pytest.mark.engine
@@ -286,12 +320,23 @@ def test_what_adds_nothing_to_a_query_scores_nothing_and_is_counted(engine: Engi
     assert found.unlabelled == 1
 
 
+def _arguments(folder: Path, engine_url: str, *, candidates: Sequence[Candidate] = CANDIDATES) -> list[str]:
+    """Of a command that scores candidates by a judge's file, both of them in `folder`."""
+    source, qrels = folder / "candidates.jsonl", folder / "judge.txt"
+    source.write_text("".join(json.dumps(candidate.to_json()) + "\n" for candidate in candidates), encoding="utf-8")
+    write_qrels(qrels, QRELS)
+    arguments = [str(source), "--labels", str(qrels), "--index", INDEX, "--engine", engine_url]
+    return [*arguments, "--out", str(folder / "out" / "scored.jsonl")]
+
+
+def _invoke(arguments: Sequence[str]) -> str:
+    return CliRunner().invoke(score_command, arguments, catch_exceptions=False).output
+
+
 @pytest.mark.engine
 def test_the_command_scores_a_file_and_leaves_a_manifest_and_a_cache(engine: Engine, tmp_path: Path) -> None:
-    source, qrels, out = tmp_path / "candidates.jsonl", tmp_path / "judge.txt", tmp_path / "out" / "scored.jsonl"
-    source.write_text("".join(json.dumps(candidate.to_json()) + "\n" for candidate in CANDIDATES), encoding="utf-8")
-    write_qrels(qrels, QRELS)
-    arguments = [str(source), "--labels", str(qrels), "--index", INDEX, "--engine", engine.url, "--out", str(out)]
+    out = tmp_path / "out" / "scored.jsonl"
+    arguments = _arguments(tmp_path, engine.url)
     arguments += ["--weight", "0.2", "--weight", "0.4", "--mix", "ndcg_at_10=0.7", "--mix", "recall_at_100=0.3"]
     first = CliRunner().invoke(score_command, arguments, catch_exceptions=False)
     again = CliRunner().invoke(score_command, [*arguments, "--json"], catch_exceptions=False)
@@ -302,6 +347,122 @@ def test_the_command_scores_a_file_and_leaves_a_manifest_and_a_cache(engine: Eng
     assert len(list(read_scored(out))) == 5
     assert json.loads((tmp_path / "out" / "scored.jsonl.manifest.json").read_text())["results"] == results
     assert next(iter(read_scored(out))).labels == "judge.txt"
+
+
+@pytest.mark.engine
+def test_the_command_without_a_weight_takes_that_which_its_help_names(engine: Engine, tmp_path: Path) -> None:
+    _invoke(_arguments(tmp_path, engine.url))
+    assert "[default: 0.2]" in " ".join(_invoke(["--help"]).split())
+    assert {tuple(one.reward.by_weight) for one in read_scored(tmp_path / "out" / "scored.jsonl")} == {(0.2,)}
+
+
+@pytest.mark.engine
+def test_every_scored_line_says_what_its_reward_was_made_by(engine: Engine, tmp_path: Path) -> None:
+    _invoke([*_arguments(tmp_path, engine.url), "--weight", "0.4", "--weight", "0.1", "--mix", "recall_at_100=0.3"])
+    (basis,) = {json.dumps(asdict(one.basis)) for one in read_scored(tmp_path / "out" / "scored.jsonl") if one.basis}
+    told = Basis.from_json(json.loads(basis))
+    assert (told.weights, told.mix, told.index) == ((0.1, 0.4), {"recall_at_100": 0.3}, INDEX)
+    assert told.index_state == snapshot(engine, INDEX).fingerprint[:16]
+    assert told.labels_digest == labels_from(tmp_path / "judge.txt").digest()[:16]
+
+
+@pytest.mark.engine
+def test_what_else_decides_a_reward_makes_another_basis(engine: Engine) -> None:
+    def basis(**changes: Any) -> Basis:
+        (told,) = [one.basis for one in _score(engine, CANDIDATES[:1], **changes).scored]
+        assert told is not None
+        return told
+
+    first = basis()
+    widened = check({"engine": engine.url, "index": {INDEX: {"mode": "widen"}}})
+    assert basis(settings=widened) == replace(first, rules=basis(settings=widened).rules)
+    assert basis(settings=widened).rules != first.rules
+    judge = Labels({"q1": {"d3": 1}}, "made/all")
+    assert basis(labels=judge).labels_digest != first.labels_digest
+    assert basis(settings=check({"engine": engine.url, "index": {INDEX: {"weight": 0.9}}})) == first
+    engine.call("POST", f"/{INDEX}/_doc", {"text": "axon"}, params={"refresh": "true"})
+    assert basis().index_state != first.index_state
+
+
+@pytest.mark.engine
+def test_an_index_that_changes_while_it_is_scored_leaves_nothing_done(engine: Engine, tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def write() -> None:
+        with Engine(check({"engine": engine.url})) as writer:
+            while not ended.is_set():
+                writer.call("POST", f"/{INDEX}/_doc", {"text": "axon"})
+
+    with _relay(engine.url) as relay:
+        relay.delay_s = 0.2
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            with pytest.raises(EngineError, match="'rewards-test' changed while it was searched; score again once"):
+                _invoke(_arguments(tmp_path, relay.url))
+        finally:
+            ended.set()
+            thread.join()
+            engine.call("POST", f"/{INDEX}/_refresh")
+    manifest = json.loads((tmp_path / "out" / "scored.jsonl.manifest.json").read_text(encoding="utf-8"))
+    assert manifest["done"] is False
+    assert not (tmp_path / "out" / "scored.jsonl").exists()
+    _invoke(_arguments(tmp_path, engine.url))
+    assert len(list(read_scored(tmp_path / "out" / "scored.jsonl"))) == len(CANDIDATES)
+
+
+@pytest.mark.engine
+def test_an_output_whose_name_has_no_suffix_is_a_file_too(engine: Engine, tmp_path: Path) -> None:
+    _invoke([*_arguments(tmp_path, engine.url), "--out", str(tmp_path / "scored")])
+    assert len(list(read_scored(tmp_path / "scored"))) == len(CANDIDATES)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("prefix", ["x:", "q"], ids=["of the candidates alone", "of the labels as well"])
+def test_a_prefix_stands_before_the_ids_of_a_judges_file_too(engine: Engine, tmp_path: Path, prefix: str) -> None:
+    named = [replace(one, query_id=prefix + one.query_id.removeprefix(prefix)) for one in CANDIDATES]
+    told = json.loads(_invoke([*_arguments(tmp_path, engine.url, candidates=named), "--prefix", prefix, "--json"]))
+    assert (told["scored"], told["without_labels"]) == (5, 0)
+
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("candidates", "changes", "sentence"),
+    [
+        ([], [], r"there is no candidate in .*candidates\.jsonl; write candidates there with `querylift train teach`"),
+        (
+            [replace(CANDIDATES[0], query_id="z9")],
+            [],
+            r"the first is 'z9'\) has a relevant document in judge\.txt; name",
+        ),
+        (CANDIDATES, ["--relevant-from", "3"], r"the first is 'q1'\) has a relevant document in judge\.txt; name"),
+        (CANDIDATES, ["--split", "test"], "--split is 'test' of no corpus; name it with --corpus"),
+        (CANDIDATES, ["--weight", "0.2", "--weight", "0.2"], r"weights are \(0.2, 0.2\); give each of them once"),
+    ],
+    ids=["an empty file", "queries nobody judged", "grades too low", "a split of nothing", "a weight twice"],
+)
+def test_a_command_that_would_score_nothing_or_not_what_it_says_is_refused(
+    tmp_path: Path, candidates: list[Candidate], changes: list[str], sentence: str
+) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        _invoke([*_arguments(tmp_path, NOWHERE, candidates=candidates), *changes])
+    assert not (tmp_path / "out" / "scored.jsonl.manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("", "a folder; name a file, such as "),
+        ("candidates.jsonl", "which is also read; name another file"),
+        ("judge.txt", "which is also read; name another file"),
+        ("judge.txt/scored.jsonl", "whose folder cannot be made"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_any_search(tmp_path: Path, out: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        _invoke([*_arguments(tmp_path, NOWHERE), "--out", str(tmp_path / out)])
 
 
 def test_a_teachers_text_is_read_as_a_table_reads_it_and_a_students_as_the_model_is() -> None:
@@ -316,7 +477,7 @@ def test_a_teachers_text_is_read_as_a_table_reads_it_and_a_students_as_the_model
 
 def test_a_passage_is_prose_where_the_contract_reads_it_so_and_bare_words_elsewhere() -> None:
     assert passage(_candidate("q1", "Sure! Axons carry\n\nsignals."), max_words=2) == "Axons carry"
-    assert passage(_candidate("q1", "1. Axons carry, axons grow.")) == "1 Axons carry grow"
+    assert passage(_candidate("q1", "1. 2. Axons carry, axons grow.")) == "2 Axons carry grow"
     assert passage(_candidate("q1", "Axons carry.\nMore", method="student")) == "Axons carry"
     assert passage(_candidate("q1", "!")) == ""
 
@@ -361,7 +522,7 @@ def test_a_broken_line_of_scored_candidates_is_named(tmp_path: Path) -> None:
     assert scored.reward.by_weight == {0.2: {"ndcg_at_10": 0.75}}
     write_scored(path, [scored])
     assert list(read_scored(path)) == [scored]
-    for broken in ({"reward": "much"}, {"by_weight": [1]}, {"base": None}, {"reward": math.nan}):
+    for broken in ({"basis": {"mix": 1}}, {"reward": "much"}, {"by_weight": [1]}, {"base": None}, {"reward": math.nan}):
         path.write_text(json.dumps(good) + "\n" + json.dumps(good | broken) + "\n", encoding="utf-8")
         with pytest.raises(DataError, match=r"scored\.jsonl:2: "):
             list(read_scored(path))

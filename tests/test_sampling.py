@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,6 +159,56 @@ def test_the_greedy_file_is_a_table_to_evaluate(student: Student, tmp_path: Path
     assert found is not None and found == from_words(clean_prose(written))
     again = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert again.output == f"0 passages for 5 queries written to {out}\n"
+
+
+def _adapter(folder: Path, base: Path) -> Path:
+    """An adapter that changes nothing, on `base`."""
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = models.load(base)
+    config = LoraConfig(r=1, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    with models.harmless_warnings():
+        models.save_adapter(get_peft_model(model, config), tokenizer, folder, base=base)
+    return folder
+
+
+def test_samples_are_stale_once_what_an_adapter_lies_on_has_changed(student: Student, tmp_path: Path) -> None:
+    topics = tmp_path / "topics.tsv"
+    topics.write_text("7\train\n", encoding="utf-8")
+    base = _folder(student, tmp_path / "base")
+    adapter = _adapter(tmp_path / "dpo", _adapter(tmp_path / "sft", base))
+    arguments = [str(adapter), str(topics), "--out", str(tmp_path / "samples"), "--greedy"]
+    assert CliRunner().invoke(command, arguments, catch_exceptions=False).exit_code == 0
+    assert (tmp_path / "samples.manifest.json").is_file()
+    (base / "config.json").write_text((base / "config.json").read_text(encoding="utf-8") + " ", encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"was begun with another input \(base 2: .*base\)"):
+        CliRunner().invoke(command, arguments, catch_exceptions=False, standalone_mode=False)
+
+
+def test_a_torn_student_is_refused_and_the_mended_one_is_sampled(student: Student, tmp_path: Path) -> None:
+    topics = tmp_path / "topics.tsv"
+    topics.write_text("7\train\n", encoding="utf-8")
+    folder = _folder(student, tmp_path / "tiny")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-99])
+    arguments = [str(folder), str(topics), "--out", str(tmp_path / "out.jsonl"), "--greedy"]
+    with pytest.raises(SettingsError, match=r"tiny cannot be read as a model \("):
+        CliRunner().invoke(command, arguments, catch_exceptions=False, standalone_mode=False)
+    (folder / "model.safetensors").write_bytes(weights)
+    assert CliRunner().invoke(command, arguments, catch_exceptions=False).exit_code == 0
+
+
+def test_a_file_that_another_process_writes_is_left_alone(student: Student, tmp_path: Path) -> None:
+    topics, out = tmp_path / "topics.tsv", tmp_path / "out.jsonl"
+    topics.write_text("7\train\n", encoding="utf-8")
+    arguments = [str(_folder(student, tmp_path / "tiny")), str(topics), "--out", str(out), "--greedy"]
+    CliRunner().invoke(command, arguments, catch_exceptions=False)
+    out.write_text('{"query_id": "7", "half of a li', encoding="utf-8")
+    with (tmp_path / "out.jsonl.manifest.json.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SettingsError, match="is being written by another process"):
+            CliRunner().invoke(command, arguments, catch_exceptions=False, standalone_mode=False)
+    assert out.read_text(encoding="utf-8").endswith("half of a li")
 
 
 def test_queries_come_from_files_and_from_splits_of_corpora(tmp_path: Path) -> None:

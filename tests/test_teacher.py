@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from index_tools.corpora import load
 from index_tools.served import free_ports
@@ -23,7 +23,7 @@ from plugin.errors import DataError, GeneratorError, QueryliftError, SettingsErr
 from plugin.generators.llama import packaged_model
 from trainer.candidates import Candidate, read
 from trainer.commands.teach import teach as command
-from trainer.teacher import Added, Pacer, Taught, api_key, append, import_rows, imported, missing, teach
+from trainer.teacher import Added, Pacer, Taught, api_key, append, imported, missing, teach
 from trainer.teacher_prompts import (
     Example,
     Plan,
@@ -497,11 +497,11 @@ def test_rows_of_one_model_and_mode_are_taken_over_cleaned_and_only_once(tmp_pat
         _row("1", PASSAGE), _row("1", "other", mode="fs"), _row("2", "other", model="7B"), _row("3", "Sure!\n\n"),
     )  # fmt: skip
     out, where = tmp_path / "out.jsonl", {"model": "72B", "params.mode": "zs"}
-    assert import_rows(source, where, out=out) == Added(written=1, empty=1)
+    assert append(imported(source, where), out) == Added(written=1, empty=1)
     assert list(read(out)) == [
         Candidate("1", QUERIES["1"], "query2doc", "72B", "Sunlight bends in drops of water.", {"mode": "zs"})
     ]
-    assert import_rows(source, where, out=out) == Added(known=1, empty=1)
+    assert append(imported(source, where), out) == Added(known=1, empty=1)
 
 
 @pytest.mark.parametrize(
@@ -519,10 +519,10 @@ def test_a_chatty_lead_in_is_cleaned_away(tmp_path: Path, written: str, kept: st
     assert [c.text for c in _written(tmp_path)] == [kept]
 
 
-def test_a_key_may_have_one_of_several_values_and_methods_may_be_chosen(tmp_path: Path) -> None:
+def test_a_key_may_have_one_of_several_values(tmp_path: Path) -> None:
     rows = [_row("1", "a"), _row("1", "b", model="7B"), _row("1", "c", model="gpt"), _row("2", "d", method="mugi")]
     source = _rows(tmp_path / "in.jsonl", *rows)
-    assert [c.text for c in imported(source, {"model": {"72B", "7B"}}, methods=("query2doc",))] == ["a", "b"]
+    assert [c.text for c in imported(source, {"model": {"72B", "7B"}, "method": "query2doc"})] == ["a", "b"]
 
 
 def test_rows_that_answer_one_request_twice_are_numbered_and_repeated_rows_are_not(tmp_path: Path) -> None:
@@ -538,11 +538,11 @@ def test_an_id_that_stands_for_two_queries_is_refused_and_a_prefix_mends_it(tmp_
     one = _rows(tmp_path / "one.jsonl", _row("1", "a"))
     two = _rows(tmp_path / "two.jsonl", _row("2", "x"), _row("1", "b", query="another question"))
     out = tmp_path / "out.jsonl"
-    import_rows(one, {}, out=out)
+    append(imported(one, {}), out)
     with pytest.raises(SettingsError, match="query id '1' stands for two queries; give one file a prefix"):
-        import_rows(two, {}, out=out)
+        append(imported(two, {}), out)
     assert len(_written(tmp_path)) == 1
-    assert import_rows(two, {}, out=out, prefix="two:").written == 2
+    assert append(imported(two, {}, prefix="two:"), out).written == 2
     assert [c.query_id for c in _written(tmp_path)] == ["1", "two:2", "two:1"]
 
 
@@ -550,18 +550,17 @@ def test_a_broken_line_stops_the_import_and_is_named(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl.gz"
     source.write_bytes(gzip.compress(json.dumps(_row("1", "a")).encode() + b"\n\n{oops\n"))
     with pytest.raises(DataError, match=r"in\.jsonl\.gz:3: not JSON"):
-        import_rows(source, {}, out=tmp_path / "out.jsonl")
+        append(imported(source, {}), tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.data
 @pytest.mark.skipif(not DATA.is_dir(), reason="the retrieval data is not beside the project (../shared/data)")
 def test_published_expansions_are_imported_from_several_files(tmp_path: Path) -> None:
-    out, where = tmp_path / "out.jsonl", {"model": ("Qwen2.5-72B-Instruct", "Qwen2.5-7B-Instruct"), "params.mode": "zs"}
+    out = tmp_path / "out.jsonl"
+    where = {"model": ("Qwen2.5-72B-Instruct", "Qwen2.5-7B-Instruct"), "params.mode": "zs", "method": "query2doc"}
     added = {
-        name: import_rows(
-            DATA / "expansions" / f"{name}.jsonl.gz", where, out=out, prefix=f"{name}:", methods=["query2doc"]
-        )
+        name: append(imported(DATA / "expansions" / f"{name}.jsonl.gz", where, prefix=f"{name}:"), out)
         for name in ("trec_covid", "trec_news", "trec_dl19")
     }
     made = list(read(out))
@@ -599,6 +598,11 @@ def _run_against(server: Server, *arguments: str) -> dict[str, Any]:
         (["--model", "m"], "--endpoint and --model belong together"),
         (["--import", "gone.jsonl"], "gone.jsonl cannot be read"),
         (["--judged", "1", "--where", "model"], "--where is 'model'; write KEY=VALUE"),
+        (["--judged", "1", "--where", "model=m"], "--where chooses rows of --import, which is not given"),
+        (["--judged", "1", "--prompt", "few-shot"], "--prompt needs a teacher; give --endpoint and --model"),
+        (["--judged", "1", "--samples", "1"], "--samples needs a teacher"),
+        (["--endpoint", "http://h/v1", "--model", "m", "--shots", "2"], "--shots needs --prompt few-shot"),
+        (["--import", "gone.jsonl", "--limit", "1"], "--limit does not cut what --import takes"),
         (["--judged", "1", "--held-out", "nowhere:dev"], "no corpus 'nowhere'"),
         (["--endpoint", "h", "--model", "m"], "the endpoint is 'h'"),
     ],
@@ -608,6 +612,100 @@ def test_a_wrong_option_is_one_sentence(tmp_path: Path, beir: Path, arguments: l
         _run(str(beir), "--split", "train", "--out", str(tmp_path / "out.jsonl"), *arguments)
     assert sentence in str(caught.value)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_corpus_of_several_splits_is_not_taken_without_the_name_of_one(tmp_path: Path, beir: Path) -> None:
+    sentence = "^'docs' has several splits: dev, train; say which with --split NAME$"
+    with pytest.raises(SettingsError, match=sentence):
+        _run(str(beir), "--judged", "1", "--out", str(tmp_path / "out.jsonl"))
+
+
+def test_fewer_than_no_relevant_documents_are_refused(tmp_path: Path, beir: Path) -> None:
+    done = CliRunner().invoke(command, [str(beir), "--judged", "-1", "--out", str(tmp_path / "out.jsonl")])
+    assert (done.exit_code, "--judged" in done.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("where", "sentence"),
+    [
+        (["modle=72B"], "has modle=72B; choose rows that it has"),
+        (["model=72B", "params.mode=fs", "params.mode=xs"], "has params.mode=fs or xs; choose"),
+        (["model=7B", "method=mugi"], "has model=7B and method=mugi; choose"),
+    ],
+)
+def test_a_choice_that_no_row_meets_names_what_none_has(
+    tmp_path: Path, beir: Path, where: list[str], sentence: str
+) -> None:
+    source = _rows(tmp_path / "in.jsonl", _row("1", "a", method="mugi"), _row("2", "b", model="7B"))
+    chosen = [part for item in where for part in ("--where", item)]
+    with pytest.raises(SettingsError) as caught:
+        _run(str(beir), "--split", "train", "--import", str(source), *chosen, "--out", str(tmp_path / "out.jsonl"))
+    assert f"no row of {source} {sentence}" in str(caught.value)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path, beir: Path) -> None:
+    source = _rows(tmp_path / "in.jsonl")
+    with pytest.raises(SettingsError, match=r"in\.jsonl holds no expansions; name another file"):
+        _run(str(beir), "--split", "train", "--import", str(source), "--out", str(tmp_path / "out.jsonl"))
+
+
+def test_a_run_that_leaves_nothing_or_only_empty_texts_is_not_done(tmp_path: Path, beir: Path) -> None:
+    arguments = [str(beir), "--split", "train", "--judged", "1", "--drop-leaks", "--held-out", f"{beir}:train"]
+    with pytest.raises(SettingsError, match=r"there is nothing to collect: .*all are held out"):
+        _run(*arguments, "--out", str(tmp_path / "a.jsonl"))
+    source = _rows(tmp_path / "in.jsonl", _row("1", "<b></b>"))
+    with pytest.raises(GeneratorError, match=r"b\.jsonl holds no candidate"):
+        _run(str(beir), "--split", "train", "--import", str(source), "--out", str(tmp_path / "b.jsonl"))
+
+
+def _is_done(out: Path) -> bool:
+    return bool(json.loads(out.with_name(out.name + ".manifest.json").read_text(encoding="utf-8"))["done"])
+
+
+def test_a_spent_budget_leaves_the_stage_undone_and_says_how_to_go_on(tmp_path: Path, beir: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    arguments = [str(beir), "--split", "train", "--out", str(out), "--concurrency", "1"]
+    with pytest.raises(GeneratorError) as caught:
+        _run_against(Server(), *arguments, "--token-budget", "1")
+    assert str(caught.value) == (
+        "3 requests are left: 0 failed, 3 beyond the token budget; "
+        "raise --token-budget: 1 does not pay for the first of them"
+    )
+    assert not _is_done(out)
+    with pytest.raises(GeneratorError, match=r"^2 requests are left: .*; run the same command again to go on$"):
+        _run_against(Server(), *arguments, "--token-budget", "250")
+    assert (len(list(read(out))), _is_done(out)) == (1, False)
+    assert _run_against(Server(), *arguments)["teacher"]["written"] == 2
+    assert _is_done(out)
+
+
+def test_a_limit_cuts_the_queries_whose_relevant_documents_are_taken(tmp_path: Path, beir: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    _run(str(beir), "--split", "train", "--out", str(out), "--judged", "1", "--limit", "1")
+    assert [candidate.query_id for candidate in read(out)] == ["1"]
+
+
+def test_a_held_out_query_is_no_example(tmp_path: Path, beir: Path) -> None:
+    held = tmp_path / "held"
+    held.mkdir()
+    _rows(
+        held / "queries.jsonl", {"_id": "x", "text": "why do cats purr?"}, {"_id": "y", "text": "causes of a rainbow"}
+    )
+    arguments = [str(beir), "--split", "train", "--out", str(tmp_path / "out.jsonl"), "--held-out", str(held)]
+    arguments += ["--drop-leaks", "--prompt", "few-shot", "--shots", "3"]
+    with pytest.raises(SettingsError, match="docs has no judged query to show"):
+        _run_against(Server(), *arguments, "--held-out", f"{beir}:train")
+    server = Server()
+    told = _run_against(server, *arguments, "--held-out", f"{beir}:dev")
+    assert told["dropped"] == 2
+    assert not [body for body in server.bodies if "purr" in str(body) or "rainbow" in str(body)]
+
+
+def test_a_small_cost_is_shown_with_two_digits(tmp_path: Path, beir: Path) -> None:
+    arguments = [str(beir), "--split", "train", "--out", str(tmp_path / "out.jsonl"), "--price-out", "0.01"]
+    with pytest.raises(SettingsError, match=r"and cost at most about 0\.0000038;"):
+        _run_against(Server(), *arguments)
 
 
 def test_the_command_collects_from_a_teacher_a_file_and_the_judgments(tmp_path: Path, beir: Path) -> None:
@@ -626,18 +724,18 @@ def test_the_command_collects_from_a_teacher_a_file_and_the_judgments(tmp_path: 
     arguments += ["--judged", "1", "--prompt", "few-shot", "--shots", "1", "--limit", "2"]
     server = Server()
     told = _run_against(server, *arguments)
-    assert told["given"] == {"written": 4, "known": 0, "empty": 0}
+    assert told["given"] == {"written": 3, "known": 0, "empty": 0}
     assert (told["teacher"]["written"], told["dropped"]) == (2, 0)
     assert [len(body["messages"]) for body in server.bodies] == [4, 4]
     methods = [(c.method, c.query_id) for c in read(out)]
     assert methods[0] == ("query2doc", "other:1")
-    assert sorted(methods[4:]) == [("few-shot", "1"), ("few-shot", "2")]
+    assert sorted(methods[3:]) == [("few-shot", "1"), ("few-shot", "2")]
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text(encoding="utf-8"))
     assert (manifest["stage"], manifest["done"], manifest["results"]) == ("teach", True, told)
     assert "127.0.0.1" not in json.dumps(manifest["settings"])
 
     again = _run_against(Server(), *arguments, "--concurrency", "1")
-    assert (again["given"]["known"], again["teacher"]["written"]) == (4, 0)
+    assert (again["given"]["known"], again["teacher"]["written"]) == (3, 0)
     with pytest.raises(SettingsError, match=r"begun with another setting \(judged 1, now 2\)"):
         _run_against(Server(), *arguments, "--judged", "2")
 
@@ -645,16 +743,19 @@ def test_the_command_collects_from_a_teacher_a_file_and_the_judgments(tmp_path: 
 def test_a_summary_says_what_was_written_and_what_is_left(tmp_path: Path, beir: Path) -> None:
     server = Server(_failing(400, times=1))
 
-    async def run() -> str:
+    async def run() -> Result:
         async with server:
             arguments = [str(beir), "--split", "train", "--out", str(tmp_path / "out.jsonl"), "--judged", "1", "--yes"]
             arguments += ["--endpoint", server.url, "--model", "m", "--concurrency", "1", "--price-out", "1000"]
-            return (await asyncio.to_thread(CliRunner().invoke, command, arguments)).stdout
+            return await asyncio.to_thread(CliRunner().invoke, command, arguments)
 
-    assert asyncio.run(run()).splitlines() == [
+    done = asyncio.run(run())
+    assert str(done.exception).startswith(
+        "1 request is left: 1 failed, 0 beyond the token budget; run the same command"
+    )
+    assert done.stdout.splitlines() == [
         "given: 3 written, 0 there before, 0 without words",
-        "teacher: 2 written, 0 without words, 1 failed; 100 prompt and 20 answer tokens, cost 0.02; "
-        "1 requests are left: run the same command again",
+        "teacher: 2 written, 0 without words, 1 failed; 100 prompt and 20 answer tokens, cost 0.020",
         f"candidates: {tmp_path / 'out.jsonl'}",
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import pytest
 pytest.importorskip("trl", reason="needs the training stack: pip install 'querylift[train]'")
 
 import torch
+from safetensors.torch import load_file
+from transformers import TrainerState
 from trl.trainer.utils import add_fused_lm_head
 
 from plugin.errors import DataError, SettingsError
@@ -129,7 +132,7 @@ def test_adapters_can_be_moved_together(chain: Chain, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     chain.folder.rename(moved)
     try:
-        assert merge.chain(moved / "dpo") == [str(moved / name) for name in ("dpo", "sft", "sft/base")]
+        assert models.chain(moved / "dpo") == [str(moved / name) for name in ("dpo", "sft", "sft/base")]
     finally:
         moved.rename(chain.folder)
 
@@ -158,6 +161,49 @@ def test_a_stage_that_is_done_is_not_run_again(chain: Chain) -> None:
     said: list[str] = []
     again = sft.train([chain.folder / "rows.jsonl"], load(Path("smoke")), out=chain.folder / "sft", say=said.append)
     assert again == chain.sft and said == [f"{chain.folder / 'sft'} is done"]
+
+
+def test_weights_that_are_gone_are_made_again(tmp_path: Path) -> None:
+    rows, settings, out, said = _rows(tmp_path / "rows.jsonl"), _tiny(), tmp_path / "sft-1.5", list[str]()
+    first = sft.train([rows], settings, out=out, say=_silent)
+    before = (out / "adapter_model.safetensors").read_bytes()
+    (out / "adapter_model.safetensors").unlink()
+    again = sft.train([rows], settings, out=out, say=said.append)
+    assert (
+        said[0] == f"{out} was done, and its adapter_model.safetensors is no longer what was written: it is made again"
+    )
+    assert (out / "adapter_model.safetensors").read_bytes() == before and again == first
+    assert (out / "manifest.json").is_file() and not (tmp_path / "sft-1.5.manifest.json").exists()
+
+
+def test_a_model_that_was_mistyped_leaves_the_folder_free(tmp_path: Path) -> None:
+    pairs, out = _pairs(tmp_path / "pairs.jsonl"), tmp_path / "dpo"
+    for name in ("k9", "k8"):
+        with pytest.raises(SettingsError, match=f"no model '{name}'"):
+            dpo.train([pairs], _tiny(), model=name, out=out, say=_silent)
+
+
+@pytest.mark.parametrize("weights", ["adapter_model.safetensors", "base/model.safetensors"])
+def test_torn_weights_are_refused_in_one_sentence(chain: Chain, tmp_path: Path, weights: str) -> None:
+    student = shutil.copytree(chain.folder / "sft", tmp_path / "student")
+    os.truncate(student / weights, 2000)
+    with pytest.raises(SettingsError, match=r"cannot be read as a model \(.*\); make it anew, or name another"):
+        dpo.train([chain.folder / "pairs.jsonl"], _tiny(), model=student, out=tmp_path / "out", say=_silent)
+
+
+def test_a_manifest_names_all_that_the_student_lies_on(chain: Chain) -> None:
+    made = {name: json.loads((chain.folder / name / "manifest.json").read_text()) for name in ("sft", "dpo", "merged")}
+    assert {name: list(one["inputs"]) for name, one in made.items()} == {
+        "sft": ["rows 1"],
+        "dpo": ["rows 1", "base", "base 1"],
+        "merged": ["adapter", "base 1", "base 2"],
+    }
+
+
+def test_adapters_are_readable_for_whom_the_files_beside_them_are(chain: Chain) -> None:
+    for stage in ("sft", "dpo", "merged"):
+        files = [file for file in (chain.folder / stage).rglob("*") if file.is_file()]
+        assert len({file.stat().st_mode for file in files}) == 1
 
 
 def test_a_folder_that_was_begun_with_another_seed_is_refused(chain: Chain) -> None:
@@ -268,7 +314,8 @@ def test_a_passage_is_cut_at_the_end_of_a_word(max_words: int, max_tokens: int) 
 
 def test_rows_without_a_word_and_repeated_rows_are_left_out() -> None:
     _, tokenizer = models.load("made:llama")
-    rows = [candidates.Candidate("q", "rain", "m", "t", text) for text in ("", "  ", "wet", "wet", " wet ", "cold")]
+    said = ("", "  ", "...", "wet", "wet", " wet ", "—", "`", "cold")
+    rows = [candidates.Candidate("q", "rain", "m", "t", text) for text in said]
     assert len(sft.examples(rows, tokenizer, SftSettings())) == 2
 
 
@@ -304,15 +351,16 @@ def test_a_broken_line_of_pairs_is_named_with_its_place(tmp_path: Path, line: st
         dpo.train([file], _tiny(), model="made:llama", out=tmp_path / "out", say=_silent)
 
 
-def test_a_file_without_a_usable_row_is_refused(tmp_path: Path) -> None:
-    file = _write(tmp_path / "rows.jsonl", [{"query_id": "q", "query": "rain", "text": "  "}])
+@pytest.mark.parametrize("text", ["  ", "..."])
+def test_a_file_without_a_usable_row_is_refused(tmp_path: Path, text: str) -> None:
+    file = _write(tmp_path / "rows.jsonl", [{"query_id": "q", "query": "rain", "text": text}])
     with pytest.raises(SettingsError, match=r"rows\.jsonl has no candidate with a word in it"):
         sft.train([file], _tiny(), out=tmp_path / "out", say=_silent)
 
 
 # --- stopped and begun again
 
-SLOW = {"epochs": 60, "batch_size": 4, "save_steps": 10, "logging_steps": 5, "validation_steps": 30}
+SLOW = {"epochs": 60, "batch_size": 4, "save_steps": 10, "logging_steps": 7, "validation_steps": 30}
 _RUN = """
 import json, sys
 from pathlib import Path
@@ -324,9 +372,11 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+def test_a_killed_run_ends_as_one_that_was_never_stopped(tmp_path: Path) -> None:
+    """Up to rounding: the held-out loss, the mean loss and every point of the curves to 1e-3, the weights to 1e-3."""
     rows, settings = _rows(tmp_path / "rows.jsonl"), _tiny(sft=SLOW)
-    out = tmp_path / "out"
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    unbroken = sft.train([rows], settings, out=whole, say=_silent)
     _kill_after_a_checkpoint([str(out), str(rows), settings.model_dump_json()])
     last = training.last_checkpoint(out)
     assert last is not None
@@ -337,9 +387,45 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     assert trained.resumed_at == int(last.name.removeprefix("checkpoint-")) >= 10
     assert f"resumed at step {trained.resumed_at}, from {last}" in said
     assert trained.steps == 120  # 7 rows by fours, 60 times: as many as without the kill
-    steps = [row["step"] for row in curves.read(out / "curves.jsonl") if "loss" in row]
-    assert steps == list(range(5, 121, 5))
+    assert trained.loss == pytest.approx(unbroken.loss, abs=1e-3)
+    assert trained.validation["loss"] == pytest.approx(unbroken.validation["loss"], abs=1e-3)
+    (steps, losses), (same_steps, same_losses) = _losses(out), _losses(whole)
+    assert steps == same_steps == [s for s in range(1, 121) if s % 7 == 0 or s % 10 == 0]
+    assert losses == pytest.approx(same_losses, abs=1e-3)
+    _same_weights(out, whole)
     assert not training.checkpoints(out).exists() and models.is_adapter(out)
+
+
+def _losses(folder: Path) -> tuple[list[int], list[float]]:
+    rows = [row for row in curves.read(folder / "curves.jsonl") if "loss" in row]
+    return [row["step"] for row in rows], [row["loss"] for row in rows]
+
+
+def _same_weights(folder: Path, other: Path) -> None:
+    one, same = (load_file(where / "adapter_model.safetensors") for where in (folder, other))
+    assert one.keys() == same.keys()
+    for name, weights in one.items():
+        torch.testing.assert_close(weights, same[name], atol=1e-3, rtol=1e-3)
+
+
+def test_the_mean_loss_weighs_windows_and_leaves_out_one_that_a_resume_cut() -> None:
+    history = [{"step": 4, "loss": 8.0}, {"step": 4, "eval_loss": 1.0}, {"step": 8, "loss": 4.0}]
+    assert curves.mean_loss([*history, {"step": 10, "loss": 1.0}], resumed_at=0) == (4 * 8 + 4 * 4 + 2 * 1) / 10
+    assert curves.mean_loss(history, resumed_at=4) == 6.0
+    assert curves.mean_loss(history, resumed_at=6) == 8.0
+    assert curves.mean_loss([{"step": 9, "train_loss": 1.0}], resumed_at=0) is None
+
+
+def test_a_point_whose_window_was_cut_by_a_resume_is_left_out_of_the_curves(tmp_path: Path) -> None:
+    """A checkpoint of an earlier release may lie within a window; those of this one end it."""
+    log: list[dict[str, float]] = [{"step": 5, "loss": 9.0}]
+    state = TrainerState(global_step=7, max_steps=20, log_history=log)
+    recorded = curves.Curves(tmp_path, say=_silent)
+    recorded.on_train_begin(None, state, None)
+    for step, loss in ((10, 1.0), (15, 2.0)):
+        state.global_step = step
+        recorded.on_log(None, state, None, {"loss": loss})
+    assert curves.read(tmp_path / "curves.jsonl") == [{"step": 15, "loss": 2.0}]
 
 
 def _kill_after_a_checkpoint(arguments: list[str]) -> None:

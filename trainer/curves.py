@@ -1,4 +1,8 @@
-"""How a run goes: a line for a person, a line of curves.jsonl and, at the end, curves.png."""
+"""How a run goes: a line for a person, a line of curves.jsonl and, at the end, curves.png.
+
+A loss that is logged is the mean over the steps since the one logged before: its window. Every checkpoint and the last step
+end a window, so that a run that goes on from a checkpoint has the windows, and the mean, of one that was never stopped.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +28,29 @@ class Curves(TrainerCallback):  # type: ignore[misc]
         self, folder: Path, *, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._path, self._say, self._clock = folder / "curves.jsonl", say, clock
-        self._began_s, self._began_step = 0.0, 0
+        self._began_s, self._began_step, self._is_partial = 0.0, 0, False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget what was logged after the checkpoint that the run goes on from."""
         self._began_s, self._began_step = self._clock(), state.global_step
+        self._is_partial = _logged_last(state.log_history) < state.global_step
         if state.is_world_process_zero:
             kept = [row for row in read(self._path) if row["step"] <= state.global_step]
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let every checkpoint and the last step end a window."""
+        if control.should_save or state.global_step >= state.max_steps:
+            control.should_log = True
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Write one line to the file, and one for the person."""
         row = {key: value for key, value in (logs or {}).items() if _is_curve(key, value)}
         if not state.is_world_process_zero or not ("loss" in row or "eval_loss" in row):
+            return
+        if "loss" in row and self._is_partial:  # part of its window was lost with the run before
+            self._is_partial = False
             return
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": state.global_step, **row}) + "\n")
@@ -66,6 +79,22 @@ def read(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return rows
+
+
+def mean_loss(history: Sequence[Mapping[str, Any]], *, resumed_at: int) -> float | None:
+    """The mean training loss of all steps that were logged; None where none was.
+
+    Left out is a window that began before the checkpoint at `resumed_at` and ended after it: its first part was lost.
+    """
+    before, total, steps = 0, 0.0, 0
+    for row in history:
+        if "loss" not in row:
+            continue
+        if not before < resumed_at < row["step"]:
+            total += row["loss"] * (row["step"] - before)
+            steps += row["step"] - before
+        before = row["step"]
+    return total / steps if steps else None
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -118,6 +147,10 @@ def _said(row: Mapping[str, float]) -> list[str]:
     elif f"{prefix}mean_token_accuracy" in row:
         parts.append(f"tokens right {row[f'{prefix}mean_token_accuracy']:.0%}")
     return parts
+
+
+def _logged_last(history: Sequence[Mapping[str, Any]]) -> int:
+    return max((int(row["step"]) for row in history if "loss" in row), default=0)
 
 
 def _is_curve(key: str, value: Any) -> bool:

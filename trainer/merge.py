@@ -21,7 +21,8 @@ def merge(adapter: Path, *, out: Path, dtype: str = "bfloat16", say: Say) -> Pat
     """
     if not models.is_adapter(adapter):
         raise SettingsError(f"{adapter} is no adapter's folder; name what `querylift train sft` or `dpo` wrote")
-    manifest = Manifest(out, stage="merge", inputs=_inputs(adapter), settings={"dtype": dtype})
+    inputs = models.read_for(adapter, name="adapter")
+    manifest = Manifest(out, stage="merge", inputs=inputs, settings={"dtype": dtype}, folder=True, vital=models.VITAL)
     if manifest.done:
         say(f"{out} is done")
         return out
@@ -33,19 +34,5 @@ def merge(adapter: Path, *, out: Path, dtype: str = "bfloat16", say: Say) -> Pat
     return out
 
 
-def chain(adapter: Path) -> list[str]:
-    """`adapter`, what it was trained on, and so on down to a whole model."""
-    named = [str(adapter)]
-    while models.is_adapter(Path(named[-1])):
-        named.append(models.base_of(Path(named[-1])))
-    return named
-
-
-def _inputs(adapter: Path) -> dict[str, Path]:
-    paths = [Path(name) for name in chain(adapter)]
-    names = ["adapter", *(f"base {number}" for number in range(1, len(paths)))]
-    return {name: path for name, path in zip(names, paths, strict=True) if path.exists()}
-
-
 def _described(model: Any, adapter: Path) -> dict[str, Any]:
-    return {"made_of": chain(adapter), "parameters": sum(weights.numel() for weights in model.parameters())}
+    return {"made_of": models.chain(adapter), "parameters": sum(weights.numel() for weights in model.parameters())}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import struct
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ PACKAGED = "smollm2-135m"
 MADE = ("made:llama", "made:qwen3")
 END = STOP[0]
 """What the student writes after a passage."""
+VITAL = ("*.safetensors", "tokenizer.json")
+"""Names of the files without which a folder that a stage wrote is of no use, and which nobody edits."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
@@ -78,7 +81,7 @@ def load_adapter(folder: Path, *, attention: str = "sdpa") -> tuple[Any, Any]:
     if not (folder / "adapter_model.safetensors").is_file():
         raise SettingsError(f"{folder} holds no adapter_model.safetensors; weights are read from safetensors only")
     model, tokenizer = load(base_of(folder), attention=attention)
-    with harmless_warnings():
+    with harmless_warnings(), _reading(folder):
         return PeftModel.from_pretrained(model, folder).eval(), tokenizer
 
 
@@ -91,6 +94,31 @@ def base_of(folder: Path) -> str:
     return str(beside.resolve()) if beside.exists() else named
 
 
+def chain(base: str | Path) -> list[str]:
+    """`base` and, where it is an adapter, what it was trained on, and so on down to a whole model."""
+    named = [str(base)]
+    while is_adapter(Path(named[-1])):
+        below = base_of(Path(named[-1]))
+        if below in named:
+            raise SettingsError(f"{named[-1]} is an adapter on {below}, which lies on it; name another model")
+        named.append(below)
+    return named
+
+
+def read_for(base: str | Path, *, name: str) -> dict[str, Path]:
+    """The folders and files that `load(base)` reads: `name` is `base` itself, "base 1" what it lies on, and so on.
+
+    A model that is made on the spot is in none, the packaged one is "packaged model"; what is absent is left out.
+    """
+    found: dict[str, Path] = {}
+    for number, one in enumerate(chain(base)):
+        if one == PACKAGED:
+            found["packaged model"] = packaged_model()
+        elif one not in MADE and Path(one).exists():
+            found[f"base {number}" if number else name] = Path(one)
+    return found
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether `folder` holds an adapter rather than a whole model."""
     return (folder / _ADAPTER).is_file()
@@ -101,6 +129,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _as_the_umask_says(folder)
 
 
 def save_adapter(model: Any, tokenizer: Any, folder: Path, *, base: str | Path) -> None:
@@ -112,6 +141,7 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, *, base: str | Path) 
     written = _json(folder / _ADAPTER) | {"base_model_name_or_path": named}
     (folder / _ADAPTER).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
+    _as_the_umask_says(folder)
 
 
 def device() -> str:
@@ -155,10 +185,10 @@ def _from_folder(folder: Path, *, dtype: str, attention: str) -> tuple[Any, Any]
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _check_folder(folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=_torch_dtype(dtype), attn_implementation=attention, use_safetensors=True, **_LOCAL
-    )
-    return model, AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    wanted = {"dtype": _torch_dtype(dtype), "attn_implementation": attention, "use_safetensors": True}
+    with _reading(folder):
+        model = AutoModelForCausalLM.from_pretrained(folder, **wanted, **_LOCAL)
+        return model, AutoTokenizer.from_pretrained(folder, **_LOCAL)
 
 
 def _check_folder(folder: Path) -> None:
@@ -181,14 +211,35 @@ def _from_gguf(file: Path, *, attention: str) -> tuple[Any, Any]:
 
     check_gguf(file)
     where: dict[str, Any] = {"gguf_file": file.name, **_LOCAL}
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-    read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
+    with _reading(file):
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+        read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
     values = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(type(read.config).from_dict(values), attn_implementation=attention)
     model.tie_weights()  # `no_init_weights` leaves that out too
     model.load_state_dict(read.state_dict())
     return model, tokenizer
+
+
+@contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    """One sentence for what the libraries raise where a file is torn, or is not what its name says."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, struct.error, OSError, ValueError, LookupError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise SettingsError(f"{place} cannot be read as a model ({reason}); make it anew, or name another") from error
+
+
+def _as_the_umask_says(folder: Path) -> None:
+    """Weights are readable for whom the files beside them are: safetensors writes them for their owner alone."""
+    mask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(mask)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o666 & ~mask)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from plugin.errors import SettingsError
 from trainer.candidates import Candidate
-from trainer.rewards import Scored, served
+from trainer.rewards import served
+from trainer.scored import Scored, check_comparable
 
 VOTED = "voted"
 """The method of a candidate that several others of its query voted for."""
@@ -55,6 +56,10 @@ class PairOptions:
             raise SettingsError(f"the order is {self.order!r}; use 'margin' or 'random'")
         if not self.margin >= 0 or self.cap < 1:
             raise SettingsError(f"margin is {self.margin} and cap {self.cap}; use 0 or more, and 1 or more")
+        if self.min_gain and not self.floor:
+            raise SettingsError(
+                f"min_gain is {self.min_gain} without a floor to raise; leave it out, or ask for the floor"
+            )
         if self.max_length_ratio is not None and not self.max_length_ratio >= 1:
             raise SettingsError(f"max_length_ratio is {self.max_length_ratio}; use 1 or more, or leave it out")
 
@@ -97,7 +102,12 @@ class Preferences:
 
 
 def pairs(scored: Iterable[Scored], options: PairOptions) -> Preferences:
-    """The pairs of every query, queries in the order in which they first come."""
+    """The pairs of every query, queries in the order in which they first come.
+
+    Raises SettingsError where rewards of different kinds are among them.
+    """
+    scored = list(scored)
+    check_comparable(scored)
     made: list[Pair] = []
     reasons = Counter(dict.fromkeys(REASONS, 0))
     for candidates in _by_query(scored):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plugin.errors import SettingsError
+from plugin.expansion import from_words
 from trainer import candidates, models, texts, training
 from trainer.candidates import Candidate
 from trainer.settings import Settings, SftSettings
@@ -54,7 +55,7 @@ def examples(rows: Iterable[Candidate], tokenizer: Any, settings: SftSettings) -
     made: dict[tuple[str, tuple[int, ...]], Example] = {}
     for row in rows:
         written = texts.completion(row.query, row.text, tokenizer, settings)
-        if written.text == models.END:
+        if from_words(written.text.removesuffix(models.END)) is None:  # nothing of it would be served
             continue
         both = [*written.prompt_ids, *written.ids]
         labels = [_NO_LABEL] * len(written.prompt_ids) + written.ids
@@ -64,11 +65,11 @@ def examples(rows: Iterable[Candidate], tokenizer: Any, settings: SftSettings) -
 
 def _train(rows: Sequence[Path], settings: Settings, *, out: Path, base: str | Path, seed: int, say: Say) -> Trained:
     model, tokenizer = models.load(base, dtype=settings.model.dtype, seed=seed)
-    base = _kept_base(model, tokenizer, base, out=out, whole=settings.lora.rank == 0)
     read = [candidate for path in rows for candidate in candidates.read(path)]
     usable = examples(read, tokenizer, settings.sft)
     if not usable:
         raise SettingsError(f"{', '.join(map(str, rows))} has no candidate with a word in it; name another file")
+    base = _kept_base(model, tokenizer, base, out=out, whole=settings.lora.rank == 0)
     taught, checked = texts.split(usable, settings.sft.validation_share)
     say(f"{len(taught)} passages to learn, {len(checked)} of other queries to check, on {models.device()}")
     trainer = trainer_for(model, tokenizer, settings, taught, checked, out=out, seed=seed)

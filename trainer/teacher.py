@@ -249,32 +249,20 @@ class Added:
     empty: int = 0
 
 
-def import_rows(
-    path: Path,
-    where: Mapping[str, str | Collection[str]],
-    *,
-    out: Path,
-    prefix: str = "",
-    methods: Collection[str] = (),
-) -> Added:
-    """Append the expansions of `path` that `where` and `methods` choose to `out`, those that it lacks; see `imported`."""
-    return append(imported(path, where, prefix=prefix, methods=methods), out)
-
-
-def imported(
-    path: Path, where: Mapping[str, str | Collection[str]], *, prefix: str = "", methods: Collection[str] = ()
-) -> Iterator[Candidate]:
+def imported(path: Path, where: Mapping[str, str | Collection[str]], *, prefix: str = "") -> Iterator[Candidate]:
     """The candidates of a file, `.gz` or not, whose keys have one of the values of `where`, query ids after `prefix`.
 
     A key may lead inwards: `params.mode`. Rows that answer the same request with other words are numbered in
-    `params["sample"]`. Raises DataError with path and line for a broken one.
+    `params["sample"]`. Raises DataError with path and line for a broken one, SettingsError where no row is chosen.
     """
     wanted = {key: {value} if isinstance(value, str) else set(value) for key, value in where.items()}
     seen: dict[str, list[str]] = {}
+    met: Counter[str] = Counter()
     for candidate in read(path):
         row = candidate.to_json()
-        is_wanted = all(str(value_at(row, key)) in values for key, values in wanted.items())
-        if not is_wanted or (methods and candidate.method not in methods):
+        meets = [key for key, values in wanted.items() if str(value_at(row, key)) in values]
+        met.update(["", *meets])
+        if len(meets) < len(wanted):
             continue
         texts = seen.setdefault(candidate.key, [])
         if candidate.text not in texts:
@@ -282,6 +270,17 @@ def imported(
             texts.append(candidate.text)
             query = clean_query(candidate.query)
             yield replace(candidate, query_id=prefix + candidate.query_id, query=query, params=params)
+    if not seen:
+        raise SettingsError(_nothing_chosen(path, wanted, met))
+
+
+def _nothing_chosen(path: Path, wanted: Mapping[str, Collection[str]], met: Mapping[str, int]) -> str:
+    """Why: `met` counts the rows that meet each key, and all of them under ""."""
+    if not met:
+        return f"{path} holds no expansions; name another file"
+    to_blame = [key for key in wanted if key not in met][:1] or list(wanted)
+    named = " and ".join(f"{key}={' or '.join(sorted(wanted[key]))}" for key in to_blame)
+    return f"no row of {path} has {named}; choose rows that it has"
 
 
 def append(found: Iterable[Candidate], out: Path) -> Added:

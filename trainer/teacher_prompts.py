@@ -181,14 +181,16 @@ def tokens(messages: Sequence[Mapping[str, str]]) -> int:
     return ascii_chars // 4 + sum(map(len, texts)) - ascii_chars + _TURN_TOKENS * len(texts)
 
 
-def examples(corpus: Corpus, split: str | None, *, k: int, seed: int) -> tuple[Example, ...]:
+def examples(
+    corpus: Corpus, split: str | None, *, k: int, seed: int, without: Collection[str] = ()
+) -> tuple[Example, ...]:
     """Draw `k` judged queries of `split` and one to spare, each with the start of its best-graded document.
 
-    The spare one stands in where one of the others is being asked. Queries whose documents have no text are passed over;
-    there are fewer where the split has no more. Reads the documents once.
+    The query ids `without` are not shown. The spare one stands in where one of the others is being asked. Queries whose
+    documents have no text are passed over; there are fewer where the split has no more. Reads the documents once.
     """
     queries, best = corpus.queries(split), _best(corpus, split, seed=seed)
-    order = sorted(best)
+    order = sorted(best.keys() - set(without))
     random.Random(f"examples:{seed}").shuffle(order)
     # Twice as many documents are read as are needed, in case some have no text.
     order = order[: 2 * k + 8]
@@ -198,15 +200,23 @@ def examples(corpus: Corpus, split: str | None, *, k: int, seed: int) -> tuple[E
 
 
 def from_judged(
-    corpus: Corpus, split: str | None, *, per_query: int, words: int = PASSAGE_WORDS, seed: int = 0
+    corpus: Corpus,
+    split: str | None,
+    *,
+    per_query: int,
+    queries: Mapping[str, str] | None = None,
+    words: int = PASSAGE_WORDS,
+    seed: int = 0,
 ) -> Iterator[Candidate]:
     """For each query up to `per_query` of its relevant documents, best grade first: title and first `words` words.
 
-    Equal grades in seeded order. Documents that the corpus lacks are passed over. Reads the documents once.
+    The queries are those of the split, or these of them. Equal grades in seeded order. Documents that the corpus lacks are
+    passed over. Reads the documents once.
     """
-    chosen = [judged for found in relevant(corpus, split, seed=seed) for judged in found[:per_query]]
+    queries = corpus.queries(split) if queries is None else queries
+    of_queries = (found for found in relevant(corpus, split, seed=seed) if found[0].query_id in queries)
+    chosen = [judged for found in of_queries for judged in found[:per_query]]
     texts = opening_words(corpus, {judged.doc_id for judged in chosen}, words=words, title=True)
-    queries = corpus.queries(split)
     for judged in chosen:
         if judged.doc_id in texts:
             query = clean_query(queries[judged.query_id])

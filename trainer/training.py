@@ -28,7 +28,8 @@ Say = Callable[[str], None]
 class Trained:
     """A stage's result. `resumed_at` is the step of the checkpoint that the run began from, 0 for a fresh one.
 
-    Losses are means over completion tokens (SFT) or pairs (DPO); `validation` is empty where nothing was held out.
+    `loss` is the mean of all steps, those before a resume too; losses are means over completion tokens (SFT) or pairs
+    (DPO); `validation` is empty where nothing was held out.
     """
 
     folder: str
@@ -116,15 +117,14 @@ def _is_whole(checkpoint: Path) -> bool:
 def manifest(
     out: Path, stage: str, files: Sequence[Path], settings: Settings, *, base: str | Path, seed: int, table: str
 ) -> Manifest:
-    """The manifest of a training stage: what is read, and the tables of the settings that matter to it."""
+    """The manifest of a training stage: what is read, all that `base` lies on, and the settings that matter to it."""
     if not files:
         raise SettingsError(f"{stage} has nothing to train on; name one JSONL file or more")
     inputs = {f"rows {number}": path for number, path in enumerate(files, 1)}
-    if str(base) not in (models.PACKAGED, *models.MADE) and Path(base).exists():
-        inputs["base"] = Path(base)
+    inputs |= models.read_for(base, name="base")
     tables: dict[str, Any] = settings.model_dump(mode="json", include={"model", "lora", table})
     tables["model"]["base"] = "an input" if "base" in inputs else str(base)
-    return Manifest(out, stage=stage, inputs=inputs, settings=tables, seed=seed)
+    return Manifest(out, stage=stage, inputs=inputs, settings=tables, seed=seed, folder=True, vital=models.VITAL)
 
 
 def once(manifest: Manifest, train: Callable[[], Trained], *, out: Path, say: Say) -> Trained:
@@ -134,6 +134,8 @@ def once(manifest: Manifest, train: Callable[[], Trained], *, out: Path, say: Sa
     if manifest.done:
         say(f"{out} is done")
         return Trained(**manifest.results)
+    if manifest.lost:
+        say(f"{out} was done, and its {manifest.lost} is no longer what was written: it is made again")
     with ExitStack() as stack:
         stack.enter_context(models.harmless_warnings())
         results = stack.enter_context(manifest.running()) if is_first_process() else {}
@@ -161,7 +163,7 @@ def run(trainer: Any, *, out: Path, say: Say) -> tuple[int, float, dict[str, flo
     """Train, from the last checkpoint where there is one, and validate: (step it began at, mean loss, validation)."""
     from transformers.trainer_callback import PrinterCallback
 
-    from trainer.curves import Curves
+    from trainer.curves import Curves, mean_loss
 
     first = is_first_process()
     curves = Curves(out, say=say if first else _silence)
@@ -175,7 +177,8 @@ def run(trainer: Any, *, out: Path, say: Say) -> tuple[int, float, dict[str, flo
     measured = _measured(trainer)
     if first:
         curves.draw()
-    return resumed_at, float(output.training_loss), _validation(measured)
+    loss = mean_loss(trainer.state.log_history, resumed_at=resumed_at)
+    return resumed_at, float(output.training_loss if loss is None else loss), _validation(measured)
 
 
 def keep(trainer: Any, tokenizer: Any, out: Path, *, base: str | Path) -> None:

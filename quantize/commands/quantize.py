@@ -30,13 +30,23 @@ def quantize() -> None:
     show_default=True,
     help="Its numbers. With f16 and f32 a query's text may depend on what else is written at that moment.",
 )
-def export(adapter_dir: Path, base: Path | None, out: Path, number_type: str) -> None:
-    """Write the LoRA adapter in ADAPTER_DIR, a folder as PEFT saves it, as a GGUF file for `llama.adapter`."""
+@click.option(
+    "--any-base",
+    is_flag=True,
+    help="Take --base for the model that the adapter names, as when that is a folder of the same model.",
+)
+def export(adapter_dir: Path, base: Path | None, out: Path, number_type: str, any_base: bool) -> None:
+    """Write the LoRA adapter in ADAPTER_DIR, a folder as PEFT saves it, as a GGUF file for `llama.adapter`.
+
+    An adapter that was trained on another adapter takes that in.
+    """
     try:
         from quantize.adapter import export_adapter, read_base
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "gguf", "quantize") from error
     from plugin.generators.llama_file import packaged_model
 
-    count = export_adapter(adapter_dir, out, base=read_base(base or packaged_model()), number_type=number_type)
-    click.echo(f"{out}: {count} adapted weights, {out.stat().st_size / 1e6:.1f} MB")
+    model = read_base(base or packaged_model())
+    done = export_adapter(adapter_dir, out, base=model, number_type=number_type, any_base=any_base)
+    made_of = " and ".join(done.names)
+    click.echo(f"{out}: {made_of}, {done.weights} weights of rank {done.rank}, {out.stat().st_size / 1e6:.1f} MB")

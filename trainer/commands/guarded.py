@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from plugin.errors import SettingsError
 
+if TYPE_CHECKING:
+    from index_tools.corpora import Corpus
+    from trainer.guard import HeldOut
+
 NOTHING = "none"
+_KINDS = ("", "beir", "trec", "ir", "irds")
+_VARIABLE = re.compile(r"\{\w+\}")
 
 held_out_option = click.option(
     "--held-out",
@@ -20,30 +29,60 @@ held_out_option = click.option(
 )
 
 
-def queries_of(specs: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The queries of evaluation splits by "CORPUS:SPLIT", for `trainer.guard`."""
-    return dict(map(_queries, specs))
+def held_out_of(specs: Iterable[str]) -> list[HeldOut]:
+    """The evaluation splits of "CORPUS:SPLIT", each once; two of one name are named as they were given."""
+    from trainer.guard import HeldOut
+
+    opened = {spec: _open(spec) for spec in specs}
+    names = {spec: f"{corpus.name}:{split}" for spec, (corpus, split) in opened.items()}
+    count = Counter(names.values())
+    return [
+        HeldOut(names[spec] if count[names[spec]] == 1 else spec, corpus.name, corpus.queries(split))
+        for spec, (corpus, split) in opened.items()
+    ]
+
+
+def held_out_beside(specs: Sequence[str], corpus: Corpus, split: str | None) -> list[HeldOut]:
+    """The evaluation splits of `specs`, else the other splits of `corpus`; 'none' alone holds nothing out."""
+    from trainer.guard import HeldOut
+
+    if tuple(specs) == (NOTHING,):
+        return []
+    if specs:
+        return held_out_of(specs)
+    others = [name for name in corpus.splits() if name != split] if split is not None else []
+    return [HeldOut(f"{corpus.name}:{name}", corpus.name, corpus.queries(name)) for name in others]
 
 
 def refuse_held_out(files: Sequence[Path], given: Sequence[str], configured: Sequence[str]) -> None:
     """Raise SettingsError where a row of `files` asks what an evaluation split asks.
 
     The splits are those `given` on the command line, else the configuration's. One of the two is needed: 'none' says that
-    nothing is measured.
+    nothing is measured. A row does not say which corpus it is of, so an id alone counts only where it names one (NAME:id).
     """
     from index_tools.trec import read_jsonl
     from trainer.guard import leaks, refuse
 
     specs = tuple(given) or tuple(configured)
-    if not specs:
-        raise SettingsError(
-            "no evaluation split is named; name those that you measure on with --held-out CORPUS:SPLIT, or say --held-out none"
-        )
+    _check(given, configured)
     if specs == (NOTHING,):
         return
     asked = {_asked(row) for file in files for _, row in read_jsonl(file)}
     remedy = f"take them out of {', '.join(map(str, files))}: `querylift train teach --drop-leaks` leaves them out"
-    refuse(leaks(sorted(asked), queries_of(specs)), remedy=remedy)
+    refuse(leaks(sorted(asked), held_out_of(specs)), remedy=remedy)
+
+
+def _check(given: Sequence[str], configured: Sequence[str]) -> None:
+    if not given and not configured:
+        raise SettingsError(
+            "no evaluation split is named; name those that you measure on with --held-out CORPUS:SPLIT, or say --held-out none"
+        )
+    unfilled = [spec for spec in configured if _VARIABLE.search(spec)] if not given else []
+    if unfilled:
+        raise SettingsError(
+            f"the configuration's held_out is {unfilled[0]!r}, whose variables are filled in by `querylift train run` only; "
+            "name what is measured with --held-out CORPUS:SPLIT"
+        )
 
 
 def _asked(row: Mapping[str, object]) -> tuple[str, str]:
@@ -51,12 +90,14 @@ def _asked(row: Mapping[str, object]) -> tuple[str, str]:
     return str(row.get("query_id", "")), str(row.get("query", ""))
 
 
-def _queries(spec: str) -> tuple[str, dict[str, str]]:
+def _open(spec: str) -> tuple[Corpus, str]:
     from index_tools.corpora import load
 
     head, _, split = spec.rpartition(":")
-    if head in ("", "beir", "trec", "ir", "irds"):
-        corpus = load(spec)
-        return f"{corpus.name}:{corpus.splits()[0]}", corpus.queries()
-    corpus = load(head)
-    return f"{corpus.name}:{split}", corpus.queries(split)
+    if head not in _KINDS:
+        return load(head), split
+    corpus = load(spec)
+    if len(corpus.splits()) != 1:
+        known = ", ".join(corpus.splits()) or "none: it has no questions"
+        raise SettingsError(f"{spec!r} names no split; write {spec}:SPLIT, its splits are {known}")
+    return corpus, corpus.splits()[0]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from plugin.errors import SettingsError
+
 if TYPE_CHECKING:
     from trainer.preferences import Preferences
+    from trainer.scored import Scored
 
 
 @click.command()
@@ -36,20 +39,35 @@ def pairs(scored: tuple[Path, ...], out: Path, as_json: bool, **options: Any) ->
 
     Prints how many queries give a pair, and why the others do not.
     """
+    from trainer.commands.outputs import check_out
     from trainer.manifest import Manifest
     from trainer.preferences import PairOptions
     from trainer.preferences import pairs as made_of
-    from trainer.rewards import read_scored
+    from trainer.scored import read_scored, write_rows
 
     wanted = PairOptions(**options)
+    check_out(out, inputs=scored)
     inputs = {f"scored {number}": path for number, path in enumerate(scored, 1)}
     settings = {name: value for name, value in asdict(wanted).items() if name != "seed"}
-    manifest = Manifest(out, stage="pairs", inputs=inputs, settings=settings, seed=wanted.seed)
+    candidates = [one for path in scored for one in read_scored(path)]
+    _refuse_nothing(candidates, scored, wanted.pools)
+    manifest = Manifest(out, stage="pairs", inputs=inputs, settings=settings, seed=wanted.seed, folder=False)
     with manifest.running() as results:
-        found = made_of((one for path in scored for one in read_scored(path)), wanted)
-        _write(out, [pair.to_json() for pair in found.pairs])
+        found = made_of(candidates, wanted)
+        write_rows(out, [pair.to_json() for pair in found.pairs])
         results |= summary(found)
     click.echo(json.dumps(dict(manifest.results), indent=2) if as_json else _table(found))
+
+
+def _refuse_nothing(candidates: Sequence[Scored], files: Sequence[Path], pools: Sequence[str]) -> None:
+    """Raise SettingsError where there is nothing to pair: no candidates at all, or none of a pool."""
+    names = ", ".join(map(str, files))
+    if not candidates:
+        raise SettingsError(f"there is no candidate in {names}; write candidates there with `querylift train score`")
+    methods = sorted({one.candidate.method for one in candidates})
+    for pool in pools:
+        if pool not in methods:
+            raise SettingsError(f"no candidate in {names} is of --pool {pool!r}; take any of {', '.join(methods)}")
 
 
 def summary(found: Preferences) -> dict[str, Any]:
@@ -60,15 +78,6 @@ def summary(found: Preferences) -> dict[str, Any]:
         "pairs": len(found.pairs),
         "without_a_pair": dict(found.reasons),
     }
-
-
-def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    from index_tools.trec import replacing
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
 def _table(found: Preferences) -> str:

@@ -97,10 +97,10 @@ def _write(model: str, queries: Mapping[str, str], options: SampleSettings, *, o
 
     name = model if model in (models.PACKAGED, *models.MADE) else Path(model).resolve().name
     settings = {"model": name, **options.model_dump(exclude={"samples", "batch_size"})}
-    inputs = {"model": Path(model)} if Path(model).exists() else {}
-    manifest = Manifest(out, stage="sample", inputs=inputs, settings=settings, seed=seed)
-    todo = missing(queries, options, out=out, name=name, seed=seed)
+    inputs = models.read_for(model, name="model")
+    manifest = Manifest(out, stage="sample", inputs=inputs, settings=settings, seed=seed, folder=False)
     with manifest.running() as results:
+        todo = missing(queries, options, out=out, name=name, seed=seed)  # mends the file: nobody else may be writing
         if todo:
             _sample(model, todo, options, out=out, seed=seed)
         digest = hashlib.sha256(json.dumps(queries, sort_keys=True).encode()).hexdigest()

@@ -6,13 +6,14 @@ import json
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from index_tools.commands.options import config_option, engine_option, progress, settings_with
-from plugin.errors import SettingsError
+from plugin.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
     from plugin.settings import Settings
@@ -27,10 +28,16 @@ if TYPE_CHECKING:
 @click.option("--split", help="Split of the corpus [default: its only one].")
 @click.option("--labels", type=click.Path(path_type=Path), help="Judge file (TREC qrels) that scores instead.")
 @click.option("--relevant-from", type=click.IntRange(min=1), help="Lowest grade that recall counts.")
-@click.option("--prefix", default="", help="What stands before the corpus's query ids in CANDIDATES.")
+@click.option("--prefix", default="", help="What stands before the labels' query ids in CANDIDATES.")
 @click.option("--index", required=True, help="Index to search.")
 @click.option(
-    "--weight", "weights", multiple=True, type=float, help="Weight of an expansion; repeatable [default: 0.2]."
+    "--weight",
+    "weights",
+    multiple=True,
+    type=float,
+    default=[0.2],
+    show_default=True,
+    help="Weight of an expansion; repeatable.",
 )
 @click.option(
     "--mix", multiple=True, metavar="MEASURE=SHARE", default=["ndcg_at_10=1"], show_default=True, help="Repeatable."
@@ -48,12 +55,14 @@ if TYPE_CHECKING:
 def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **options: Any) -> None:
     """Score CANDIDATES on an index by the rewrite that is served: measures of the rewritten query less the plain one's.
 
-    An engine that goes away is waited for. What was searched is kept, so the command can be run again after a kill.
+    An engine that is away is waited for. What was searched is kept, so the command can be run again after a kill.
     """
     from index_tools.engine import Engine
     from trainer.candidates import read
+    from trainer.commands.outputs import check_out
     from trainer.manifest import Manifest
-    from trainer.reward_cache import Patience, RankingCache
+    from trainer.patience import Patience
+    from trainer.reward_cache import RankingCache
     from trainer.rewards import RewardOptions, write_scored
     from trainer.rewards import score as score_all
 
@@ -63,11 +72,13 @@ def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **opt
         mix=dict(map(_share, options["mix"])),
         max_words=options["max_words"],
     )
+    inputs = {"candidates": candidates} | ({"labels": options["labels"]} if options["labels"] else {})
+    check_out(out, inputs=inputs.values())
     wanted = list(read(candidates))
     labels = _labels(options, wanted)
+    _refuse_nothing(candidates, wanted, labels)
     settings = settings_with(config, engine=options["engine"])
-    inputs = {"candidates": candidates} | ({"labels": options["labels"]} if options["labels"] else {})
-    manifest = Manifest(out, stage="score", inputs=inputs, settings=_asked(how, labels, settings))
+    manifest = Manifest(out, stage="score", inputs=inputs, settings=_asked(how, labels, settings), folder=False)
     logging.getLogger("opensearch").setLevel(
         logging.CRITICAL
     )  # It writes a traceback for every try; patience says it once.
@@ -86,9 +97,24 @@ def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **opt
                 patience=patience,
                 progress=advance,
             )
+        if found.changed:
+            raise EngineError(
+                f"the index {how.index!r} changed while it was searched; score again once nothing writes to it"
+            )
         write_scored(out, found.scored)
         results |= summary(found, len(wanted), took_s=time.monotonic() - started_s)
     click.echo(json.dumps(dict(manifest.results), indent=2) if as_json else _text(dict(manifest.results)))
+
+
+def _refuse_nothing(path: Path, candidates: Sequence[Candidate], labels: Labels) -> None:
+    """Raise SettingsError where there is nothing to score: no candidates, or none of a query with a relevant document."""
+    if not candidates:
+        raise SettingsError(f"there is no candidate in {path}; write candidates there with `querylift train teach`")
+    if not labels.usable().keys() & {one.query_id for one in candidates}:
+        raise SettingsError(
+            f"no query of {path} (the first is {candidates[0].query_id!r}) has a relevant document in {labels.source}; "
+            "name the labels of these queries, or with --prefix what stands before the labels' query ids"
+        )
 
 
 def _asked(how: RewardOptions, labels: Labels, settings: Settings) -> dict[str, Any]:
@@ -107,6 +133,8 @@ def _asked(how: RewardOptions, labels: Labels, settings: Settings) -> dict[str, 
 
 def summary(found: Scoring, candidates: int, *, took_s: float) -> dict[str, Any]:
     """The counts, the mean reward of every method, and the share of queries whose candidates differ, as JSON."""
+    from index_tools.evaluate import mean
+
     by_method, by_query = defaultdict(list), defaultdict(set)
     for one in found.scored:
         by_method[one.candidate.method].append(one.reward.reward)
@@ -122,7 +150,7 @@ def summary(found: Scoring, candidates: int, *, took_s: float) -> dict[str, Any]
         "searches": found.searched,
         "from_cache": found.from_cache,
         "candidates_per_s": round(candidates / max(took_s, 1e-9), 1),
-        "mean_reward": {method: sum(rewards) / len(rewards) for method, rewards in sorted(by_method.items())},
+        "mean_reward": {method: mean(rewards) for method, rewards in sorted(by_method.items())},
         "queries": len(by_query),
         "queries_with_spread": spread,
         "index_fingerprint": found.fingerprint,
@@ -146,7 +174,9 @@ def _labels(options: dict[str, Any], candidates: list[Candidate]) -> Labels:
     if options["corpus"] is None:
         if options["labels"] is None:
             raise SettingsError("nothing says what is relevant; give --corpus with judgments, or --labels FILE")
-        return labels_from(options["labels"], relevant_from=options["relevant_from"] or 1)
+        if options["split"] is not None:
+            raise SettingsError(f"--split is {options['split']!r} of no corpus; name it with --corpus, or leave it out")
+        return labels_from(options["labels"], relevant_from=options["relevant_from"] or 1, prefix=options["prefix"])
     corpus = load(options["corpus"], relevant_from=options["relevant_from"])
     split = options["split"]
     if split is None and len(corpus.splits()) == 1:
@@ -159,7 +189,7 @@ def _labels(options: dict[str, Any], candidates: list[Candidate]) -> Labels:
                 f"query {one.query_id!r} is another in {options['corpus']} than in the candidates; name their corpus"
             )
     if options["labels"] is not None:
-        return labels_from(options["labels"], relevant_from=corpus.relevant_from)
+        return labels_from(options["labels"], relevant_from=corpus.relevant_from, prefix=options["prefix"])
     return labels_of(corpus, split, prefix=options["prefix"])
 
 
@@ -174,6 +204,4 @@ def _text(results: dict[str, Any]) -> str:
     lines += [f"refused      {reason}" for reason in results["refusals"]]
     lines += [f"not expanded {count} ({reason})" for reason, count in results["not_expanded"].items()]
     lines += [f"mean reward  {mean:+.4f} {method}" for method, mean in results["mean_reward"].items()]
-    if results["index_changed"]:
-        lines.append("the index changed meanwhile: run this again once nothing is written to it")
     return "\n".join(lines)

@@ -5,26 +5,28 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from index_tools.commands.options import progress
-from plugin.errors import SettingsError
-from trainer.commands.guarded import NOTHING, queries_of
-from trainer.commands.named import prefixed
+from plugin.errors import GeneratorError, SettingsError
+from trainer.commands.guarded import held_out_beside
+from trainer.commands.named import check_split, prefixed, where_of
 
 if TYPE_CHECKING:
     from index_tools.corpora import Corpus
     from trainer.candidates import Candidate
+    from trainer.guard import HeldOut
     from trainer.manifest import Manifest
-    from trainer.teacher import Taught
     from trainer.teacher_prompts import Estimate, Example, Plan
 
 
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
     metavar="KEY=VALUE",
     help="Which imported rows; a key twice means either, None that it is absent.",
 )
-@click.option("--judged", type=int, default=0, help="Relevant documents to take per query.")
+@click.option("--judged", type=click.IntRange(0), default=0, help="Relevant documents to take per query.")
 @click.option(
     "--held-out",
     multiple=True,
@@ -71,7 +73,7 @@ if TYPE_CHECKING:
     help="Never train on these queries, or 'none' [default: the other splits of CORPUS].",
 )
 @click.option("--drop-leaks", is_flag=True, help="Leave out queries that are held out, instead of stopping.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first queries of the split.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first queries of the split; files are taken whole.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def teach(corpus: str, split: str | None, out: Path, as_json: bool, **options: Any) -> None:
     """Collect candidate expansions for the queries of CORPUS.
@@ -81,15 +83,18 @@ def teach(corpus: str, split: str | None, out: Path, as_json: bool, **options: A
     from index_tools.corpora import load
 
     plan = _plan(options)
-    if plan is None and not options["imports"] and options["judged"] < 1:
-        raise SettingsError("nothing to collect; name --endpoint and --model, or --import, or --judged")
+    _check(plan, options)
     loaded = load(corpus)
-    held_out = held_out_queries(options["held_out"], loaded, split)
+    check_split(loaded, split)
+    held_out = held_out_beside(options["held_out"], loaded, split)
     manifest = _manifest(loaded, split, out, plan, held_out, options)
-    work = _without_leaks(_work(loaded, split, plan, options), held_out, loaded.name, drop=options["drop_leaks"])
+    work = _work(loaded, split, plan, held_out, options)
+    work = _without_leaks(work, held_out, loaded.name, drop=options["drop_leaks"])
     with manifest.running() as results:
         results.update(_collect(work, plan, out, yes=options["yes"]))
-    click.echo(json.dumps(results, indent=2) if as_json else _summary(out, results))
+        click.echo(json.dumps(results, indent=2) if as_json else _summary(out, results))
+        # Raised here, so that the manifest does not say that the stage is done.
+        _check_complete(results, plan, out)
 
 
 @dataclass(frozen=True)
@@ -119,27 +124,32 @@ def _plan(options: Mapping[str, Any]) -> Plan | None:
     return Plan(base_url=options["endpoint"], **chosen, **{name: options[name] for name in same})
 
 
-def _where(items: Sequence[str]) -> dict[str, set[str]]:
-    where: dict[str, set[str]] = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise SettingsError(f"--where is {item!r}; write KEY=VALUE")
-        where.setdefault(key, set()).add(value)
-    return where
+def _check(plan: Plan | None, options: Mapping[str, Any]) -> None:
+    """Raise SettingsError where there is nothing to collect, or where an option has nothing to act on."""
+    where_of(options["where"])
+    if plan is None and not options["imports"] and not options["judged"]:
+        raise SettingsError("nothing to collect; name --endpoint and --model, or --import, or --judged")
+    if options["where"] and not options["imports"]:
+        raise SettingsError("--where chooses rows of --import, which is not given; give it, or leave --where out")
+    if options["limit"] and plan is None and not options["judged"]:
+        raise SettingsError("--limit does not cut what --import takes; leave it out, or add --endpoint or --judged")
+    asking = _given(_ASKING)
+    if asking and plan is None:
+        raise SettingsError(f"{asking[0]} needs a teacher; give --endpoint and --model, or leave it out")
+    if plan and plan.prompts == ("zero-shot",) and _given(("shots",)):
+        raise SettingsError("--shots needs --prompt few-shot; add it, or leave --shots out")
 
 
-def held_out_queries(specs: Sequence[str], corpus: Corpus, split: str | None) -> dict[str, dict[str, str]]:
-    """The queries of evaluation splits by "CORPUS:SPLIT", for `trainer.guard`: of `specs`, else the other splits of `corpus`.
+_ASKING = frozenset(
+    "prompts samples temperatures max_tokens shots concurrency requests_per_minute token_budget price_in price_out".split()
+)
 
-    'none' alone holds nothing out.
-    """
-    if tuple(specs) == (NOTHING,):
-        return {}
-    if specs:
-        return queries_of(specs)
-    others = [name for name in corpus.splits() if name != split] if split is not None else []
-    return {f"{corpus.name}:{name}": corpus.queries(name) for name in others}
+
+def _given(names: Collection[str]) -> list[str]:
+    """The options of these names that stand on the command line, as they are written there."""
+    context = click.get_current_context()
+    said = {name for name in names if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    return [option.opts[0] for option in context.command.params if option.name in said]
 
 
 def _manifest(
@@ -147,7 +157,7 @@ def _manifest(
     split: str | None,
     out: Path,
     plan: Plan | None,
-    held_out: Mapping[str, Mapping[str, str]],
+    held_out: Sequence[HeldOut],
     options: Mapping[str, Any],
 ) -> Manifest:
     """The manifest of `out`. How fast, how much and from where is not part of it: those may change when a run goes on."""
@@ -160,41 +170,51 @@ def _manifest(
         "queries_sha256": hashlib.sha256(asked).hexdigest(),
         "teacher": plan.decisive() if plan else None,
         "imports": [prefix for prefix, _ in map(prefixed, options["imports"])],
-        "where": {key: sorted(values) for key, values in sorted(_where(options["where"]).items())},
+        "where": {key: sorted(values) for key, values in sorted(where_of(options["where"]).items())},
         "judged": options["judged"],
-        "held_out": sorted(held_out),
+        "held_out": sorted(one.name for one in held_out),
         "drop_leaks": options["drop_leaks"],
     }
     inputs = {
         f"import {n}": path
         for n, (_, path) in enumerate(((name, Path(path)) for name, path in map(prefixed, options["imports"])), 1)
     }
-    return Manifest(out, stage="teach", inputs=inputs, settings=settings, seed=options["seed"])
+    return Manifest(out, stage="teach", inputs=inputs, settings=settings, seed=options["seed"], folder=False)
 
 
 # --- what is collected
 
 
-def _work(corpus: Corpus, split: str | None, plan: Plan | None, options: Mapping[str, Any]) -> Work:
+def _work(
+    corpus: Corpus, split: str | None, plan: Plan | None, held_out: Sequence[HeldOut], options: Mapping[str, Any]
+) -> Work:
     from trainer.teacher import imported
-    from trainer.teacher_prompts import FEW_SHOT, examples, from_judged
+    from trainer.teacher_prompts import FEW_SHOT, from_judged
 
     given: list[Candidate] = []
-    where = _where(options["where"])
+    where = where_of(options["where"])
     for prefix, path in map(prefixed, options["imports"]):
         given += imported(Path(path), where, prefix=prefix)
+    queries = dict(islice(corpus.queries(split).items(), options["limit"]))
     if options["judged"]:
-        given += from_judged(corpus, split, per_query=options["judged"], seed=options["seed"])
-    drawn: tuple[Example, ...] = ()
-    if plan and FEW_SHOT in plan.prompts:
-        drawn = examples(corpus, split, k=plan.shots, seed=options["seed"])
-        if not drawn:
-            raise SettingsError(f"{corpus.name} has no judged query to show; leave --prompt few-shot out")
-    queries = dict(islice(corpus.queries(split).items(), options["limit"])) if plan else {}
-    return Work(queries, drawn, tuple(given))
+        given += from_judged(corpus, split, per_query=options["judged"], queries=queries, seed=options["seed"])
+    drawn = _drawn(corpus, split, plan, held_out) if plan and FEW_SHOT in plan.prompts else ()
+    return Work(queries if plan else {}, drawn, tuple(given))
 
 
-def _without_leaks(work: Work, held_out: Mapping[str, Mapping[str, str]], corpus: str, *, drop: bool) -> Work:
+def _drawn(corpus: Corpus, split: str | None, plan: Plan, held_out: Sequence[HeldOut]) -> tuple[Example, ...]:
+    """The examples to show, none of them held out: what is shown comes back in what is written."""
+    from trainer.guard import leaked, leaks
+    from trainer.teacher_prompts import examples
+
+    without = leaked(leaks(corpus.queries(split).items(), held_out, corpus=corpus.name))
+    drawn = examples(corpus, split, k=plan.shots, seed=plan.seed, without=without)
+    if not drawn:
+        raise SettingsError(f"{corpus.name} has no judged query to show; leave --prompt few-shot out")
+    return drawn
+
+
+def _without_leaks(work: Work, held_out: Sequence[HeldOut], corpus: str, *, drop: bool) -> Work:
     """`work`, once nothing in it is held out. Raises SettingsError where something is and is not to be dropped."""
     from trainer.guard import leaked, leaks, refuse
 
@@ -203,12 +223,11 @@ def _without_leaks(work: Work, held_out: Mapping[str, Mapping[str, str]], corpus
     if not drop:
         refuse(found)
     out = leaked(found)
-    return Work(
-        {query_id: query for query_id, query in work.queries.items() if query_id not in out},
-        work.drawn,
-        tuple(given for given in work.given if given.query_id not in out),
-        len(out),
-    )
+    queries = {query_id: query for query_id, query in work.queries.items() if query_id not in out}
+    given = tuple(given for given in work.given if given.query_id not in out)
+    if not queries and not given:
+        raise SettingsError("there is nothing to collect: no query has a relevant document, or all are held out")
+    return Work(queries, work.drawn, given, len(out))
 
 
 def _collect(work: Work, plan: Plan | None, out: Path, *, yes: bool) -> dict[str, Any]:
@@ -220,7 +239,7 @@ def _collect(work: Work, plan: Plan | None, out: Path, *, yes: bool) -> dict[str
     if work.given:
         results["given"] = asdict(append(work.given, out))
     if plan:
-        results["teacher"] = _taught(todo, plan, out, work).to_json()
+        results["teacher"] = _taught(todo, plan, out, work)
     return results
 
 
@@ -244,16 +263,38 @@ def _priced(expected: Estimate, plan: Plan) -> str:
     budget = f", stopping at {plan.token_budget:,} tokens" if plan.token_budget else ""
     return (
         f"{expected.requests:,} requests to {plan.model} take about {expected.tokens_in:,} prompt tokens and at most "
-        f"{expected.tokens_out:,} answer tokens, and cost at most about {expected.cost:,.2f}{budget}"
+        f"{expected.tokens_out:,} answer tokens, and cost at most about {_price(expected.cost or 0)}{budget}"
     )
 
 
-def _taught(todo: Sequence[Candidate], plan: Plan, out: Path, work: Work) -> Taught:
+def _price(amount: float) -> str:
+    """Two decimals, or as many as it takes to show two digits."""
+    places = 1 - math.floor(math.log10(amount)) if 0 < amount < 0.1 else 2
+    return f"{amount:,.{places}f}"
+
+
+def _taught(todo: Sequence[Candidate], plan: Plan, out: Path, work: Work) -> dict[str, Any]:
     from trainer.teacher import api_key, teach
 
     key = api_key(os.environ)
     with progress("asking the teacher", len(todo)) as advance:
-        return asyncio.run(teach(todo, plan, out, key=key, drawn=work.drawn, progress=advance))
+        taught = asyncio.run(teach(todo, plan, out, key=key, drawn=work.drawn, progress=advance))
+    return taught.to_json()
+
+
+def _check_complete(results: Mapping[str, Any], plan: Plan | None, out: Path) -> None:
+    """Raise GeneratorError where requests are left, or nothing came of them: what comes next would learn from a part."""
+    left, failed, used = (results.get("teacher", {}).get(name, 0) for name in ("left", "failed", "tokens_in"))
+    if plan and left + failed:
+        remedy = "run the same command again to go on"
+        if left and not used:
+            remedy = f"raise --token-budget: {plan.token_budget:,} does not pay for the first of them"
+        requests = "1 request is" if left + failed == 1 else f"{left + failed:,} requests are"
+        raise GeneratorError(f"{requests} left: {failed:,} failed, {left:,} beyond the token budget; {remedy}")
+    if not out.stat().st_size:
+        raise GeneratorError(
+            f"{out} holds no candidate: nothing that was collected has words; see what the source gives"
+        )
 
 
 def _summary(out: Path, results: Mapping[str, Any]) -> str:
@@ -270,7 +311,4 @@ def _summary(out: Path, results: Mapping[str, Any]) -> str:
 def _taught_line(taught: Mapping[str, Any]) -> str:
     line = "teacher: {written:,} written, {empty:,} without words, {failed:,} failed; {tokens_in:,} prompt and "
     line = (line + "{tokens_out:,} answer tokens").format(**taught)
-    line += f", cost {taught['cost']:,.2f}" if taught["cost"] is not None else ""
-    if taught["left"] or taught["failed"]:
-        line += f"; {taught['left'] + taught['failed']:,} requests are left: run the same command again"
-    return line
+    return line + (f", cost {_price(taught['cost'])}" if taught["cost"] is not None else "")

@@ -1,0 +1,96 @@
+"""An engine that goes away is waited for: which of its errors pass, and how long it is asked again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from plugin.errors import EngineError
+
+_FIRST_DELAY_S = 0.5
+_LONGEST_DELAY_S = 30.0
+PASSING = frozenset({429, 502, 503, 504})
+"""Statuses of an engine that may answer the same request later."""
+OURS = frozenset({401, 403, 404})
+"""Statuses that no other request to the same index would do without."""
+_T = TypeVar("_T")
+
+
+class Away(EngineError):
+    """The engine does not answer, or has no room just now."""
+
+
+class Refused(EngineError):
+    """The engine does not take this request, and will not take it later."""
+
+
+@contextmanager
+def told_apart() -> Iterator[None]:
+    """An EngineError of the block that may pass leaves it as Away, one that never will as Refused, our fault as it is."""
+    try:
+        yield
+    except (Away, Refused):
+        raise
+    except EngineError as error:
+        status = getattr(error.__cause__, "status_code", None)
+        if _is_tls(error.__cause__) or status in OURS:
+            raise
+        if isinstance(status, int) and status not in PASSING:
+            raise Refused(str(error)) from error
+        raise Away(str(error)) from error
+
+
+def _is_tls(cause: object) -> bool:
+    from opensearchpy.exceptions import SSLError
+
+    return isinstance(cause, SSLError)
+
+
+class Patience:
+    """Waits for an engine that is away, longer each time; after `patience_s` without one answer it raises EngineError."""
+
+    def __init__(
+        self,
+        patience_s: float = 600,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self._patience_s = patience_s
+        self._sleep = sleep
+        self._clock = clock
+        self._tell = tell
+        self._away_since: float | None = None
+        self._delay_s = _FIRST_DELAY_S
+
+    def ask(self, request: Callable[[], _T]) -> _T:
+        """What `request` gives, called again for as long as it raises Away. Raises EngineError where patience ends."""
+        while True:
+            try:
+                answer = request()
+            except Away as away:
+                self.wait(away)
+            else:
+                self.well()
+                return answer
+
+    def wait(self, reason: object) -> None:
+        """Sleep, and say so in a sentence. Raises EngineError where that would be longer than the patience lasts."""
+        now = self._clock()
+        self._away_since = now if self._away_since is None else self._away_since
+        if now + self._delay_s - self._away_since > self._patience_s:
+            raise EngineError(
+                f"{reason}; waited {self._patience_s:g} s: what was found is kept, so run the same command again"
+            )
+        self._tell(f"{reason}; asking again in {self._delay_s:g} s")
+        self._sleep(self._delay_s)
+        self._delay_s = min(self._delay_s * 2, _LONGEST_DELAY_S)
+
+    def well(self) -> None:
+        """The engine has answered."""
+        if self._away_since is not None:
+            self._tell("the engine is back")
+        self._away_since, self._delay_s = None, _FIRST_DELAY_S
