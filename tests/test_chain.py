@@ -1,15 +1,23 @@
 """The chain says what it runs, runs it in order, and a seed is taken to its end before the next one."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from index_tools import corpora
+from index_tools.engine import Engine
+from index_tools.indexing import IndexPlan, build
 from plugin.cli import querylift
 from plugin.errors import SettingsError
+from plugin.settings import check as settings_of
 from trainer import chain
 from trainer.commands.train import STAGES
+from trainer.curves import read as read_curves
 from trainer.settings import check, load, packaged
 
 CONFIG = Path("my.toml")
@@ -117,3 +125,29 @@ def test_a_file_without_steps_is_refused(tmp_path: Path) -> None:
     file.write_text("seed = 1\n")
     with pytest.raises(SettingsError, match=r"has no \[\[step\]\]"):
         CliRunner().invoke(querylift, ["train", "run", str(file)], catch_exceptions=False, standalone_mode=False)
+
+
+@pytest.mark.engine
+def test_the_whole_chain_runs_on_a_real_engine_and_the_student_learns(opensearch: str, tmp_path: Path) -> None:
+    """`querylift train run smoke`, as a person types it: every stage, then nothing is left to do."""
+    with Engine(settings_of({"engine": opensearch})) as engine:
+        build(engine, corpora.load("builtin"), IndexPlan("chain-builtin"))
+    given = {"engine": opensearch, "index": "chain-builtin", "work": str(tmp_path)}
+    command = [sys.executable, "-m", "plugin.cli", "train", "run", "smoke"]
+    command += [part for name, value in given.items() for part in ("--set", f"{name}={value}")]
+    first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "[10/10] querylift train sample" in first.stdout
+
+    curves = {stage: list(read_curves(tmp_path / f"{stage}-1" / "curves.jsonl")) for stage in ("sft", "dpo")}
+    losses = [row["loss"] for row in curves["sft"] if "loss" in row]
+    assert losses[-1] < losses[0] / 5
+    margins = [row["rewards/margins"] for row in curves["dpo"] if "rewards/margins" in row]
+    assert margins[-1] > margins[0] + 1
+    served = [json.loads(line) for line in (tmp_path / "served-1.jsonl").read_text().splitlines()]
+    assert len({row["query"] for row in served}) == 87
+    assert (tmp_path / "merged-1" / "model.safetensors").is_file()
+
+    written = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"{tmp_path}/sft-1 is done" in again.stdout
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")} == written

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 
 from plugin.errors import GeneratorError, MissingExtra, SettingsError
 from plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion
@@ -347,13 +348,20 @@ def test_the_shipped_adapter_is_found_in_a_folder_of_data_and_nothing_else(
 ) -> None:
     folder = tmp_path / "querylift_models"
     folder.mkdir()
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.path", [str(tmp_path)])  # without the checkout's own models/
     assert shipped_adapter() is None
     (folder / "smollm2-135m-querylift.gguf").mkdir()
     assert shipped_adapter() is None
     (folder / "smollm2-135m-querylift.gguf").rmdir()
     (folder / "smollm2-135m-querylift.gguf").write_bytes(b"GGUF")
     assert shipped_adapter() == folder / "smollm2-135m-querylift.gguf"
+
+
+def test_the_adapter_that_comes_with_querylift_is_for_the_prompt_that_is_served() -> None:
+    shipped = shipped_adapter()
+    assert shipped is not None
+    assert shipped.stat().st_size < 30_000_000
+    assert GGUFReader(shipped).fields["querylift.prompt_version"].contents() == PROMPT_VERSION
 
 
 @model_test

@@ -153,7 +153,7 @@ def packaged() -> tuple[str, ...]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        if not path.exists() and str(path) in packaged():
+        if not path.is_file() and str(path) in packaged():
             text = files("trainer").joinpath("configs", f"{path}.toml").read_text(encoding="utf-8")
         else:
             text = path.read_text(encoding="utf-8")
