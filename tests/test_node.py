@@ -240,10 +240,15 @@ def test_a_temporary_node_and_its_folder_go_when_its_parent_is_killed(opensearch
     assert within(10, lambda: not is_alive(pid) and not os.listdir(tmp_path))
 
 
+def _obey_control_c() -> None:
+    """What a shell starts in the background ignores it, and so would the command."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.engine
 def test_control_c_while_it_starts_leaves_neither_process_nor_state(own_cache: Path, opensearch: str) -> None:
     state = own_cache / "nodes" / "opensearch-3.8.0-default.json"
-    with subprocess.Popen([*CLI, "up"], stdout=-1, stderr=-1, text=True) as command:
+    with subprocess.Popen([*CLI, "up"], stdout=-1, stderr=-1, text=True, preexec_fn=_obey_control_c) as command:
         assert within(20, state.exists)
         pid = json.loads(state.read_text())["pid"]
         assert is_alive(pid) and node.status() is None  # it is not ready, so it is not shown
