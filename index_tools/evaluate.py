@@ -10,7 +10,7 @@ Means are taken over every query that has at least one document graded `relevant
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,12 +96,12 @@ def _per_query(run: Run, judged: Qrels, relevant_from: int) -> dict[str, dict[st
 
 
 def _trec_eval(run: Run, judged: Qrels, relevant_from: int, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    evaluator = _import_pytrec_eval().RelevanceEvaluator(judged, names, relevance_level=relevant_from)
-    results: dict[str, dict[str, float]] = evaluator.evaluate({q: _scores(run[q]) for q in judged if run.get(q)})
+    evaluator = import_pytrec_eval().RelevanceEvaluator(judged, names, relevance_level=relevant_from)
+    results: dict[str, dict[str, float]] = evaluator.evaluate({q: falling_scores(run[q]) for q in judged if run.get(q)})
     return results
 
 
-def _scores(doc_ids: list[str]) -> dict[str, float]:
+def falling_scores(doc_ids: Sequence[str]) -> dict[str, float]:
     """Strictly falling scores: trec_eval sorts by score, and puts equal scores in the order of the document ids.
 
     A document that is listed twice keeps its first place, and the next one moves up.
@@ -110,7 +110,8 @@ def _scores(doc_ids: list[str]) -> dict[str, float]:
     return {doc_id: float(len(distinct) - place) for place, doc_id in enumerate(distinct)}
 
 
-def _import_pytrec_eval() -> Any:
+def import_pytrec_eval() -> Any:
+    """The module. Raises MissingExtra where it is not installed."""
     try:
         import pytrec_eval
     except ImportError as error:

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from index_tools.evaluate import mean
+from index_tools.evaluate import falling_scores, import_pytrec_eval, mean
 
 _CUTS = (5, 10, 15, 20, 30, 100)
 MEASURES: Mapping[str, str] = {
@@ -31,11 +31,9 @@ class Measurer:
     def __init__(
         self, qrels: Mapping[str, Mapping[str, int]], measures: Sequence[str], *, relevant_from: int = 1
     ) -> None:
-        import pytrec_eval
-
         self._names = {measure: MEASURES[measure] for measure in measures}
         judged = {query_id: dict(grades) for query_id, grades in qrels.items()}
-        self._trec_eval = pytrec_eval.RelevanceEvaluator(
+        self._trec_eval = import_pytrec_eval().RelevanceEvaluator(
             judged, set(self._names.values()), relevance_level=relevant_from
         )
 
@@ -43,7 +41,7 @@ class Measurer:
         """The measures of each (query id, document ids), in order."""
         measured: list[dict[str, float]] = [dict.fromkeys(self._names, 0.0) for _ in rankings]
         for places in _rounds(rankings):
-            run = {query_id: _falling(rankings[place][1]) for query_id, place in places.items()}
+            run = {query_id: falling_scores(rankings[place][1]) for query_id, place in places.items()}
             for query_id, values in self._trec_eval.evaluate(run).items():
                 measured[places[query_id]] = {measure: values[name] for measure, name in self._names.items()}
         return measured
@@ -60,9 +58,3 @@ def _rounds(rankings: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, int
             rounds[seen[query_id]][query_id] = place
             seen[query_id] += 1
     return rounds
-
-
-def _falling(doc_ids: Sequence[str]) -> dict[str, float]:
-    """Scores that fall strictly, as trec_eval puts equal ones in the order of the ids; a document counts once."""
-    distinct = list(dict.fromkeys(doc_ids))
-    return {doc_id: float(len(distinct) - place) for place, doc_id in enumerate(distinct)}

@@ -73,10 +73,8 @@ def _train(rows: Sequence[Path], settings: Settings, *, out: Path, base: str | P
     taught, checked = texts.split(usable, settings.sft.validation_share)
     say(f"{len(taught)} passages to learn, {len(checked)} of other queries to check, on {models.device()}")
     trainer = trainer_for(model, tokenizer, settings, taught, checked, out=out, seed=seed)
-    resumed_at, loss, validation = training.run(trainer, out=out, say=say)
-    training.keep(trainer, tokenizer, out, base=base)
     left_out = len(read) - len(usable)
-    return Trained(str(out), len(taught), left_out, trainer.state.global_step, resumed_at, loss, validation)
+    return training.trained(trainer, tokenizer, out=out, base=base, examples=len(taught), left_out=left_out, say=say)
 
 
 def _kept_base(model: Any, tokenizer: Any, base: str | Path, *, out: Path, whole: bool) -> str | Path:

@@ -181,6 +181,15 @@ def run(trainer: Any, *, out: Path, say: Say) -> tuple[int, float, dict[str, flo
     return resumed_at, float(output.training_loss if loss is None else loss), _validation(measured)
 
 
+def trained(
+    trainer: Any, tokenizer: Any, *, out: Path, base: str | Path, examples: int, left_out: int, say: Say
+) -> Trained:
+    """Train, write what came of it into `out`, and say what it is; `examples` and `left_out` are counts of rows."""
+    resumed_at, loss, validation = run(trainer, out=out, say=say)
+    keep(trainer, tokenizer, out, base=base)
+    return Trained(str(out), examples, left_out, trainer.state.global_step, resumed_at, loss, validation)
+
+
 def keep(trainer: Any, tokenizer: Any, out: Path, *, base: str | Path) -> None:
     """Write what was trained, an adapter or a whole model, into `out`, and remove the checkpoints."""
     if not is_first_process():
