@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -26,41 +25,12 @@ from index_tools.report import (
 )
 from index_tools.table import render_table
 from plugin.errors import SettingsError
+from tests.page import Page
 
 HOSTILE = """</title><script>alert(1)</script><img src=x onerror='alert(2)'>" onload="alert(3)" {{ 7 * 7 }}"""
 QRELS = {f"q{i}": {"good": 2, "bad": 0} for i in range(8)}
 BEFORE = evaluate({f"q{i}": ["bad", "good"] for i in range(8)}, QRELS)
 AFTER = evaluate({f"q{i}": ["good", "bad"] if i else ["bad", "other"] for i in range(8)}, QRELS)
-
-
-class _Page(HTMLParser):
-    """The tags, the attributes and the text of a page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, "every element is closed in order"
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.text += f"{data} "
 
 
 def _compared(before: Evaluation = BEFORE, after: Evaluation = AFTER) -> Comparison:
@@ -80,11 +50,11 @@ def _report(text: str = "aspirin", **changes: object) -> Report:
 
 
 def _words(page: str) -> str:
-    return " ".join(_Page(page).text.split())
+    return " ".join(Page(page).text.split())
 
 
 def test_hostile_texts_are_shown_as_text_wherever_they_stand():
-    page = _Page(render_report(_report(HOSTILE)))
+    page = Page(render_report(_report(HOSTILE)))
     assert not {"script", "img"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert page.text.count(HOSTILE) > 20
@@ -94,7 +64,7 @@ def test_hostile_texts_are_shown_as_text_wherever_they_stand():
 def test_a_hostile_query_id_is_shown_as_text():
     before, after = evaluate({}, {HOSTILE: {"d": 1}}), evaluate({HOSTILE: ["d"]}, {HOSTILE: {"d": 1}})
     systems = (SystemRow("none", before), SystemRow("model", after, _compared(before, after)))
-    page = _Page(render_report(Report(systems, "tiny")))
+    page = Page(render_report(Report(systems, "tiny")))
     assert not {"script", "img"} & set(page.tags)
     assert HOSTILE in page.text
 
@@ -107,7 +77,7 @@ def test_the_page_loads_nothing_runs_nothing_and_forbids_both():
 
 
 def test_every_element_is_closed_and_every_id_is_used_once():
-    page = _Page(render_report(_report()))
+    page = Page(render_report(_report()))
     assert page.open == []
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
@@ -116,7 +86,7 @@ def test_every_element_is_closed_and_every_id_is_used_once():
 
 
 def test_the_plot_has_a_title_and_a_description_and_the_table_has_scopes():
-    page = _Page(render_report(_report()))
+    page = Page(render_report(_report()))
     assert {"svg", "title", "desc"} <= set(page.tags)
     assert ("scope", "col") in page.attributes and ("scope", "row") in page.attributes
     assert "1 query got worse, 0 stayed equal, 7 got better" in page.text

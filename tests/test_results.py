@@ -7,7 +7,6 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from index_tools.indexing import IndexPlan, build
 from index_tools.trec import Document
 from plugin.errors import EngineError, SettingsError
 from plugin.settings import check
+from tests.page import Page
 from trainer.commands.report import report
 from trainer.results import Block, Cell, Measured, Results, cells
 from trainer.results_page import Picture, percent, read_pictures, render_html, render_markdown, render_text
@@ -215,32 +215,6 @@ def test_the_paths_of_a_row_are_relative_to_the_file(tmp_path: Path):
 # --- the page
 
 
-class _Page(HTMLParser):
-    """The tags, the attributes and the text of a page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, "every element is closed in order"
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.text += f"{data} "
-
-
 def _png() -> bytes:
     """One white pixel."""
 
@@ -270,7 +244,7 @@ def _results(text: str = "student") -> Results:
 
 
 def test_hostile_names_are_shown_as_text_wherever_they_stand():
-    page = _Page(render_html(_results(HOSTILE), (Picture(HOSTILE, HOSTILE, _png()),), (HOSTILE,)))
+    page = Page(render_html(_results(HOSTILE), (Picture(HOSTILE, HOSTILE, _png()),), (HOSTILE,)))
     assert "script" not in page.tags
     assert page.tags.count("img") == 1
     assert not [name for name, _ in page.attributes if name.startswith("on")]
@@ -288,7 +262,7 @@ def test_the_page_loads_nothing_runs_nothing_and_forbids_both():
 
 
 def test_every_id_is_used_once_and_the_tables_have_scopes():
-    page = _Page(render_html(_results(), (Picture("student", "curves.png", _png()),)))
+    page = Page(render_html(_results(), (Picture("student", "curves.png", _png()),)))
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     assert {value for name, value in page.attributes if name == "aria-labelledby"} <= set(ids)
@@ -296,7 +270,7 @@ def test_every_id_is_used_once_and_the_tables_have_scopes():
 
 
 def test_the_page_has_every_number_of_a_row():
-    words = " ".join(_Page(render_html(_results())).text.split())
+    words = " ".join(Page(render_html(_results())).text.split())
     # The two seeds have 0.55 and 0.30: their mean is 0.425, their deviation 0.25 / sqrt(2), p as in the test above.
     assert "student 0.425 2 seeds ±0.177 0.300–0.550 0.500 100% 100%" in words
     assert "4 / 0 / 0 0.125 0.125" in words
