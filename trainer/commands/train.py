@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import click
+
+from plugin.stages import Stages
 
 STAGES = {
     "split": "judged queries in two: to train on, and to choose by",
@@ -21,23 +21,7 @@ STAGES = {
 """Name and what it makes, in the order of the chain; each is the command of that name in the module of that name."""
 
 
-class _Stages(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(STAGES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in STAGES:
-            return None
-        command = getattr(import_module(f"trainer.commands.{cmd_name}"), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Stages"):
-            formatter.write_dl(list(STAGES.items()))
-
-
-@click.command(cls=_Stages)
+@click.command(cls=Stages, package="trainer.commands", stages=STAGES)
 def train() -> None:
     """Turn an index, its queries and a teacher into a small expansion model.
 
