@@ -117,6 +117,45 @@ def compare(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class NonInferiority:
+    """Whether run b is worse than run a by less than `bound`, over the same queries."""
+
+    bound: float
+    difference: float
+    """Mean of b minus a."""
+    lower: float
+    """95% of bootstrap means of the difference lie above this."""
+    p_value: float
+    """One-sided; how often chance alone would show so small a loss where the true one is `bound`."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the whole one-sided interval lies above -bound."""
+        return self.lower > -self.bound
+
+
+def non_inferior(
+    a: Mapping[str, float], b: Mapping[str, float], *, bound: float, seed: int = 0, resamples: int = 10_000
+) -> NonInferiority:
+    """Test that run b loses less than `bound` against run a, by the bootstrap of the mean of the paired differences.
+
+    `lower` is the 5th percentile of the mean over `resamples` draws of as many queries with replacement, p the share of these
+    means at or below -bound, counted as (1 + those) / (1 + resamples). No difference seen is no proof of none: with few
+    queries the interval is wide, and the test fails. Raises ValueError as `compare` does, and where bound is not above 0.
+    """
+    if not bound > 0:
+        raise ValueError(f"bound is {bound}; give the largest loss that is borne, above 0")
+    d = np.array(list(_differences(a, b).values()))
+    means = _resampled_means(d, np.random.default_rng(seed), resamples)
+    return NonInferiority(
+        bound=bound,
+        difference=float(d.mean()),
+        lower=float(np.percentile(means, 5)),
+        p_value=(1 + int((means <= -bound).sum())) / (1 + resamples),
+    )
+
+
 def _differences(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
     if not a and not b:
         raise ValueError("there are no queries to compare")
@@ -158,9 +197,13 @@ def _random_signed_sums(d: Floats, rng: np.random.Generator, permutations: int) 
 
 
 def _interval(d: Floats, rng: np.random.Generator, resamples: int) -> tuple[float, float]:
-    means = [d[rng.integers(0, len(d), size=(rows, len(d)))].mean(axis=1) for rows in _chunks(resamples, len(d))]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    low, high = np.percentile(_resampled_means(d, rng, resamples), [2.5, 97.5])
     return float(low), float(high)
+
+
+def _resampled_means(d: Floats, rng: np.random.Generator, resamples: int) -> Floats:
+    means = [d[rng.integers(0, len(d), size=(rows, len(d)))].mean(axis=1) for rows in _chunks(resamples, len(d))]
+    return np.concatenate(means)
 
 
 def _chunks(rows: int, width: int) -> Iterator[int]:

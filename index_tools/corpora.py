@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,8 @@ KINDS = (
 )
 ALL = "all"
 """The split of a corpus whose questions are not split."""
+ABOUT = "about.json"
+"""The file of a BEIR folder that says what the others cannot: {"language": "zh", "relevant_from": 2}, either or both."""
 
 Judged: TypeAlias = "tuple[Queries, Qrels]"
 
@@ -57,7 +60,7 @@ class Corpus:
         return tuple(self.read_splits)
 
     def queries(self, split: str | None = None) -> Queries:
-        """Read the questions of a split, judged or not; None means the only one. Raises SettingsError for another."""
+        """Read the questions of a split, judged or not; None means the only one. Raises SettingsError where it is not there."""
         return self._read(split)[0]
 
     def qrels(self, split: str | None = None) -> Qrels:
@@ -66,18 +69,22 @@ class Corpus:
 
     def _read(self, split: str | None) -> Judged:
         names = self.splits()
-        name = names[0] if split is None and len(names) == 1 else split
-        if name is None or name not in self.read_splits:
-            known = ", ".join(names) or "none: it has no questions"
-            raise SettingsError(f"{self.name!r} has no split {split!r}; its splits are {known}")
+        if not names:
+            raise SettingsError(f"{self.name!r} has no questions; name a corpus that has")
+        if split is None and len(names) > 1:
+            raise SettingsError(f"{self.name!r} has several splits: {', '.join(names)}; name one of them")
+        name = names[0] if split is None else split
+        if name not in self.read_splits:
+            raise SettingsError(f"{self.name!r} has no split {name!r}; its splits are {', '.join(names)}")
         return self.read_splits[name]()
 
 
 def load(spec: str, *, language: str | None = None, relevant_from: int | None = None) -> Corpus:
     """Open a corpus: `builtin`, `beir:PATH` or a path, `trec:PATH`, or `ir:ID`.
 
-    `language` and `relevant_from` replace what the corpus says of itself: 'en' and 1, an ir_datasets id its own language,
-    and 2 for the passages of TREC Deep Learning. Raises SettingsError for any other spec, and for files that are missing.
+    `language` and `relevant_from` replace what the corpus says of itself: 'en' and 1, a BEIR folder what its about.json says,
+    an ir_datasets id its own language, and 2 for the passages of TREC Deep Learning. Raises SettingsError for any other
+    spec, and for files that are missing.
     """
     corpus = _open(spec)
     return replace(
@@ -153,13 +160,18 @@ def _split_files(paths: Iterable[Path], pattern: str) -> dict[str, Path]:
 
 
 def _beir(path: str) -> Corpus:
+    """Open a folder with `corpus.jsonl`, `queries[.SPLIT].jsonl`, `qrels[.SPLIT].tsv` or `qrels/SPLIT.tsv`, any as `.gz`.
+
+    BEIR says nothing of language and grades; an `about.json` beside them may (see `ABOUT`).
+    """
     folder = Path(path)
     if not folder.is_dir():
         raise SettingsError(f"no corpus.jsonl in {path!r}; name a folder in BEIR's layout")
     topics = _split_files(folder.iterdir(), r"queries(\.(?P<split>.+?))?\.jsonl(\.gz)?")
     if not topics and _corpus_file(folder) is None:
         raise SettingsError(f"no corpus.jsonl in {path!r}; name a folder in BEIR's layout")
-    return Corpus(folder.resolve().name, partial(_beir_documents, folder), _splits(topics, _beir_qrels(folder)))
+    splits = _splits(topics, _beir_qrels(folder))
+    return Corpus(folder.resolve().name, partial(_beir_documents, folder), splits, **_about(folder / ABOUT))
 
 
 def _beir_documents(folder: Path) -> Iterator[Document]:
@@ -177,6 +189,26 @@ def _beir_qrels(folder: Path) -> dict[str, Path]:
     for name in beside.keys() & inside.keys():
         raise SettingsError(f"{str(beside[name])!r} and {str(inside[name])!r} are files of one split; keep one of them")
     return beside | inside
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What the file says of the corpus, in a Corpus's words; {} where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read as JSON ({error}); mend it, or remove it") from None
+    types = {"language": str, "relevant_from": int}
+    if not isinstance(said, dict) or any(types.get(name) is not type(value) for name, value in said.items()):
+        raise SettingsError(
+            f'{path} is not like {{"language": "en", "relevant_from": 1}}; give either or both of the two'
+        )
+    if said.get("relevant_from", 1) < 1:
+        raise SettingsError(
+            f"relevant_from is {said['relevant_from']} in {path}; give the lowest relevant grade, 1 or more"
+        )
+    return said
 
 
 def _corpus_file(folder: Path) -> Path | None:

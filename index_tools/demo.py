@@ -19,12 +19,13 @@ from index_tools.corpora import load
 from index_tools.engine import Engine
 from index_tools.experiment import System, Task, outcomes, report
 from index_tools.indexing import FIELD, IndexPlan, build
-from index_tools.node import cache_dir, is_fetched, temporary_node
+from index_tools.node import is_fetched, temporary_node
 from index_tools.report import Report, write_report
 from index_tools.searching import Searched, search_body, search_over_http
 from index_tools.served import Served, serving
 from index_tools.table import render_table
 from plugin.expansion import Expansion
+from plugin.places import cache_dir
 from plugin.settings import check
 
 INDEX = "docs"

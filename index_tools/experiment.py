@@ -9,11 +9,13 @@ from datetime import date
 from typing import Any
 
 from index_tools.compare import Comparison, compare
+from index_tools.corpora import load
 from index_tools.engine import Engine
 from index_tools.evaluate import Evaluation, evaluate
 from index_tools.report import Hit, QueryDetail, Report, SystemRow
 from index_tools.searching import Searched
 from index_tools.trec import Qrels
+from plugin.errors import SettingsError
 
 MEASURE = "ndcg_at_10"
 _SHOWN_QUERIES = 10
@@ -39,6 +41,30 @@ class System:
     name: str
     searched: Searched
     added_ms: Sequence[float] = ()
+
+
+def task_of(corpus: str, split: str | None, index: str, relevant_from: int | None) -> Task:
+    """The judged queries of a split of `corpus`, None being its only one. Raises SettingsError."""
+    loaded = load(corpus, relevant_from=relevant_from)
+    splits = list(loaded.splits())
+    if split is None and len(splits) == 1:
+        split = splits[0]
+    if split not in splits:
+        raise SettingsError(f"--split is {split!r}; {loaded.name} has: {', '.join(splits) or 'no judged split'}")
+    qrels = loaded.qrels(split)
+    queries = {q: text for q, text in loaded.queries(split).items() if q in qrels}
+    return Task(loaded.name, split, index, queries, qrels, loaded.relevant_from)
+
+
+def check_found(task: Task, baseline: System) -> None:
+    """Raise SettingsError where no search finds anything: that is a wrong field or a wrong index, and no result."""
+    run = baseline.searched.run
+    if not any(run.values()):
+        raise SettingsError(f"not one query finds anything on {task.index}; name what to search with --field or --body")
+    if not any(doc in task.qrels[q] for q, docs in run.items() for doc in docs):
+        raise SettingsError(
+            f"{task.index} holds no judged document of {task.corpus}; index that corpus, or name another"
+        )
 
 
 def report(

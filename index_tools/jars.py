@@ -13,6 +13,7 @@ from pathlib import Path
 
 from index_tools.processes import locked
 from plugin.errors import EngineError, MissingExtra
+from plugin.places import cache_dir
 
 _TIMEOUT_S = 30
 _DOWNLOADS_AT_ONCE = 6
@@ -42,13 +43,6 @@ OPENSEARCH: Mapping[str, Release] = {
         "f4128774ffcb47e5a5566db02db7115908545698eb7c12137e3e9a57d24b9a84",
     ),
 }
-
-
-def cache_dir() -> Path:
-    """Where jars and nodes are kept."""
-    given = os.environ.get("QUERYLIFT_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given).expanduser().absolute() if given else Path(base).absolute() / "querylift"
 
 
 def jars_dir(version: str) -> Path:

@@ -22,11 +22,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from index_tools import processes
-from index_tools.jars import OPENSEARCH, cache_dir, fetch, jars_dir
+from index_tools.jars import OPENSEARCH, fetch, jars_dir
 from index_tools.processes import Guard, Node, exec_guarded
 from plugin.errors import EngineError, MissingExtra, SettingsError
+from plugin.places import cache_dir
 
-__all__ = ["Node", "cache_dir", "down", "exec_guarded", "is_fetched", "running", "status", "temporary_node", "up"]
+__all__ = ["Node", "down", "exec_guarded", "is_fetched", "running", "status", "temporary_node", "up"]
 
 _PROBLEM_CHARACTERS = 400
 

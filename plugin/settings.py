@@ -1,7 +1,7 @@
 """querylift.toml and the environment, checked when they are read.
 
 Every key but those of `[index.NAME]` may be overridden by an environment variable: QUERYLIFT_ENGINE, QUERYLIFT_BUDGET_MS, and
-for a table of the file QUERYLIFT_CACHE__PIN_S. Only `load` reads either; nothing else in the project looks at the environment.
+for a table of the file QUERYLIFT_CACHE__PIN_S. Only `load` reads either; beside it only `plugin.places` looks at the environment.
 """
 
 from __future__ import annotations
@@ -212,6 +212,13 @@ def check(values: Mapping[str, Any], *, source: str = "settings") -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise SettingsError(f"{source}: {_sentence(first)}") from None
+
+
+def switched_on(settings: Settings, index: str, **table: object) -> Settings:
+    """`settings` that expand on `index` alone, by its own table with the keys of `table` on top. Raises SettingsError."""
+    found = (settings.index_for(index) or IndexSettings()).model_dump()
+    tables = {index: {**found, "enabled": True, **table}}
+    return check({**settings.model_dump(), "enabled": True, "index": tables}, source="options")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

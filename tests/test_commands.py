@@ -134,6 +134,6 @@ def test_the_demo_measures_two_systems_and_stops_what_it_started(tmp_path: Path)
 
 
 def _cache() -> str:
-    from index_tools.node import cache_dir
+    from plugin.places import cache_dir
 
     return str(cache_dir())

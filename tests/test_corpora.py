@@ -120,8 +120,9 @@ def test_documents_alone_are_a_corpus_without_splits(tmp_path: Path):
     put(tmp_path / "corpus.jsonl", jsonl(d1="one"))
     corpus = load(str(tmp_path))
     assert corpus.splits() == ()
-    with pytest.raises(SettingsError, match=r"has no split None; its splits are none: it has no questions"):
-        corpus.queries()
+    for split in (None, "dev"):
+        with pytest.raises(SettingsError, match=f"^{tmp_path.name!r} has no questions; name a corpus that has$"):
+            corpus.queries(split)
 
 
 def test_a_split_has_to_be_named_where_there_are_several(tmp_path: Path):
@@ -130,9 +131,10 @@ def test_a_split_has_to_be_named_where_there_are_several(tmp_path: Path):
     put(tmp_path / "qrels.dev.tsv", HEADER)
     put(tmp_path / "qrels.test.tsv", HEADER)
     corpus = load(str(tmp_path))
-    for split in (None, "train"):
-        with pytest.raises(SettingsError, match=f"has no split {split!r}; its splits are dev, test"):
-            corpus.qrels(split)
+    with pytest.raises(SettingsError, match=f"^{tmp_path.name!r} has several splits: dev, test; name one of them$"):
+        corpus.qrels()
+    with pytest.raises(SettingsError, match=f"^{tmp_path.name!r} has no split 'train'; its splits are dev, test$"):
+        corpus.qrels("train")
 
 
 def test_two_files_of_one_split_are_refused(tmp_path: Path):
@@ -198,6 +200,46 @@ def test_language_and_lowest_relevant_grade_are_english_and_1_and_can_be_set(tmp
     plain, told = load(str(tmp_path)), load(str(tmp_path), language="zh", relevant_from=2)
     assert (plain.language, plain.relevant_from) == ("en", 1)
     assert (told.language, told.relevant_from) == ("zh", 2)
+
+
+@pytest.mark.parametrize(
+    ("about", "language", "relevant_from"),
+    [
+        ('{"language": "zh", "relevant_from": 2}', "zh", 2),
+        ('{"language": "zh"}', "zh", 1),
+        ('{"relevant_from": 2}', "en", 2),
+        ("{}", "en", 1),
+    ],
+)
+def test_a_beir_folder_says_in_about_json_what_its_other_files_cannot(
+    tmp_path: Path, about: str, language: str, relevant_from: int
+):
+    put(tmp_path / "corpus.jsonl", jsonl(d1="one"))
+    put(tmp_path / "about.json", about)
+    corpus, told = load(str(tmp_path)), load(f"beir:{tmp_path}", language="de", relevant_from=3)
+    assert (corpus.language, corpus.relevant_from) == (language, relevant_from)
+    assert (told.language, told.relevant_from) == ("de", 3)
+
+
+@pytest.mark.parametrize(
+    ("about", "sentence"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", 'is not like {"language": "en", "relevant_from": 1}; give either or both of the two'),
+        ('{"lang": "zh"}', "is not like"),
+        ('{"language": 1}', "is not like"),
+        ('{"relevant_from": "2"}', "is not like"),
+        ('{"relevant_from": true}', "is not like"),
+        ('{"relevant_from": 0}', "relevant_from is 0 in "),
+    ],
+)
+def test_an_about_json_that_says_something_else_is_refused(tmp_path: Path, about: str, sentence: str):
+    put(tmp_path / "corpus.jsonl", jsonl(d1="one"))
+    put(tmp_path / "about.json", about)
+    with pytest.raises(SettingsError) as caught:
+        load(str(tmp_path))
+    assert sentence in str(caught.value)
+    assert str(tmp_path / "about.json") in str(caught.value)
 
 
 @pytest.mark.data

@@ -21,7 +21,7 @@ from plugin.generators.llama import LlamaGenerator, packaged_model
 from plugin.generators.llama_batch import STEP_TOKENS, Batcher, Row, TooLong
 from plugin.generators.llama_file import default_threads, file_digest, shipped_adapter
 from quantize.adapter import export_adapter, read_base
-from tests.test_adapter import random_weights, save_adapter, tiny_base, tiny_weights
+from tests.adapters import random_weights, save_adapter, tiny_base, tiny_weights
 
 model_test = pytest.mark.model
 QUERIES = [

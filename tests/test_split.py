@@ -4,8 +4,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import ir_datasets
 import pytest
 from click.testing import CliRunner
+from ir_datasets.datasets.base import Dataset
+from ir_datasets.formats import GenericDoc, TrecQrels, TsvDocs, TsvQueries
+from ir_datasets.util import LocalDownload
 
 from index_tools.corpora import load
 from plugin.errors import SettingsError
@@ -116,6 +120,21 @@ def test_the_built_in_corpus_is_split_with_its_documents(tmp_path: Path) -> None
     made, builtin = load(str(tmp_path / "out")), load("builtin")
     assert set(made.splits()) == {"held", "train"}
     assert list(made.documents()) == list(builtin.documents())
+
+
+def test_language_and_lowest_relevant_grade_are_kept_however_often_it_is_cut(tmp_path: Path) -> None:
+    docs, queries, qrels = (tmp_path / name for name in ("docs.tsv", "queries.tsv", "qrels.txt"))
+    docs.write_text("d\t列表\n")
+    queries.write_text("".join(f"{q}\t{text}\n" for q, text in TEXTS.items()))
+    qrels.write_text("".join(f"{q} 0 d 2\n" for q in TEXTS))
+    parts = TsvDocs(LocalDownload(docs), GenericDoc, lang="zh"), TsvQueries(LocalDownload(queries))
+    name = "msmarco-passage/trec-dl-made"
+    ir_datasets.registry.register(name, Dataset(*parts, TrecQrels(LocalDownload(qrels), {})))
+    _run(f"ir:{name}", tmp_path / "once", "--hold-out", "1")
+    _run(tmp_path / "once", tmp_path / "twice", "--split", "train", "--hold-out", "1")
+    for out in ("once", "twice"):
+        made = load(str(tmp_path / out))
+        assert (made.language, made.relevant_from) == ("zh", 2)
 
 
 def test_a_corpus_of_several_splits_is_not_cut_without_the_name_of_one(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 import asyncio
 import gzip
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -780,6 +784,56 @@ def test_a_run_that_costs_money_is_not_begun_unasked(tmp_path: Path, beir: Path)
     assert str(caught.value).endswith("; agree to it with --yes, as there is no terminal to ask on")
     assert (server.bodies, (tmp_path / "out.jsonl").exists()) == ([], False)
     assert _run_against(server, *arguments, "--yes")["teacher"]["written"] == 3
+
+
+def _on_a_terminal(arguments: Sequence[str], *, answer: str) -> tuple[int, str]:
+    """Run the command line on a terminal of its own, and type `answer` once it asks: exit code, all that was shown."""
+    ours, theirs = pty.openpty()
+    with open(ours, "r+b", buffering=0) as screen:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "plugin.cli", "train", "teach", *arguments],
+            cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
+        )  # fmt: skip
+        os.close(theirs)
+        question, shown = b"[y/N]:", b""
+        with process, suppress(OSError):  # how Linux says that nobody has the terminal open any more
+            while data := screen.read(1024):
+                asked_before, shown = question in shown, shown + data
+                if question in shown and not asked_before:
+                    screen.write(answer.encode() + b"\n")
+        return process.returncode, shown.decode()
+
+
+def _asked_on_a_terminal(server: Server, out: Path, corpus: Path, *, answer: str) -> tuple[int, str]:
+    """A run that costs money, by somebody who answers the question whether to go on."""
+    arguments = [str(corpus), "--split", "train", "--out", str(out), "--model", "m", "--price-out", "300"]
+
+    async def run() -> tuple[int, str]:
+        async with server:
+            return await asyncio.to_thread(_on_a_terminal, [*arguments, "--endpoint", server.url], answer=answer)
+
+    return asyncio.run(run())
+
+
+def test_on_a_terminal_a_run_that_costs_money_is_begun_once_somebody_agrees(tmp_path: Path, beir: Path) -> None:
+    out, server = tmp_path / "out.jsonl", Server()
+    exit_code, shown = _asked_on_a_terminal(server, out, beir, answer="y")
+    assert exit_code == 0
+    assert re.search(
+        r"3 requests to m take about \d+ prompt tokens .* cost at most about 0\.12\. Go on\? \[y/N\]:", shown
+    )
+    assert f"candidates: {out}" in shown
+    assert (len(server.bodies), len(list(read(out)))) == (3, 3)
+
+
+@pytest.mark.parametrize("answer", ["n", ""], ids=["no", "nothing"])
+def test_on_a_terminal_a_run_that_nobody_agrees_to_sends_and_collects_nothing(
+    tmp_path: Path, beir: Path, answer: str
+) -> None:
+    out, server = tmp_path / "out.jsonl", Server()
+    exit_code, shown = _asked_on_a_terminal(server, out, beir, answer=answer)
+    assert (exit_code, shown.splitlines()[-1]) == (1, "Aborted!")
+    assert (server.bodies, out.exists(), _is_done(out)) == ([], False, False)
 
 
 def test_queries_of_the_other_splits_are_held_out_until_told_otherwise(tmp_path: Path, beir: Path) -> None:

@@ -24,7 +24,7 @@ from plugin.errors import SettingsError
 from plugin.flow import Rules
 from plugin.generators import factory
 from plugin.server import expander_for
-from plugin.settings import IndexSettings, Settings, check
+from plugin.settings import IndexSettings, Settings, check, switched_on
 from trainer.results_settings import CollectionSettings, ResultsSettings, RowSettings
 
 DEPTH = 100
@@ -214,10 +214,8 @@ def _runs(
 
 def _for_row(settings: Settings, index: str, *, generator: str, weight: float) -> Settings:
     """`settings` that expand on one index, with every expansion made anew: no cache that outlives the run."""
-    found = (settings.index_for(index) or IndexSettings()).model_dump()
-    tables = {index: found | {"enabled": True, "weight": weight}}
-    own = {"enabled": True, "generator": generator, "cache": {}, "index": tables}
-    return check(settings.model_dump() | own, source="options")
+    own = settings.model_dump() | {"generator": generator, "cache": {}}
+    return switched_on(check(own, source="options"), index, weight=weight)
 
 
 def _expanded(task: Task, engine: Engine, settings: Settings) -> tuple[str, Searched]:

@@ -20,7 +20,7 @@ from plugin.expander import Answer
 from plugin.expansion import Expansion, clean_prose, from_words, parse
 from plugin.flow import Result, Rules, Search, run, search_flow
 from plugin.outcome import Outcome
-from plugin.settings import IndexSettings, Settings, check
+from plugin.settings import IndexSettings, Settings, switched_on
 from trainer.candidates import Candidate
 from trainer.labels import Labels, labels_from, labels_of, sha256_of
 from trainer.measuring import MEASURES, Measurer, mixed
@@ -112,7 +112,7 @@ class Scoring:
 def served(candidate: Candidate, *, max_words: int | None = None) -> Expansion | None:
     """What the proxy would expand the query with: a student's output as the served model's, else a table's row."""
     if candidate.method.startswith(STUDENT):
-        return parse(candidate.text)
+        return parse(candidate.text, query=candidate.query)
     return from_words(_clipped(clean_prose(candidate.text), max_words))
 
 
@@ -128,7 +128,7 @@ def _passage(candidate: Candidate, expansion: Expansion | None, max_words: int |
     if expansion is None:
         return ""
     text = _clipped(clean_prose(candidate.text), None if candidate.method.startswith(STUDENT) else max_words)
-    return text if parse(text) == expansion else expansion.text
+    return text if parse(text, query=candidate.query) == expansion else expansion.text
 
 
 def _clipped(text: str, max_words: int | None) -> str:
@@ -248,9 +248,7 @@ def _rewrite(plain: bytes, index: str, rules: Rules, expansion: Expansion | None
 
 def _rules(settings: Settings, index: str, weight: float) -> Rules:
     """The served rules of the index with `weight`, expansion switched on."""
-    table = _table(settings, index).model_dump() | {"enabled": True, "weight": weight}
-    given = {**settings.model_dump(), "enabled": True, "index": {index: table}}
-    return Rules(check(given, source="options"), clock=time.monotonic)
+    return Rules(switched_on(settings, index, weight=weight), clock=time.monotonic)
 
 
 def _table(settings: Settings, index: str) -> IndexSettings:

@@ -13,7 +13,7 @@ import click
 
 from index_tools.commands.options import config_option, engine_option, progress, settings_with
 from plugin.errors import SettingsError
-from plugin.settings import IndexSettings, Settings, check
+from plugin.settings import Settings, switched_on
 
 if TYPE_CHECKING:
     from index_tools.engine import Engine
@@ -47,7 +47,7 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     on for this index.
     """
     from index_tools.engine import Engine
-    from index_tools.experiment import System
+    from index_tools.experiment import System, check_found, task_of
     from index_tools.searching import search_offline
     from index_tools.table import render_table
 
@@ -56,11 +56,11 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     settings = settings_with(config, engine=options["engine"], generator=options["generator"], enabled=True)
     settings = _with_table(settings, options)
     options |= {key: getattr(settings.index[options["name"]], key) for key in ("mode", "weight")}
-    task = _task(corpus, options["split"], options["name"], options["relevant_from"])
+    task = task_of(corpus, options["split"], options["name"], options["relevant_from"])
     how = How(_form(options["fields"], options["body"]), options["depth"])
     with Engine(settings) as engine:
         baseline = System("no expansion", search_offline(engine, task.queries, index=task.index, **how.options))
-        _check_found(task, baseline)
+        check_found(task, baseline)
         system = _measure(settings, engine, task, how, via=options["via"])
         made = _report(task, baseline, system, engine, options)
     if out is not None:
@@ -78,36 +78,8 @@ def _with_table(settings: Settings, options: dict[str, Any]) -> Settings:
     """`settings` with expansion on for the index, by its own table, and what the options say on top of that."""
     if options["via"] is not None and (options["mode"] or options["weight"]):
         raise SettingsError("--mode and --weight are the proxy's own with --via; leave them out")
-    found = settings.index_for(options["name"]) or IndexSettings()
     given = {key: options[key] for key in ("mode", "weight") if options[key] is not None}
-    tables = {options["name"]: {**found.model_dump(), "enabled": True, **given}}
-    return check({**settings.model_dump(), "index": tables}, source="options")
-
-
-def _check_found(task: Task, baseline: System) -> None:
-    """A search that finds nothing for anybody is a wrong field or a wrong index, and no result."""
-    run = baseline.searched.run
-    if not any(run.values()):
-        raise SettingsError(f"not one query finds anything on {task.index}; name what to search with --field or --body")
-    if not any(doc in task.qrels[q] for q, docs in run.items() for doc in docs):
-        raise SettingsError(
-            f"{task.index} holds no judged document of {task.corpus}; index that corpus, or name another"
-        )
-
-
-def _task(corpus: str, split: str | None, index: str, relevant_from: int | None) -> Task:
-    from index_tools.corpora import load
-    from index_tools.experiment import Task
-
-    loaded = load(corpus, relevant_from=relevant_from)
-    splits = list(loaded.splits())
-    if split is None and len(splits) == 1:
-        split = splits[0]
-    if split not in splits:
-        raise SettingsError(f"--split is {split!r}; {loaded.name} has: {', '.join(splits) or 'no judged split'}")
-    qrels = loaded.qrels(split)
-    queries = {q: text for q, text in loaded.queries(split).items() if q in qrels}
-    return Task(loaded.name, split, index, queries, qrels, loaded.relevant_from)
+    return switched_on(settings, options["name"], **given)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **options: Any) -> None:
     """Score CANDIDATES on an index by the rewrite that is served: measures of the rewritten query less the plain one's.
 
-    An engine that is away is waited for. What was searched is kept, so the command can be run again after a kill.
+    An engine that goes away is waited for. What was searched is kept, so the command can be run again after a kill.
     """
     from index_tools.engine import Engine
     from trainer.candidates import read

@@ -40,7 +40,7 @@ def split(corpus: str, name: str | None, hold_out: int, seed: int, apart_from: t
     Weights, lengths and recipes are chosen on the held-out ones: the evaluation split stays unseen until it is reported.
     Queries of "train" that are held out too, or nearly, are left out, as are those of --apart-from.
     """
-    from index_tools.corpora import load
+    from index_tools.corpora import ABOUT, load
     from trainer.commands.guarded import held_out_of
     from trainer.commands.named import check_split
     from trainer.guard import HeldOut, leaked, leaks
@@ -61,6 +61,7 @@ def split(corpus: str, name: str | None, hold_out: int, seed: int, apart_from: t
     with Manifest(out, stage="split", inputs={}, settings=settings, seed=seed, folder=True).running() as results:
         _write(out, HELD, held, qrels)
         _write(out, TRAIN, train, qrels)
+        _write_lines(out / ABOUT, [json.dumps({"language": loaded.language, "relevant_from": loaded.relevant_from})])
         _give_documents(corpus, loaded, out)
         results.update(train=len(train), held=len(held), left_out=len(left_out))
     click.echo(f"{out}: {len(train)} queries to train on, {len(held)} held out, {len(left_out)} left out as too alike")
