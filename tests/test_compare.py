@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import permutation_test
 
 from index_tools.commands.compare import compare as compare_command
-from index_tools.compare import Comparison, compare
+from index_tools.compare import Comparison, compare, non_inferior
 from index_tools.report import verdict_sentence
 from index_tools.trec import write_qrels, write_run
 from plugin.errors import DataError, SettingsError
@@ -310,3 +310,43 @@ def test_a_broken_line_names_file_and_line(runs: Path):
 
 def test_an_unknown_measure_is_refused_with_exit_code_two(runs: Path):
     assert _command(runs, "--measure", "accuracy").exit_code == 2
+
+
+# --- non-inferiority
+
+
+def test_a_level_that_changes_nothing_is_not_inferior():
+    test = non_inferior(*_runs(*[0.0] * 50), bound=0.005)
+    assert (test.holds, test.difference, test.lower, test.p_value) == (True, 0.0, 0.0, 1 / 10_001)
+
+
+def test_a_loss_at_every_query_that_is_beyond_the_bound_is_inferior():
+    test = non_inferior(*_runs(*[-0.006] * 50), bound=0.005)
+    assert (test.holds, test.p_value) == (False, 1.0)
+    assert test.lower == pytest.approx(-0.006)
+
+
+def test_no_loss_seen_proves_nothing_with_few_queries():
+    up_and_down = [0.1, -0.1] * 10
+    assert not non_inferior(*_runs(*up_and_down), bound=0.005).holds
+    assert non_inferior(*_runs(*up_and_down), bound=0.1).holds
+
+
+def test_the_lower_end_is_near_the_one_of_the_normal_distribution():
+    a, b = _drawn(400, -0.001)
+    d = np.array([b[q] - a[q] for q in a])
+    test = non_inferior(a, b, bound=0.02)
+    assert test.lower == pytest.approx(d.mean() - 1.645 * d.std() / 20, abs=0.001)
+    assert test.holds and test.p_value < 0.05
+
+
+def test_a_level_that_loses_just_the_bound_passes_one_time_in_twenty():
+    rng = np.random.default_rng(5)
+    at_the_bound = [_runs(*rng.normal(-0.02, 0.1, 200)) for _ in range(300)]
+    passed = [non_inferior(a, b, bound=0.02, resamples=400).holds for a, b in at_the_bound]
+    assert 0.02 < np.mean(passed) < 0.09
+
+
+def test_a_bound_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="bound is 0; give the largest loss that is borne, above 0"):
+        non_inferior(*_runs(0.1), bound=0)

@@ -1,0 +1,32 @@
+"""What Linux tells of a process: memory, processor time, and which child is the proxy's worker."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that the process holds now; 0 where it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds of the process, all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def worker_of(proxy_pid: int) -> int | None:
+    """The proxy's worker process, if there is one just now."""
+    for child in Path(f"/proc/{proxy_pid}/task/{proxy_pid}/children").read_text(encoding="ascii").split():
+        try:
+            command = Path(f"/proc/{child}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"llama_worker" in command:
+            return int(child)
+    return None
