@@ -1,4 +1,4 @@
-"""The sub-commands of the served path: serve, explain, table."""
+"""The sub-commands of the served path: serve, explain, table. Those that make expansions ahead are in `commands_warm`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import click
 from plugin.errors import SettingsError
 from plugin.settings import Settings, load
 
-_config = click.option(
+config_option = click.option(
     "--config",
     type=click.Path(path_type=Path),
     envvar="QUERYLIFT_CONFIG",
@@ -27,7 +27,7 @@ _config = click.option(
 
 
 @click.command()
-@_config
+@config_option
 def serve(config: Path | None) -> None:
     """Run the proxy in front of the engine, until it is stopped.
 
@@ -38,9 +38,9 @@ def serve(config: Path | None) -> None:
     from plugin.server import serve as run
 
     _log_to_stderr()
-    settings = _settings(config)
+    settings = settings_of(config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(settings, lambda: _settings(config), lambda line: click.echo(line, err=True)))
+        runner.run(run(settings, lambda: settings_of(config), lambda line: click.echo(line, err=True)))
 
 
 @click.command()
@@ -52,7 +52,7 @@ def serve(config: Path | None) -> None:
 @click.option("--body", type=click.Path(path_type=Path), help="A search body to explain in place of a plain match.")
 @click.option("--generator", help="Generator in place of the settings' one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@_config
+@config_option
 def explain(
     text: str,
     index: str,
@@ -63,7 +63,7 @@ def explain(
     config: Path | None,
 ) -> None:
     """Print what would be sent to the engine for TEXT, and why."""
-    settings = _settings(config)
+    settings = settings_of(config)
     if generator is not None:
         settings = settings.model_copy(update={"generator": generator})
     explained = asyncio.run(_explained(settings, text, index, field=field or _field_of(settings, index), body=body))
@@ -113,7 +113,8 @@ def _told(explained: dict[str, Any]) -> str:
     return "\n".join([*lines, "sent:", json.dumps(explained["body"], indent=2, ensure_ascii=False)])
 
 
-def _settings(config: Path | None) -> Settings:
+def settings_of(config: Path | None) -> Settings:
+    """The settings of that file, of querylift.toml where there is one, or the built-in ones."""
     default = Path("querylift.toml")
     return load(config if config is not None else default if default.exists() else None)
 

@@ -65,10 +65,12 @@ def test_importing_the_served_path_loads_nothing_heavy() -> None:
 
 
 def test_every_command_has_help() -> None:
-    names = ["compare", "demo", "evaluate", "explain", "index", "node", "quantize", "serve", "table", "train"]
+    names = [
+        "compare", "demo", "evaluate", "explain", "export-table", "index", "node", "quantize", "serve", "table", "train", "warm",
+    ]  # fmt: skip
     listed = subprocess.run([sys.executable, "-m", "plugin.cli", "--help"], capture_output=True, text=True, check=True)
     commands = listed.stdout.split("Commands:")[1]
-    assert re.findall(r"^  (\w+) ", commands, flags=re.M) == names
+    assert re.findall(r"^  ([\w-]+) ", commands, flags=re.M) == names
     assert "not installed" not in commands
 
 
