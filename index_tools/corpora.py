@@ -94,6 +94,18 @@ def load(spec: str, *, language: str | None = None, relevant_from: int | None = 
     )
 
 
+def load_split(spec: str) -> tuple[Corpus, str]:
+    """The corpus and the split that CORPUS:SPLIT names; CORPUS alone where it has one split. Raises SettingsError."""
+    head, _, split = spec.rpartition(":")
+    if head and head not in _OPENERS:
+        return load(head), split
+    corpus = load(spec)
+    if len(corpus.splits()) != 1:
+        known = ", ".join(corpus.splits()) or "none: it has no questions"
+        raise SettingsError(f"{spec!r} names no split; write {spec}:SPLIT, its splits are {known}")
+    return corpus, corpus.splits()[0]
+
+
 def _open(spec: str) -> Corpus:
     kind, colon, rest = spec.partition(":")
     if spec == "builtin":

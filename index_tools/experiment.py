@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any
 
 from index_tools.compare import Comparison, compare
-from index_tools.corpora import load
+from index_tools.corpora import Corpus
 from index_tools.engine import Engine
 from index_tools.evaluate import Evaluation, evaluate
 from index_tools.report import Hit, QueryDetail, Report, SystemRow
@@ -43,17 +43,16 @@ class System:
     added_ms: Sequence[float] = ()
 
 
-def task_of(corpus: str, split: str | None, index: str, relevant_from: int | None) -> Task:
-    """The judged queries of a split of `corpus`, None being its only one. Raises SettingsError."""
-    loaded = load(corpus, relevant_from=relevant_from)
-    splits = list(loaded.splits())
+def task_of(corpus: Corpus, split: str | None, index: str) -> Task:
+    """The judged queries of a split, None being the only one. Raises SettingsError."""
+    splits = list(corpus.splits())
     if split is None and len(splits) == 1:
         split = splits[0]
     if split not in splits:
-        raise SettingsError(f"--split is {split!r}; {loaded.name} has: {', '.join(splits) or 'no judged split'}")
-    qrels = loaded.qrels(split)
-    queries = {q: text for q, text in loaded.queries(split).items() if q in qrels}
-    return Task(loaded.name, split, index, queries, qrels, loaded.relevant_from)
+        raise SettingsError(f"--split is {split!r}; {corpus.name} has: {', '.join(splits) or 'no judged split'}")
+    qrels = corpus.qrels(split)
+    queries = {q: text for q, text in corpus.queries(split).items() if q in qrels}
+    return Task(corpus.name, split, index, queries, qrels, corpus.relevant_from)
 
 
 def check_found(task: Task, baseline: System) -> None:

@@ -2,7 +2,9 @@
 
 Standard library only, so that every other package can import it. Nothing else in the project writes a prompt or reads a
 model's output. Change anything here that alters either and `PROMPT_VERSION` must change with it: caches and models are
-keyed by it.
+keyed by it. The one exception is a rule that only takes away what should never have been served, as that of the query's
+language does: the prompt, and so what a model was trained for, stays the same, and what a cache kept without the rule is
+gone within its `ttl_s`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from plugin.scripts import QueryLanguage
 
 PROMPT_VERSION = "passage-2"
 MAX_TOKENS = 64
@@ -107,12 +111,17 @@ def prompt(query: str) -> str:
     return turns + "<|im_start|>assistant\n"
 
 
-def parse(output: str) -> Expansion | None:
-    """What a model wrote, as data: lead-in and markdown off, cut at the stop rule, words deduplicated and bounded.
+def parse(output: str, *, query: str) -> Expansion | None:
+    """What a model wrote for `query`, as data: lead-in and markdown off, cut at the stop rule, words deduplicated and bounded.
 
-    Returns None where no word is left. Works on a teacher's prose as on a small model's loops.
+    Words that are not in the query's language are dropped (`plugin.scripts` has the rule). Returns None where no word is
+    left. Works on a teacher's prose as on a small model's loops. What people wrote on purpose, as in a table, is read by
+    `from_words`, which knows no query: there an expansion may well be in another language.
     """
-    return from_words(clean_prose(_cut_at_stop(_without_thinking(output).strip())))
+    found = from_words(clean_prose(_cut_at_stop(_without_thinking(output).strip())))
+    if found is None:
+        return None
+    return from_words(" ".join(QueryLanguage.of(_words(query)).own(found.text.split())))
 
 
 def clean_prose(text: str) -> str:
@@ -123,12 +132,16 @@ def clean_prose(text: str) -> str:
 def from_words(text: str) -> Expansion | None:
     """`text` as an expansion: only words stay, each once, at most `MAX_WORDS`. None where there are none."""
     kept: dict[str, str] = {}
-    for word in _WORD.findall(unicodedata.normalize("NFC", _without_controls(_without_markup(text)))):
+    for word in _words(text):
         for piece in _pieces(word):
             kept.setdefault(piece.casefold(), piece)
         if len(kept) >= MAX_WORDS:
             break
     return Expansion(text=" ".join(list(kept.values())[:MAX_WORDS])) if kept else None
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(unicodedata.normalize("NFC", _without_controls(_without_markup(text))))
 
 
 def from_terms(terms: Iterable[tuple[str, float]], *, field: str) -> Expansion | None:

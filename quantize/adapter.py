@@ -10,10 +10,7 @@ row and by another where it has more, so that what is written for a query would 
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from plugin.errors import SettingsError
 from plugin.expansion import PROMPT_VERSION
 from plugin.generators.llama_file import PROMPT_VERSION_KEY, check_gguf, file_digest, packaged_model
 from quantize.chain import PACKAGED, follow, stacked, widened
+from quantize.files import replacing
 from quantize.lora import Adapter, Array, Pair, read_adapter
 
 BASE_NAME_KEY = "querylift.base.name"
@@ -100,7 +98,7 @@ def export_adapter(
     whole = stacked(chain)
     rank = whole.rank + (-whole.rank % _BLOCK if number_type == "q8_0" else 0)
     pairs = {name: _fitting(name, widened(pair, rank=rank), base) for name, pair in whole.pairs.items()}
-    with _replacing(out) as part:
+    with replacing(out) as part:
         _write(part, pairs, chain, base=base, rank=rank, number_type=number_type)
     return Exported(len(pairs), whole.rank, tuple(adapter.name for adapter in chain))
 
@@ -176,19 +174,6 @@ def _numbers(name: str, values: Array, number_type: str) -> Array:
     if number_type == "q8_0" and values.shape[1] % _BLOCK:
         raise SettingsError(f"{name} has rows of {values.shape[1]} numbers, which q8_0 cannot hold; use f16")
     return np.ascontiguousarray(gguf.quants.quantize(values, NUMBER_TYPES[number_type]))
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A path whose file takes the place of `target` when the block ends well, and goes otherwise."""
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield part
-        os.replace(part, target)
-    except OSError as error:
-        raise SettingsError(f"{target} cannot be written: {error.strerror}; name another place") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _field(reader: gguf.GGUFReader, key: str, default: object = None) -> Any:

@@ -214,12 +214,27 @@ def _from_gguf(file: Path, *, attention: str) -> tuple[Any, Any]:
     with _reading(file):
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
         read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
+        _cut_as_the_file_says(tokenizer, file)
     values = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(type(read.config).from_dict(values), attn_implementation=attention)
     model.tie_weights()  # `no_init_weights` leaves that out too
     model.load_state_dict(read.state_dict())
     return model, tokenizer
+
+
+def _cut_as_the_file_says(tokenizer: Any, file: Path) -> None:
+    """Cut texts into words as llama.cpp does: transformers reads a SmolLM2 file without the step that parts digits."""
+    import gguf
+    from tokenizers import pre_tokenizers
+
+    field = gguf.GGUFReader(file).get_field("tokenizer.ggml.pre")
+    if field and field.contents() == "smollm":
+        digits, letters = (
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        )
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, letters])
 
 
 @contextmanager

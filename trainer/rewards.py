@@ -127,7 +127,10 @@ def passage(candidate: Candidate, *, max_words: int | None = None) -> str:
 def _passage(candidate: Candidate, expansion: Expansion | None, max_words: int | None) -> str:
     if expansion is None:
         return ""
-    text = _clipped(clean_prose(candidate.text), None if candidate.method.startswith(STUDENT) else max_words)
+    student = candidate.method.startswith(STUDENT)
+    text = _clipped(clean_prose(candidate.text), None if student else max_words)
+    if student and text == candidate.text:
+        return text
     return text if parse(text, query=candidate.query) == expansion else expansion.text
 
 

@@ -46,6 +46,7 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     Prints nDCG@10 and recall@100 (--json: MAP, MRR@10, recall@1000 too), a paired test, and whether to switch expansion
     on for this index.
     """
+    from index_tools.corpora import load
     from index_tools.engine import Engine
     from index_tools.experiment import System, check_found, task_of
     from index_tools.searching import search_offline
@@ -56,7 +57,7 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     settings = settings_with(config, engine=options["engine"], generator=options["generator"], enabled=True)
     settings = _with_table(settings, options)
     options |= {key: getattr(settings.index[options["name"]], key) for key in ("mode", "weight")}
-    task = task_of(corpus, options["split"], options["name"], options["relevant_from"])
+    task = task_of(load(corpus, relevant_from=options["relevant_from"]), options["split"], options["name"])
     how = How(_form(options["fields"], options["body"]), options["depth"])
     with Engine(settings) as engine:
         baseline = System("no expansion", search_offline(engine, task.queries, index=task.index, **how.options))

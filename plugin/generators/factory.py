@@ -85,13 +85,15 @@ def _llama(rest: str, settings: Settings) -> Generator:
 
 def _llama_files(rest: str, adapter: Path | None) -> tuple[Path, Path | None]:
     """The model file and the adapter, if any, that goes on top of it."""
-    from plugin.generators.llama_file import packaged_model, shipped_adapter
+    from plugin.generators.llama_file import packaged_model, prepared_student, shipped_adapter
 
     if rest == "base":
         return packaged_model(), None
-    if rest:
-        return Path(rest), adapter
-    return packaged_model(), adapter or shipped_adapter()
+    if rest or adapter:
+        return Path(rest) if rest else packaged_model(), adapter
+    model, shipped = packaged_model(), shipped_adapter()
+    prepared = prepared_student(model, shipped) if shipped else None
+    return (prepared, None) if prepared and prepared.is_file() else (model, shipped)
 
 
 _MAKERS: dict[str, Callable[[str, Settings], Generator]] = {

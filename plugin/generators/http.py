@@ -36,7 +36,7 @@ class HttpGenerator:
             "max_tokens": MAX_TOKENS,
             "temperature": 0,
         }
-        return parse(_content(await self._post(body)))
+        return parse(_content(await self._post(body)), query=ask.text)
 
     async def close(self) -> None:
         """Close the connections."""

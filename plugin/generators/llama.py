@@ -82,6 +82,11 @@ class LlamaGenerator:
         """Requests under way, waiting ones included."""
         return self._worker.pending if self._worker else 0
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that the present worker has written, of answered requests."""
+        return self._worker.tokens if self._worker else 0
+
     async def start(self) -> None:
         """Launch the worker and load the model. Raises SettingsError, MissingExtra."""
         if self._supervisor is not None:
@@ -104,7 +109,11 @@ class LlamaGenerator:
         """The model's passage as words. Raises GeneratorError; a cancelled call frees its slot."""
         if not clean_query(ask.text):
             return None
-        return parse(await self._usable_worker(ask).ask(ask.text, max_seconds=self._max_seconds))
+        return parse(await self.write(ask), query=ask.text)
+
+    async def write(self, ask: Ask) -> str:
+        """The passage as the model wrote it, up to the stop rule. Raises GeneratorError; a cancelled call frees its slot."""
+        return await self._usable_worker(ask).ask(ask.text, max_seconds=self._max_seconds)
 
     async def close(self) -> None:
         """End the worker. What still waits fails with GeneratorError."""

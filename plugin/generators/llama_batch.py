@@ -44,10 +44,11 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What the model wrote for one request."""
+    """What the model wrote for one request, and in how many tokens."""
 
     request: int
     text: str
+    tokens: int
 
 
 @dataclass(slots=True)
@@ -164,7 +165,7 @@ class Batcher:
 
     def _finish(self, run: _Run) -> Finished:
         self._leave(run)
-        return Finished(run.request, run.output.decode(errors="replace"))
+        return Finished(run.request, run.output.decode(errors="replace"), run.written())
 
     def _leave(self, run: _Run) -> None:
         self._model.forget(run.sequence)

@@ -77,15 +77,17 @@ class LlamaModel:
         # Weights laid out anew for the CPU: twice as fast for Q4_0, but on a CPU with AMX llama.cpp then crashes on
         # quantised weights as soon as a batch has two rows.
         params.use_extra_bufts = not has_amx()
-        return api.llama_model_load_from_file(bytes(path), params) or self._refuse("it cannot be loaded")
+        model = api.llama_model_load_from_file(bytes(path), params) or self._refuse("it cannot be loaded")
+        if reason := _unfit(api.llama_model_meta_val_str, model):
+            raise LoadError(reason)
+        return model
 
     def _load_adapter(self, path: Path) -> Any:
         lora = api.llama_adapter_lora_init(self._model, bytes(path))
         if not lora:
             raise AdapterError(self._reason("it cannot be loaded"))
-        version = _adapter_value(lora, PROMPT_VERSION_KEY)
-        if version not in (None, PROMPT_VERSION):
-            raise AdapterError(f"it was trained for the prompt {version}, and this version serves {PROMPT_VERSION}")
+        if reason := _unfit(api.llama_adapter_meta_val_str, lora):
+            raise AdapterError(reason)
         return lora
 
     def _put_on(self, lora: Any) -> None:
@@ -167,11 +169,14 @@ class LlamaModel:
         return int(np.argmax(np.ctypeslib.as_array(logits, shape=(self._vocab_size,))))
 
 
-def _adapter_value(lora: Any, key: str) -> str | None:
-    """A value of the adapter file's metadata as text; None where it has none of that name."""
+def _unfit(value_of: Callable[..., int], loaded: Any) -> str:
+    """Why a file, by what its metadata says, cannot be asked with our prompt; empty where it can, or says nothing."""
     text = ctypes.create_string_buffer(256)
-    size = api.llama_adapter_meta_val_str(lora, key.encode(), text, len(text))
-    return None if size < 0 else text.value.decode(errors="replace")
+    size = value_of(loaded, PROMPT_VERSION_KEY.encode(), text, len(text))
+    version = PROMPT_VERSION if size < 0 else text.value.decode(errors="replace")
+    if version == PROMPT_VERSION:
+        return ""
+    return f"it was trained for the prompt {version}, and this version serves {PROMPT_VERSION}"
 
 
 def _progress_callback(on_progress: Callable[[], None]) -> Any:

@@ -50,6 +50,7 @@ class WorkerProcess:
         self._signs = 0
         self._reason = ""
         self.answered = 0
+        self.tokens = 0
         self.over = False
 
     @classmethod
@@ -131,6 +132,7 @@ class WorkerProcess:
         self._signs += 1
         reply = self._replies.pop(message.get("id", 0), None)
         self.answered += reply is not None
+        self.tokens += message.get("tokens", 0)
         if not self._replies:
             self._owes_sign.clear()
         if reply and not reply.done():

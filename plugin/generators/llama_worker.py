@@ -1,7 +1,7 @@
 """The child process that runs llama.cpp: JSON lines in, JSON lines out.
 
 In:  {"id": 1, "query": "..."} and {"cancel": 1}.
-Out: {"ready": true} or {"fatal": reason, "adapter": whether that is to blame} once; then {"id": 1, "text": "..."} or
+Out: {"ready": true} or {"fatal": reason, "adapter": whether that is to blame} once; then {"id": 1, "text": "...", "tokens": 9} or
 {"id": 1, "error": "..."} for each request, and {"alive": true} after a cancel and at intervals while the model computes, as
 a sign that it does.
 
@@ -80,7 +80,7 @@ def _serve(batcher: Batcher, inbox: SimpleQueue[Message], send: Send, pulse: Pul
             _obey(batcher, message, send)
         if batcher.busy:
             for done in batcher.step():
-                send({"id": done.request, "text": done.text})
+                send({"id": done.request, "text": done.text, "tokens": done.tokens})
         pulse()
 
 

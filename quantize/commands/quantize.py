@@ -8,7 +8,9 @@ from plugin.stages import Stages
 
 STAGES = {
     "export": "a model or an adapter as a GGUF file",
+    "merge": "a model and an adapter on it as one file",
     "make": "smaller files of a GGUF model, one for each type",
+    "student": "the shipped student as one fast file",
     "gate": "the smallest of them that searches as well",
 }
 """Name and what it makes, in the order of use; each is the command of that name in the module of that name."""

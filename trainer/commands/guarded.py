@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from trainer.guard import HeldOut
 
 NOTHING = "none"
-_KINDS = ("", "beir", "trec", "ir", "irds")
 _VARIABLE = re.compile(r"\{\w+\}")
 
 held_out_option = click.option(
@@ -31,9 +30,10 @@ held_out_option = click.option(
 
 def held_out_of(specs: Iterable[str]) -> list[HeldOut]:
     """The evaluation splits of "CORPUS:SPLIT", each once; two of one name are named as they were given."""
+    from index_tools.corpora import load_split
     from trainer.guard import HeldOut
 
-    opened = {spec: _open(spec) for spec in specs}
+    opened = {spec: load_split(spec) for spec in specs}
     names = {spec: f"{corpus.name}:{split}" for spec, (corpus, split) in opened.items()}
     count = Counter(names.values())
     return [
@@ -88,16 +88,3 @@ def _check(given: Sequence[str], configured: Sequence[str]) -> None:
 def _asked(row: Mapping[str, object]) -> tuple[str, str]:
     # A broken row is named by the stage's own reader, which knows what belongs into it.
     return str(row.get("query_id", "")), str(row.get("query", ""))
-
-
-def _open(spec: str) -> tuple[Corpus, str]:
-    from index_tools.corpora import load
-
-    head, _, split = spec.rpartition(":")
-    if head not in _KINDS:
-        return load(head), split
-    corpus = load(spec)
-    if len(corpus.splits()) != 1:
-        known = ", ".join(corpus.splits()) or "none: it has no questions"
-        raise SettingsError(f"{spec!r} names no split; write {spec}:SPLIT, its splits are {known}")
-    return corpus, corpus.splits()[0]

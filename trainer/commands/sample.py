@@ -76,15 +76,13 @@ def read_queries(sources: tuple[str, ...]) -> dict[str, str]:
 
 
 def _queries(source: str) -> Mapping[str, str]:
-    from index_tools.corpora import load
+    from index_tools.corpora import load_split
     from index_tools.trec import read_topics
 
     if Path(source).is_file():
         return read_topics(Path(source))
-    corpus, _, split = source.rpartition(":")
-    if corpus in ("", "beir", "trec", "ir", "irds"):
-        return load(source).queries()
-    return load(corpus).queries(split)
+    corpus, split = load_split(source)
+    return corpus.queries(split)
 
 
 def _write(model: str, queries: Mapping[str, str], options: SampleSettings, *, out: Path, seed: int) -> None:
