@@ -14,12 +14,13 @@ from index_tools.evaluate import evaluate
 from index_tools.experiment import MEASURE, Task
 from index_tools.searching import expand_all, search_offline
 from plugin.cache import MemoryCache
+from plugin.errors import SettingsError
 from plugin.expander import Expander
 from plugin.expansion import parse
 from plugin.flow import Rules
 from plugin.generators.base import Ask
 from plugin.generators.llama import LlamaGenerator
-from plugin.settings import Settings
+from plugin.settings import Settings, switched_on
 
 _SLOTS = 8
 _PATIENCE_S = 600.0
@@ -87,10 +88,14 @@ async def measure(
     *,
     engine: Engine,
     settings: Settings,
+    table: Mapping[str, object],
     threads: int | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Measured:
-    """Write for every query of `tasks`, greedily, and search as it would be served. Raises SettingsError, EngineError."""
+    """Write for every query of `tasks`, greedily, and search as it would be served. Raises SettingsError, EngineError.
+
+    Expansion is on for the index of each task, by its table in `settings` with the keys of `table` on top.
+    """
     generator = _Watched(level.path, threads=threads, slots=_SLOTS, max_seconds=_PATIENCE_S)
     ndcg: dict[str, float] = {}
     took_s, done = 0.0, 0
@@ -98,7 +103,7 @@ async def measure(
     try:
         for task in tasks:
             expander = Expander(generator, MemoryCache(_CACHED, time.monotonic), clock=time.monotonic, pin_s=0)
-            rules = Rules(settings, clock=time.monotonic)
+            rules = Rules(switched_on(settings, task.index, **table), clock=time.monotonic)
             began_s = time.perf_counter()
             before = done
             results = await expand_all(
@@ -110,6 +115,11 @@ async def measure(
                 progress=lambda count, before=before: progress(before + count),  # type: ignore[misc]
             )
             took_s += time.perf_counter() - began_s
+            if not any(result.expansion for result in results.values()):
+                reason = next(iter(results.values())).outcome.header()
+                raise SettingsError(
+                    f"no search on {task.index} was expanded by {level.name} ({reason}), so nothing was measured"
+                )
             done += len(task.queries)
             searched = search_offline(engine, task.queries, index=task.index, results=results)
             found = evaluate(searched.run, task.qrels, relevant_from=task.relevant_from).per_query[MEASURE]

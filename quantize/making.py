@@ -130,7 +130,9 @@ class Folder:
 
     def level(self, name: str, calibration: Calibration | None) -> Level:
         """The level of that type: the one that is there, or made now."""
-        importance = self._importance(calibration) if calibration and name not in IGNORES_IMPORTANCE else None
+        importance = (
+            self._importance(calibration) if calibration and name.removesuffix(PURE) not in IGNORES_IMPORTANCE else None
+        )
         level = self._kept(name, importance) or self._made(name, importance)
         self._record("levels", {**self._manifest["levels"], name: level.to_json()})
         return level

@@ -28,12 +28,12 @@ from tests.adapters import read_gguf
 
 INDEX = "gate-test"
 DOCUMENTS = {
-    "d1": "A rainbow is an arc of colors in the sky: sunlight is refracted, reflected and dispersed by water droplets of rain.",
-    "d2": "A cat purrs by the muscles of its larynx as it breathes; a content and relaxed animal makes the sound, and so does a sick one.",
-    "d3": "Tomatoes are planted outdoors in spring, in full sun, once the soil is warm and the danger of frost is past; water the plants.",
-    "d4": "A fever is a high body temperature, often by an infection; it is treated with rest, fluids and medicine such as ibuprofen.",
-    "d5": "James Watt, a Scottish inventor and engineer, improved the steam engine of the industrial revolution with a condenser.",
-    "d6": "Gravity is the force of attraction between objects with mass, such as the earth and the moon, described by Newton and Einstein.",
+    "d1": "A rainbow is an arc of colors in the sky: sunlight is refracted and reflected by water droplets of rain.",
+    "d2": "A cat purrs by the muscles of its larynx as it breathes; a content and relaxed animal makes the sound.",
+    "d3": "Tomatoes are planted outdoors in spring, in full sun, once the soil is warm and the frost is past; water them.",
+    "d4": "A fever is a high body temperature, often by infection, and is treated with rest, fluids and medicine.",
+    "d5": "James Watt, a Scottish inventor, improved the steam engine of the industrial revolution with a condenser.",
+    "d6": "Gravity is the force of attraction between objects with mass, such as the earth and the moon, said Newton.",
     "x1": "Rainbow.",
     "x2": "Cats purr.",
     "x3": "Plant tomatoes.",
@@ -139,6 +139,19 @@ def test_the_gate_prints_its_table_writes_the_card_and_takes_the_level_that_sear
     card = (levels / "README.md").read_text(encoding="utf-8")
     assert "- **Licence**: Apache-2.0" in card and found["levels"][0]["sha256"] in card
     assert "- **Made for the prompt**: passage-2" in card and "smollm2-135m" in card.lower()
+
+
+@pytest.mark.engine
+@pytest.mark.model
+def test_expansion_is_on_for_every_collection_that_is_named(levels: Path, corpus: str, opensearch: str) -> None:
+    other = corpus.replace(INDEX, f"{INDEX}-2", 1)
+    with Engine(check({"engine": opensearch})) as engine:
+        build(engine, load(other.partition("=")[2].rpartition(":")[0]), IndexPlan(f"{INDEX}-2"))
+        done = run(str(levels), "--on", corpus, "--on", other, "--engine", opensearch, "--levels", "Q8_0", "--json")
+        engine.call("DELETE", f"/{INDEX}-2")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["reference"]["ndcg_at_10"]
+    assert found[INDEX] == found[f"{INDEX}-2"] == found["all"]
 
 
 @pytest.mark.engine

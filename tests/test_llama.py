@@ -19,9 +19,11 @@ from plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion
 from plugin.generators.base import Ask
 from plugin.generators.llama import LlamaGenerator, packaged_model
 from plugin.generators.llama_batch import STEP_TOKENS, Batcher, Row, TooLong
-from plugin.generators.llama_file import default_threads, file_digest, shipped_adapter
+from plugin.generators.llama_file import default_threads, file_digest, has_amx, shipped_adapter
 from quantize.adapter import export_adapter, read_base
+from quantize.making import make
 from tests.adapters import random_weights, save_adapter, tiny_base, tiny_weights
+from tests.test_making import made_model
 
 model_test = pytest.mark.model
 QUERIES = [
@@ -341,6 +343,29 @@ def test_an_adapter_that_does_not_go_with_the_model_or_the_prompt_is_refused_in_
         f"the adapter {tmp_path}/none.gguf cannot be read (No such file or directory); name a GGUF file"
     )
     assert _refused(tmp_path / "none.gguf", adapter=adapter).startswith(f"the model {tmp_path}/none.gguf cannot")
+
+
+@model_test
+@pytest.mark.skipif(not has_amx(), reason="this CPU has no AMX: llama.cpp's faulty kernels are not in use")
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "Q4_K_M"])
+def test_on_a_cpu_with_amx_a_quantised_model_writes_in_batches_without_a_crash(kind: str, tmp_path: Path) -> None:
+    (level,) = make(packaged_model(), tmp_path / "levels", [kind], requantize=True)
+
+    async def drill(generator: LlamaGenerator) -> None:
+        assert len(await _write_all(generator, QUERIES[:8])) == 8
+        assert generator.restarts == 0
+
+    _run(drill, model=tmp_path / "levels" / level.file)
+
+
+@model_test
+def test_a_model_that_was_made_for_another_prompt_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    old = made_model(tmp_path / "old.gguf")
+    old.write_bytes(old.read_bytes().replace(PROMPT_VERSION.encode(), b"passage-0", 1))
+    assert _refused(old) == (
+        f"the model {old} cannot be used (it was trained for the prompt passage-0, and this version serves {PROMPT_VERSION}); "
+        "give a complete GGUF file that llama.cpp knows"
+    )
 
 
 def test_the_shipped_adapter_is_found_in_a_folder_of_data_and_nothing_else(

@@ -283,6 +283,11 @@ def test_most_weights_of_the_packaged_model_fit_no_k_quant(tmp_path: Path) -> No
 # --- types
 
 
+def test_a_pure_level_has_every_weight_in_the_type_that_it_is_named_after(tiny: Path, tmp_path: Path) -> None:
+    level = made(tiny, tmp_path, *wanted_types("q4_0-pure"))["Q4_0-PURE"]
+    assert (level.file, level.tensors) == ("tiny-Q4_0-PURE.gguf", {"Q4_0": 15, "F32": 5})
+
+
 def test_types_are_named_in_any_case_each_once() -> None:
     assert wanted_types("q8_0, Q4_k_m,,Q8_0") == ["Q8_0", "Q4_K_M"]
     assert {"F16", "BF16", "Q2_K_S", "IQ2_XXS", "IQ4_NL", "TQ1_0", "MXFP4_MOE"} <= known_types().keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from plugin.errors import SettingsError
 from plugin.generators.base import Generator
 from plugin.settings import Settings
 
+_log = logging.getLogger("querylift")
 KINDS = "none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, http:URL"
 
 
@@ -92,8 +94,15 @@ def _llama_files(rest: str, adapter: Path | None) -> tuple[Path, Path | None]:
     if rest or adapter:
         return Path(rest) if rest else packaged_model(), adapter
     model, shipped = packaged_model(), shipped_adapter()
-    prepared = prepared_student(model, shipped) if shipped else None
-    return (prepared, None) if prepared and prepared.is_file() else (model, shipped)
+    if shipped is None:
+        return model, None
+    prepared = prepared_student(model, shipped)
+    if prepared.is_file():
+        return prepared, None
+    _log.info(
+        "the model and its adapter are served apart; `querylift quantize student` makes one, several times as fast"
+    )
+    return model, shipped
 
 
 _MAKERS: dict[str, Callable[[str, Settings], Generator]] = {

@@ -57,11 +57,7 @@ def gate(folder: Path, engine: str | None, config: Path | None, as_json: bool, *
 
     reference, levels = _files(folder, options["reference"], options["levels"])
     tasks = [_task(named, options["limit"], options["seed"]) for named in options["collections"]]
-    given = {} if options["weight"] is None else {"weight": options["weight"]}
-    settings = settings_with(config, engine=engine)
-    for task in tasks:
-        settings = switched_on(settings, task.index, **given)
-    found = asyncio.run(_found(reference, levels, tasks, settings, options))
+    found = asyncio.run(_found(reference, levels, tasks, settings_with(config, engine=engine), options))
     written = card.write(found, folder, about=_about(reference.path, options["licence"]))
     if as_json:
         click.echo(json.dumps(card.as_json(found), indent=2))
@@ -82,16 +78,17 @@ async def _found(
     from quantize.gate import judge, measure, smallest
 
     threads = options["threads"] or default_threads()
+    table = {} if options["weight"] is None else {"weight": options["weight"]}
+    given: dict[str, Any] = {"settings": settings, "table": table, "threads": threads}
     with Engine(settings) as engine:
         for task in tasks:
             check_found(task, System("no expansion", search_offline(engine, task.queries, index=task.index)))
         measured = []
         for level in [reference, *levels]:
             with progress(level.name, sum(len(task.queries) for task in tasks)) as advance:
-                one = await measure(level, tasks, engine=engine, settings=settings, threads=threads, progress=advance)
-            measured.append(one)
+                measured.append(await measure(level, tasks, engine=engine, progress=advance, **given))
         verdicts = judge(measured[0], measured[1:], bound=options["bound"] / 100)
-        table = settings.index[tasks[0].index]
+        rules = switched_on(settings, tasks[0].index, **table).index[tasks[0].index]
         return Found(
             reference=measured[0],
             verdicts=verdicts,
@@ -99,7 +96,7 @@ async def _found(
             tasks=tasks,
             engine=str(engine.info()),
             bound=options["bound"] / 100,
-            rules=f"mode {table.mode}, weight {table.weight:g}",
+            rules=f"mode {rules.mode}, weight {rules.weight:g}",
             threads=threads,
         )
 
