@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -25,3 +26,10 @@ def opensearch2() -> Iterator[str]:
     """URL of OpenSearch 2.19.1."""
     with temporary_node(version="2.19.1") as node:
         yield node.url
+
+
+def pytest_unconfigure() -> None:
+    """Close what llama_cpp opens as it is imported and never closes, of which Python would warn as it ends."""
+    if utils := sys.modules.get("llama_cpp._utils"):
+        utils.outnull_file.close()
+        utils.errnull_file.close()

@@ -244,7 +244,7 @@ def test_the_prepared_student_is_made_once_and_served_by_itself(
     assert CliRunner().invoke(quantize, ["student"]).exit_code == 0
     assert made.stat().st_mtime_ns == before
     types = {tensor.tensor_type.name for tensor in gguf.GGUFReader(made).tensors}
-    assert types == {"Q4_0", "F32"}
+    assert types == {"IQ4_NL", "F32"}
 
 
 @pytest.mark.model

@@ -15,9 +15,9 @@ from plugin.cache import MemoryCache
 from plugin.expander import Answer, Expander, Question
 from plugin.expansion import parse
 from plugin.flow import Result, Rules, Search, run, search_flow
+from plugin.generators.base import Generator
+from plugin.generators.factory import make
 from plugin.generators.http import HttpGenerator
-from plugin.generators.llama import LlamaGenerator, packaged_model
-from plugin.generators.llama_file import shipped_adapter
 from plugin.outcome import Outcome
 from plugin.settings import check
 from plugin.testing import ManualClock
@@ -164,7 +164,7 @@ def test_sixty_of_them_asked_of_the_model_that_is_served_give_plain_words_or_not
     """bench/hostile asks it all thousand."""
 
     async def main() -> list[tuple[Hostile, dict[str, Result]]]:
-        expander = _expander(LlamaGenerator(packaged_model(), shipped_adapter(), max_seconds=800, hang_s=120))
+        expander = _expander(make("llama", check({"llama": {"max_seconds": 800}})))
         await expander.generator.start()
         try:
             return await _all(hostile.some(60), expander.answer)
@@ -185,6 +185,6 @@ async def _all(
     return list(zip(queries, results, strict=True))
 
 
-def _expander(generator: HttpGenerator | LlamaGenerator) -> Expander:
+def _expander(generator: Generator) -> Expander:
     clock = ManualClock()
     return Expander(generator, MemoryCache(5000, clock), clock=clock, pin_s=0)

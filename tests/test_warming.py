@@ -838,7 +838,7 @@ def test_control_c_ends_cleanly_and_the_same_command_goes_on(tmp_path: Path, end
     given = _command("warm", "log.txt", "--concurrency", "3")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(cwd=tmp_path, preexec_fn=_obey_control_c, **pipes, **given) as process:
-        assert _within(60, lambda: len(_values(tmp_path)) == 5)
+        assert _within(60, lambda: len(_values(tmp_path)) == 5 and len(endpoint.asked) == 8)
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "")
@@ -863,7 +863,7 @@ def test_after_a_kill_nothing_is_generated_twice_and_nothing_is_missing(
 
     given = _command(*command, "--concurrency", "3")
     with subprocess.Popen(cwd=tmp_path, stdout=subprocess.DEVNULL, **given) as process:
-        assert _within(60, lambda: kept() == 5)
+        assert _within(60, lambda: kept() == 5 and len(endpoint.asked) == 8)
         process.kill()
     endpoint.most = 10**9
     again = _querylift(tmp_path, *command)

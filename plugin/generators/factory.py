@@ -100,7 +100,7 @@ def _llama_files(rest: str, adapter: Path | None) -> tuple[Path, Path | None]:
     if prepared.is_file():
         return prepared, None
     _log.info(
-        "the model and its adapter are served apart; `querylift quantize student` makes one, several times as fast"
+        "the model and its adapter are served apart; `querylift quantize student` makes one, which is faster"
     )
     return model, shipped
 

@@ -43,7 +43,7 @@ def shipped_adapter() -> Path | None:
 
 
 def prepared_student(model: Path, adapter: Path) -> Path:
-    """Where `querylift quantize student` puts both as one file, which writes several times as fast. Raises OSError."""
+    """Where `querylift quantize student` puts both as one file, which writes faster. Raises OSError."""
     digests = "-".join(file_digest(file)[:12] for file in (model, adapter))
     return cache_dir() / "students" / f"{adapter.stem}-{digests}.gguf"
 

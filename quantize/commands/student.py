@@ -13,7 +13,7 @@ from plugin.errors import MissingExtra, SettingsError
 def student() -> None:
     """Make one fast file of the packaged model and the adapter that comes with Querylift, for `generator = "llama"`.
 
-    It takes seconds, once; `querylift serve` finds it by itself, and uses both files apart where it is not there.
+    It takes half a minute, once; `querylift serve` finds it by itself, and uses both files apart where it is not there.
     """
     try:
         from quantize.student import prepare
