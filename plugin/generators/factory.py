@@ -99,9 +99,7 @@ def _llama_files(rest: str, adapter: Path | None) -> tuple[Path, Path | None]:
     prepared = prepared_student(model, shipped)
     if prepared.is_file():
         return prepared, None
-    _log.info(
-        "the model and its adapter are served apart; `querylift quantize student` makes one, which is faster"
-    )
+    _log.info("the model and its adapter are served apart; `querylift quantize student` makes one, which is faster")
     return model, shipped
 
 
