@@ -25,7 +25,6 @@ $(VENV)/.test: $(VENV)/.demo requirements/train.txt requirements/test.txt
 	@touch $@
 
 demo: $(VENV)/.demo ## a real engine, the proxy, one example and a table
-	@$(BIN)/querylift quantize student
 	@$(BIN)/querylift demo
 
 test: $(VENV)/.test ## style, types, import rule, then every test, engines included

@@ -23,6 +23,8 @@ from quantize.gate import Measured, Verdict
 class Found:
     """A gate's whole result."""
 
+    plain: Mapping[str, float]
+    """nDCG@10 of the searches as they are, by the keys of `Measured.ndcg`."""
     reference: Measured
     verdicts: Sequence[Verdict]
     chosen: Verdict | None
@@ -33,11 +35,17 @@ class Found:
     """How an expansion is put into a query, as the settings say it."""
     threads: int
 
+    @property
+    def gain(self) -> float:
+        """What the reference gains over no expansion, in nDCG@10."""
+        return self.reference.mean() - sum(self.plain.values()) / len(self.plain)
+
 
 def render(found: Found) -> str:
     """The table, 80 columns wide at most."""
     columns = f"{'MB':>6}{'tok/s':>6}{'RAM':>5}{'usable':>8}{'nDCG@10':>8}{'change':>8}{'lower':>8}{'p':>7}"
-    lines = [f"{'':<11}{columns}", _row(found.reference, "  the reference")]
+    plain = f"{'no expansion':<30}{sum(found.plain.values()) / len(found.plain):>16.4f}"
+    lines = [f"{'':<11}{columns}", plain, _row(found.reference, "  the reference")]
     for verdict in found.verdicts:
         test = verdict.test
         numbers = f"{test.difference:>+8.4f}{test.lower:>+8.4f}{test.p_value:>7.3f}"
@@ -56,7 +64,13 @@ def sentence(found: Found) -> str:
         )
         return f"No level loses provably less than {found.bound:g} of nDCG@10 {on}{reasons}."
     measured = found.chosen.measured
-    return f"{measured.level.path.name} is the smallest that loses provably less than {found.bound:g} of nDCG@10 {on}."
+    told = f"{measured.level.path.name} is the smallest that loses provably less than {found.bound:g} of nDCG@10 {on}."
+    if found.gain > found.bound:
+        return told
+    return (
+        f"{told}\nBut the reference itself gains only {found.gain:+.4f} over no expansion here, so there is little that a level "
+        "could lose: measure where expansion helps."
+    )
 
 
 def as_json(found: Found) -> dict[str, Any]:
@@ -69,6 +83,7 @@ def as_json(found: Found) -> dict[str, Any]:
         "rules": found.rules,
         "threads": found.threads,
         "prompt_version": PROMPT_VERSION,
+        "no_expansion": sum(found.plain.values()) / len(found.plain),
         "reference": _measured_json(found.reference, found.tasks),
         "levels": [_measured_json(v.measured, found.tasks) | _verdict_json(v) for v in found.verdicts],
         "chosen": found.chosen.measured.level.path.name if found.chosen else None,

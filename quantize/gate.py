@@ -12,7 +12,7 @@ from index_tools.compare import NonInferiority, non_inferior
 from index_tools.engine import Engine
 from index_tools.evaluate import evaluate
 from index_tools.experiment import MEASURE, Task
-from index_tools.searching import expand_all, search_offline
+from index_tools.searching import Searched, expand_all, search_offline
 from plugin.cache import MemoryCache
 from plugin.errors import SettingsError
 from plugin.expander import Expander
@@ -122,8 +122,7 @@ async def measure(
                 )
             done += len(task.queries)
             searched = search_offline(engine, task.queries, index=task.index, results=results)
-            found = evaluate(searched.run, task.qrels, relevant_from=task.relevant_from).per_query[MEASURE]
-            ndcg |= {f"{task.index}:{query_id}": value for query_id, value in found.items()}
+            ndcg |= ndcg_of(task, searched)
         peak_bytes = _peak_bytes(generator.pid)
         tokens = generator.tokens
     finally:
@@ -138,6 +137,12 @@ async def measure(
         took_s=took_s,
         ndcg=ndcg,
     )
+
+
+def ndcg_of(task: Task, searched: Searched) -> dict[str, float]:
+    """nDCG@10 by "index:query id"."""
+    found = evaluate(searched.run, task.qrels, relevant_from=task.relevant_from).per_query[MEASURE]
+    return {f"{task.index}:{query_id}": value for query_id, value in found.items()}
 
 
 def judge(reference: Measured, levels: Sequence[Measured], *, bound: float) -> list[Verdict]:

@@ -59,7 +59,6 @@ def test_the_dockerfile_starts_from_a_pinned_image_and_installs_by_hash() -> Non
     for image in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
         assert re.fullmatch(r"[a-z]+:\d+\.\d+\.\d+-[a-z-]+", image)
     installs = re.findall(r"pip install (.+?)(?: \\)?$", dockerfile, re.MULTILINE)
-    assert "querylift quantize student" in dockerfile
     assert installs and all("--require-hashes" in i or i == "--no-deps --no-build-isolation ." for i in installs)
 
 

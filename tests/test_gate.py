@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -20,6 +21,7 @@ from plugin.generators import factory
 from plugin.generators.llama_file import packaged_model, prepared_student, shipped_adapter
 from plugin.settings import check
 from quantize import student
+from quantize.card import Found, sentence
 from quantize.commands.quantize import quantize
 from quantize.gate import Level, Measured, judge, smallest
 from quantize.making import make
@@ -83,6 +85,19 @@ def test_a_level_of_whose_passages_fewer_can_be_used_does_not_pass() -> None:
     assert (verdicts[0].test.holds, verdicts[0].passes, smallest(verdicts)) == (True, False, None)
 
 
+def test_a_gate_where_expansion_changes_nothing_says_that_there_is_nothing_to_lose() -> None:
+    reference = measured("reference", size=400, q1=0.5, q2=0.6)
+    (verdict,) = judge(reference, [measured("Q4_0", size=100, q1=0.5, q2=0.6)], bound=0.005)
+    found = Found(reference.ndcg, reference, [verdict], verdict, [], "OpenSearch", 0.005, "mode boost", 1)
+    assert sentence(found).splitlines() == [
+        "Q4_0.gguf is the smallest that loses provably less than 0.005 of nDCG@10 on 2 queries.",
+        "But the reference itself gains only +0.0000 over no expansion here, so there is little that a level could lose: "
+        "measure where expansion helps.",
+    ]
+    helped = replace(found, plain={"docs:q1": 0.4, "docs:q2": 0.5})
+    assert "measure where expansion helps" not in sentence(helped)
+
+
 # --- the real thing
 
 
@@ -129,10 +144,12 @@ def test_the_gate_prints_its_table_writes_the_card_and_takes_the_level_that_sear
     done = run(str(levels), "--on", corpus, "--engine", opensearch, "--licence", "Apache-2.0")
     lines = done.stdout.splitlines()
     assert done.exit_code == 0, done.output
-    assert max(map(len, lines[:4])) <= 80
-    assert lines[1].startswith("reference") and lines[2].endswith("passes") and lines[3].endswith("FAILS")
+    assert max(map(len, lines[:5])) <= 80
+    assert lines[1].startswith("no expansion") and lines[2].startswith("reference")
+    assert lines[3].endswith("passes") and lines[4].endswith("FAILS")
     assert "student-Q8_0.gguf is the smallest that loses provably less than 0.005 of nDCG@10 on 6 queries." in lines
     found = json.loads((levels / "gate.json").read_text(encoding="utf-8"))
+    assert found["no_expansion"] < found["reference"]["ndcg_at_10"]["all"]
     assert (found["chosen"], found["queries"]) == ("student-Q8_0.gguf", 6)
     assert found["reference"]["parse_rate"] == 1.0 and found["reference"]["tokens_per_s"] > 0
     assert found["levels"][1]["ndcg_at_10"]["all"] < found["reference"]["ndcg_at_10"]["all"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from plugin.errors import SettingsError
 from plugin.generators.base import Generator
 from plugin.settings import Settings
 
-_log = logging.getLogger("querylift")
 KINDS = "none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, http:URL"
 
 
@@ -99,7 +97,6 @@ def _llama_files(rest: str, adapter: Path | None) -> tuple[Path, Path | None]:
     prepared = prepared_student(model, shipped)
     if prepared.is_file():
         return prepared, None
-    _log.info("the model and its adapter are served apart; `querylift quantize student` makes one, which is faster")
     return model, shipped
 
 

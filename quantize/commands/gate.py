@@ -75,14 +75,17 @@ async def _found(
     from index_tools.searching import search_offline
     from plugin.generators.llama_file import default_threads
     from quantize.card import Found
-    from quantize.gate import judge, measure, smallest
+    from quantize.gate import judge, measure, ndcg_of, smallest
 
     threads = options["threads"] or default_threads()
     table = {} if options["weight"] is None else {"weight": options["weight"]}
     given: dict[str, Any] = {"settings": settings, "table": table, "threads": threads}
     with Engine(settings) as engine:
+        plain: dict[str, float] = {}
         for task in tasks:
-            check_found(task, System("no expansion", search_offline(engine, task.queries, index=task.index)))
+            searched = search_offline(engine, task.queries, index=task.index)
+            check_found(task, System("no expansion", searched))
+            plain |= ndcg_of(task, searched)
         measured = []
         for level in [reference, *levels]:
             with progress(level.name, sum(len(task.queries) for task in tasks)) as advance:
@@ -90,6 +93,7 @@ async def _found(
         verdicts = judge(measured[0], measured[1:], bound=options["bound"] / 100)
         rules = switched_on(settings, tasks[0].index, **table).index[tasks[0].index]
         return Found(
+            plain=plain,
             reference=measured[0],
             verdicts=verdicts,
             chosen=smallest(verdicts),
