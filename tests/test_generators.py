@@ -146,7 +146,11 @@ def test_a_generator_is_made_from_its_name(spec: str, kind: str) -> None:
     assert type(factory.make(spec, Settings())).__name__ == kind
 
 
-def test_an_adapter_goes_on_every_model_but_the_one_asked_for_without() -> None:
+def test_an_adapter_goes_on_every_model_but_the_one_asked_for_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUERYLIFT_CACHE", str(tmp_path))  # with no prepared student
+
     def identity(spec: str, **llama: str) -> str:
         return factory.make(spec, check({"llama": llama})).identity
 

@@ -224,7 +224,8 @@ def test_a_temporary_node_and_its_folder_go_when_the_block_raises(opensearch: st
         assert is_alive(int(pid_text)) and Path(folder).is_dir()
         parent.stdin.close()
         assert parent.wait(30) == 7
-    assert not is_alive(int(pid_text)) and not Path(folder).parent.exists()
+    # The one that reaps a process whose parent has gone may take a moment.
+    assert within(10, lambda: not is_alive(int(pid_text))) and not Path(folder).parent.exists()
 
 
 @pytest.mark.engine
