@@ -62,22 +62,10 @@ class Querylift:
         await self._generator.close()
 
 
-class XLlamaServer:
-    """llama-server inside the package xllamacpp, asked by one thread for each client."""
+class InThreads:
+    """A model in this very process, asked by one thread for each client."""
 
-    def __init__(self, setup: Setup) -> None:
-        import xllamacpp
-
-        params = xllamacpp.CommonParams()
-        params.model.path = setup.model
-        params.n_parallel = setup.slots
-        params.n_ctx = setup.slots * setup.slot_tokens
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = setup.threads
-        params.verbosity = 0
-        params.no_extra_bufts = False
-        if setup.adapter:
-            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(setup.adapter, 1.0)]
-        self._server = xllamacpp.Server(params)
+    def __init__(self) -> None:
         self.process_id = os.getpid()
 
     async def start(self) -> None:
@@ -90,6 +78,28 @@ class XLlamaServer:
         """The process ends."""
 
     def _ask(self, query: str) -> str:
+        raise NotImplementedError
+
+
+class XLlamaServer(InThreads):
+    """llama-server inside the package xllamacpp."""
+
+    def __init__(self, setup: Setup) -> None:
+        import xllamacpp
+
+        super().__init__()
+        params = xllamacpp.CommonParams()
+        params.model.path = setup.model
+        params.n_parallel = setup.slots
+        params.n_ctx = setup.slots * setup.slot_tokens
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = setup.threads
+        params.verbosity = 0
+        params.no_extra_bufts = False
+        if setup.adapter:
+            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(setup.adapter, 1.0)]
+        self._server = xllamacpp.Server(params)
+
+    def _ask(self, query: str) -> str:
         asked = {"prompt": prompt(query), "n_predict": MAX_TOKENS, "temperature": 0, "stop": list(STOP)}
         answer = self._server.handle_completions(asked)
         if "choices" not in answer:
@@ -97,12 +107,13 @@ class XLlamaServer:
         return str(answer["choices"][0]["text"])
 
 
-class Locked:
+class Locked(InThreads):
     """`llama_cpp.Llama`, which neither batches nor bears two threads, behind a lock."""
 
     def __init__(self, setup: Setup) -> None:
         from llama_cpp import Llama
 
+        super().__init__()
         self._lock = Lock()
         self._llama = Llama(
             setup.model,
@@ -113,16 +124,6 @@ class Locked:
             flash_attn=True,
             verbose=False,
         )
-        self.process_id = os.getpid()
-
-    async def start(self) -> None:
-        """Nothing more."""
-
-    async def write(self, query: str) -> str:
-        return await asyncio.to_thread(self._ask, query)
-
-    async def close(self) -> None:
-        """The process ends."""
 
     def _ask(self, query: str) -> str:
         with self._lock:

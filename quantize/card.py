@@ -36,15 +36,20 @@ class Found:
     threads: int
 
     @property
+    def plain_mean(self) -> float:
+        """nDCG@10 of no expansion."""
+        return sum(self.plain.values()) / len(self.plain)
+
+    @property
     def gain(self) -> float:
         """What the reference gains over no expansion, in nDCG@10."""
-        return self.reference.mean() - sum(self.plain.values()) / len(self.plain)
+        return self.reference.mean() - self.plain_mean
 
 
 def render(found: Found) -> str:
     """The table, 80 columns wide at most."""
     columns = f"{'MB':>6}{'tok/s':>6}{'RAM':>5}{'usable':>8}{'nDCG@10':>8}{'change':>8}{'lower':>8}{'p':>7}"
-    plain = f"{'no expansion':<30}{sum(found.plain.values()) / len(found.plain):>16.4f}"
+    plain = f"{'no expansion':<30}{found.plain_mean:>16.4f}"
     lines = [f"{'':<11}{columns}", plain, _row(found.reference, "  the reference")]
     for verdict in found.verdicts:
         test = verdict.test
@@ -83,7 +88,7 @@ def as_json(found: Found) -> dict[str, Any]:
         "rules": found.rules,
         "threads": found.threads,
         "prompt_version": PROMPT_VERSION,
-        "no_expansion": sum(found.plain.values()) / len(found.plain),
+        "no_expansion": found.plain_mean,
         "reference": _measured_json(found.reference, found.tasks),
         "levels": [_measured_json(v.measured, found.tasks) | _verdict_json(v) for v in found.verdicts],
         "chosen": found.chosen.measured.level.path.name if found.chosen else None,

@@ -25,7 +25,7 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _TENSOR = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight")
-_DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+_DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _MODULES = {
     "q_proj": "attn_q",
     "k_proj": "attn_k",
@@ -153,8 +153,13 @@ def _tensors(data: bytes, folder: Path) -> dict[str, Array]:
 
 def _float32(tensor: Mapping[str, Any]) -> Array:
     kind, data, shape = tensor["dtype"], tensor["data"], tensor["shape"]
-    if kind == "BF16":  # the upper half of a float32, which numpy has no name for
-        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
     if kind not in _DTYPES:
         raise ValueError(f"numbers of type {kind}")
-    return np.frombuffer(data, _DTYPES[kind]).astype("<f4").reshape(shape)
+    return as_float32(np.frombuffer(data, _DTYPES[kind])).reshape(shape)
+
+
+def as_float32(numbers: Array) -> Array:
+    """Numbers of a safetensors file; unsigned ones are bfloat16, which numpy has no name for."""
+    if numbers.dtype == np.dtype("<u2"):  # the upper half of a float32
+        return (numbers.astype("<u4") << 16).view("<f4")
+    return numbers.astype("<f4", copy=False)

@@ -16,7 +16,7 @@ import safetensors
 
 from plugin.errors import SettingsError
 from quantize.files import read_json
-from quantize.lora import Array
+from quantize.lora import Array, as_float32
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -70,7 +70,7 @@ def read_rows(stored: Stored, *, at_once: int) -> Iterator[Array]:
             file.seek(stored.start)
             for row in range(0, total, at_once):
                 count = min(at_once, total - row) * columns
-                yield _float32(np.frombuffer(file.read(count * kind.itemsize), kind, count)).reshape(-1, columns)
+                yield as_float32(np.frombuffer(file.read(count * kind.itemsize), kind, count)).reshape(-1, columns)
     except (OSError, ValueError) as error:
         raise SettingsError(f"{stored.file} cannot be read ({error}); {_REMEDY}") from None
 
@@ -105,12 +105,6 @@ def _tensors(path: Path) -> dict[str, Stored]:
         name: Stored(path, 8 + size + entry["data_offsets"][0], entry["dtype"], tuple(entry["shape"]))
         for name, entry in header.items()
     }
-
-
-def _float32(numbers: Array) -> Array:
-    if numbers.dtype == np.dtype("<u2"):  # bfloat16: the upper half of a float32
-        return (numbers.astype("<u4") << 16).view("<f4")
-    return numbers.astype("<f4", copy=False)
 
 
 def _is_name(value: object) -> bool:
