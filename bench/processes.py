@@ -1,4 +1,4 @@
-"""What Linux tells of a process: memory, processor time, and which child is the proxy's worker."""
+"""What Linux tells of processes: memory, processor time, and which child is the proxy's worker."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def cpu_s(pid: int) -> float:
     """Processor seconds of the process, all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_cpu_s() -> float:
+    """Processor seconds that were used on this machine, by whomever, and those that its host gave to others."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = Path("/proc/stat").read_text("ascii").split()[1:9]
+    return sum(map(int, (user, nice, system, irq, softirq, steal))) / os.sysconf("SC_CLK_TCK")
 
 
 def worker_of(proxy_pid: int) -> int | None:

@@ -37,10 +37,14 @@ _TASK = "Write a short passage that answers this search query: "
 
 @dataclass(frozen=True, slots=True)
 class WeightedTerm:
-    """A term as it stands in an index (already analysed) and its weight, relative to the others, above zero."""
+    """A term as it stands in an index (already analysed) and its weight, relative to the others, above zero.
+
+    `surface` is a word that the term is made of, for fields that are analysed another way; "" where none is known.
+    """
 
     term: str
     weight: float
+    surface: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +71,14 @@ class Expansion:
 
     def words(self) -> str:
         """The text, or the terms as text: for a person to read."""
-        return self.text or " ".join(t.term for t in self.terms)
+        return self.text or " ".join(t.surface or t.term for t in self.terms)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""
         if self.terms:
-            return {"field": self.field, "terms": {t.term: t.weight for t in self.terms}}
+            surfaces = {t.term: t.surface for t in self.terms if t.surface}
+            terms = {"field": self.field, "terms": {t.term: t.weight for t in self.terms}}
+            return terms | {"surfaces": surfaces} if surfaces else terms
         return {"text": self.text}
 
     @classmethod
@@ -80,10 +86,10 @@ class Expansion:
         """Read what `to_json` wrote. Raises ValueError where it is neither shape."""
         if isinstance(value.get("text"), str):
             return cls(text=value["text"])
-        terms, field = value.get("terms"), value.get("field")
-        if not isinstance(terms, Mapping) or not isinstance(field, str):
+        terms, field, surfaces = value.get("terms"), value.get("field"), value.get("surfaces", {})
+        if not isinstance(terms, Mapping) or not isinstance(field, str) or not isinstance(surfaces, Mapping):
             raise ValueError('an expansion has "text", or "field" and "terms"')
-        parsed = from_terms(((t, w) for t, w in terms.items()), field=field)
+        parsed = from_terms(((t, w) for t, w in terms.items()), field=field, surfaces=surfaces)
         if parsed is None:
             raise ValueError("an expansion made of terms needs at least one with a weight above zero")
         return parsed
@@ -144,10 +150,13 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFC", _without_controls(_without_markup(text))))
 
 
-def from_terms(terms: Iterable[tuple[str, float]], *, field: str) -> Expansion | None:
+def from_terms(
+    terms: Iterable[tuple[str, float]], *, field: str, surfaces: Mapping[str, str] | None = None
+) -> Expansion | None:
     """The heaviest `MAX_TERMS` of (term, weight), heaviest first, ties by term. None where none has a usable weight.
 
-    Usable is a number above 0 and at most `MAX_TERM_WEIGHT`. A term that comes twice keeps the heavier weight.
+    Usable is a number above 0 and at most `MAX_TERM_WEIGHT`. A term that comes twice keeps the heavier weight. `surfaces`
+    holds words by term.
     """
     usable: dict[str, float] = {}
     for term, weight in terms:
@@ -156,7 +165,12 @@ def from_terms(terms: Iterable[tuple[str, float]], *, field: str) -> Expansion |
     ranked = sorted(usable.items(), key=lambda tw: (-tw[1], tw[0]))[:MAX_TERMS]
     if not ranked:
         return None
-    return Expansion(terms=tuple(WeightedTerm(t, w) for t, w in ranked), field=field)
+    return Expansion(terms=tuple(WeightedTerm(t, w, _surface(surfaces, t)) for t, w in ranked), field=field)
+
+
+def _surface(surfaces: Mapping[str, str] | None, term: str) -> str:
+    surface = surfaces.get(term, "") if surfaces else ""
+    return surface if isinstance(surface, str) else ""
 
 
 def _combining_marks() -> str:

@@ -68,6 +68,13 @@ class LlamaSettings(_Table):
     max_seconds: Annotated[float, Field(gt=0)] = 10
 
 
+class ExpanderSettings(_Table):
+    """`[expander]`: the fast expander that `querylift expander build` makes."""
+
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    queue_size: Annotated[int, Field(ge=1)] = 64
+
+
 class FeedbackSettings(_Table):
     """`[feedback]`: RM3 from the engine's own first documents."""
 
@@ -109,6 +116,7 @@ class Settings(_Table):
     index: dict[str, IndexSettings] = {}
     cache: CacheSettings = CacheSettings()
     llama: LlamaSettings = LlamaSettings()
+    expander: ExpanderSettings = ExpanderSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from plugin.dsl.clauses import Clause, Leaf, Path, rounded
 from plugin.dsl.find import Found
 from plugin.dsl.skip import Skip
 from plugin.dsl.text import count_tokens
-from plugin.expansion import Expansion
+from plugin.expansion import Expansion, WeightedTerm
 from plugin.policy import Policy
 
 UNKNOWN_FIELDS = 32
@@ -22,8 +22,9 @@ Taken too low, the engine refuses the search, or, where several indices are sear
 def rewrite(body: dict[str, Any], found: Found, expansion: Expansion, policy: Policy) -> dict[str, Any]:
     """A new body with `expansion` beside each clause of `found`; `body` itself is not changed.
 
-    Raises Skip("empty") where no clause searches the field that the expansion's terms belong to, and
-    Skip("too-many-clauses") where not one word of it fits into the policy's clauses.
+    Terms become term clauses of their field; where no clause searches it, the words that they are made of are matched instead.
+    Raises Skip("empty") where such words are not known either, and Skip("too-many-clauses") where not one word of the
+    expansion fits into the policy's clauses.
     """
     bounded = _bounded(expansion, found, policy)
     form = "boost" if _counts_hits(body) else policy.mode
@@ -41,10 +42,14 @@ def _additions(found: Found, expansion: Expansion, weight: float) -> Iterator[tu
     if expansion.text:
         for leaf in found.leaves:
             yield leaf, leaf.template(expansion.text, weight * leaf.boost)
-    else:
-        first = _searching(found, expansion.field)
-        if first is not None:
-            yield first, _terms(expansion, weight * first.boost * first.field_boost(expansion.field))
+        return
+    first = _searching(found, expansion.field)
+    if first is not None:
+        yield first, _terms(expansion, weight * first.boost * first.field_boost(expansion.field))
+        return
+    surfaced = [term for term in expansion.terms if term.surface]
+    for leaf in found.leaves if surfaced else ():
+        yield leaf, _surfaces(leaf, surfaced, weight * leaf.boost)
 
 
 def _searching(found: Found, field: str) -> Leaf | None:
@@ -65,6 +70,12 @@ def _terms(expansion: Expansion, weight: float) -> Clause:
     }
 
 
+def _surfaces(leaf: Leaf, terms: Sequence[WeightedTerm], weight: float) -> Clause:
+    """Boosted clauses of the leaf's own kind, one for each term's word; weights as in `_terms`."""
+    top = max(t.weight for t in terms)
+    return {"bool": {"should": [leaf.template(t.surface, weight * t.weight / top) for t in terms]}}
+
+
 def _bounded(expansion: Expansion, found: Found, policy: Policy) -> Expansion:
     """`expansion` cut so that its words x the fields searched stay within the policy's clauses.
 
@@ -73,7 +84,8 @@ def _bounded(expansion: Expansion, found: Found, policy: Policy) -> Expansion:
     width = sum(_width(leaf) for leaf in found.leaves)
     left = min(policy.max_clauses, 2 * policy.max_clauses - count_tokens(found.text) * width)
     if expansion.terms:
-        terms = expansion.terms[: max(left, 0)]
+        each = 1 if _searching(found, expansion.field) else width
+        terms = expansion.terms[: max(left // each, 0)]
         if not terms:
             raise Skip("too-many-clauses")
         return Expansion(terms=terms, field=expansion.field)

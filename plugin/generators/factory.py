@@ -13,7 +13,7 @@ from plugin.errors import SettingsError
 from plugin.generators.base import Generator
 from plugin.settings import Settings
 
-KINDS = "none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, http:URL"
+KINDS = "none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, expander:FOLDER, http:URL"
 
 
 def make(spec: str, settings: Settings) -> Generator:
@@ -68,6 +68,21 @@ def _http(rest: str, settings: Settings) -> Generator:
     )
 
 
+def _expander(rest: str, settings: Settings) -> Generator:
+    from plugin.generators.expander import ExpanderGenerator
+
+    if not rest:
+        raise SettingsError("generator is 'expander:' without a folder; use expander:FOLDER")
+    return ExpanderGenerator(
+        Path(rest),
+        settings.engine,
+        threads=settings.expander.threads,
+        max_pending=settings.expander.queue_size,
+        auth=basic_auth(settings),
+        ssl=ssl_context(settings),
+    )
+
+
 def _llama(rest: str, settings: Settings) -> Generator:
     from plugin.generators.llama import LlamaGenerator
 
@@ -104,6 +119,7 @@ _MAKERS: dict[str, Callable[[str, Settings], Generator]] = {
     "none": _none,
     "table": _table,
     "feedback": _feedback,
+    "expander": _expander,
     "http": _http,
     "https": lambda rest, settings: _http(f"https:{rest}", settings),
     "llama": _llama,

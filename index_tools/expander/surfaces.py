@@ -1,0 +1,57 @@
+"""Words for terms: the commonest word of the texts that the analyzer makes one term of, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from index_tools.engine import Engine
+from plugin.terms.freshness import tokens_by_text
+
+_WORD = re.compile(r"\w+")
+_MAX_CHARS = 40
+_BATCH = 4000
+"""Words of one `_analyze`: an index takes 10,000 tokens at a time unless it is told otherwise."""
+_REMEMBERED = 1_000_000
+
+
+class Surfaces:
+    """Asks the engine's analyzer about each word once."""
+
+    def __init__(self, engine: Engine, index: str, field: str) -> None:
+        self._engine = engine
+        self._index = index
+        self._field = field
+        self._known: dict[str, str] = {}
+
+    def count(self, texts: Iterable[str]) -> dict[str, tuple[str, int]]:
+        """By term: the word of `texts` that it is most often made of, in lower case, and how often."""
+        counted = Counter(word for text in texts for word in _WORD.findall(text.lower()) if len(word) <= _MAX_CHARS)
+        if len(self._known) > _REMEMBERED:
+            self._known.clear()
+        self._ask([word for word in counted if word not in self._known])
+        found: dict[str, tuple[str, int]] = {}
+        for word, count in counted.items():
+            term = self._known[word]
+            if term and (term not in found or (-count, word) < (-found[term][1], found[term][0])):
+                found[term] = word, count
+        return found
+
+    def made_of(self, words: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """The terms of each word."""
+        made: dict[str, tuple[str, ...]] = {}
+        for batch in _batches(words):
+            body = {"field": self._field, "text": batch}
+            tokens = self._engine.call("POST", f"/{self._index}/_analyze", body)["tokens"]
+            made |= tokens_by_text(batch, tokens)
+        return made
+
+    def _ask(self, words: Sequence[str]) -> None:
+        for word, terms in self.made_of(words).items():
+            self._known[word] = terms[0] if len(terms) == 1 else ""
+
+
+def _batches(words: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(words), _BATCH):
+        yield list(words[start : start + _BATCH])

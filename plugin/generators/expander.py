@@ -1,0 +1,120 @@
+"""The fast expander: terms of the team's own index, by one pass of a small encoder. `querylift expander build` makes one."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import aiohttp
+
+from plugin.errors import Busy, GeneratorError
+from plugin.expansion import Expansion, clean_query, from_terms
+from plugin.generators.base import Ask
+from plugin.terms.encoder import Encoder
+from plugin.terms.folder import ABOUT, About, check_files, facts_of, read_about
+from plugin.terms.freshness import Connection
+from plugin.terms.neighbours import Neighbours
+from plugin.terms.store import Vocabulary
+
+if TYPE_CHECKING:
+    from plugin.terms.encoder import Vector
+    from plugin.terms.store import Array
+
+
+class Weigher(Protocol):
+    """One form of expander: from a query's vector to numbers of terms and their weights, heaviest first."""
+
+    def weigh(self, vector: Vector) -> tuple[Array, Array]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an expander's folder holds, opened."""
+
+    encoder: Encoder
+    weigher: Weigher
+    vocabulary: Vocabulary
+    field: str
+
+    def expand(self, text: str) -> Expansion | None:
+        """The heaviest terms for `text`; None where there is none. Blocks for a millisecond or two."""
+        numbers, weights = self.weigher.weigh(self.encoder.query(text))
+        words = [self.vocabulary[int(number)] for number in numbers]
+        weighed = ((word.term, float(weight)) for word, weight in zip(words, weights, strict=True))
+        return from_terms(weighed, field=self.field, surfaces=dict(words))
+
+
+def open_parts(folder: Path) -> tuple[About, Parts]:
+    """What `folder` says of itself, and its parts, checked. Raises SettingsError, MissingExtra."""
+    about = read_about(folder)
+    check_files(folder, about)
+    encoder = Encoder(folder, about.reading)
+    weigher = Neighbours(folder, about.shape, width=about.width)
+    return about, Parts(encoder, weigher, Vocabulary(folder), about.source.field)
+
+
+class ExpanderGenerator:
+    """Expands searches on the index that the expander in `folder` was built from, by `threads` at a time.
+
+    At its start it asks `engine` whether the index is still the same: one that has changed is told as a warning, words that the
+    analyzer makes other terms of are a SettingsError, and an engine that does not answer is none.
+    """
+
+    reads_index = True
+
+    def __init__(
+        self,
+        folder: Path,
+        engine: str,
+        *,
+        threads: int = 1,
+        max_pending: int = 64,
+        auth: aiohttp.BasicAuth | None = None,
+        ssl: Any = True,
+    ) -> None:
+        self._folder = folder
+        self._engine = Connection(engine, auth, ssl)
+        self._threads = threads
+        self._max_pending = max_pending
+        self._pending = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._parts: Parts | None = None
+        self._names: frozenset[str] = frozenset()
+        self.identity = f"expander:{folder.name}"
+
+    async def start(self) -> None:
+        """Open the folder and look at the index. Raises SettingsError, MissingExtra."""
+        about, self._parts = await asyncio.to_thread(open_parts, self._folder)
+        self._names = frozenset(about.source.names())
+        self.identity = f"expander:{facts_of(self._folder / ABOUT).sha256[:16]}"
+        await self._engine.compare(about.source, self._folder)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="expander")
+
+    async def expand(self, ask: Ask) -> Expansion | None:
+        """The terms for `ask`, None where there are none. Raises GeneratorError."""
+        if self._pool is None or self._parts is None:
+            raise GeneratorError("the expander is not open; call start() first")
+        if not self._names.issuperset(ask.index.split(",")):
+            built = ", ".join(sorted(self._names))
+            raise GeneratorError(
+                f"the expander {self._folder} was built from {built}, and the search is on {ask.index}"
+            )
+        text = clean_query(ask.text)
+        if not text:
+            return None
+        if self._pending >= self._max_pending:
+            raise Busy(f"{self._pending} requests already wait for the expander")
+        self._pending += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._parts.expand, text)
+        finally:
+            self._pending -= 1
+
+    async def close(self) -> None:
+        """End the threads."""
+        pool, self._pool, self._parts = self._pool, None, None
+        if pool is not None:
+            await asyncio.to_thread(pool.shutdown, cancel_futures=True)

@@ -1,0 +1,1 @@
+"""The fast expander: the index's own terms, by a small encoder and without decoding."""

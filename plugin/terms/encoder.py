@@ -1,0 +1,88 @@
+"""A sentence encoder as an ONNX file: one text in, one vector of length 1 out, about a millisecond on one thread.
+
+One text at a time, without padding: eight-bit activations are scaled by what is in the batch, so that a text's vector
+would depend on its neighbours'. onnxruntime gives the interpreter free while it computes: several threads may ask at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from plugin.errors import MissingExtra, SettingsError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Vector: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+
+MODEL, TOKENIZER = "encoder.onnx", "tokenizer.json"
+Pooling = Literal["mean", "cls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a text becomes a vector: of its first `max_tokens`, those of the words pooled. The prefixes go before the text."""
+
+    pooling: Pooling
+    max_tokens: int
+    query_prefix: str = ""
+    document_prefix: str = ""
+
+
+class Encoder:
+    """The model and the tokenizer in `folder`. Raises SettingsError where they are none, MissingExtra."""
+
+    def __init__(self, folder: Path, reading: Reading) -> None:
+        self._reading = reading
+        self._tokenizer = _tokenizer(folder / TOKENIZER, reading.max_tokens)
+        self._session = _session(folder / MODEL)
+        self._inputs = {given.name for given in self._session.get_inputs()}
+        self._output = self._session.get_outputs()[0].name
+
+    def query(self, text: str) -> Vector:
+        """The vector of a query: shape (width,), length 1; all zeros for a text without a token."""
+        return self._encode(self._reading.query_prefix + text)
+
+    def document(self, text: str) -> Vector:
+        """The vector of a document, of the same shape."""
+        return self._encode(self._reading.document_prefix + text)
+
+    def _encode(self, text: str) -> Vector:
+        import numpy as np
+
+        ids = np.array([self._tokenizer.encode(text).ids], dtype=np.int64)
+        known = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        tokens = self._session.run([self._output], {name: known[name] for name in self._inputs})[0][0]
+        pooled = tokens.mean(axis=0) if self._reading.pooling == "mean" else tokens[0]
+        return (pooled / max(float(np.linalg.norm(pooled)), 1e-12)).astype(np.float32)  # type: ignore[no-any-return]
+
+
+def _tokenizer(path: Path, max_tokens: int) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise MissingExtra("tokenizers", "expander") from None
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise SettingsError(f"{path} cannot be read as a tokenizer ({error}); build the expander again") from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer
+
+
+def _session(path: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtra("onnxruntime", "expander") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # a class of its own for every fault, none of them public
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SettingsError(f"{path} cannot be read as an encoder ({reason}); build the expander again") from None
