@@ -20,7 +20,7 @@ def expander() -> None:
 @click.argument("index")
 @engine_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make, or to bring up to date.")
-@click.option("--form", type=click.Choice(["neighbours"]), default="neighbours", show_default=True)
+@click.option("--form", type=click.Choice(["neighbours", "terms"]), default="neighbours", show_default=True)
 @click.option("--field", default="contents", show_default=True, help="Analysed field to take terms from.")
 @click.option(
     "--text", "sources", multiple=True, help="Source field to read; repeatable [default: what FIELD is made of]."

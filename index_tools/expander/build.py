@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from index_tools.engine import Engine
 from index_tools.expander.encoder import packaged_encoder, write_encoder
 from index_tools.expander.forms import write_neighbours
+from index_tools.expander.matrix import write_terms
 from index_tools.expander.parts import Part, Parts
-from index_tools.expander.scan import Field, Hit, find_field, scan, terms_of
+from index_tools.expander.scan import Field, Hit, analyzer_of, find_field, scan, terms_of
 from index_tools.expander.surfaces import Surfaces
 from plugin.errors import SettingsError
 from plugin.terms.encoder import MODEL, TOKENIZER, Encoder
@@ -37,6 +39,7 @@ _TERMS_AT_ONCE = 200
 """Documents of one `_mtermvectors`."""
 _PROBE_WORDS = 64
 _SHAPE = Shape()
+_FORMS = {"neighbours": write_neighbours, "terms": write_terms}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Request:
     index: str
     field: str
     folder: Path
-    form: Literal["neighbours"] = "neighbours"
+    form: Literal["neighbours", "terms"] = "neighbours"
     sources: tuple[str, ...] = ()
     encoder: Path | None = None
     changed_field: str = ""
@@ -74,7 +77,7 @@ def build(engine: Engine, request: Request, *, progress: Callable[[int, int], No
     """
     found = find_field(engine, request.index, request.field, sources=request.sources)
     model = request.encoder or packaged_encoder()
-    request.folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(request.folder)
     parts = Parts(request.folder, _plan(engine, request, found, model))
     with TemporaryDirectory(dir=request.folder, prefix=".new-") as work:
         new = Path(work)
@@ -87,7 +90,10 @@ def build(engine: Engine, request: Request, *, progress: Callable[[int, int], No
                 f"no document of {request.index} has text in {', '.join(found.sources)}; name others with --text"
             )
         surfaces = Surfaces(engine, found.indices[0], found.name)
-        written = write_neighbours(new, parts, kept, surfaces)
+        parts.keep(kept)
+        written = _FORMS[request.form](new, parts, kept, surfaces)
+        if not written.words:
+            raise SettingsError(f"{found.name} of {request.index} has no term to add to a query; name another field")
         about = About(
             version=VERSION,
             form=request.form,
@@ -99,6 +105,7 @@ def build(engine: Engine, request: Request, *, progress: Callable[[int, int], No
                 uuids=found.uuids,
                 field=found.name,
                 documents=sum(map(len, kept)),
+                in_index=engine.count(request.index),
                 engine=str(engine.info()),
                 probe=_probe(surfaces, written.words),
                 changed_field=request.changed_field,
@@ -115,6 +122,15 @@ def build(engine: Engine, request: Request, *, progress: Callable[[int, int], No
     return Built(about, update.encoded, update.without_text)
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".new-*"):  # by a build that was killed
+            shutil.rmtree(left)
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be written: {error.strerror}; name another folder") from None
+
+
 def _plan(engine: Engine, request: Request, found: Field, model: Path) -> dict[str, Any]:
     """What makes the parts of two builds the same: the texts' fields, the analyzer, the encoder."""
     weights = next(
@@ -126,16 +142,18 @@ def _plan(engine: Engine, request: Request, found: Field, model: Path) -> dict[s
         )
     mappings = engine.call("GET", f"/{request.index}/_mapping")
     settings = engine.call("GET", f"/{request.index}/_settings")
-    analysis = {
-        index: [mappings[index]["mappings"].get("properties"), settings[index]["settings"]["index"].get("analysis")]
+    analysis = [
+        [analyzer_of(mappings[index], found.name), settings[index]["settings"]["index"].get("analysis")]
         for index in found.indices
-    }
+    ]
+    # Not of each index by its name: an alias may gain one that is like the others.
+    distinct = sorted({json.dumps(one, sort_keys=True) for one in analysis})
     return {
         "index": request.index,
         "field": found.name,
         "text": list(found.sources),
         "encoder": facts_of(weights).sha256[:16],
-        "analysis": hashlib.sha256(json.dumps(analysis, sort_keys=True).encode()).hexdigest()[:16],
+        "analysis": hashlib.sha256(json.dumps(distinct).encode()).hexdigest()[:16],
     }
 
 

@@ -44,13 +44,14 @@ def write_encoder(folder: Path, out: Path) -> Reading:
     with TemporaryDirectory(dir=out) as work:
         given = folder / "onnx" / "model.onnx"
         source = given if given.is_file() else _written(folder, Path(work) / "whole.onnx")
-        _in_eight_bits(source, out / MODEL)
+        in_eight_bits(source, out / MODEL)
     return reading
 
 
 def _reading(folder: Path) -> Reading:
     config = _json(folder / "config.json")
     pooling = _json(folder / "1_Pooling" / "config.json")
+    _check_modules(folder)
     modes = [name for name in ("mean", "cls") if pooling.get(f"pooling_mode_{name}_token{'s' * (name == 'mean')}")]
     if len(modes) != 1:
         raise SettingsError(f"{folder}: its pooling is neither the mean of the tokens nor the first one; {_REMEDY}")
@@ -63,6 +64,20 @@ def _reading(folder: Path) -> Reading:
         query_prefix=str(prompts.get("query", "")),
         document_prefix=str(prompts.get("document", prompts.get("passage", ""))),
     )
+
+
+def _check_modules(folder: Path) -> None:
+    """Raise SettingsError where more is done to a pooled vector than to give it length 1."""
+    path = folder / "modules.json"
+    try:
+        kinds = [str(one["type"]).rpartition(".")[2] for one in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SettingsError(f"{path} cannot be read ({error}); {_REMEDY}") from None
+    for kind in kinds:
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise SettingsError(f"{folder}: its module {kind} is none that is written here; name another encoder")
 
 
 def _json(path: Path, *, default: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -79,14 +94,20 @@ def _json(path: Path, *, default: dict[str, Any] | None = None) -> dict[str, Any
     return value
 
 
-def _in_eight_bits(source: Path, out: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
+def in_eight_bits(source: Path, out: Path) -> None:
+    """Write the ONNX file `source` with its weights in eight bits. Raises SettingsError, MissingExtra."""
+    try:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as missing:
+        raise MissingExtra(str(missing.name), "expander-build") from None
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)  # it advises a step that does nothing for a graph without convolutions
     try:
         quantize_dynamic(source, out, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+    except Exception as error:  # what onnx makes of a damaged file is of several classes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SettingsError(f"{source} cannot be made eight bits ({reason}); {_REMEDY}") from None
     finally:
         root.setLevel(before)
 

@@ -46,7 +46,7 @@ class Statistics:
             documents.update({term: int(count) for term, count in zip(part.vocabulary, found, strict=True) if count})
             self.documents += len(rows)
         most = most_documents(self.documents)
-        least = min(LEAST_DOCUMENTS, self.documents)
+        least = min(LEAST_DOCUMENTS, int(most))
         usable = sorted(term for term, count in documents.items() if least <= count <= most and is_usable(term))
         self.numbers = {term: number for number, term in enumerate(usable)}
         found_in = np.array([documents[term] for term in usable], dtype=np.float64)

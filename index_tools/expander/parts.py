@@ -15,7 +15,7 @@ from plugin.errors import SettingsError
 if TYPE_CHECKING:
     from plugin.terms.store import Array
 
-FOLDER, PLAN = "parts", "plan.json"
+FOLDER, PLAN, KEPT = "parts", "plan.json", "kept.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Parts:
         self._folder.mkdir(parents=True, exist_ok=True)
         said = self._folder / PLAN
         given = json.dumps(plan, indent=1, sort_keys=True)
-        if said.is_file():
+        if said.is_file() and self.files():
             before = said.read_text(encoding="utf-8")
             if before != given:
                 raise SettingsError(
@@ -76,6 +76,19 @@ class Parts:
             raise SettingsError(f"{path} cannot be read ({error}); delete it, and build again") from None
         surfaces = {term: (word, count) for term, (word, count) in said["surfaces"].items()}
         return Part(said["keys"], vocabulary=said["vocabulary"], surfaces=surfaces, **arrays)
+
+    def keep(self, kept: Sequence[Sequence[int]]) -> None:
+        """Put down which rows of each part hold a document as it is now."""
+        _write(self._folder / KEPT, json.dumps([list(rows) for rows in kept]).encode())
+
+    def kept(self) -> list[list[int]]:
+        """What `keep` put down last. Raises SettingsError."""
+        path = self._folder / KEPT
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            return [[int(row) for row in rows] for rows in kept]
+        except (OSError, ValueError, TypeError) as error:
+            raise SettingsError(f"{path} cannot be read ({error}); build the expander again") from None
 
     def write(self, part: Part) -> None:
         """Put one more part down, whole or not at all."""

@@ -48,6 +48,8 @@ def find_field(engine: Engine, expression: str, name: str, *, sources: Sequence[
     if not engine.exists(expression):
         raise SettingsError(f"there is no index {expression} at {engine.url}")
     mappings = engine.call("GET", f"/{expression}/_mapping")
+    if not mappings:  # a pattern exists whatever it stands for
+        raise SettingsError(f"there is no index {expression} at {engine.url}")
     found: set[str] = set()
     for index, mapping in mappings.items():
         properties = mapping["mappings"].get("properties", {})
@@ -117,7 +119,8 @@ def _hit(hit: Mapping[str, Any], sources: Sequence[str], changed_field: str) -> 
     source = hit.get("_source") or {}
     text = " ".join(part for name in sources for part in _texts(_value(source, name)))
     changed = _value(source, changed_field) if changed_field else None
-    return Hit(hit["_index"], hit["_id"], hit.get("_routing"), " ".join(text.split()), changed)
+    whole = text.encode("utf-8", "replace").decode()  # JSON may hold half of a surrogate pair, which no tokenizer takes
+    return Hit(hit["_index"], hit["_id"], hit.get("_routing"), " ".join(whole.split()), changed)
 
 
 def _value(source: Any, name: str) -> Any:
@@ -150,6 +153,12 @@ def _fields(properties: Mapping[str, Any], before: str = "") -> Iterator[tuple[s
         for sub, inner in definition.get("fields", {}).items():
             yield f"{full}.{sub}", full, inner
         yield from _fields(definition.get("properties", {}), f"{full}.")
+
+
+def analyzer_of(mapping: Mapping[str, Any], name: str) -> str | None:
+    """The analyzer that an index's mapping names for a field, None where it is the index's own."""
+    definition = _definition(mapping["mappings"].get("properties", {}), name) or {}
+    return definition.get("analyzer")
 
 
 def _definition(properties: Mapping[str, Any], name: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from index_tools.engine import Engine
+from plugin.errors import EngineError
 from plugin.terms.freshness import tokens_by_text
 
 _WORD = re.compile(r"\w+")
@@ -42,10 +43,19 @@ class Surfaces:
         """The terms of each word."""
         made: dict[str, tuple[str, ...]] = {}
         for batch in _batches(words):
-            body = {"field": self._field, "text": batch}
-            tokens = self._engine.call("POST", f"/{self._index}/_analyze", body)["tokens"]
-            made |= tokens_by_text(batch, tokens)
+            made |= self._made_of(batch)
         return made
+
+    def _made_of(self, words: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        try:
+            body = {"field": self._field, "text": list(words)}
+            tokens = self._engine.call("POST", f"/{self._index}/_analyze", body)["tokens"]
+        except EngineError as error:  # an analyzer that makes n-grams gives many tokens for a word
+            if "max_token_count" not in str(error) or len(words) < 2:
+                raise
+            half = len(words) // 2
+            return self._made_of(words[:half]) | self._made_of(words[half:])
+        return tokens_by_text(words, tokens)
 
     def _ask(self, words: Sequence[str]) -> None:
         for word, terms in self.made_of(words).items():

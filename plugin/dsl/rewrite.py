@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from plugin.dsl.clauses import Clause, Leaf, Path, rounded
 from plugin.dsl.find import Found
@@ -12,6 +12,7 @@ from plugin.dsl.text import count_tokens
 from plugin.expansion import Expansion, WeightedTerm
 from plugin.policy import Policy
 
+_Item = TypeVar("_Item")
 UNKNOWN_FIELDS = 32
 """How many fields a clause is taken to search where it names none or a pattern.
 
@@ -84,28 +85,26 @@ def _bounded(expansion: Expansion, found: Found, policy: Policy) -> Expansion:
     width = sum(_width(leaf) for leaf in found.leaves)
     left = min(policy.max_clauses, 2 * policy.max_clauses - count_tokens(found.text) * width)
     if expansion.terms:
-        each = 1 if _searching(found, expansion.field) else width
-        terms = expansion.terms[: max(left // each, 0)]
+        searched = _searching(found, expansion.field) is not None
+        terms = list(_fitting(left, expansion.terms, lambda t: 1 if searched else count_tokens(t.surface) * width))
         if not terms:
             raise Skip("too-many-clauses")
-        return Expansion(terms=terms, field=expansion.field)
+        return Expansion(terms=tuple(terms), field=expansion.field)
     if count_tokens(expansion.text) <= left // width:
         return expansion
-    words = _within(left // width, expansion.text.split())
+    words = list(_fitting(left // width, expansion.text.split(), count_tokens))
     if not words:
         raise Skip("too-many-clauses")
     return Expansion(text=" ".join(words))
 
 
-def _within(tokens: int, words: list[str]) -> list[str]:
-    """The first `words`, as many as make no more than `tokens`."""
-    kept = []
-    for word in words:
-        tokens -= count_tokens(word)
-        if tokens < 0:
-            break
-        kept.append(word)
-    return kept
+def _fitting(room: int, items: Iterable[_Item], cost: Callable[[_Item], int]) -> Iterator[_Item]:
+    """The first `items`, as many as cost no more than `room`."""
+    for item in items:
+        room -= cost(item)
+        if room < 0:
+            return
+        yield item
 
 
 def _width(leaf: Leaf) -> int:

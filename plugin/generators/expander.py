@@ -16,6 +16,7 @@ from plugin.generators.base import Ask
 from plugin.terms.encoder import Encoder
 from plugin.terms.folder import ABOUT, About, check_files, facts_of, read_about
 from plugin.terms.freshness import Connection
+from plugin.terms.matrix import Matrix
 from plugin.terms.neighbours import Neighbours
 from plugin.terms.store import Vocabulary
 
@@ -52,7 +53,11 @@ def open_parts(folder: Path) -> tuple[About, Parts]:
     about = read_about(folder)
     check_files(folder, about)
     encoder = Encoder(folder, about.reading)
-    weigher = Neighbours(folder, about.shape, width=about.width)
+    weigher: Weigher
+    if about.form == "neighbours":
+        weigher = Neighbours(folder, about.shape, width=about.width)
+    else:
+        weigher = Matrix(folder, about.shape)
     return about, Parts(encoder, weigher, Vocabulary(folder), about.source.field)
 
 

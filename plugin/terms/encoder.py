@@ -37,7 +37,7 @@ class Encoder:
     def __init__(self, folder: Path, reading: Reading) -> None:
         self._reading = reading
         self._tokenizer = _tokenizer(folder / TOKENIZER, reading.max_tokens)
-        self._session = _session(folder / MODEL)
+        self._session = open_session(folder / MODEL)
         self._inputs = {given.name for given in self._session.get_inputs()}
         self._output = self._session.get_outputs()[0].name
 
@@ -55,7 +55,7 @@ class Encoder:
         ids = np.array([self._tokenizer.encode(text).ids], dtype=np.int64)
         known = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         tokens = self._session.run([self._output], {name: known[name] for name in self._inputs})[0][0]
-        pooled = tokens.mean(axis=0) if self._reading.pooling == "mean" else tokens[0]
+        pooled = (tokens if self._reading.pooling == "mean" else tokens[:1]).sum(axis=0)
         return (pooled / max(float(np.linalg.norm(pooled)), 1e-12)).astype(np.float32)  # type: ignore[no-any-return]
 
 
@@ -73,7 +73,8 @@ def _tokenizer(path: Path, max_tokens: int) -> Any:
     return tokenizer
 
 
-def _session(path: Path) -> Any:
+def open_session(path: Path) -> Any:
+    """The ONNX file on one thread. Raises SettingsError, MissingExtra."""
     try:
         import onnxruntime
     except ImportError:

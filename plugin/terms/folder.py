@@ -33,7 +33,8 @@ class FileFacts(_Record):
 class Source(_Record):
     """The index as it was read: the expression that was given, and the indices that it stood for with their aliases.
 
-    `probe` holds words and the terms that the analyzer of `field` made of each.
+    `documents` are those with text, `in_index` all of them. `probe` holds words and the terms that the analyzer of `field`
+    made of each.
     """
 
     index: str
@@ -42,6 +43,7 @@ class Source(_Record):
     uuids: tuple[str, ...]
     field: str
     documents: int
+    in_index: int
     engine: str
     probe: Mapping[str, tuple[str, ...]]
     changed_field: str = ""
@@ -93,7 +95,8 @@ def read_about(folder: Path) -> About:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        raise SettingsError(f"{path}: {key} is {first.get('input')!r} ({first['msg'].lower()}); {_REMEDY}") from None
+        problem = "missing" if first["type"] == "missing" else f"{first.get('input')!r} ({first['msg'].lower()})"
+        raise SettingsError(f"{path}: {key} is {problem}; {_REMEDY}") from None
 
 
 def check_files(folder: Path, about: About) -> None:

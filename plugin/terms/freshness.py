@@ -43,11 +43,11 @@ class Connection:
                     f"the analyzer of {source.field} on {source.index} makes {_listed(found.get(word, ()))} of {word!r}, "
                     f"and {_listed(terms)} when {folder} was built; build the expander again"
                 )
-        change = abs(int(count["count"]) - source.documents)
-        if change > _CHANGED_SHARE * source.documents:
+        change = abs(int(count["count"]) - source.in_index)
+        if change > _CHANGED_SHARE * source.in_index:
             _log.warning(
                 "%s holds %s documents, and %s when the expander %s was built; build it again",
-                *(source.index, count["count"], source.documents, folder),
+                *(source.index, count["count"], source.in_index, folder),
             )
 
     async def _terms(self, session: aiohttp.ClientSession, source: Source) -> dict[str, tuple[str, ...]]:
