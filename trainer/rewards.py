@@ -54,6 +54,7 @@ DEPTH = 100
 """Hits that a search asks for."""
 STUDENT = "student"
 """Methods that begin so are the student's own samples: raw output, read as the served model's is."""
+TERMS = "expansion"
 _ALWAYS = ("ndcg_at_10", "recall_at_100")
 _BLOCK = 1024
 _DIGITS = 16
@@ -110,7 +111,12 @@ class Scoring:
 
 
 def served(candidate: Candidate, *, max_words: int | None = None) -> Expansion | None:
-    """What the proxy would expand the query with: a student's output as the served model's, else a table's row."""
+    """What the proxy would expand the query with: a student's output as the served model's, else a table's row.
+
+    A fast expander's candidate holds its weighted terms as `params["expansion"]`.
+    """
+    if TERMS in candidate.params:
+        return Expansion.from_json(candidate.params[TERMS])
     if candidate.method.startswith(STUDENT):
         return parse(candidate.text, query=candidate.query)
     return from_words(_clipped(clean_prose(candidate.text), max_words))

@@ -100,6 +100,28 @@ class SampleSettings(Table):
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = MAX_TOKENS
 
 
+class ExpanderSettings(Table):
+    """`[expander]`: the matrix of a fast expander, by stages `index`, `judged` and `feedback`."""
+
+    per_document: _Count = 5
+    max_documents: _Count = 50_000
+    neighbours: _Count = 20
+    temperature: _Positive = 0.08
+    epochs: _Count = 6
+    learning_rate: _Positive = 2e-2
+    batch_size: _Count = 256
+    judged_epochs: _Count = 5
+    judged_learning_rate: _Positive = 5e-3
+    judged_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    samples: Annotated[int, Field(ge=2)] = 8
+    weights: tuple[_Positive, ...] = (0.2, 0.4)
+    recall_share: Annotated[float, Field(ge=0)] = 0.5
+    margin: _Positive = 0.05
+    beta: _Positive = 0.1
+    feedback_epochs: _Count = 4
+    feedback_learning_rate: _Positive = 3e-3
+
+
 class Step(Table):
     """`[[step]]`: one stage of the chain, with the arguments and options that its command takes.
 
@@ -125,6 +147,7 @@ class Settings(Table):
     sft: SftSettings = SftSettings()
     dpo: DpoSettings = DpoSettings()
     sample: SampleSettings = SampleSettings()
+    expander: ExpanderSettings = ExpanderSettings()
 
 
 def load(path: Path | None) -> Settings:

@@ -57,6 +57,15 @@ class Parts:
         for left in self._folder.glob("*.tmp"):
             left.unlink()
 
+    @classmethod
+    def found(cls, folder: Path) -> Parts:
+        """The parts that are in `folder`, whatever their plan. Raises SettingsError where it has none."""
+        return cls(folder, _plan(folder))
+
+    def plan(self) -> dict[str, Any]:
+        """What they were made by."""
+        return _plan(self._folder.parent)
+
     def __iter__(self) -> Iterator[Part]:
         return (self.read(path) for path in self.files())
 
@@ -110,6 +119,15 @@ class Parts:
             raise SettingsError(
                 f"{target} cannot be written: {error.strerror or error}; make room, and go on"
             ) from None
+
+
+def _plan(folder: Path) -> dict[str, Any]:
+    path = folder / FOLDER / PLAN
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read ({error}); build the expander again") from None
+    return dict(plan)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -75,6 +75,7 @@ class About(_Record):
     width: int
     terms: int
     shape: Shape
+    trained: tuple[str, ...] = ()
     files: Mapping[str, FileFacts]
 
 

@@ -16,6 +16,7 @@ STAGES = {
     "sample": "what a student writes itself",
     "merge": "an adapter and its base as one folder",
     "run": "the whole chain, from one file of settings",
+    "expander": "the fast expander's matrix, from the index, judgments and the engine",
     "report": "the table: what every stage brought",
 }
 """Name and what it makes, in the order of the chain; each is the command of that name in the module of that name."""
