@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
 import textwrap
 import time
@@ -17,6 +18,8 @@ from typing import Any
 
 from index_tools.corpora import load
 from index_tools.engine import Engine
+from index_tools.expander.build import Request
+from index_tools.expander.build import build as build_expander
 from index_tools.experiment import System, Task, outcomes, report
 from index_tools.indexing import FIELD, IndexPlan, build
 from index_tools.node import is_fetched, temporary_node
@@ -27,14 +30,17 @@ from index_tools.table import render_table
 from plugin.expansion import Expansion
 from plugin.places import cache_dir
 from plugin.settings import check
+from plugin.terms.folder import ABOUT
 
 INDEX = "docs"
 WEIGHT = 0.2
 DEPTH = 100
 COLD_QUERIES = 8
+_SHOWN = 3
 BUDGET_MS = 20_000
 """Long enough that every query is expanded: the demo shows quality first, and the time that it takes beside it."""
-GENERATORS = {"feedback": "engine feedback (RM3)", "llama": "embedded model"}
+FOLDER = "demo-expander"
+"""Of the fast expander, in the cache folder: a later demo encodes nothing anew."""
 
 Say = Callable[[str], None]
 
@@ -50,7 +56,13 @@ def demo(out: Path, say: Say) -> Report:
         split = next(iter(corpus.splits()))
         task = Task(corpus.name, split, INDEX, corpus.queries(split), corpus.qrels(split))
         say(f"index {INDEX}: {count} documents of the Python documentation, {len(task.queries)} judged questions")
-        made = _measured(engine, node.url, task, say)
+        folder = _expander(engine, say)
+        generators = {
+            "feedback": "engine feedback (RM3)",
+            "llama": "generating model, 135M",
+            f"expander:{folder}": "fast expander",
+        }
+        made = _measured(engine, node.url, task, generators, say)
     write_report(out, made)
     say(f"\n{render_table(made.systems)}\n")
     say(_reading(made))
@@ -58,9 +70,22 @@ def demo(out: Path, say: Say) -> Report:
     return made
 
 
-def _measured(engine: Engine, url: str, task: Task, say: Say) -> Report:
+def _expander(engine: Engine, say: Say) -> Path:
+    """The fast expander of the demo's index."""
+    folder, started_s = cache_dir() / FOLDER, time.monotonic()
+    say(
+        "building the fast expander from the index"
+        + ("" if (folder / ABOUT).is_file() else ": about half a minute, once")
+    )
+    built = build_expander(engine, Request(INDEX, FIELD, folder, threads=os.cpu_count() or 1))
+    took_s = time.monotonic() - started_s
+    say(f"fast expander: {built.about.terms} terms of {built.about.source.documents} documents, {took_s:.0f} s")
+    return folder
+
+
+def _measured(engine: Engine, url: str, task: Task, generators: Mapping[str, str], say: Say) -> Report:
     direct = asyncio.run(search_over_http(url, task.queries, index=INDEX, depth=DEPTH))
-    systems = [_system(generator, url, task, say) for generator in GENERATORS]
+    systems = [_system(generator, name, url, task, say) for generator, name in generators.items()]
     made = report(task, System("no expansion", direct), systems, engine=engine, mode="boost", weight=WEIGHT)
     _show(made, systems[-1].searched, say)
     return made
@@ -78,9 +103,8 @@ def _settings(url: str, generator: str, cache: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _system(generator: str, url: str, task: Task, say: Say) -> System:
+def _system(generator: str, name: str, url: str, task: Task, say: Say) -> System:
     """Measure one generator through its proxy: the time of a first search on a few queries, quality on all of them."""
-    name = GENERATORS[generator]
     say(f"measuring: {name}")
     some = dict(list(task.queries.items())[:COLD_QUERIES])
     with serving(_settings(url, generator, {})) as proxy:
@@ -113,19 +137,29 @@ async def _warm(proxy: Served, queries: Mapping[str, str]) -> None:
 
 
 def _show(made: Report, searched: Searched, say: Say) -> None:
-    """The question that the model helped most: first hits before and after, the expansion, the clause that was sent."""
+    """The question that the fast expander helped most: first hits before and after, the expansion, the clause that was sent."""
     row = made.systems[-1]
     assert row.comparison is not None
     query_id = list(row.comparison.differences)[-1]
     detail = row.details[query_id]
     say(
-        f'\nThe question that the embedded model helped most (those it harmed most are in the report):\n\n  "{detail.query}"\n'
+        f'\nThe question that the fast expander helped most (those it harmed most are in the report):\n\n  "{detail.query}"\n'
     )
     for label, hits in (("before", detail.hits_before), ("after", detail.hits_after)):
         say(_folded(label, ", ".join(hit.doc_id + (" *" if hit.grade else "") for hit in hits)))
     say(_folded("", "(* judged to answer it)"))
     say(_folded("expansion", searched.expansions.get(query_id, "")))
-    say(_folded("sent", searched.bodies[query_id].decode()))
+    say(_folded("sent", json.dumps(_shortened(json.loads(searched.bodies[query_id])))))
+
+
+def _shortened(value: Any) -> Any:
+    """JSON with long lists cut, for a person to read."""
+    if isinstance(value, dict):
+        return {key: _shortened(inner) for key, inner in value.items()}
+    if not isinstance(value, list):
+        return value
+    more = [f"{len(value) - _SHOWN} more"] if len(value) > _SHOWN else []
+    return [_shortened(inner) for inner in value[:_SHOWN]] + more
 
 
 def _folded(label: str, text: str) -> str:

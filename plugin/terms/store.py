@@ -60,7 +60,7 @@ def mapped(path: Path) -> Array:
         raise MissingExtra("numpy", "expander") from None
     try:
         found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise SettingsError(f"{path} cannot be read ({error}); build the expander again") from None
     return found
 
