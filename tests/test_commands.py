@@ -123,10 +123,17 @@ def test_a_corpus_is_indexed_evaluated_and_compared(tmp_path: Path, opensearch: 
 
 @pytest.mark.engine
 @pytest.mark.model
-def test_the_demo_measures_two_systems_and_stops_what_it_started(tmp_path: Path) -> None:
+def test_the_demo_measures_three_systems_and_stops_what_it_started(tmp_path: Path) -> None:
     done = _querylift("demo", "--report", "report.html", cwd=tmp_path, QUERYLIFT_CACHE=_cache())
     assert done.returncode == 0, done.stderr
-    for line in ("no expansion", "engine feedback (RM3)", "embedded model", "report: report.html", "are stopped"):
+    for line in (
+        "no expansion",
+        "engine feedback (RM3)",
+        "generating model",
+        "fast expander",
+        "report: report.html",
+        "are stopped",
+    ):
         assert line in done.stdout
     assert "<svg" in (tmp_path / "report.html").read_text(encoding="utf-8")
     left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False)

@@ -32,7 +32,7 @@ def _models() -> dict[str, type[BaseModel]]:
 
 
 @pytest.mark.parametrize(
-    "heading", ["Top level", "[index.NAME]", "[cache]", "[llama]", "[feedback]", "[http]", "[log]"]
+    "heading", ["Top level", "[index.NAME]", "[cache]", "[llama]", "[expander]", "[feedback]", "[http]", "[log]"]
 )
 def test_every_setting_is_documented_and_no_other(heading: str) -> None:
     if heading == "Top level":
@@ -66,7 +66,7 @@ def test_importing_the_served_path_loads_nothing_heavy() -> None:
 
 def test_every_command_has_help() -> None:
     names = [
-        "compare", "demo", "evaluate", "explain", "export-table", "index", "node", "quantize", "serve", "table", "train", "warm",
+        "compare", "demo", "evaluate", "expander", "explain", "export-table", "index", "node", "quantize", "serve", "table", "train", "warm",
     ]  # fmt: skip
     listed = subprocess.run([sys.executable, "-m", "plugin.cli", "--help"], capture_output=True, text=True, check=True)
     commands = listed.stdout.split("Commands:")[1]

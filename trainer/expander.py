@@ -184,7 +184,7 @@ class Training:
         """The best and the worst of the sets drawn for a query, where they differ by the margin."""
         how, draw = self._settings, np.random.default_rng(self._seed)
         likely = weights.likely(vectors)
-        size = min(self._about.shape.terms, likely.shape[1])
+        size = min(self._about.shape.terms, max(1, likely.shape[1] // 2))  # a set of all terms compares with nothing
         sets = [sampled_sets(likely, size=size, draw=draw) for _ in range(how.samples)]
         names = list(self._numbers)
         found: dict[str, list[tuple[float, int]]] = defaultdict(list)

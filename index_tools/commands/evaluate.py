@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 @click.option("--split", default=None, help="Split of the corpus [default: its only one].")
 @click.option("--index", "name", required=True, help="Index that holds CORPUS, yours or made by `querylift index`.")
 @click.option(
-    "--generator", default=None, help="none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, http:URL."
+    "--generator",
+    default=None,
+    help="none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, expander:FOLDER, http:URL.",
 )
 @click.option("--mode", type=click.Choice(["boost", "widen"]), help="[default: the settings', boost]")
 @click.option("--weight", type=float, help="Weight of an expansion's word [default: the settings', 0.2].")

@@ -23,7 +23,7 @@ from index_tools.engine import Engine
 from index_tools.expander.encoder import packaged_encoder, write_encoder
 from index_tools.expander.forms import write_neighbours
 from index_tools.expander.matrix import write_terms
-from index_tools.expander.parts import Part, Parts
+from index_tools.expander.parts import LOCK, Part, Parts, alone
 from index_tools.expander.scan import Field, Hit, analyzer_of, find_field, scan, terms_of
 from index_tools.expander.surfaces import Surfaces
 from plugin.errors import SettingsError
@@ -78,6 +78,12 @@ def build(engine: Engine, request: Request, *, progress: Callable[[int, int], No
     found = find_field(engine, request.index, request.field, sources=request.sources)
     model = request.encoder or packaged_encoder()
     _make_folder(request.folder)
+    with alone(request.folder):
+        _remove_leftovers(request.folder)
+        return _build(engine, request, found, model, progress)
+
+
+def _build(engine: Engine, request: Request, found: Field, model: Path, progress: Callable[[int, int], None]) -> Built:
     parts = Parts(request.folder, _plan(engine, request, found, model))
     with TemporaryDirectory(dir=request.folder, prefix=".new-") as work:
         new = Path(work)
@@ -125,10 +131,15 @@ def build(engine: Engine, request: Request, *, progress: Callable[[int, int], No
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".new-*"):  # by a build that was killed
-            shutil.rmtree(left)
+        (folder / LOCK).touch()
     except OSError as error:
         raise SettingsError(f"{folder} cannot be written: {error.strerror}; name another folder") from None
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What a build that was killed had begun to write."""
+    for left in folder.glob(".new-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _plan(engine: Engine, request: Request, found: Field, model: Path) -> dict[str, Any]:
@@ -243,7 +254,7 @@ class _Update:
     def _terms(self, hits: Sequence[Hit]) -> Iterator[dict[str, int]]:
         rest = iter(hits)
         while batch := list(islice(rest, _TERMS_AT_ONCE)):
-            yield from terms_of(self._engine, batch, self._field.name)
+            yield from terms_of(self._engine, batch, self._field)
 
 
 class _Batches:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from plugin.errors import SettingsError
 if TYPE_CHECKING:
     from plugin.terms.store import Array
 
-FOLDER, PLAN, KEPT = "parts", "plan.json", "kept.json"
+FOLDER, PLAN, KEPT, LOCK = "parts", "plan.json", "kept.json", ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,19 @@ class Part:
     lengths: Array
     vocabulary: Sequence[str]
     surfaces: Mapping[str, tuple[str, int]]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder for the block; the kernel lets go of it when the process ends. Raises SettingsError."""
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(f"{folder} is being built by another process; wait for it to end") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 class Parts:

@@ -15,13 +15,17 @@ _KEEP = "10m"
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """The analysed field to take terms from, the indices that have it, and the fields of the source with its text."""
+    """The analysed field to take terms from, the indices that have it, and the fields of the source with its text.
+
+    `is_unkept` where its terms cannot be asked for by document: others are copied to it, and its vectors are not stored.
+    """
 
     name: str
     indices: tuple[str, ...]
     aliases: tuple[str, ...]
     uuids: tuple[str, ...]
     sources: tuple[str, ...]
+    is_unkept: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ def find_field(engine: Engine, expression: str, name: str, *, sources: Sequence[
     if not mappings:  # a pattern exists whatever it stands for
         raise SettingsError(f"there is no index {expression} at {engine.url}")
     found: set[str] = set()
+    is_unkept = False
     for index, mapping in mappings.items():
         properties = mapping["mappings"].get("properties", {})
         definition = _definition(properties, name)
@@ -58,7 +63,9 @@ def find_field(engine: Engine, expression: str, name: str, *, sources: Sequence[
             kind = "no such field" if definition is None else f"one of type {definition.get('type')}"
             known = ", ".join(sorted(_text_fields(properties))) or "none"
             raise SettingsError(f"--field is {name!r}: {index} has {kind}; its text fields: {known}")
-        found.update(_copied_to(properties, name) or [_stored_as(properties, name)])
+        copied = _copied_to(properties, name)
+        found.update(copied or [_stored_as(properties, name)])
+        is_unkept |= bool(copied) and definition.get("term_vector", "no") == "no"
     settings = engine.call("GET", f"/{expression}/_settings")
     aliases = engine.call("GET", f"/{expression}/_alias")
     return Field(
@@ -67,6 +74,7 @@ def find_field(engine: Engine, expression: str, name: str, *, sources: Sequence[
         aliases=tuple(sorted({alias for index in aliases.values() for alias in index.get("aliases", {})})),
         uuids=tuple(sorted(one["settings"]["index"]["uuid"] for one in settings.values())),
         sources=tuple(sources) or tuple(sorted(found, key=list(_text_fields_of(mappings)).index)),
+        is_unkept=is_unkept,
     )
 
 
@@ -96,23 +104,35 @@ def scan(
             engine.call("DELETE", "/_search/scroll", {"scroll_id": scroll_id}, params={"ignore": 404})
 
 
-def terms_of(engine: Engine, hits: Sequence[Hit], field: str) -> list[dict[str, int]]:
+def terms_of(engine: Engine, hits: Sequence[Hit], field: Field) -> list[dict[str, int]]:
     """How often each term stands in `field` of each of `hits`; {} for one that is gone. Stored vectors make it quick.
 
-    The answers are matched by index and id: the engine gives them in an order of its own.
+    The answers are matched by index and id: the engine gives them in an order of its own. Where the field is unkept, its
+    analyzer is given the texts in place of the ids, and the answers, which have none, come in the order of the questions.
     """
-    wanted = {"fields": [field], "positions": False, "offsets": False, "payloads": False, "field_statistics": False}
-    docs = [
-        {"_index": h.index, "_id": h.doc_id, **({"routing": h.routing} if h.routing else {}), **wanted} for h in hits
-    ]
-    answer = engine.call("POST", "/_mtermvectors", {"docs": docs})
+    wanted = {
+        "fields": [field.name],
+        "positions": False,
+        "offsets": False,
+        "payloads": False,
+        "field_statistics": False,
+    }
+    docs = [{"_index": hit.index, **_asked(hit, field), **wanted} for hit in hits]
+    answered = engine.call("POST", "/_mtermvectors", {"docs": docs})["docs"]
     found: dict[str, dict[str, int]] = {}
-    for doc in answer["docs"]:
+    for hit, doc in zip(hits, answered, strict=True):
         if "error" in doc:
             raise EngineError(f"{engine.url} gave no terms of {doc.get('_id')!r}: {doc['error'].get('reason')}")
-        terms = doc.get("term_vectors", {}).get(field, {}).get("terms", {})
-        found[f"{doc['_index']}/{doc['_id']}"] = {term: int(facts["term_freq"]) for term, facts in terms.items()}
+        terms = doc.get("term_vectors", {}).get(field.name, {}).get("terms", {})
+        key = hit.key if field.is_unkept else f"{doc['_index']}/{doc['_id']}"
+        found[key] = {term: int(facts["term_freq"]) for term, facts in terms.items()}
     return [found.get(hit.key, {}) for hit in hits]
+
+
+def _asked(hit: Hit, field: Field) -> dict[str, Any]:
+    if field.is_unkept:
+        return {"doc": {field.name: hit.text}}
+    return {"_id": hit.doc_id, **({"routing": hit.routing} if hit.routing else {})}
 
 
 def _hit(hit: Mapping[str, Any], sources: Sequence[str], changed_field: str) -> Hit:

@@ -6,6 +6,7 @@ sqrt(tf / length of d) x idf. The sums over the documents, to the power of `shap
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +64,10 @@ def in_eight_bits(vectors: Vector) -> Array:
 def new_vectors(*, width: int) -> Any:
     """An empty index of eight-bit vectors. Raises MissingExtra."""
     try:
+        import_module("onnxruntime")  # loaded after usearch 2.26, it ends the process with a segmentation fault
         from usearch.index import Index
-    except ImportError:
-        raise MissingExtra("usearch", "expander") from None
+    except ImportError as missing:
+        raise MissingExtra(str(missing.name), "expander") from None
     return Index(
         ndim=width,
         metric="cos",
