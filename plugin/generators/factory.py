@@ -69,11 +69,14 @@ def _http(rest: str, settings: Settings) -> Generator:
 
 
 def _expander(rest: str, settings: Settings) -> Generator:
+    from plugin.generators.cluster import ClusterExpander
     from plugin.generators.expander import ExpanderGenerator
+    from plugin.terms.folder import read_about
 
     if not rest:
         raise SettingsError("generator is 'expander:' without a folder; use expander:FOLDER")
-    return ExpanderGenerator(
+    kind = ClusterExpander if read_about(Path(rest)).form == "cluster" else ExpanderGenerator
+    return kind(
         Path(rest),
         settings.engine,
         threads=settings.expander.threads,

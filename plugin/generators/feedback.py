@@ -7,17 +7,16 @@ documents of P(term | document) x P(document | query), the latter the share of t
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import quote
 
 import aiohttp
 
 from plugin.errors import GeneratorError
 from plugin.expansion import Expansion, from_terms
 from plugin.generators.base import Ask
+from plugin.generators.engine_reader import EngineReader
 from plugin.terms.usable import is_usable, most_documents
 
 
@@ -39,69 +38,34 @@ class FeedbackGenerator:
         auth: aiohttp.BasicAuth | None = None,
         ssl: Any = True,
     ) -> None:
-        self._engine = engine
+        self._engine = EngineReader(engine, auth=auth, ssl=ssl)
         self._field = field
         self._documents = documents
         self._terms = terms
-        self._auth = auth
-        self._ssl = ssl
-        self._session: aiohttp.ClientSession | None = None
         where = hashlib.sha256(engine.encode()).hexdigest()[:8]  # two clusters may share a cache and an index name
         self.identity = f"feedback:rm3:{documents}:{terms}:{field or ''}:{where}"
 
     async def start(self) -> None:
         """Open the connection pool."""
-        self._session = aiohttp.ClientSession(
-            auth=self._auth, connector=aiohttp.TCPConnector(ssl=self._ssl), timeout=aiohttp.ClientTimeout(total=10)
-        )
+        await self._engine.start()
 
     async def expand(self, ask: Ask) -> Expansion | None:
         """The heaviest feedback terms; None where nothing was found."""
         field = self._field or next((f for f in ask.fields if "*" not in f), None)
         if field is None:
             raise GeneratorError("engine feedback needs a field; name one as feedback.field in the settings")
-        hits = await self._first_documents(ask, field)
+        body = {"query": {"match": {field: ask.text}}, "size": self._documents}
+        hits = await self._engine.first_documents(ask.index, body)
         if not hits:
             return None
-        vectors = await self._term_vectors(hits, field)
+        vectors = await self._engine.term_vectors(hits, field)
         weights = relevance_model(vectors, {h["_id"]: float(h["_score"]) for h in hits}, field=field)
         heaviest = sorted(weights.items(), key=lambda tw: (-tw[1], tw[0]))[: self._terms]
         return from_terms(heaviest, field=field)
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-
-    async def _first_documents(self, ask: Ask, field: str) -> list[dict[str, Any]]:
-        body = {"query": {"match": {field: ask.text}}, "size": self._documents, "_source": False}
-        answer = await self._post(f"/{quote(ask.index, safe=',*')}/_search", body)
-        return [h for h in answer.get("hits", {}).get("hits", []) if h.get("_score") is not None]
-
-    async def _term_vectors(self, hits: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
-        wanted = {
-            "fields": [field],
-            "term_statistics": True,
-            "field_statistics": True,
-            "positions": False,
-            "offsets": False,
-        }
-        body = {"docs": [{"_index": h["_index"], "_id": h["_id"], **wanted} for h in hits]}
-        answer = await self._post("/_mtermvectors", body)
-        return [doc for doc in answer.get("docs", []) if isinstance(doc, dict)]
-
-    async def _post(self, path: str, body: Any) -> dict[str, Any]:
-        if self._session is None:
-            raise GeneratorError("the engine's connections are not open; call start() first")
-        headers = {"Content-Type": "application/json", "X-Querylift": "off"}
-        try:
-            async with self._session.post(self._engine + path, data=json.dumps(body), headers=headers) as response:
-                if response.status != 200:
-                    raise GeneratorError(f"the engine answered engine feedback with status {response.status}")
-                answer = await response.json(content_type=None)
-        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            raise GeneratorError(f"the engine did not answer engine feedback: {type(error).__name__}") from error
-        return answer if isinstance(answer, dict) else {}
+        await self._engine.close()
 
 
 def relevance_model(

@@ -53,6 +53,12 @@ class Source(_Record):
         """Searches on any of these are expanded."""
         return (self.index, *self.indices, *self.aliases)
 
+    def refusal(self, expression: str) -> str:
+        """Why a search on `expression` is not expanded; "" where it is."""
+        if set(self.names()).issuperset(expression.split(",")):
+            return ""
+        return f"the expander was built from {', '.join(sorted(set(self.names())))}, and the search is on {expression}"
+
 
 class Shape(_Record):
     """How many terms make an expansion and how their weights are made; docs/expander.md has each one's meaning."""
@@ -67,7 +73,7 @@ class About(_Record):
     """expander.json, whole."""
 
     version: int
-    form: Literal["neighbours", "terms"]
+    form: Literal["neighbours", "terms", "cluster"]
     built: str
     source: Source
     reading: Reading

@@ -67,7 +67,7 @@ def new_vectors(*, width: int) -> Any:
         import_module("onnxruntime")  # loaded after usearch 2.26, it ends the process with a segmentation fault
         from usearch.index import Index
     except ImportError as missing:
-        raise MissingExtra(str(missing.name), "expander") from None
+        raise MissingExtra(str(missing.name).split(".")[0], "expander") from None
     return Index(
         ndim=width,
         metric="cos",

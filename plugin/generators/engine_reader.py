@@ -1,0 +1,65 @@
+"""What generators ask of the engine: first documents of a search, and the terms of documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from plugin.errors import GeneratorError
+
+_WANTED = {"term_statistics": True, "field_statistics": True, "positions": False, "offsets": False}
+
+
+class EngineReader:
+    """Connections to the engine at the URL `engine`. Every fault is a GeneratorError."""
+
+    def __init__(self, engine: str, *, auth: aiohttp.BasicAuth | None = None, ssl: Any = True) -> None:
+        self._engine = engine
+        self._auth = auth
+        self._ssl = ssl
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Open the connection pool."""
+        self._session = aiohttp.ClientSession(
+            auth=self._auth, connector=aiohttp.TCPConnector(ssl=self._ssl), timeout=aiohttp.ClientTimeout(total=10)
+        )
+
+    async def first_documents(self, index: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The hits of a search that have a score, without their sources."""
+        answer = await self._post(f"/{quote(index, safe=',*')}/_search", {**body, "_source": False})
+        return [hit for hit in answer.get("hits", {}).get("hits", []) if hit.get("_score") is not None]
+
+    async def term_vectors(self, hits: Iterable[Mapping[str, Any]], field: str) -> list[dict[str, Any]]:
+        """The term vectors of `field` of each hit, with statistics, in an order of the engine's own."""
+        docs = [
+            {"_index": hit["_index"], "_id": hit["_id"], **_routed(hit), "fields": [field], **_WANTED} for hit in hits
+        ]
+        answer = await self._post("/_mtermvectors", {"docs": docs})
+        return [doc for doc in answer.get("docs", []) if isinstance(doc, dict)]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _post(self, path: str, body: Any) -> dict[str, Any]:
+        if self._session is None:
+            raise GeneratorError("the engine's connections are not open; call start() first")
+        headers = {"Content-Type": "application/json", "X-Querylift": "off"}
+        try:
+            async with self._session.post(self._engine + path, data=json.dumps(body), headers=headers) as response:
+                if response.status != 200:
+                    raise GeneratorError(f"the engine answered engine feedback with status {response.status}")
+                answer = await response.json(content_type=None)
+        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+            raise GeneratorError(f"the engine did not answer engine feedback: {type(error).__name__}") from error
+        return answer if isinstance(answer, dict) else {}
+
+
+def _routed(hit: Mapping[str, Any]) -> dict[str, Any]:
+    return {"routing": hit["_routing"]} if "_routing" in hit else {}
