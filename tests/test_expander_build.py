@@ -216,7 +216,7 @@ def test_a_killed_build_goes_on_where_it_was(engine: Engine, encoder: Path, tmp_
     built = _build(engine, folder, encoder)
     assert (built.encoded, built.about.source.documents) == (4400 - 2000 * len(left), 4400)
     assert {path: path.read_bytes() for path in left} == left
-    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    assert not [path for path in folder.iterdir() if path.name.startswith(".new")]
     assert {path.suffix for path in (folder / "parts").iterdir()} == {".json", ".npz"}
     assert built.about.terms == 40
 

@@ -67,7 +67,7 @@ class ClusterExpander:
             raise GeneratorError("the expander is not open; call start() first")
         about, encoder, search, pool = self._opened
         if refused := about.source.refusal(ask.index):
-            raise GeneratorError(f"{self._folder}: {refused}")
+            raise GeneratorError(f"the expander {self._folder} {refused}")
         text = clean_query(ask.text)
         if not text:
             return None

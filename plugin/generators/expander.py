@@ -103,7 +103,7 @@ class ExpanderGenerator:
         if self._pool is None or self._parts is None or self._source is None:
             raise GeneratorError("the expander is not open; call start() first")
         if refused := self._source.refusal(ask.index):
-            raise GeneratorError(f"{self._folder}: {refused}")
+            raise GeneratorError(f"the expander {self._folder} {refused}")
         text = clean_query(ask.text)
         if not text:
             return None

@@ -57,7 +57,7 @@ class Source(_Record):
         """Why a search on `expression` is not expanded; "" where it is."""
         if set(self.names()).issuperset(expression.split(",")):
             return ""
-        return f"the expander was built from {', '.join(sorted(set(self.names())))}, and the search is on {expression}"
+        return f"was built from {', '.join(sorted(set(self.names())))}, and the search is on {expression}"
 
 
 class Shape(_Record):
