@@ -10,34 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from index_tools.engine import Engine
 from index_tools.expander.encoder import packaged_encoder, write_encoder
 from index_tools.expander.forms import write_neighbours
 from index_tools.expander.matrix import write_terms
-from index_tools.expander.parts import LOCK, Part, Parts, alone
-from index_tools.expander.scan import Field, Hit, analyzer_of, find_field, scan, terms_of
+from index_tools.expander.parts import LOCK, Parts, alone
+from index_tools.expander.scan import Field, analyzer_of, find_field
 from index_tools.expander.surfaces import Surfaces
+from index_tools.expander.update import Update
 from plugin.errors import SettingsError
 from plugin.generators.cluster import SEARCH, filled, read_search
 from plugin.terms.encoder import MODEL, TOKENIZER, Encoder, Reading
 from plugin.terms.folder import ABOUT, VERSION, About, Shape, Source, facts_of, facts_of_all, read_about
-from plugin.terms.neighbours import in_eight_bits
 
-if TYPE_CHECKING:
-    pass
-
-_PART_DOCUMENTS = 2000
-_TERMS_AT_ONCE = 200
-"""Documents of one `_mtermvectors`."""
 _PROBE_WORDS = 64
 _SHAPE = Shape()
 _FORMS = {"neighbours": write_neighbours, "terms": write_terms}
@@ -79,9 +71,9 @@ def build(engine: Engine, request: Request, *, progress: Callable[[int, int], No
     """
     found = find_field(engine, request.index, request.field, sources=request.sources)
     model = request.encoder or packaged_encoder()
-    _make_folder(request.folder)
     if (request.form == "cluster") != (request.vector_search is not None):
         raise SettingsError("--form cluster and --vector-search FILE belong together; give both or neither")
+    _make_folder(request.folder)
     with alone(request.folder):
         _remove_leftovers(request.folder)
         if request.vector_search is not None:
@@ -94,7 +86,15 @@ def _build(engine: Engine, request: Request, found: Field, model: Path, progress
     with TemporaryDirectory(dir=request.folder, prefix=".new-") as work:
         new = Path(work)
         reading = write_encoder(model, new)
-        update = _Update(engine, request, found, parts, Encoder(new, reading))
+        update = Update(
+            engine,
+            request.index,
+            found,
+            parts,
+            Encoder(new, reading),
+            changed_field=request.changed_field,
+            threads=request.threads,
+        )
         until = _changed_until(engine, request)
         kept = update.run(_changed_query(request), progress)
         if not kept:
@@ -127,9 +127,8 @@ def _build_on_cluster(engine: Engine, request: Request, found: Field, model: Pat
         reading = write_encoder(model, new)
         vector = Encoder(new, reading).query("a search to try it with")
         body = {**filled(search, "a search to try it with", vector.tolist()), "size": 1}
-        answer = engine.call(
-            "POST", f"/{request.index}/_search", body
-        )  # what the engine refuses is known before it is served
+        # What the engine refuses is known before it is served.
+        answer = engine.call("POST", f"/{request.index}/_search", body)
         if not answer["hits"]["hits"]:
             raise SettingsError(
                 f"{given} finds nothing on {request.index}; name the vector field, and an encoder of its width"
@@ -210,118 +209,6 @@ def _plan(engine: Engine, request: Request, found: Field, model: Path) -> dict[s
         "encoder": facts_of(weights).sha256[:16],
         "analysis": hashlib.sha256(json.dumps(distinct).encode()).hexdigest()[:16],
     }
-
-
-class _Update:
-    """Brings the parts to what the index holds now."""
-
-    def __init__(self, engine: Engine, request: Request, found: Field, parts: Parts, encoder: Encoder) -> None:
-        self._engine = engine
-        self._request = request
-        self._field = found
-        self._parts = parts
-        self._encoder = encoder
-        self._surfaces = Surfaces(engine, found.indices[0], found.name)
-        self._digests: list[Any] = []
-        self._rows: dict[str, tuple[int, int]] = {}
-        self.encoded = 0
-        self.without_text = 0
-
-    def run(self, query: Mapping[str, Any] | None, progress: Callable[[int, int], None]) -> list[list[int]]:
-        """The rows of each part that hold a document as it is now."""
-        for number, part in enumerate(self._parts):
-            self._remember(number, part)
-        alive, new = set[str](), _Batches(_PART_DOCUMENTS)
-        total, read = self._engine.count(self._request.index), 0
-        options: dict[str, Any] = {"sources": self._field.sources, "changed_field": self._request.changed_field}
-        for hits in scan(self._engine, self._request.index, query=query, **options):
-            read += len(hits)
-            alive.update(hit.key for hit in hits)
-            for batch in new.add([hit for hit in hits if self._is_new(hit)]):
-                self._write(batch)
-            progress(read, total)
-        for batch in new.rest():
-            self._write(batch)
-        if query is not None:  # the others are as they were, but some may be gone
-            for hits in scan(self._engine, self._request.index, sources=()):
-                alive.update(hit.key for hit in hits)
-        kept: list[list[int]] = [[] for _ in self._digests]
-        for key, (number, row) in self._rows.items():
-            if key in alive:
-                kept[number].append(row)
-        return kept if any(kept) else []
-
-    def _is_new(self, hit: Hit) -> bool:
-        if not hit.text:
-            self.without_text += 1
-            self._rows.pop(hit.key, None)
-            return False
-        number, row = self._rows.get(hit.key, (None, 0))
-        return number is None or int(self._digests[number][row]) != _digest(hit.text)
-
-    def _write(self, hits: Sequence[Hit]) -> None:
-        part = self._part(hits)
-        self._parts.write(part)
-        self._remember(len(self._digests), part)
-        self.encoded += len(hits)
-
-    def _remember(self, number: int, part: Part) -> None:
-        self._digests.append(part.digests)
-        self._rows.update({key: (number, row) for row, key in enumerate(part.keys)})
-
-    def _part(self, hits: Sequence[Hit]) -> Part:
-        import numpy as np
-
-        with ThreadPoolExecutor(self._request.threads) as pool:
-            vectors = in_eight_bits(np.stack(list(pool.map(lambda hit: self._encoder.document(hit.text), hits))))
-        numbers: dict[str, int] = {}
-        terms: list[int] = []
-        counts: list[int] = []
-        ends, lengths = [], []
-        for counted in self._terms(hits):
-            terms.extend(numbers.setdefault(term, len(numbers)) for term in counted)
-            counts.extend(counted.values())
-            ends.append(len(terms))
-            lengths.append(sum(counted.values()))
-        return Part(
-            [hit.key for hit in hits],
-            np.array([_digest(hit.text) for hit in hits], dtype=np.uint64),
-            vectors,
-            np.array(ends, dtype=np.int64),
-            np.array(terms, dtype=np.uint32),
-            np.minimum(np.array(counts, dtype=np.int64), 65535).astype(np.uint16),
-            np.array(lengths, dtype=np.uint32),
-            list(numbers),
-            self._surfaces.count(hit.text for hit in hits),
-        )
-
-    def _terms(self, hits: Sequence[Hit]) -> Iterator[dict[str, int]]:
-        rest = iter(hits)
-        while batch := list(islice(rest, _TERMS_AT_ONCE)):
-            yield from terms_of(self._engine, batch, self._field)
-
-
-class _Batches:
-    """Cuts what comes in pieces into batches of `size`."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._waiting: list[Hit] = []
-
-    def add(self, hits: Sequence[Hit]) -> Iterator[list[Hit]]:
-        self._waiting.extend(hits)
-        while len(self._waiting) >= self._size:
-            yield self._waiting[: self._size]
-            self._waiting = self._waiting[self._size :]
-
-    def rest(self) -> Iterator[list[Hit]]:
-        if self._waiting:
-            yield self._waiting
-        self._waiting = []
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def _changed_query(request: Request) -> dict[str, Any] | None:

@@ -1,0 +1,144 @@
+"""Reads an index into parts: only documents whose text is new are encoded, and those that are gone are left out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+from index_tools.engine import Engine
+from index_tools.expander.parts import Part, Parts
+from index_tools.expander.scan import Field, Hit, scan, terms_of
+from index_tools.expander.surfaces import Surfaces
+from plugin.terms.encoder import Encoder
+from plugin.terms.neighbours import in_eight_bits
+
+_PART_DOCUMENTS = 2000
+_TERMS_AT_ONCE = 200
+"""Documents of one `_mtermvectors`."""
+
+
+class Update:
+    """Brings `parts` to what the index holds now; `threads` documents are encoded at once."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        index: str,
+        found: Field,
+        parts: Parts,
+        encoder: Encoder,
+        *,
+        changed_field: str,
+        threads: int,
+    ) -> None:
+        self._engine = engine
+        self._index = index
+        self._field = found
+        self._parts = parts
+        self._encoder = encoder
+        self._changed_field = changed_field
+        self._threads = threads
+        self._surfaces = Surfaces(engine, found.indices[0], found.name)
+        self._digests: list[Any] = []
+        self._rows: dict[str, tuple[int, int]] = {}
+        self.encoded = 0
+        self.without_text = 0
+
+    def run(self, query: Mapping[str, Any] | None, progress: Callable[[int, int], None]) -> list[list[int]]:
+        """The rows of each part that hold a document as it is now."""
+        for number, part in enumerate(self._parts):
+            self._remember(number, part)
+        alive, new = set[str](), _Batches(_PART_DOCUMENTS)
+        total, read = self._engine.count(self._index), 0
+        options: dict[str, Any] = {"sources": self._field.sources, "changed_field": self._changed_field}
+        for hits in scan(self._engine, self._index, query=query, **options):
+            read += len(hits)
+            alive.update(hit.key for hit in hits)
+            for batch in new.add([hit for hit in hits if self._is_new(hit)]):
+                self._write(batch)
+            progress(read, total)
+        for batch in new.rest():
+            self._write(batch)
+        if query is not None:  # the others are as they were, but some may be gone
+            for hits in scan(self._engine, self._index, sources=()):
+                alive.update(hit.key for hit in hits)
+        kept: list[list[int]] = [[] for _ in self._digests]
+        for key, (number, row) in self._rows.items():
+            if key in alive:
+                kept[number].append(row)
+        return kept if any(kept) else []
+
+    def _is_new(self, hit: Hit) -> bool:
+        if not hit.text:
+            self.without_text += 1
+            self._rows.pop(hit.key, None)
+            return False
+        number, row = self._rows.get(hit.key, (None, 0))
+        return number is None or int(self._digests[number][row]) != _digest(hit.text)
+
+    def _write(self, hits: Sequence[Hit]) -> None:
+        part = self._part(hits)
+        self._parts.write(part)
+        self._remember(len(self._digests), part)
+        self.encoded += len(hits)
+
+    def _remember(self, number: int, part: Part) -> None:
+        self._digests.append(part.digests)
+        self._rows.update({key: (number, row) for row, key in enumerate(part.keys)})
+
+    def _part(self, hits: Sequence[Hit]) -> Part:
+        import numpy as np
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            vectors = in_eight_bits(np.stack(list(pool.map(lambda hit: self._encoder.document(hit.text), hits))))
+        numbers: dict[str, int] = {}
+        terms: list[int] = []
+        counts: list[int] = []
+        ends, lengths = [], []
+        for counted in self._terms(hits):
+            terms.extend(numbers.setdefault(term, len(numbers)) for term in counted)
+            counts.extend(counted.values())
+            ends.append(len(terms))
+            lengths.append(sum(counted.values()))
+        return Part(
+            [hit.key for hit in hits],
+            np.array([_digest(hit.text) for hit in hits], dtype=np.uint64),
+            vectors,
+            np.array(ends, dtype=np.int64),
+            np.array(terms, dtype=np.uint32),
+            np.minimum(np.array(counts, dtype=np.int64), 65535).astype(np.uint16),
+            np.array(lengths, dtype=np.uint32),
+            list(numbers),
+            self._surfaces.count(hit.text for hit in hits),
+        )
+
+    def _terms(self, hits: Sequence[Hit]) -> Iterator[dict[str, int]]:
+        rest = iter(hits)
+        while batch := list(islice(rest, _TERMS_AT_ONCE)):
+            yield from terms_of(self._engine, batch, self._field)
+
+
+class _Batches:
+    """Cuts what comes in pieces into batches of `size`."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._waiting: list[Hit] = []
+
+    def add(self, hits: Sequence[Hit]) -> Iterator[list[Hit]]:
+        self._waiting.extend(hits)
+        while len(self._waiting) >= self._size:
+            yield self._waiting[: self._size]
+            self._waiting = self._waiting[self._size :]
+
+    def rest(self) -> Iterator[list[Hit]]:
+        if self._waiting:
+            yield self._waiting
+        self._waiting = []
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
