@@ -66,7 +66,8 @@ def test_importing_the_served_path_loads_nothing_heavy() -> None:
 
 def test_every_command_has_help() -> None:
     names = [
-        "compare", "demo", "evaluate", "expander", "explain", "export-table", "index", "node", "quantize", "serve", "table", "train", "warm",
+        "compare", "demo", "evaluate", "expander", "explain", "export-table", "index", "node", "quantize", "serve", "table",
+        "train", "warm",
     ]  # fmt: skip
     listed = subprocess.run([sys.executable, "-m", "plugin.cli", "--help"], capture_output=True, text=True, check=True)
     commands = listed.stdout.split("Commands:")[1]
