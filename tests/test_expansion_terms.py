@@ -99,6 +99,7 @@ def _forty(field: str, words: int) -> Expansion:
 
 @settings(slow, max_examples=100)
 @given(_bodies, _policies, st.builds(_forty, st.sampled_from(["elsewhere", "body", "c.text"]), st.integers(1, 3)))
+@example({"query": {"match": {"title": "heart attack"}}}, Policy(max_clauses=50), _forty("elsewhere", 3))
 def test_words_for_terms_are_added_and_nothing_else_and_no_more_than_allowed(
     body: Body, policy: Policy, expansion: Expansion
 ) -> None:
