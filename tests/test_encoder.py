@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -255,6 +256,12 @@ def test_a_model_that_would_be_computed_otherwise_is_refused(
 ) -> None:
     edit(copy / f"{file}.json", changes)
     assert f"{copy}: {sentence}" in refused(copy, tmp_path / "out")
+
+
+@pytest.mark.parametrize("length", ["long", 0, 2.5])
+def test_a_length_that_is_none_is_named(copy: Path, tmp_path: Path, length: object) -> None:
+    (copy / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": length or -1}), encoding="utf-8")
+    assert f"{copy}: it reads {length or -1!r} tokens at most" in refused(copy, tmp_path / "out")
 
 
 def test_a_layer_after_the_pooling_is_refused_and_a_length_of_one_is_not(copy: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_field_that_others_are_copied_to_takes_its_text_from_all_of_them(build
     built = builds()
     assert (built.encoded, built.without_text, built.about.terms) == (3, 1, 1)
     plan = json.loads((builds.folder / "parts" / "plan.json").read_text(encoding="utf-8"))
-    assert plan["text"] == ["by.name", "text", "title"]  # in the order in which the engine lists them
+    assert plan["text"] == ["title", "by.name", "text"]  # a title first, as the end of a long text is not read
 
 
 def test_the_fields_to_read_may_be_named(builds: Builder) -> None:
@@ -289,6 +289,15 @@ def test_a_changed_analyzer_is_refused_by_the_build_and_by_the_server(builds: Bu
         f"the analyzer of contents on {ONE} makes anchors of 'anchors', and anchor when {builds.folder} was built; "
         "build the expander again"
     )
+
+
+def test_an_encoder_that_reads_otherwise_is_another_expander(builds: Builder, tmp_path: Path) -> None:
+    create(builds.engine, ONE)
+    fill(builds.engine, ONE, HALF)
+    encoder = tiny_encoder(tmp_path / "other")
+    builds(encoder=encoder)
+    (encoder / "sentence_bert_config.json").write_text('{"max_seq_length": 4}', encoding="utf-8")
+    assert "holds an expander of other settings (reading was" in builds.refused(encoder=encoder)
 
 
 def test_a_mapping_that_gains_a_field_is_no_change(builds: Builder) -> None:

@@ -11,14 +11,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from index_tools.engine import Engine
-from index_tools.expander.encoder import packaged_encoder, write_encoder
+from index_tools.expander.encoder import packaged_encoder, reading_of, write_encoder
 from index_tools.expander.forms import write_neighbours
 from index_tools.expander.matrix import write_terms
 from index_tools.expander.parts import LOCK, Parts, alone
@@ -92,7 +92,6 @@ def _build(engine: Engine, request: Request, found: Field, model: Path, progress
             found,
             parts,
             Encoder(new, reading),
-            changed_field=request.changed_field,
             threads=request.threads,
         )
         until = _changed_until(engine, request)
@@ -194,6 +193,8 @@ def _plan(engine: Engine, request: Request, found: Field, model: Path) -> dict[s
         raise SettingsError(
             f"{model} has neither model.safetensors nor onnx/model.onnx; name a sentence-transformers folder"
         )
+    if not (model / TOKENIZER).is_file():
+        raise SettingsError(f"{model} has no {TOKENIZER}; name a sentence-transformers folder")
     mappings = engine.call("GET", f"/{request.index}/_mapping")
     settings = engine.call("GET", f"/{request.index}/_settings")
     analysis = [
@@ -206,7 +207,8 @@ def _plan(engine: Engine, request: Request, found: Field, model: Path) -> dict[s
         "index": request.index,
         "field": found.name,
         "text": list(found.sources),
-        "encoder": facts_of(weights).sha256[:16],
+        "encoder": [facts_of(path).sha256[:16] for path in (weights, model / TOKENIZER)],
+        "reading": asdict(reading_of(model)),
         "analysis": hashlib.sha256(json.dumps(distinct).encode()).hexdigest()[:16],
     }
 

@@ -9,7 +9,6 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,7 +38,7 @@ def write_encoder(folder: Path, out: Path) -> Reading:
 
     Eight bits a weight, scaled by output channel, in seven-bit range: CPUs without VNNI would overflow otherwise.
     """
-    reading = _reading(folder)
+    reading = reading_of(folder)
     if not (folder / TOKENIZER).is_file():
         raise SettingsError(f"{folder} has no {TOKENIZER}; {_REMEDY}")
     shutil.copyfile(folder / TOKENIZER, out / TOKENIZER)
@@ -50,7 +49,8 @@ def write_encoder(folder: Path, out: Path) -> Reading:
     return reading
 
 
-def _reading(folder: Path) -> Reading:
+def reading_of(folder: Path) -> Reading:
+    """How the model of `folder` reads a text. Raises SettingsError."""
     config = _json(folder / "config.json")
     pooling = _json(folder / "1_Pooling" / "config.json")
     _check_modules(folder)
@@ -58,11 +58,15 @@ def _reading(folder: Path) -> Reading:
     if len(modes) != 1:
         raise SettingsError(f"{folder}: its pooling is neither the mean of the tokens nor the first one; {_REMEDY}")
     sentences = _json(folder / "sentence_bert_config.json", default={})
-    positions = int(config.get("max_position_embeddings", 512))
+    positions = config.get("max_position_embeddings", 512)
+    longest = sentences.get("max_seq_length") or positions
+    for value in (positions, longest):
+        if not isinstance(value, int) or value < 3:
+            raise SettingsError(f"{folder}: it reads {value!r} tokens at most; {_REMEDY}")
     prompts = _json(folder / "config_sentence_transformers.json", default={}).get("prompts") or {}
     return Reading(
         pooling=modes[0],  # type: ignore[arg-type]
-        max_tokens=min(int(sentences.get("max_seq_length") or positions), positions),
+        max_tokens=min(longest, positions),
         query_prefix=str(prompts.get("query", "")),
         document_prefix=str(prompts.get("document", prompts.get("passage", ""))),
     )
@@ -228,8 +232,3 @@ class _Bert:
         name = f"{operator}.{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
-
-
-def described(reading: Reading) -> dict[str, Any]:
-    """The reading as JSON."""
-    return asdict(reading)

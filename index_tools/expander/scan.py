@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from index_tools.engine import Engine
 from plugin.errors import EngineError, SettingsError
 
+_TITLES = ("title", "headline", "heading", "subject")
 _KEEP = "10m"
 """How long the engine keeps the scroll between two batches: encoding one takes seconds, on a busy machine minutes."""
 
@@ -30,13 +31,12 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document as the scan found it. `changed` is the value of the changed-since field, None where it has none."""
+    """A document as the scan found it."""
 
     index: str
     doc_id: str
     routing: str | None
     text: str
-    changed: Any = None
 
     @property
     def key(self) -> str:
@@ -47,7 +47,8 @@ class Hit:
 def find_field(engine: Engine, expression: str, name: str, *, sources: Sequence[str] = ()) -> Field:
     """The field `name` of the indices that `expression` stands for. Raises SettingsError where one has it not, or not analysed.
 
-    `sources` are by default the fields that are copied to it, else itself, a sub-field's being those of its parent.
+    `sources` are by default the fields that are copied to it, else itself, a sub-field's being those of its parent. A title goes
+    first, the others by name, as the engine lists them: an encoder reads a long document's beginning.
     """
     if not engine.exists(expression):
         raise SettingsError(f"there is no index {expression} at {engine.url}")
@@ -73,7 +74,7 @@ def find_field(engine: Engine, expression: str, name: str, *, sources: Sequence[
         indices=tuple(sorted(mappings)),
         aliases=tuple(sorted({alias for index in aliases.values() for alias in index.get("aliases", {})})),
         uuids=tuple(sorted(one["settings"]["index"]["uuid"] for one in settings.values())),
-        sources=tuple(sources) or tuple(sorted(found, key=list(_text_fields_of(mappings)).index)),
+        sources=tuple(sources) or tuple(sorted(found, key=_place)),
         is_unkept=is_unkept,
     )
 
@@ -84,19 +85,17 @@ def scan(
     *,
     sources: Sequence[str],
     query: Mapping[str, Any] | None = None,
-    changed_field: str = "",
     size: int = 500,
 ) -> Iterator[list[Hit]]:
     """Every document of `expression` that `query` matches, in batches of at most `size`. No `sources`: ids only."""
-    wanted = [*sources, *filter(None, [changed_field])]
-    body = {"size": size, "sort": ["_doc"], "query": query or {"match_all": {}}, "_source": wanted or False}
+    body = {"size": size, "sort": ["_doc"], "query": query or {"match_all": {}}, "_source": list(sources) or False}
     answer = engine.call("POST", f"/{expression}/_search", body, params={"scroll": _KEEP})
     scroll_id = answer.get("_scroll_id")
     try:
         while hits := answer["hits"]["hits"]:
             if answer["_shards"]["failed"]:
                 raise EngineError(f"{answer['_shards']['failed']} shards of {expression} did not answer; try again")
-            yield [_hit(hit, sources, changed_field) for hit in hits]
+            yield [_hit(hit, sources) for hit in hits]
             answer = engine.call("POST", "/_search/scroll", {"scroll": _KEEP, "scroll_id": scroll_id})
             scroll_id = answer.get("_scroll_id", scroll_id)
     finally:
@@ -135,12 +134,11 @@ def _asked(hit: Hit, field: Field) -> dict[str, Any]:
     return {"_id": hit.doc_id, **({"routing": hit.routing} if hit.routing else {})}
 
 
-def _hit(hit: Mapping[str, Any], sources: Sequence[str], changed_field: str) -> Hit:
+def _hit(hit: Mapping[str, Any], sources: Sequence[str]) -> Hit:
     source = hit.get("_source") or {}
     text = " ".join(part for name in sources for part in _texts(_value(source, name)))
-    changed = _value(source, changed_field) if changed_field else None
     whole = text.encode("utf-8", "replace").decode()  # JSON may hold half of a surrogate pair, which no tokenizer takes
-    return Hit(hit["_index"], hit["_id"], hit.get("_routing"), " ".join(whole.split()), changed)
+    return Hit(hit["_index"], hit["_id"], hit.get("_routing"), " ".join(whole.split()))
 
 
 def _value(source: Any, name: str) -> Any:
@@ -189,12 +187,9 @@ def _text_fields(properties: Mapping[str, Any]) -> list[str]:
     return [full for full, _, definition in _fields(properties) if definition.get("type") == "text"]
 
 
-def _text_fields_of(mappings: Mapping[str, Any]) -> dict[str, None]:
-    """Every field's name in the order of the mappings."""
-    named: Iterable[str] = (
-        full for one in mappings.values() for full, _, _ in _fields(one["mappings"].get("properties", {}))
-    )
-    return dict.fromkeys(named)
+def _place(name: str) -> tuple[bool, str]:
+    is_title = name.rpartition(".")[2].lower() in _TITLES or name == "name"
+    return not is_title, name
 
 
 def _copied_to(properties: Mapping[str, Any], name: str) -> list[str]:

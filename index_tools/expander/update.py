@@ -31,7 +31,6 @@ class Update:
         parts: Parts,
         encoder: Encoder,
         *,
-        changed_field: str,
         threads: int,
     ) -> None:
         self._engine = engine
@@ -39,7 +38,6 @@ class Update:
         self._field = found
         self._parts = parts
         self._encoder = encoder
-        self._changed_field = changed_field
         self._threads = threads
         self._surfaces = Surfaces(engine, found.indices[0], found.name)
         self._digests: list[Any] = []
@@ -53,8 +51,7 @@ class Update:
             self._remember(number, part)
         alive, new = set[str](), _Batches(_PART_DOCUMENTS)
         total, read = self._engine.count(self._index), 0
-        options: dict[str, Any] = {"sources": self._field.sources, "changed_field": self._changed_field}
-        for hits in scan(self._engine, self._index, query=query, **options):
+        for hits in scan(self._engine, self._index, sources=self._field.sources, query=query):
             read += len(hits)
             alive.update(hit.key for hit in hits)
             for batch in new.add([hit for hit in hits if self._is_new(hit)]):

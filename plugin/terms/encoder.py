@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Vector: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 MODEL, TOKENIZER = "encoder.onnx", "tokenizer.json"
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 Pooling = Literal["mean", "cls"]
 
 
@@ -39,6 +40,10 @@ class Encoder:
         self._tokenizer = _tokenizer(folder / TOKENIZER, reading.max_tokens)
         self._session = open_session(folder / MODEL)
         self._inputs = {given.name for given in self._session.get_inputs()}
+        if unknown := sorted(self._inputs.difference(_INPUTS)):
+            raise SettingsError(
+                f"{folder / MODEL} asks for {', '.join(unknown)}, which is not given; use another encoder"
+            )
         self._output = self._session.get_outputs()[0].name
 
     def query(self, text: str) -> Vector:
@@ -53,7 +58,7 @@ class Encoder:
         import numpy as np
 
         ids = np.array([self._tokenizer.encode(text).ids], dtype=np.int64)
-        known = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        known = dict(zip(_INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
         tokens = self._session.run([self._output], {name: known[name] for name in self._inputs})[0][0]
         pooled = (tokens if self._reading.pooling == "mean" else tokens[:1]).sum(axis=0)
         return (pooled / max(float(np.linalg.norm(pooled)), 1e-12)).astype(np.float32)  # type: ignore[no-any-return]
