@@ -13,8 +13,9 @@ from index_tools.engine import Engine, action
 from index_tools.expander.encoder import write_encoder
 from plugin.terms.encoder import MODEL, TOKENIZER, Encoder
 from plugin.terms.folder import ABOUT, VERSION, About, Shape, Source, facts_of_all
-from plugin.terms.neighbours import ENDS, TERMS, VECTORS, WEIGHTS, in_eight_bits, new_vectors
+from plugin.terms.neighbours import ENDS, TERMS, VECTORS, WEIGHTS
 from plugin.terms.store import Word, write_vocabulary
+from plugin.terms.vectors import Vectors
 from tests.folders import Weights, safetensors_bytes
 
 TOPICS = {
@@ -110,9 +111,10 @@ def made_expander(folder: Path, encoder: Path, *, engine: str = "http://127.0.0.
     words = [Word(word.rstrip("s"), word) for topic in TOPICS.values() for word in topic]
     numbers = {word.surface: number for number, word in enumerate(words)}
     said = Encoder(folder, reading)
-    vectors = new_vectors(width=32)
-    vectors.add(np.arange(40), in_eight_bits(np.stack([said.document(text) for text in TEXTS.values()])))
-    vectors.save(str(folder / VECTORS))
+    read = np.stack([said.document(text) for text in TEXTS.values()])
+    vectors = Vectors.new(read)
+    vectors.add(read)
+    vectors.write(folder / VECTORS)
     terms = [numbers[word] for text in TEXTS.values() for word in text.split()]
     np.save(folder / ENDS, np.arange(4, 164, 4, dtype=np.int64))
     np.save(folder / TERMS, np.array(terms, dtype=np.uint32))

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from index_tools.expander.forms import DOCUMENT_TERMS, Statistics, named
-from index_tools.expander.matrix import UNTRAINED_SCALE, mean_vectors, read_documents, unit, write_head
+from index_tools.expander.matrix import UNTRAINED_SCALE, mean_vectors, read_documents, write_head
 from index_tools.expander.parts import Part, Parts
 from plugin.errors import SettingsError
 from plugin.terms.folder import Shape
 from plugin.terms.freshness import tokens_by_text
 from plugin.terms.matrix import HEAD, Matrix
-from plugin.terms.neighbours import ENDS, TERMS, VECTORS, WEIGHTS, Neighbours, in_eight_bits, new_vectors
+from plugin.terms.neighbours import ENDS, TERMS, VECTORS, WEIGHTS, Neighbours
 from plugin.terms.usable import is_usable, most_documents
+from plugin.terms.vectors import Vectors, in_eight_bits, unit
 
 PLAN = {"index": "docs", "encoder": "aa"}
 
@@ -116,22 +117,26 @@ def test_a_term_is_named_by_its_commonest_word_over_all_parts(tmp_path: Path) ->
 # -- the form `neighbours` ----------------------------------------------------------------------------------------------
 
 
+def _write_vectors(path: Path, vectors: Any) -> None:
+    index = Vectors.new(vectors)
+    index.add(vectors)
+    index.write(path)
+
+
 def test_neighbours_weigh_their_terms_by_how_near_they_are(tmp_path: Path) -> None:
     """Against every document, one by one: the graph finds them all where they are few."""
     random = np.random.default_rng(1)
     vectors = in_eight_bits(random.standard_normal((30, 16)).astype("f4"))
     terms = [random.choice(50, size=random.integers(0, 9), replace=False) for _ in range(30)]
     weights = [random.random(len(numbers)).astype(np.float16) for numbers in terms]
-    index = new_vectors(width=16)
-    index.add(np.arange(30), vectors)
-    index.save(str(tmp_path / VECTORS))
+    _write_vectors(tmp_path / VECTORS, vectors)
     np.save(tmp_path / ENDS, np.cumsum([len(numbers) for numbers in terms]))
     np.save(tmp_path / TERMS, np.concatenate(terms).astype(np.uint32))
     np.save(tmp_path / WEIGHTS, np.concatenate(weights))
     shape = Shape(terms=7, power=0.5, documents=5, temperature=0.1)
     query = random.standard_normal(16).astype("f4")
 
-    similar = unit(vectors) @ unit(in_eight_bits(query))
+    similar = unit(vectors) @ unit(query)
     summed = dict.fromkeys(range(50), 0.0)
     for nearest in np.argsort(-similar)[:5]:
         for number, weight in zip(terms[nearest], weights[nearest], strict=True):
@@ -144,14 +149,46 @@ def test_neighbours_weigh_their_terms_by_how_near_they_are(tmp_path: Path) -> No
 
 
 def test_neighbours_without_a_term_have_nothing_to_add(tmp_path: Path) -> None:
-    index = new_vectors(width=16)
-    index.add(np.arange(3), np.ones((3, 16), dtype=np.int8))
-    index.save(str(tmp_path / VECTORS))
+    _write_vectors(tmp_path / VECTORS, np.ones((3, 16), dtype=np.int8))
     np.save(tmp_path / ENDS, np.zeros(3, dtype=np.int64))
     np.save(tmp_path / TERMS, np.array([], dtype=np.uint32))
     np.save(tmp_path / WEIGHTS, np.array([], dtype=np.float16))
     numbers, weights = Neighbours(tmp_path, Shape(), width=16).weigh(np.ones(16, dtype="f4"))
     assert (len(numbers), len(weights)) == (0, 0)
+
+
+def test_a_query_without_a_token_has_no_neighbours(tmp_path: Path) -> None:
+    _write_vectors(tmp_path / VECTORS, np.ones((3, 16), dtype=np.int8))
+    np.save(tmp_path / ENDS, np.arange(1, 4))
+    np.save(tmp_path / TERMS, np.zeros(3, dtype=np.uint32))
+    np.save(tmp_path / WEIGHTS, np.ones(3, dtype=np.float16))
+    assert len(Neighbours(tmp_path, Shape(), width=16).weigh(np.zeros(16, dtype="f4"))[0]) == 0
+
+
+def test_the_nearest_are_those_that_looking_at_every_vector_finds(tmp_path: Path) -> None:
+    """Nineteen of twenty of them, with cosines that are right to a hundredth."""
+    random = np.random.default_rng(5)
+    vectors, queries = random.standard_normal((5000, 64)).astype("f4"), random.standard_normal((50, 64)).astype("f4")
+    _write_vectors(tmp_path / VECTORS, vectors)
+    read = Vectors.read(tmp_path / VECTORS, width=64)
+    exact = unit(queries) @ unit(vectors).T
+    best = np.argsort(-exact, axis=1)[:, :20]
+    for exactly in (False, True):
+        numbers, cosines = read.nearest(queries, 20, exactly=exactly)
+        shares = [
+            len(set(found) & set(wanted)) / 20 for found, wanted in zip(numbers.tolist(), best.tolist(), strict=True)
+        ]
+        assert np.mean(shares) > 0.95
+        assert np.abs(cosines - np.take_along_axis(exact, numbers, axis=1)).max() < 0.01
+    assert read.nearest(queries[:1], 9000, exactly=True)[0].shape == (1, 5000)
+
+
+def test_vectors_of_another_width_are_named(tmp_path: Path) -> None:
+    _write_vectors(tmp_path / VECTORS, np.ones((3, 16), dtype=np.int8))
+    with pytest.raises(
+        SettingsError, match=r"documents\.faiss holds no vectors of 8 numbers; build the expander again"
+    ):
+        Vectors.read(tmp_path / VECTORS, width=8)
 
 
 def test_vectors_keep_their_directions_in_eight_bits() -> None:

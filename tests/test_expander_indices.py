@@ -323,7 +323,7 @@ def test_the_command_tells_what_it_made_and_what_it_cannot_make(engine: Engine, 
     done = _querylift(ONE, "--engine", engine.url, "--out", out, "--encoder", str(encoder), "--threads", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
-        f"{out}: 40 documents (40 encoded now), 40 terms, 0.0 MB\n1 documents have no text and are left out\n"
+        f"{out}: 40 documents (40 encoded now), 40 terms, 0.1 MB\n1 documents have no text and are left out\n"
     )
     wrong = _querylift(ONE, "--engine", engine.url, "--out", out, "--encoder", str(encoder), "--field", "nope")
     assert (wrong.returncode, wrong.stdout) == (2, "")

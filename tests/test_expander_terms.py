@@ -12,13 +12,14 @@ import pytest
 from index_tools.engine import Engine
 from index_tools.expander.build import Built, Request, build
 from index_tools.expander.forms import Statistics
-from index_tools.expander.matrix import mean_vectors, read_documents, unit, write_head
+from index_tools.expander.matrix import mean_vectors, read_documents, write_head
 from index_tools.expander.parts import LOCK, Parts, alone
 from plugin.errors import SettingsError
 from plugin.generators.expander import open_parts
 from plugin.settings import check
 from plugin.terms.folder import Shape
 from plugin.terms.matrix import HEAD, Matrix
+from plugin.terms.vectors import unit
 from tests.expanders import TEXTS, TOPICS, create, fill, removed, tiny_encoder
 
 pytestmark = pytest.mark.engine

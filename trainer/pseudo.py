@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from index_tools.expander.matrix import Documents, unit
-from plugin.terms.neighbours import in_eight_bits, new_vectors
+from index_tools.expander.matrix import Documents
+from plugin.terms.vectors import Vectors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,18 +76,16 @@ class Answers:
         shape = (len(documents.ends), documents.count)
         self._terms = csr_matrix((documents.weights, documents.terms, ends), shape=shape)
         self._own = normalised(self._terms)
-        self._vectors = new_vectors(width=documents.vectors.shape[1])
-        self._vectors.add(np.arange(len(documents.ends)), in_eight_bits(unit(documents.vectors)))
+        self._vectors = Vectors.new(documents.vectors)
+        self._vectors.add(documents.vectors)
 
     def to(self, vectors: Array) -> csr_matrix:
         """Rows of shape (queries, terms) that each sum to 1, or to 0 where no document near has a term."""
         import numpy as np
         from scipy.sparse import csr_matrix
 
-        found = self._vectors.search(in_eight_bits(vectors), self._neighbours)
-        keys = np.atleast_2d(found.keys).astype(np.int64)
-        distances = np.atleast_2d(found.distances)
-        shares = np.exp((distances[:, :1] - distances) / self._temperature)
+        keys, cosines = self._vectors.nearest(vectors, self._neighbours)
+        shares = np.exp((cosines - cosines[:, :1]) / self._temperature)
         rows = np.arange(0, keys.size + 1, keys.shape[1])
         return normalised(
             csr_matrix((shares.ravel(), keys.ravel(), rows), shape=(len(keys), self._terms.shape[0])) @ self._terms

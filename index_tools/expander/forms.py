@@ -6,19 +6,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from index_tools.expander.parts import Part, Parts
 from index_tools.expander.surfaces import Surfaces
-from plugin.terms.neighbours import ENDS, TERMS, VECTORS, WEIGHTS, new_vectors
+from plugin.terms.neighbours import ENDS, TERMS, VECTORS, WEIGHTS
 from plugin.terms.store import Word, write_vocabulary
 from plugin.terms.usable import is_usable, most_documents
+from plugin.terms.vectors import Vectors
 
 if TYPE_CHECKING:
     from plugin.terms.store import Array
 
 DOCUMENT_TERMS = 40
 """Terms kept of a document, those with the largest sqrt(tf) x idf: more of them change nothing (docs/log.md)."""
+SAMPLE = 20_000
+"""Vectors that the eight-bit codes' range is taken from."""
 LEAST_DOCUMENTS = 2
 """A term in fewer documents is most often a slip."""
 
@@ -71,26 +74,33 @@ def write_neighbours(folder: Path, parts: Parts, kept: Sequence[Sequence[int]], 
     import numpy as np
 
     statistics = Statistics(parts, kept)
+    vectors = Vectors.new(_sample(parts, kept))
     ends: list[int] = []
     terms, weights, end, width = [], [], 0, 0
-    vectors: Any = None
     for part, rows in zip(parts, kept, strict=True):
         if not rows:
             continue
         width = part.vectors.shape[1]
-        vectors = vectors if vectors is not None else new_vectors(width=width)
-        vectors.add(np.arange(len(ends), len(ends) + len(rows)), part.vectors[rows])
+        vectors.add(part.vectors[rows])
         for numbers, heavy in statistics.document_terms(part, rows):
             terms.append(numbers)
             weights.append(heavy)
             end += len(numbers)
             ends.append(end)
-    vectors.save(str(folder / VECTORS))
+    vectors.write(folder / VECTORS)
     np.save(folder / ENDS, np.array(ends, dtype=np.int64))
     np.save(folder / TERMS, np.concatenate(terms))
     np.save(folder / WEIGHTS, np.concatenate(weights))
     words = named(statistics, parts, surfaces)
     return Written((VECTORS, ENDS, TERMS, WEIGHTS, *write_vocabulary(folder, words)), words, width)
+
+
+def _sample(parts: Parts, kept: Sequence[Sequence[int]]) -> Array:
+    """Vectors of at most `SAMPLE` documents, evenly drawn."""
+    import numpy as np
+
+    every = max(1, sum(map(len, kept)) // SAMPLE)
+    return np.concatenate([part.vectors[rows[::every]] for part, rows in zip(parts, kept, strict=True) if rows])
 
 
 def named(statistics: Statistics, parts: Parts, surfaces: Surfaces) -> list[Word]:

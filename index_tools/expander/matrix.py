@@ -19,6 +19,7 @@ from index_tools.expander.surfaces import Surfaces
 from plugin.errors import MissingExtra
 from plugin.terms.matrix import HEAD, INPUT
 from plugin.terms.store import write_vocabulary
+from plugin.terms.vectors import unit
 
 if TYPE_CHECKING:
     from plugin.terms.store import Array
@@ -90,14 +91,6 @@ def mean_vectors(documents: Documents) -> Array:
         if len(terms):
             summed[terms] += np.add.reduceat(weighed[order], starts, axis=0)
     return unit(summed)
-
-
-def unit(vectors: Array) -> Array:
-    """Vectors in float32, each of length 1."""
-    import numpy as np
-
-    whole = vectors.astype(np.float32)
-    return whole / np.maximum(np.linalg.norm(whole, axis=-1, keepdims=True), 1e-12)  # type: ignore[no-any-return]
 
 
 def write_head(out: Path, rows: Array, bias: Array) -> None:

@@ -13,7 +13,7 @@ from index_tools.expander.parts import Part, Parts
 from index_tools.expander.scan import Field, Hit, scan, terms_of
 from index_tools.expander.surfaces import Surfaces
 from plugin.terms.encoder import Encoder
-from plugin.terms.neighbours import in_eight_bits
+from plugin.terms.vectors import in_eight_bits
 
 _PART_DOCUMENTS = 2000
 _TERMS_AT_ONCE = 200
