@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import tempfile
 import textwrap
 import time
@@ -27,6 +28,7 @@ from index_tools.report import Report, write_report
 from index_tools.searching import Searched, search_body, search_over_http
 from index_tools.served import Served, serving
 from index_tools.table import render_table
+from plugin.errors import SettingsError
 from plugin.expansion import Expansion
 from plugin.places import cache_dir
 from plugin.settings import check
@@ -77,7 +79,12 @@ def _expander(engine: Engine, say: Say) -> Path:
         "building the fast expander from the index"
         + ("" if (folder / ABOUT).is_file() else ": about half a minute, once")
     )
-    built = build_expander(engine, Request(INDEX, FIELD, folder, threads=os.cpu_count() or 1))
+    request = Request(INDEX, FIELD, folder, threads=os.cpu_count() or 1)
+    try:
+        built = build_expander(engine, request)
+    except SettingsError:  # what an older Querylift left there
+        shutil.rmtree(folder)
+        built = build_expander(engine, request)
     took_s = time.monotonic() - started_s
     say(f"fast expander: {built.about.terms} terms of {built.about.source.documents} documents, {took_s:.0f} s")
     return folder
