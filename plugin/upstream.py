@@ -38,13 +38,13 @@ class UpstreamBroken(Exception):
 
 
 class Upstream:
-    """A pool of connections to the engine at `url`."""
+    """A pool of connections to the engine at `url`. Connecting is given `connect_timeout_s` in all, in two tries."""
 
     def __init__(self, url: str, *, connect_timeout_s: float = 5, ssl: Any = True) -> None:
         self._base = url.rstrip("/")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=ssl, keepalive_timeout=15, ttl_dns_cache=60),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s / 2),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             max_line_size=65_536,
@@ -62,10 +62,10 @@ class Upstream:
             return Reply(await self._request(method, url, sent, body))
         except aiohttp.ClientConnectorError as error:
             raise UpstreamDown(502, f"the engine does not accept connections: {error.strerror or error}") from error
-        except (aiohttp.ClientError, ConnectionError) as error:
-            raise UpstreamDown(502, f"the engine closed the connection: {type(error).__name__}") from error
         except TimeoutError as error:
             raise UpstreamDown(504, "the engine could not be reached in time") from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise UpstreamDown(502, f"the engine closed the connection: {type(error).__name__}") from error
 
     async def close(self) -> None:
         """Close every connection."""
@@ -77,11 +77,13 @@ class Upstream:
         options: Any = {"headers": headers, "allow_redirects": False, "skip_auto_headers": _unasked(headers)}
         try:
             return await self._session.request(method, url, data=_data(body), **options)
+        except aiohttp.ConnectionTimeoutError:
+            pass  # Nothing was sent yet. A process that was paused for a while finds every timer run out, so once more.
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if isinstance(error, aiohttp.ClientConnectorError) or not _may_repeat(url, body):
                 raise
             # A kept connection that the engine had just closed. Searches change nothing, so once more is safe.
-            return await self._session.request(method, url, data=_data(body), **options)
+        return await self._session.request(method, url, data=_data(body), **options)
 
 
 class Reply:

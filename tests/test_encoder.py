@@ -16,13 +16,13 @@ import pytest
 from index_tools import builtin
 from index_tools.expander.encoder import _written, packaged_encoder, write_encoder
 from plugin.errors import SettingsError
-from plugin.terms.encoder import MODEL, TOKENIZER, Encoder, Reading
+from plugin.terms.encoder import MODEL, TOKENIZER, Encoder, Reading, _unknown
 from tests.expanders import BERT, MEAN, TEXTS, TOPICS, sentence_folder, tiny_encoder, tokenizer_file
 from tests.folders import edit
 
 CLS = {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
 LONG = " ".join(word for topic in TOPICS.values() for word in topic)
-MIXED = [*list(TEXTS.values())[::4], "boats", "Stars, moons: 42 planets!", "zzz", "日本語 courts", LONG]
+MIXED = [*list(TEXTS.values())[::4], "boats", "Stars, moons: 42 planets!", "zzz", "🍕!?" * 3, LONG]
 
 
 def _saved(folder: Path, pooling: Mapping[str, bool] = MEAN, kind: str = "BertModel") -> Any:
@@ -213,6 +213,25 @@ def test_a_text_without_a_token_is_all_zeros(copy: Path, tmp_path: Path) -> None
         sentence_folder(copy, pooling=pooling)
         encoder = _encoder(copy, tmp_path / str(pooling["pooling_mode_cls_token"]))
         assert encoder.query("").tolist() == [0] * 32
+
+
+def test_a_text_in_words_that_the_tokenizer_does_not_know_is_all_zeros(tiny: Path, tmp_path: Path) -> None:
+    encoder = _encoder(tiny, tmp_path / "out")
+    assert encoder.query("法 judges trials courts").any()  # one of four
+    assert encoder.query("judges! 🍕 ?").any()  # signs are no words
+    assert not encoder.query("法律 judges trials courts").any()  # two of five
+    assert not encoder.document("离婚后孩子归谁").any()
+
+
+def test_a_tokenizer_that_spells_everything_out_knows_every_text(tiny: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import Unigram
+
+    encoder = _encoder(tiny, tmp_path / "out")
+    unigram = Tokenizer(Unigram([("a", -1.0), ("b", -1.0)], None, byte_fallback=False))
+    assert _unknown(unigram) is None
+    assert _unknown(Tokenizer(Unigram([("<unk>", 0.0), ("a", -1.0)], 0))) == 0
+    assert _unknown(encoder._tokenizer) == 1
 
 
 def test_a_vector_is_the_same_whoever_asks_beside_it(tiny: Path, tmp_path: Path) -> None:

@@ -198,6 +198,26 @@ def test_a_field_of_changes_without_a_date_is_named(topics: Engine, encoder: Pat
 # -- a build that is stopped --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("form", ["neighbours", "terms"])
+def test_an_index_in_another_language_than_the_encoders_is_refused(
+    engine: Engine, encoder: Path, tmp_path: Path, form: Any
+) -> None:
+    create(engine, INDEX, DATED)
+    fill(engine, INDEX, {str(number): f"合同法第{number}条" for number in range(30)} | dict(list(TEXTS.items())[:20]))
+    with pytest.raises(SettingsError, match=r"30 of the first 50 documents of .* name an encoder of their language"):
+        _build(engine, tmp_path / "out", encoder, form=form)
+
+
+def test_documents_in_another_language_are_counted_and_the_others_served(
+    topics: Engine, encoder: Path, tmp_path: Path
+) -> None:
+    fill(topics, INDEX, {str(number): f"合同法第{number}条" for number in range(10)})
+    built = _build(topics, tmp_path / "out", encoder)
+    assert (built.about.source.documents, built.unreadable) == (50, 10)
+    assert "boat" in {word.term for word in _expanded(tmp_path / "out", "sailing anchors").terms}
+    assert open_parts(tmp_path / "out")[1].expand("合同法") is None
+
+
 def test_a_killed_build_goes_on_where_it_was(engine: Engine, encoder: Path, tmp_path: Path) -> None:
     create(engine, INDEX)
     texts = list(TEXTS.values())

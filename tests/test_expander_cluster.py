@@ -115,6 +115,7 @@ def test_a_search_on_another_index_and_an_empty_one_are_left_alone(
 ) -> None:
     folder = _build(engine, tmp_path / "x", encoder, vector_search=_search(tmp_path))
     assert _expanded(folder, engine, "  ") is None
+    assert _expanded(folder, engine, "离婚后孩子归谁") is None
     with pytest.raises(GeneratorError, match=f"was built from {INDEX}, and the search is on other"):
         _expanded(folder, engine, "comets", "other")
 

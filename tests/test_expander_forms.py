@@ -157,14 +157,6 @@ def test_neighbours_without_a_term_have_nothing_to_add(tmp_path: Path) -> None:
     assert (len(numbers), len(weights)) == (0, 0)
 
 
-def test_a_query_without_a_token_has_no_neighbours(tmp_path: Path) -> None:
-    _write_vectors(tmp_path / VECTORS, np.ones((3, 16), dtype=np.int8))
-    np.save(tmp_path / ENDS, np.arange(1, 4))
-    np.save(tmp_path / TERMS, np.zeros(3, dtype=np.uint32))
-    np.save(tmp_path / WEIGHTS, np.ones(3, dtype=np.float16))
-    assert len(Neighbours(tmp_path, Shape(), width=16).weigh(np.zeros(16, dtype="f4"))[0]) == 0
-
-
 def test_the_nearest_are_those_that_looking_at_every_vector_finds(tmp_path: Path) -> None:
     """Nineteen of twenty of them, with cosines that are right to a hundredth."""
     random = np.random.default_rng(5)

@@ -95,6 +95,10 @@ def test_a_query_without_a_word_has_nothing_to_add(folder: Path) -> None:
     assert _expanded(folder, "", " \n", "\u0000\ud83d") == [None, None, None]
 
 
+def test_a_query_in_another_language_than_the_encoders_has_nothing_to_add(folder: Path) -> None:
+    assert _expanded(folder, "离婚后孩子归谁") == [None]
+
+
 def test_a_query_of_ten_thousand_words_is_one_of_its_first(folder: Path) -> None:
     words = " ".join(TEXTS.values())
     first, second = _expanded(folder, words, f"{words} " * 60)

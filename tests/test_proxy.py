@@ -1,9 +1,12 @@
 """What goes over the wire: everything as it came, but for the searches that are expanded."""
 
 import asyncio
+import contextlib
 import gzip
 import io
 import json
+import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +17,7 @@ from plugin import routes
 from plugin.errors import GeneratorError
 from plugin.expansion import Expansion
 from plugin.testing import ScriptedGenerator
+from plugin.upstream import Upstream, UpstreamDown
 from tests.upstream_stub import Front, Handler, Received, StubEngine, answering, proxy_before, stub_engine
 
 BODY = {"query": {"match": {"text": "download a page"}}}
@@ -446,6 +450,35 @@ def test_a_kept_connection_that_the_engine_closed_is_opened_anew_for_a_search() 
             assert (await _search(client, front))[0] == 200
 
     _drive(test, handle)
+
+
+def test_a_proxy_that_was_paused_while_it_connected_still_answers() -> None:
+    async def test(client: aiohttp.ClientSession, front: Front, engine: StubEngine) -> None:
+        upstream = Upstream(f"http://127.0.0.1:{engine.port}", connect_timeout_s=0.4)
+        search = asyncio.create_task(upstream.send("GET", "/docs/_search", "", [(b"host", b"any")], None))
+        await asyncio.sleep(0)
+        time.sleep(0.5)  # what a paused machine does to the process
+        async with await search as reply:
+            assert reply.status == 200
+        await upstream.close()
+
+    _drive(test)
+
+
+def test_an_engine_that_is_not_reached_in_time_is_said_with_504() -> None:
+    async def test() -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+            for _ in range(2):  # one more than the backlog, so that the next one gets no answer
+                one = waiting.enter_context(socket.socket())
+                one.setblocking(False)
+                one.connect_ex(full.getsockname())
+            upstream = Upstream(f"http://127.0.0.1:{full.getsockname()[1]}", connect_timeout_s=0.2)
+            with pytest.raises(UpstreamDown, match="could not be reached in time") as down:
+                await upstream.send("GET", "/docs/_search", "", [(b"host", b"any")], None)
+            assert down.value.status == 504
+            await upstream.close()
+
+    asyncio.run(test())
 
 
 def test_a_head_request_has_headers_and_no_body() -> None:

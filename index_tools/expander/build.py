@@ -57,11 +57,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What was done: documents in the expander, how many of them were encoded now, how many had no text."""
+    """What was done: documents in the expander, how many were encoded now, had no text, or were not to be read."""
 
     about: About
-    encoded: int
-    without_text: int
+    encoded: int = 0
+    without_text: int = 0
+    unreadable: int = 0
 
 
 def build(engine: Engine, request: Request, *, progress: Callable[[int, int], None] = lambda done, of: None) -> Built:
@@ -115,7 +116,7 @@ def _build(engine: Engine, request: Request, found: Field, model: Path, progress
         about = _about(request, source, reading, written.width, terms=len(written.words))
         about = about.model_copy(update={"files": facts_of_all(new, [MODEL, TOKENIZER, *written.files])})
         _place(new, request.folder, about)
-    return Built(about, update.encoded, update.without_text)
+    return Built(about, update.encoded, update.without_text, update.unreadable)
 
 
 def _build_on_cluster(engine: Engine, request: Request, found: Field, model: Path, given: Path) -> Built:
@@ -136,7 +137,7 @@ def _build_on_cluster(engine: Engine, request: Request, found: Field, model: Pat
         about = _about(request, _source(engine, request, found), reading, len(vector), terms=0)
         about = about.model_copy(update={"files": facts_of_all(new, [MODEL, TOKENIZER, SEARCH])})
         _place(new, request.folder, about)
-    return Built(about, 0, 0)
+    return Built(about)
 
 
 def _source(engine: Engine, request: Request, found: Field) -> Source:

@@ -12,6 +12,7 @@ from index_tools.engine import Engine
 from index_tools.expander.parts import Part, Parts
 from index_tools.expander.scan import Field, Hit, scan, terms_of
 from index_tools.expander.surfaces import Surfaces
+from plugin.errors import SettingsError
 from plugin.terms.encoder import Encoder
 from plugin.terms.vectors import in_eight_bits
 
@@ -44,6 +45,7 @@ class Update:
         self._rows: dict[str, tuple[int, int]] = {}
         self.encoded = 0
         self.without_text = 0
+        self.unreadable = 0
 
     def run(self, query: Mapping[str, Any] | None, progress: Callable[[int, int], None]) -> list[list[int]]:
         """The rows of each part that hold a document as it is now."""
@@ -90,7 +92,8 @@ class Update:
         import numpy as np
 
         with ThreadPoolExecutor(self._threads) as pool:
-            vectors = in_eight_bits(np.stack(list(pool.map(lambda hit: self._encoder.document(hit.text), hits))))
+            whole = np.stack(list(pool.map(lambda hit: self._encoder.document(hit.text), hits)))
+        self._count_unreadable(len(hits) - int(whole.any(axis=1).sum()), of=len(hits))
         numbers: dict[str, int] = {}
         terms: list[int] = []
         counts: list[int] = []
@@ -103,7 +106,7 @@ class Update:
         return Part(
             [hit.key for hit in hits],
             np.array([_digest(hit.text) for hit in hits], dtype=np.uint64),
-            vectors,
+            in_eight_bits(whole),
             np.array(ends, dtype=np.int64),
             np.array(terms, dtype=np.uint32),
             np.minimum(np.array(counts, dtype=np.int64), 65535).astype(np.uint16),
@@ -111,6 +114,15 @@ class Update:
             list(numbers),
             self._surfaces.count(hit.text for hit in hits),
         )
+
+    def _count_unreadable(self, count: int, *, of: int) -> None:
+        """Raise SettingsError where the first part's documents are, most of them, in another language than the encoder's."""
+        self.unreadable += count
+        if not self._digests and 2 * count > of:
+            raise SettingsError(
+                f"{count} of the first {of} documents of {self._index} are in words that the encoder does not know; "
+                "name an encoder of their language with --encoder"
+            )
 
     def _terms(self, hits: Sequence[Hit]) -> Iterator[dict[str, int]]:
         rest = iter(hits)

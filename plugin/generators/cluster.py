@@ -76,6 +76,8 @@ class ClusterExpander:
         self._pending += 1
         try:
             vector = await asyncio.get_running_loop().run_in_executor(pool, encoder.query, text)
+            if not vector.any():
+                return None
             return await self._terms(about, filled(search, text, vector.tolist()), ask.index)
         finally:
             self._pending -= 1

@@ -41,8 +41,11 @@ class Parts:
     field: str
 
     def expand(self, text: str) -> Expansion | None:
-        """The heaviest terms for `text`; None where there is none. Blocks for a millisecond or two."""
-        numbers, weights = self.weigher.weigh(self.encoder.query(text))
+        """The heaviest terms for `text`; None where it has none or cannot be read. Blocks for a millisecond or two."""
+        vector = self.encoder.query(text)
+        if not vector.any():
+            return None
+        numbers, weights = self.weigher.weigh(vector)
         words = [self.vocabulary[int(number)] for number in numbers]
         weighed = ((word.term, float(weight)) for word, weight in zip(words, weights, strict=True))
         return from_terms(weighed, field=self.field, surfaces=dict(words))

@@ -6,6 +6,7 @@ would depend on its neighbours'. onnxruntime gives the interpreter free while it
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MODEL, TOKENIZER = "encoder.onnx", "tokenizer.json"
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+MOST_UNKNOWN = 0.25
+"""Share of a text's tokens that the tokenizer may not know. Of English it knows all, of Chinese an English one a third."""
 Pooling = Literal["mean", "cls"]
 
 
@@ -38,6 +41,7 @@ class Encoder:
     def __init__(self, folder: Path, reading: Reading) -> None:
         self._reading = reading
         self._tokenizer = _tokenizer(folder / TOKENIZER, reading.max_tokens)
+        self._unknown = _unknown(self._tokenizer)
         self._session = open_session(folder / MODEL)
         self._inputs = {given.name for given in self._session.get_inputs()}
         if unknown := sorted(self._inputs.difference(_INPUTS)):
@@ -47,7 +51,7 @@ class Encoder:
         self._output = self._session.get_outputs()[0].name
 
     def query(self, text: str) -> Vector:
-        """The vector of a query: shape (width,), length 1; all zeros for a text without a token."""
+        """The vector of a query: shape (width,), length 1; all zeros for a text in words that the tokenizer does not know."""
         return self._encode(self._reading.query_prefix + text)
 
     def document(self, text: str) -> Vector:
@@ -57,11 +61,30 @@ class Encoder:
     def _encode(self, text: str) -> Vector:
         import numpy as np
 
-        ids = np.array([self._tokenizer.encode(text).ids], dtype=np.int64)
+        encoded = self._tokenizer.encode(text)
+        ids = np.array([encoded.ids], dtype=np.int64)
         known = dict(zip(_INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
         tokens = self._session.run([self._output], {name: known[name] for name in self._inputs})[0][0]
         pooled = (tokens if self._reading.pooling == "mean" else tokens[:1]).sum(axis=0)
+        if self._is_unreadable(text, encoded):
+            return np.zeros_like(pooled, dtype=np.float32)
         return (pooled / max(float(np.linalg.norm(pooled)), 1e-12)).astype(np.float32)  # type: ignore[no-any-return]
+
+    def _is_unreadable(self, text: str, encoded: Any) -> bool:
+        """Whether too many words are unknown. A sign that is unknown, an emoji, is no word."""
+        if self._unknown not in encoded.ids:
+            return False
+        unknown = [span for number, span in zip(encoded.ids, encoded.offsets, strict=True) if number == self._unknown]
+        words = sum(any(map(str.isalnum, text[start:end])) for start, end in unknown)
+        return bool(words > MOST_UNKNOWN * (len(encoded.ids) - sum(encoded.special_tokens_mask)))
+
+
+def _unknown(tokenizer: Any) -> int | None:
+    """The number of the token for what the tokenizer does not know; None where it spells everything out."""
+    name = getattr(tokenizer.model, "unk_token", None)
+    if name is None:  # a unigram model has the number only
+        return json.loads(tokenizer.to_str())["model"].get("unk_id")  # type: ignore[no-any-return]
+    return tokenizer.token_to_id(name)  # type: ignore[no-any-return]
 
 
 def _tokenizer(path: Path, max_tokens: int) -> Any:

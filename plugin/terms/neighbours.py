@@ -34,7 +34,7 @@ class Neighbours:
         import numpy as np
 
         found, cosines = (array[0] for array in self._vectors.nearest(vector[None], self._shape.documents))
-        if not vector.any() or not len(found):
+        if not len(found):
             return np.array([], np.int64), np.array([], np.float32)
         shares = np.exp((cosines - cosines[0]) / self._shape.temperature)
         parts = [self._document(int(number)) for number in found]
