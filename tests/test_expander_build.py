@@ -15,11 +15,13 @@ import pytest
 
 from index_tools.engine import Engine
 from index_tools.expander.build import Built, Request, build
+from index_tools.expander.parts import Parts
 from plugin.errors import SettingsError
 from plugin.expansion import Expansion
 from plugin.generators.base import Ask
 from plugin.generators.expander import ExpanderGenerator, open_parts
 from plugin.settings import check
+from plugin.terms.folder import Shape
 from plugin.terms.neighbours import VECTORS
 from tests.expanders import PROPERTIES, TEXTS, TOPICS, create, fill, parts_of, removed, tiny_encoder
 
@@ -112,10 +114,42 @@ def test_a_second_build_encodes_nothing_and_comes_to_the_same(topics: Engine, en
     first = _build(topics, tmp_path / "out", encoder)
     second = _build(topics, tmp_path / "out", encoder)
     assert (first.encoded, second.encoded) == (40, 0)
-    assert second.about.source == first.about.source
-    same = {name for name, facts in second.about.files.items() if facts == first.about.files[name]}
-    assert first.about.files.keys() - same <= {VECTORS}  # several threads lay the graph
+    assert second.about == first.about
     assert len(list(parts_of(tmp_path / "out"))) == 1
+
+
+def test_a_build_with_nothing_new_writes_no_file_but_the_record(topics: Engine, encoder: Path, tmp_path: Path) -> None:
+    _build(topics, tmp_path / "out", encoder)
+    before = (tmp_path / "out" / VECTORS).stat().st_ino
+    _build(topics, tmp_path / "out", encoder)
+    assert (tmp_path / "out" / VECTORS).stat().st_ino == before
+    (tmp_path / "out" / VECTORS).write_bytes(b"damaged")
+    _build(topics, tmp_path / "out", encoder)
+    assert {term.surface for term in _expanded(tmp_path / "out", "courts").terms[:8]} < set(TOPICS["law"])
+    cooler = _build(topics, tmp_path / "out", encoder, shape=Shape(temperature=0.02))
+    assert (cooler.encoded, cooler.about.shape.temperature) == (0, 0.02)
+
+
+@pytest.mark.parametrize("form", ["neighbours", "terms"])
+def test_what_is_no_longer_in_the_index_leaves_the_folder(
+    engine: Engine, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any
+) -> None:
+    monkeypatch.setattr("index_tools.expander.update._PART_DOCUMENTS", 10)
+    create(engine, INDEX, DATED)
+    fill(engine, INDEX, TEXTS)
+    _build(engine, tmp_path / "out", encoder, form=form)
+    assert [len(part.keys) for part in Parts.found(tmp_path / "out")] == [10, 10, 10, 10]
+    gone = [*list(TEXTS)[:10], *list(TEXTS)[10:17], *list(TEXTS)[20:23]]  # all of a topic, seven and three of others
+    for doc_id in gone:
+        engine.call("DELETE", f"/{INDEX}/_doc/{doc_id}", params={"refresh": "true"})
+    built = _build(engine, tmp_path / "out", encoder, form=form)
+    assert (built.encoded, built.about.source.documents) == (0, 20)
+    assert [len(part.keys) for part in Parts.found(tmp_path / "out")] == [3, 10, 10]
+    fresh = _build(engine, tmp_path / "fresh", encoder, form=form)
+    assert fresh.about.source == built.about.source
+    for query in ("courts", "stars planets", "ovens"):
+        assert _expanded(tmp_path / "out", query) == _expanded(tmp_path / "fresh", query)
+    assert _build(engine, tmp_path / "out", encoder, form=form).encoded == 0
 
 
 def test_another_form_is_made_of_what_has_been_encoded(topics: Engine, encoder: Path, tmp_path: Path) -> None:

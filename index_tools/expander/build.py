@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from index_tools.expander.update import Update
 from plugin.errors import SettingsError
 from plugin.generators.cluster import SEARCH, filled, read_search
 from plugin.terms.encoder import MODEL, TOKENIZER, Encoder, Reading
-from plugin.terms.folder import ABOUT, VERSION, About, Shape, Source, facts_of, facts_of_all, read_about
+from plugin.terms.folder import ABOUT, VERSION, About, Shape, Source, check_files, facts_of, facts_of_all, read_about
 
 _PROBE_WORDS = 64
 _SHAPE = Shape()
@@ -101,21 +101,25 @@ def _build(engine: Engine, request: Request, found: Field, model: Path, progress
             raise SettingsError(
                 f"no document of {request.index} has text in {', '.join(found.sources)}; name others with --text"
             )
-        surfaces = Surfaces(engine, found.indices[0], found.name)
-        parts.keep(kept)
-        written = _FORMS[request.form](new, parts, kept, surfaces)
-        if not written.words:
-            raise SettingsError(f"{found.name} of {request.index} has no term to add to a query; name another field")
         source = _source(engine, request, found).model_copy(
-            update={
-                "documents": sum(map(len, kept)),
-                "probe": _probe(surfaces, written.words),
-                "changed_until": until,
-            }
+            update={"documents": sum(map(len, kept)), "changed_until": until}
         )
-        about = _about(request, source, reading, written.width, terms=len(written.words))
-        about = about.model_copy(update={"files": facts_of_all(new, [MODEL, TOKENIZER, *written.files])})
-        _place(new, request.folder, about)
+        served = _served(request) if not update.encoded and parts.is_kept(kept) else None
+        if served is not None:
+            source = source.model_copy(update={"probe": served.source.probe})
+            about = served.model_copy(update={"source": source})
+            _place(new, request.folder, about, files=())
+        else:
+            surfaces = Surfaces(engine, found.indices[0], found.name)
+            written = _FORMS[request.form](new, parts, parts.keep(kept), surfaces)
+            if not written.words:
+                raise SettingsError(
+                    f"{found.name} of {request.index} has no term to add to a query; name another field"
+                )
+            source = source.model_copy(update={"probe": _probe(surfaces, written.words)})
+            about = _about(request, source, reading, written.width, terms=len(written.words))
+            about = about.model_copy(update={"files": facts_of_all(new, [MODEL, TOKENIZER, *written.files])})
+            _place(new, request.folder, about, files=about.files)
     return Built(about, update.encoded, update.without_text, update.unreadable)
 
 
@@ -136,7 +140,7 @@ def _build_on_cluster(engine: Engine, request: Request, found: Field, model: Pat
         (new / SEARCH).write_text(json.dumps(search), encoding="utf-8")
         about = _about(request, _source(engine, request, found), reading, len(vector), terms=0)
         about = about.model_copy(update={"files": facts_of_all(new, [MODEL, TOKENIZER, SEARCH])})
-        _place(new, request.folder, about)
+        _place(new, request.folder, about, files=about.files)
     return Built(about)
 
 
@@ -243,11 +247,21 @@ def _probe(surfaces: Surfaces, words: Sequence[Any]) -> dict[str, tuple[str, ...
     return surfaces.made_of(usable[:: max(1, len(usable) // _PROBE_WORDS)][:_PROBE_WORDS])
 
 
-def _place(new: Path, folder: Path, about: About) -> None:
+def _served(request: Request) -> About | None:
+    """What the folder holds already, where that is whole and as it is asked for."""
+    try:
+        about = read_about(request.folder)
+        check_files(request.folder, about)
+    except SettingsError:
+        return None
+    return about if (about.form, about.shape) == (request.form, request.shape) else None
+
+
+def _place(new: Path, folder: Path, about: About, *, files: Iterable[str]) -> None:
     """Give the finished files their names."""
     try:
         (new / ABOUT).write_text(about.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        for name in [*about.files, ABOUT]:
+        for name in [*files, ABOUT]:
             (new / name).replace(folder / name)
     except OSError as error:
         raise SettingsError(f"{folder} cannot be written: {error.strerror}; make room, and build again") from None

@@ -44,7 +44,7 @@ class Statistics:
         documents = Counter[str]()
         self.documents = 0
         for part, rows in zip(parts, kept, strict=True):
-            inside = np.concatenate([_span(part, row) for row in rows]) if rows else np.array([], np.int64)
+            inside = part.places(rows)
             found = np.bincount(part.terms[inside], minlength=len(part.vocabulary))
             documents.update({term: int(count) for term, count in zip(part.vocabulary, found, strict=True) if count})
             self.documents += len(rows)
@@ -61,7 +61,7 @@ class Statistics:
 
         numbers = np.array([self.numbers.get(term, -1) for term in part.vocabulary], dtype=np.int64)
         for row in rows:
-            at = _span(part, row)
+            at = part.places([row])
             terms = numbers[part.terms[at]]
             at, terms = at[terms >= 0], terms[terms >= 0]
             weights = np.sqrt(part.counts[at] / max(int(part.lengths[row]), 1)) * self.idf[terms]
@@ -120,9 +120,3 @@ def named(statistics: Statistics, parts: Parts, surfaces: Surfaces) -> list[Word
 
 def _commonest(counted: Counter[str]) -> str:
     return min(counted, key=lambda word: (-counted[word], word))
-
-
-def _span(part: Part, row: int) -> Array:
-    import numpy as np
-
-    return np.arange(int(part.ends[row - 1]) if row else 0, int(part.ends[row]))

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -38,6 +38,29 @@ class Part:
     lengths: Array
     vocabulary: Sequence[str]
     surfaces: Mapping[str, tuple[str, int]]
+
+    def places(self, rows: Sequence[int]) -> Array:
+        """Where in `terms` and `counts` those of the documents in `rows` stand."""
+        import numpy as np
+
+        spans = [np.arange(int(self.ends[row - 1]) if row else 0, int(self.ends[row])) for row in rows]
+        return np.concatenate(spans) if spans else np.array([], np.int64)
+
+    def only(self, rows: Sequence[int]) -> Part:
+        """The documents in `rows`; words keep the counts that they have in all."""
+        import numpy as np
+
+        inside = self.places(rows)
+        return replace(
+            self,
+            keys=[self.keys[row] for row in rows],
+            digests=self.digests[rows],
+            vectors=self.vectors[rows],
+            ends=np.cumsum(np.diff(self.ends, prepend=0)[rows]),
+            terms=self.terms[inside],
+            counts=self.counts[inside],
+            lengths=self.lengths[rows],
+        )
 
 
 @contextmanager
@@ -101,9 +124,46 @@ class Parts:
         surfaces = {term: (word, count) for term, (word, count) in said["surfaces"].items()}
         return Part(said["keys"], vocabulary=said["vocabulary"], surfaces=surfaces, **arrays)
 
-    def keep(self, kept: Sequence[Sequence[int]]) -> None:
-        """Put down which rows of each part hold a document as it is now."""
-        _write(self._folder / KEPT, json.dumps([list(rows) for rows in kept]).encode())
+    def keep(self, kept: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Put down which rows of each part hold a document as it is now, and return them.
+
+        A part that holds more of other documents than of these is written anew without them: an index that changes every day
+        does not make the folder longer every day.
+        """
+        rows_by_part = [list(rows) for rows in kept]
+        wasteful = [
+            (number, path)
+            for number, path in enumerate(self.files())
+            if 2 * len(rows_by_part[number]) < self._documents(path)
+        ]
+        if wasteful:
+            (self._folder / KEPT).unlink(
+                missing_ok=True
+            )  # stopped from here on, the folder says that it is to be built again
+        for number, path in wasteful:
+            rows = rows_by_part[number]
+            if rows:
+                self._put(path, self.read(path).only(rows))
+                rows_by_part[number] = list(range(len(rows)))
+            else:
+                path.unlink()
+        gone = {number for number, path in wasteful if not rows_by_part[number]}
+        left = [rows for number, rows in enumerate(rows_by_part) if number not in gone]
+        _write(self._folder / KEPT, json.dumps(left).encode())
+        return left
+
+    def _documents(self, path: Path) -> int:
+        import numpy as np
+
+        with np.load(path, allow_pickle=False) as found:
+            return len(found["digests"])
+
+    def is_kept(self, kept: Sequence[Sequence[int]]) -> bool:
+        """Whether these are the rows that `keep` put down last."""
+        try:
+            return self.kept() == [list(rows) for rows in kept]
+        except SettingsError:
+            return False
 
     def kept(self) -> list[list[int]]:
         """What `keep` put down last. Raises SettingsError."""
@@ -116,11 +176,13 @@ class Parts:
 
     def write(self, part: Part) -> None:
         """Put one more part down, whole or not at all."""
-        import numpy as np
-
         files = self.files()
         number = int(files[-1].stem) + 1 if files else 0
-        target = self._folder / f"{number:06}.npz"
+        self._put(self._folder / f"{number:06}.npz", part)
+
+    def _put(self, target: Path, part: Part) -> None:
+        import numpy as np
+
         said = {"keys": list(part.keys), "vocabulary": list(part.vocabulary), "surfaces": dict(part.surfaces)}
         arrays = {name: getattr(part, name) for name in ("digests", "vectors", "ends", "terms", "counts", "lengths")}
         unfinished = target.with_suffix(".tmp")
