@@ -67,6 +67,7 @@ def arguments(settings: Settings, table: TrainingSettings, *, out: Path, seed: i
         "bf16": settings.model.compute == "bfloat16",
         "use_cpu": not gpu,
         "dataloader_pin_memory": gpu,
+        "ddp_find_unused_parameters": False,
         "remove_unused_columns": False,  # the collators take what they need; `length` is for the sampler
         "logging_steps": table.logging_steps,
         "logging_nan_inf_filter": False,
@@ -148,7 +149,12 @@ def is_first_process() -> bool:
     """Whether this process writes: the only one, or the first that `accelerate launch` started."""
     from accelerate import PartialState
 
-    return bool(PartialState().is_main_process)
+    return bool(PartialState(cpu=models.device() == "cpu").is_main_process)
+
+
+def for_one(say: Say) -> Say:
+    """`say` in the first process; what says nothing in the others."""
+    return say if is_first_process() else _silence
 
 
 def prepare(trainer: Any) -> None:
@@ -166,12 +172,12 @@ def run(trainer: Any, *, out: Path, say: Say) -> tuple[int, float, dict[str, flo
     from trainer.curves import Curves, mean_loss
 
     first = is_first_process()
-    curves = Curves(out, say=say if first else _silence)
+    curves = Curves(out, say=say)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(curves)
     begun = last_checkpoint(out)
     resumed_at = int(begun.name.rpartition("-")[2]) if begun else 0
-    if begun and first:
+    if begun:
         say(f"resumed at step {resumed_at}, from {begun}")
     output = trainer.train(resume_from_checkpoint=str(begun) if begun else None)
     measured = _measured(trainer)

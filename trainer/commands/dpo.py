@@ -35,5 +35,6 @@ def dpo(
 
     settings = load(config)
     refuse_held_out(pairs, held_out, settings.held_out)
-    trained = train(pairs, settings, model=model, out=out, seed=seed, say=click.echo)
-    click.echo(training.closing(trained))
+    say = training.for_one(click.echo)
+    trained = train(pairs, settings, model=model, out=out, seed=seed, say=say)
+    say(training.closing(trained))

@@ -40,5 +40,6 @@ def sft(
 
     settings = load(config)
     refuse_held_out(rows, held_out, settings.held_out)
-    trained = train(rows, settings, out=out, base=base, seed=seed, say=click.echo)
-    click.echo(training.closing(trained))
+    say = training.for_one(click.echo)
+    trained = train(rows, settings, out=out, base=base, seed=seed, say=say)
+    say(training.closing(trained))
