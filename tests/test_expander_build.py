@@ -103,7 +103,7 @@ def test_the_record_says_where_it_came_from(topics: Engine, encoder: Path, tmp_p
     source = _build(topics, tmp_path / "out", encoder).about.source
     assert (source.index, source.indices, source.aliases) == (INDEX, (INDEX,), ())
     assert (source.documents, source.in_index, source.changed_until) == (40, 40, "")
-    assert source.engine.startswith("OpenSearch ")
+    assert source.engine.startswith(("OpenSearch ", "Elasticsearch "))
     assert source.probe["galaxies"] == ("galaxi",) and len(source.probe) == 40
 
 
