@@ -15,7 +15,7 @@ STAGES = ("model", "lora", "sft", "sample", "dpo")
 
 
 def test_the_packaged_configurations_are_found_by_name() -> None:
-    assert packaged() == ("qwen3-0.6b", "qwen3-4b", "smoke", "smollm2-135m")
+    assert packaged() == ("qwen3-0.6b", "qwen3-4b", "smoke", "smollm2-135m", "teacher-pool")
     assert load(Path("smollm2-135m")).model.base == "smollm2-135m"
     assert load(Path("smoke")).model.base == "made:llama"
 
