@@ -21,7 +21,7 @@ from plugin.expansion import Expansion
 from plugin.generators.base import Ask
 from plugin.generators.expander import ExpanderGenerator, open_parts
 from plugin.settings import check
-from plugin.terms.folder import Shape
+from plugin.terms.folder import ABOUT, Shape, read_about
 from plugin.terms.neighbours import VECTORS
 from tests.expanders import PROPERTIES, TEXTS, TOPICS, create, fill, parts_of, removed, tiny_encoder
 
@@ -223,6 +223,71 @@ def test_with_a_field_of_changes_only_newer_documents_are_asked_for(
     )  # asked for all, it sees the one whose day did not change
 
 
+def test_a_document_that_comes_back_with_its_old_date_is_read_again(
+    engine: Engine, encoder: Path, tmp_path: Path
+) -> None:
+    """As when an index is made anew from a backup, a part at a time."""
+    copies = {f"copy-{doc_id}": {"contents": text, "changed": "2025-02-01"} for doc_id, text in TEXTS.items()}
+    dated = [_dated(doc_id, 1) for doc_id in TEXTS]
+    found = []
+    for there in ([*dated, copies], [*dated[:10], copies], dated[10:]):
+        if copies in there:
+            removed(engine, INDEX)
+            create(engine, INDEX, DATED)
+        for documents in there:
+            fill(engine, INDEX, documents)
+        built = _build(engine, tmp_path / "out", encoder, changed_field="changed")
+        found.append((built.encoded, built.about.source.documents))
+    assert found == [(80, 80), (0, 50), (30, 80)]
+
+
+def test_a_document_that_lost_its_text_stays_away_from_the_builds_after(
+    engine: Engine, encoder: Path, tmp_path: Path
+) -> None:
+    create(engine, INDEX, DATED)
+    for doc_id in TEXTS:
+        fill(engine, INDEX, _dated(doc_id, 1))
+    _build(engine, tmp_path / "out", encoder, changed_field="changed")
+    fill(engine, INDEX, {"sea-0": {"contents": "", "changed": "2025-01-02", "number": 2}})
+    found = [_build(engine, tmp_path / "out", encoder, changed_field="changed").about.source.documents]
+    for day in (3, 4):
+        fill(engine, INDEX, _dated("sea-1", day, f"boats {day}"))
+        found.append(_build(engine, tmp_path / "out", encoder, changed_field="changed").about.source.documents)
+    assert found == [39, 39, 39]
+
+
+@pytest.mark.parametrize("form", ["neighbours", "terms"])
+def test_a_build_that_failed_before_its_files_were_placed_is_made_anew(
+    topics: Engine, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any
+) -> None:
+    _build(topics, tmp_path / "out", encoder, form=form)
+    fill(topics, INDEX, {f"new-{number}": "zebras lions tigers" for number in range(3)})
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="full"):
+        broken.setattr("index_tools.expander.build._place", _full)
+        _build(topics, tmp_path / "out", encoder, form=form)
+    built = _build(topics, tmp_path / "out", encoder, form=form)
+    assert (built.encoded, built.about.source.documents) == (0, 43)
+    assert "zebra" in {word.term for word in _expanded(tmp_path / "out", "zebras lions").terms}
+
+
+def _full(*_: Any, **__: Any) -> None:
+    raise OSError("full")
+
+
+def test_terms_that_the_analyzer_no_longer_makes_are_asked_for_again(
+    topics: Engine, encoder: Path, tmp_path: Path
+) -> None:
+    """What a synonyms file or an upgrade of the engine changes stands in no setting of the index."""
+    about = _build(topics, tmp_path / "out", encoder).about
+    right = about.source.probe
+    source = about.source.model_copy(update={"probe": {**right, "galaxies": ("galaxies",)}})
+    (tmp_path / "out" / ABOUT).write_text(
+        about.model_copy(update={"source": source}).model_dump_json(), encoding="utf-8"
+    )
+    assert read_about(tmp_path / "out").source.probe != right
+    assert _build(topics, tmp_path / "out", encoder).about.source.probe == right
+
+
 def test_a_field_of_changes_without_a_date_is_named(topics: Engine, encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         _build(topics, tmp_path / "out", encoder, changed_field="changed")
@@ -238,7 +303,7 @@ def test_an_index_in_another_language_than_the_encoders_is_refused(
 ) -> None:
     create(engine, INDEX, DATED)
     fill(engine, INDEX, {str(number): f"合同法第{number}条" for number in range(30)} | dict(list(TEXTS.items())[:20]))
-    with pytest.raises(SettingsError, match=r"30 of the first 50 documents of .* name an encoder of their language"):
+    with pytest.raises(SettingsError, match=r"30 of 50 documents of .* name an encoder of their language"):
         _build(engine, tmp_path / "out", encoder, form=form)
 
 

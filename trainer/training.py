@@ -142,6 +142,7 @@ def once(manifest: Manifest, train: Callable[[], Trained], *, out: Path, say: Sa
         results = stack.enter_context(manifest.running()) if is_first_process() else {}
         trained = train()
         results.update(asdict(trained))
+    _part()
     return trained
 
 
@@ -150,6 +151,16 @@ def is_first_process() -> bool:
     from accelerate import PartialState
 
     return bool(PartialState(cpu=models.device() == "cpu").is_main_process)
+
+
+def _part() -> None:
+    """Wait for the first process to have written: one that left before would take the others with it."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=models.device() == "cpu")
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        state.destroy_process_group()
 
 
 def for_one(say: Say) -> Say:

@@ -64,4 +64,6 @@ def build(index: str, engine: str | None, out: Path, config: Path | None, thread
     if built.without_text:
         click.echo(f"{built.without_text} documents have no text and are left out")
     if built.unreadable:
-        click.echo(f"{built.unreadable} documents are in words that the encoder does not know, and near to no query")
+        click.echo(
+            f"{built.unreadable} of those encoded now are in words that the encoder does not know: near to no query"
+        )

@@ -22,7 +22,7 @@ from index_tools.expander.encoder import packaged_encoder, reading_of, write_enc
 from index_tools.expander.forms import write_neighbours
 from index_tools.expander.matrix import write_terms
 from index_tools.expander.parts import LOCK, Parts, alone
-from index_tools.expander.scan import Field, analyzer_of, find_field
+from index_tools.expander.scan import Field, analyzer_of, find_field, first
 from index_tools.expander.surfaces import Surfaces
 from index_tools.expander.update import Update
 from plugin.errors import SettingsError
@@ -31,6 +31,8 @@ from plugin.terms.encoder import MODEL, TOKENIZER, Encoder, Reading
 from plugin.terms.folder import ABOUT, VERSION, About, Shape, Source, check_files, facts_of, facts_of_all, read_about
 
 _PROBE_WORDS = 64
+_DRAWN = 100
+"""Documents that tell whether the encoder reads their language."""
 _SHAPE = Shape()
 _FORMS = {"neighbours": write_neighbours, "terms": write_terms}
 
@@ -87,16 +89,13 @@ def _build(engine: Engine, request: Request, found: Field, model: Path, progress
     with TemporaryDirectory(dir=request.folder, prefix=".new-") as work:
         new = Path(work)
         reading = write_encoder(model, new)
-        update = Update(
-            engine,
-            request.index,
-            found,
-            parts,
-            Encoder(new, reading),
-            threads=request.threads,
-        )
+        encoder = Encoder(new, reading)
+        _check_language(engine, request, found, encoder)
+        update = Update(engine, request.index, found, parts, encoder, threads=request.threads)
         until = _changed_until(engine, request)
-        kept = update.run(_changed_query(request), progress)
+        before = parts.kept_before()
+        query = _changed_query(request) if before is not None else None
+        kept = update.run(progress, query=query, before=before if query else None)
         if not kept:
             raise SettingsError(
                 f"no document of {request.index} has text in {', '.join(found.sources)}; name others with --text"
@@ -104,14 +103,15 @@ def _build(engine: Engine, request: Request, found: Field, model: Path, progress
         source = _source(engine, request, found).model_copy(
             update={"documents": sum(map(len, kept)), "changed_until": until}
         )
-        served = _served(request) if not update.encoded and parts.is_kept(kept) else None
+        surfaces = Surfaces(engine, found.indices[0], found.name)
+        served = _served(request, surfaces) if kept == before else None
         if served is not None:
             source = source.model_copy(update={"probe": served.source.probe})
             about = served.model_copy(update={"source": source})
             _place(new, request.folder, about, files=())
         else:
-            surfaces = Surfaces(engine, found.indices[0], found.name)
-            written = _FORMS[request.form](new, parts, parts.keep(kept), surfaces)
+            kept = parts.compacted(kept)
+            written = _FORMS[request.form](new, parts, kept, surfaces)
             if not written.words:
                 raise SettingsError(
                     f"{found.name} of {request.index} has no term to add to a query; name another field"
@@ -120,6 +120,7 @@ def _build(engine: Engine, request: Request, found: Field, model: Path, progress
             about = _about(request, source, reading, written.width, terms=len(written.words))
             about = about.model_copy(update={"files": facts_of_all(new, [MODEL, TOKENIZER, *written.files])})
             _place(new, request.folder, about, files=about.files)
+            parts.keep(kept)
     return Built(about, update.encoded, update.without_text, update.unreadable)
 
 
@@ -130,6 +131,8 @@ def _build_on_cluster(engine: Engine, request: Request, found: Field, model: Pat
         new = Path(work)
         reading = write_encoder(model, new)
         vector = Encoder(new, reading).query("a search to try it with")
+        if not vector.any():  # an encoder of another language
+            vector[0] = 1.0
         body = {**filled(search, "a search to try it with", vector.tolist()), "size": 1}
         # What the engine refuses is known before it is served.
         answer = engine.call("POST", f"/{request.index}/_search", body)
@@ -220,9 +223,12 @@ def _plan(engine: Engine, request: Request, found: Field, model: Path) -> dict[s
 
 def _changed_query(request: Request) -> dict[str, Any] | None:
     """The query for what has changed since the folder was built; None where everything is to be read."""
-    if not request.changed_field or not (request.folder / ABOUT).is_file():
+    if not request.changed_field:
         return None
-    before = read_about(request.folder).source
+    try:
+        before = read_about(request.folder).source
+    except SettingsError:
+        return None
     if before.changed_field != request.changed_field or before.changed_until == "":
         return None
     return {"range": {request.changed_field: {"gte": before.changed_until}}}
@@ -247,14 +253,27 @@ def _probe(surfaces: Surfaces, words: Sequence[Any]) -> dict[str, tuple[str, ...
     return surfaces.made_of(usable[:: max(1, len(usable) // _PROBE_WORDS)][:_PROBE_WORDS])
 
 
-def _served(request: Request) -> About | None:
-    """What the folder holds already, where that is whole and as it is asked for."""
+def _check_language(engine: Engine, request: Request, found: Field, encoder: Encoder) -> None:
+    """Raise SettingsError where most of some documents, drawn at random, are in words that the encoder does not know."""
+    chance = {"function_score": {"query": {"match_all": {}}, "random_score": {"seed": 1, "field": "_seq_no"}}}
+    drawn = [hit for hit in first(engine, request.index, sources=found.sources, query=chance, size=_DRAWN) if hit.text]
+    unreadable = sum(not encoder.document(hit.text).any() for hit in drawn)
+    if 2 * unreadable > len(drawn):
+        raise SettingsError(
+            f"{unreadable} of {len(drawn)} documents of {request.index}, drawn at random, are in words that the encoder does "
+            "not know; name an encoder of their language with --encoder"
+        )
+
+
+def _served(request: Request, surfaces: Surfaces) -> About | None:
+    """What the folder holds already, where that is whole and as it is asked for, and the analyzer makes the same terms."""
     try:
         about = read_about(request.folder)
         check_files(request.folder, about)
     except SettingsError:
         return None
-    return about if (about.form, about.shape) == (request.form, request.shape) else None
+    same = (about.form, about.shape) == (request.form, request.shape)
+    return about if same and surfaces.made_of(list(about.source.probe)) == about.source.probe else None
 
 
 def _place(new: Path, folder: Path, about: About, *, files: Iterable[str]) -> None:

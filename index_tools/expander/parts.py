@@ -124,22 +124,19 @@ class Parts:
         surfaces = {term: (word, count) for term, (word, count) in said["surfaces"].items()}
         return Part(said["keys"], vocabulary=said["vocabulary"], surfaces=surfaces, **arrays)
 
-    def keep(self, kept: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Put down which rows of each part hold a document as it is now, and return them.
+    def compacted(self, kept: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Write parts anew that hold more of other documents than of the `kept` rows, and return the rows that are kept now.
 
-        A part that holds more of other documents than of these is written anew without them: an index that changes every day
-        does not make the folder longer every day.
+        So an index that changes every day does not make the folder longer every day. From here until `keep` the folder does
+        not say what it holds: a build that is stopped between the two is made anew.
         """
+        (self._folder / KEPT).unlink(missing_ok=True)
         rows_by_part = [list(rows) for rows in kept]
         wasteful = [
             (number, path)
             for number, path in enumerate(self.files())
             if 2 * len(rows_by_part[number]) < self._documents(path)
         ]
-        if wasteful:
-            (self._folder / KEPT).unlink(
-                missing_ok=True
-            )  # stopped from here on, the folder says that it is to be built again
         for number, path in wasteful:
             rows = rows_by_part[number]
             if rows:
@@ -148,9 +145,11 @@ class Parts:
             else:
                 path.unlink()
         gone = {number for number, path in wasteful if not rows_by_part[number]}
-        left = [rows for number, rows in enumerate(rows_by_part) if number not in gone]
-        _write(self._folder / KEPT, json.dumps(left).encode())
-        return left
+        return [rows for number, rows in enumerate(rows_by_part) if number not in gone]
+
+    def keep(self, kept: Sequence[Sequence[int]]) -> None:
+        """Put down which rows of each part hold a document as it is served now."""
+        _write(self._folder / KEPT, json.dumps([list(rows) for rows in kept]).encode())
 
     def _documents(self, path: Path) -> int:
         import numpy as np
@@ -158,19 +157,21 @@ class Parts:
         with np.load(path, allow_pickle=False) as found:
             return len(found["digests"])
 
-    def is_kept(self, kept: Sequence[Sequence[int]]) -> bool:
-        """Whether these are the rows that `keep` put down last."""
+    def kept_before(self) -> list[list[int]] | None:
+        """What `kept` gives; None where the last build did not end."""
         try:
-            return self.kept() == [list(rows) for rows in kept]
+            return self.kept()
         except SettingsError:
-            return False
+            return None
 
     def kept(self) -> list[list[int]]:
         """What `keep` put down last. Raises SettingsError."""
         path = self._folder / KEPT
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            return [[int(row) for row in rows] for rows in kept]
+            kept = [[int(row) for row in rows] for rows in json.loads(path.read_text(encoding="utf-8"))]
+            if len(kept) != len(self.files()):
+                raise ValueError("the last build did not end")
+            return kept
         except (OSError, ValueError, TypeError) as error:
             raise SettingsError(f"{path} cannot be read ({error}); build the expander again") from None
 

@@ -103,6 +103,13 @@ def scan(
             engine.call("DELETE", "/_search/scroll", {"scroll_id": scroll_id}, params={"ignore": 404})
 
 
+def first(engine: Engine, expression: str, *, sources: Sequence[str], query: Mapping[str, Any], size: int) -> list[Hit]:
+    """The best `size` documents of `expression` for `query`."""
+    body = {"size": size, "query": query, "_source": list(sources)}
+    hits = engine.call("POST", f"/{expression}/_search", body)["hits"]["hits"]
+    return [_hit(hit, sources) for hit in hits]
+
+
 def terms_of(engine: Engine, hits: Sequence[Hit], field: Field) -> list[dict[str, int]]:
     """How often each term stands in `field` of each of `hits`; {} for one that is gone. Stored vectors make it quick.
 

@@ -12,13 +12,13 @@ from index_tools.engine import Engine
 from index_tools.expander.parts import Part, Parts
 from index_tools.expander.scan import Field, Hit, scan, terms_of
 from index_tools.expander.surfaces import Surfaces
-from plugin.errors import SettingsError
 from plugin.terms.encoder import Encoder
 from plugin.terms.vectors import in_eight_bits
 
 _PART_DOCUMENTS = 2000
 _TERMS_AT_ONCE = 200
 """Documents of one `_mtermvectors`."""
+_IDS_AT_ONCE = 500
 
 
 class Update:
@@ -47,10 +47,20 @@ class Update:
         self.without_text = 0
         self.unreadable = 0
 
-    def run(self, query: Mapping[str, Any] | None, progress: Callable[[int, int], None]) -> list[list[int]]:
-        """The rows of each part that hold a document as it is now."""
+    def run(
+        self,
+        progress: Callable[[int, int], None],
+        *,
+        query: Mapping[str, Any] | None = None,
+        before: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[int]]:
+        """The rows of each part that hold a document as it is now.
+
+        With a `query` for what has changed only that is read, and what is in none of the rows of `before`, those of the
+        last build: its date may be older than its place in the index.
+        """
         for number, part in enumerate(self._parts):
-            self._remember(number, part)
+            self._remember(number, part, None if before is None else before[number])
         alive, new = set[str](), _Batches(_PART_DOCUMENTS)
         total, read = self._engine.count(self._index), 0
         for hits in scan(self._engine, self._index, sources=self._field.sources, query=query):
@@ -62,13 +72,30 @@ class Update:
         for batch in new.rest():
             self._write(batch)
         if query is not None:  # the others are as they were, but some may be gone
+            missed: list[Hit] = []
             for hits in scan(self._engine, self._index, sources=()):
+                missed += [hit for hit in hits if hit.key not in alive and hit.key not in self._rows]
                 alive.update(hit.key for hit in hits)
+            for hits in self._read(missed):
+                for batch in new.add([hit for hit in hits if self._is_new(hit)]):
+                    self._write(batch)
+            for batch in new.rest():
+                self._write(batch)
         kept: list[list[int]] = [[] for _ in self._digests]
         for key, (number, row) in self._rows.items():
             if key in alive:
                 kept[number].append(row)
         return kept if any(kept) else []
+
+    def _read(self, missed: Sequence[Hit]) -> Iterator[list[Hit]]:
+        """The documents of hits without a text, with theirs."""
+        rest, wanted = iter(missed), {hit.key for hit in missed}
+        while batch := list(islice(rest, _IDS_AT_ONCE)):
+            query = {"ids": {"values": [hit.doc_id for hit in batch]}}
+            for hits in scan(self._engine, self._index, sources=self._field.sources, query=query):
+                found = [hit for hit in hits if hit.key in wanted]  # the same id may stand in several indices
+                wanted.difference_update(hit.key for hit in found)
+                yield found
 
     def _is_new(self, hit: Hit) -> bool:
         if not hit.text:
@@ -81,19 +108,19 @@ class Update:
     def _write(self, hits: Sequence[Hit]) -> None:
         part = self._part(hits)
         self._parts.write(part)
-        self._remember(len(self._digests), part)
+        self._remember(len(self._digests), part, None)
         self.encoded += len(hits)
 
-    def _remember(self, number: int, part: Part) -> None:
+    def _remember(self, number: int, part: Part, rows: Sequence[int] | None) -> None:
         self._digests.append(part.digests)
-        self._rows.update({key: (number, row) for row, key in enumerate(part.keys)})
+        self._rows.update({part.keys[row]: (number, row) for row in (range(len(part.keys)) if rows is None else rows)})
 
     def _part(self, hits: Sequence[Hit]) -> Part:
         import numpy as np
 
         with ThreadPoolExecutor(self._threads) as pool:
             whole = np.stack(list(pool.map(lambda hit: self._encoder.document(hit.text), hits)))
-        self._count_unreadable(len(hits) - int(whole.any(axis=1).sum()), of=len(hits))
+        self.unreadable += len(hits) - int(whole.any(axis=1).sum())
         numbers: dict[str, int] = {}
         terms: list[int] = []
         counts: list[int] = []
@@ -114,15 +141,6 @@ class Update:
             list(numbers),
             self._surfaces.count(hit.text for hit in hits),
         )
-
-    def _count_unreadable(self, count: int, *, of: int) -> None:
-        """Raise SettingsError where the first part's documents are, most of them, in another language than the encoder's."""
-        self.unreadable += count
-        if not self._digests and 2 * count > of:
-            raise SettingsError(
-                f"{count} of the first {of} documents of {self._index} are in words that the encoder does not know; "
-                "name an encoder of their language with --encoder"
-            )
 
     def _terms(self, hits: Sequence[Hit]) -> Iterator[dict[str, int]]:
         rest = iter(hits)

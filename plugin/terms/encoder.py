@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MODEL, TOKENIZER = "encoder.onnx", "tokenizer.json"
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 MOST_UNKNOWN = 0.25
-"""Share of a text's tokens that the tokenizer may not know. Of English it knows all, of Chinese an English one a third."""
+"""Share of a text's letters that may be in tokens which the tokenizer does not know. Of Chinese an English one knows a third."""
 Pooling = Literal["mean", "cls"]
 
 
@@ -52,31 +52,37 @@ class Encoder:
 
     def query(self, text: str) -> Vector:
         """The vector of a query: shape (width,), length 1; all zeros for a text in words that the tokenizer does not know."""
-        return self._encode(self._reading.query_prefix + text)
+        return self._encode(self._reading.query_prefix, text)
 
     def document(self, text: str) -> Vector:
         """The vector of a document, of the same shape."""
-        return self._encode(self._reading.document_prefix + text)
+        return self._encode(self._reading.document_prefix, text)
 
-    def _encode(self, text: str) -> Vector:
+    def _encode(self, prefix: str, text: str) -> Vector:
         import numpy as np
 
+        text = prefix + text
         encoded = self._tokenizer.encode(text)
         ids = np.array([encoded.ids], dtype=np.int64)
         known = dict(zip(_INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
         tokens = self._session.run([self._output], {name: known[name] for name in self._inputs})[0][0]
         pooled = (tokens if self._reading.pooling == "mean" else tokens[:1]).sum(axis=0)
-        if self._is_unreadable(text, encoded):
+        if self._is_unreadable(text, encoded, start=len(prefix)):
             return np.zeros_like(pooled, dtype=np.float32)
         return (pooled / max(float(np.linalg.norm(pooled)), 1e-12)).astype(np.float32)  # type: ignore[no-any-return]
 
-    def _is_unreadable(self, text: str, encoded: Any) -> bool:
-        """Whether too many words are unknown. A sign that is unknown, an emoji, is no word."""
+    def _is_unreadable(self, text: str, encoded: Any, *, start: int) -> bool:
+        """Whether too many letters and digits from `start` on, as far as they are read, are in tokens that are unknown."""
         if self._unknown not in encoded.ids:
             return False
-        unknown = [span for number, span in zip(encoded.ids, encoded.offsets, strict=True) if number == self._unknown]
-        words = sum(any(map(str.isalnum, text[start:end])) for start, end in unknown)
-        return bool(words > MOST_UNKNOWN * (len(encoded.ids) - sum(encoded.special_tokens_mask)))
+        read = max(end for _, end in encoded.offsets)
+        spans = [span for number, span in zip(encoded.ids, encoded.offsets, strict=True) if number == self._unknown]
+        unknown = sum(_letters(text[max(first, start) : end]) for first, end in spans)
+        return unknown > MOST_UNKNOWN * _letters(text[start:read])
+
+
+def _letters(text: str) -> int:
+    return sum(map(str.isalnum, text))
 
 
 def _unknown(tokenizer: Any) -> int | None:
