@@ -22,6 +22,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from processes import json_lines
+
 from plugin.expansion import MAX_TOKENS, STOP, prompt
 from plugin.generators.base import Ask
 from plugin.generators.llama import LlamaGenerator
@@ -166,13 +168,7 @@ async def drive(write: Write, queries: list[str], *, clients: int) -> dict[str, 
 
 def main() -> None:
     """Run the system that the first argument names until standard input ends."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what C code prints goes to standard error
-
-    def answer(message: dict[str, Any]) -> None:
-        out.write(json.dumps(message) + "\n")
-        out.flush()
-
+    answer = json_lines()
     setup = Setup(**json.loads(sys.argv[2]))
     with asyncio.Runner() as runner:
         runner.get_loop().set_default_executor(ThreadPoolExecutor(MOST_CLIENTS))

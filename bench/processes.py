@@ -1,9 +1,12 @@
-"""What Linux tells of processes: memory, processor time, and which child is the proxy's worker."""
+"""What Linux tells of processes: memory, processor time, and which child is the proxy's worker; and what a child tells."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def resident_bytes(pid: int) -> int:
@@ -36,3 +39,15 @@ def worker_of(proxy_pid: int) -> int | None:
         if b"llama_worker" in command:
             return int(child)
     return None
+
+
+def json_lines() -> Callable[[dict[str, Any]], None]:
+    """What writes a line of JSON to standard output, where from here on nothing else is written."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what C code prints goes to standard error
+
+    def answer(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message) + "\n")
+        out.flush()
+
+    return answer

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Builds or serves one expander in a process of its own, for bench/scale: JSON in, JSON lines out.
+"""Builds or serves one expander in a process of its own: JSON in, JSON lines out. bench/scale and bench/builds ask it.
 
     scaled.py build {"engine": URL, "index": ..., "folder": ..., "form": ..., "threads": 2, "copies": FOLDER or ""}
     scaled.py start {"folder": ..., "cold": true}     how long it takes until a first query could be answered
@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
+from processes import json_lines
 
 import index_tools
 import plugin
@@ -31,6 +34,7 @@ from plugin.settings import check
 
 MEGABYTE = 1_000_000
 _OURS = (str(Path(index_tools.__file__).parent), str(Path(plugin.__file__).parent))
+_HERE = Path(__file__).resolve().parent
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -245,15 +249,50 @@ def _forget(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def serving(folder: Path) -> Iterator[Any]:
+    """What asks a process that serves `folder`, for the block."""
+    process = _popen("serve", {"folder": str(folder)})
+
+    def ask(message: dict[str, Any]) -> dict[str, Any]:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.flush()
+        return _read(process, "serve")
+
+    try:
+        yield ask
+    finally:
+        process.communicate()
+
+
+def run(kind: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """What a process of its own answers to `asked`."""
+    process = _popen(kind, asked)
+    try:
+        return _read(process, kind)
+    finally:
+        process.communicate()
+
+
+def _popen(kind: str, asked: dict[str, Any]) -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": str(_HERE.parent), **({} if kind == "build" else {"OMP_NUM_THREADS": "1"})}
+    command = [sys.executable, str(_HERE / "scaled.py"), kind, json.dumps(asked)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+
+def _read(process: subprocess.Popen[str], kind: str) -> dict[str, Any]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        sys.exit(f"scaled.py {kind} ended with exit status {process.wait()}")
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
 def main() -> None:
     """Do what the arguments ask for."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what C code prints goes to standard error
-
-    def answer(message: dict[str, Any]) -> None:
-        out.write(json.dumps(message) + "\n")
-        out.flush()
-
+    answer = json_lines()
     kind, asked = sys.argv[1], json.loads(sys.argv[2])
     if kind != "serve":
         answer({"build": build, "start": start}[kind](asked))

@@ -148,16 +148,19 @@ def once(manifest: Manifest, train: Callable[[], Trained], *, out: Path, say: Sa
 
 def is_first_process() -> bool:
     """Whether this process writes: the only one, or the first that `accelerate launch` started."""
+    return bool(_processes().is_main_process)
+
+
+def _processes() -> Any:
+    """accelerate's state, which must be told of a CPU: there it would take every process for the only one."""
     from accelerate import PartialState
 
-    return bool(PartialState(cpu=models.device() == "cpu").is_main_process)
+    return PartialState(cpu=models.device() == "cpu")
 
 
 def _part() -> None:
     """Wait for the first process to have written: one that left before would take the others with it."""
-    from accelerate import PartialState
-
-    state = PartialState(cpu=models.device() == "cpu")
+    state = _processes()
     if state.num_processes > 1:
         state.wait_for_everyone()
         state.destroy_process_group()

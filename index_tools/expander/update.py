@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -60,32 +60,38 @@ class Update:
         last build: its date may be older than its place in the index.
         """
         for number, part in enumerate(self._parts):
-            self._remember(number, part, None if before is None else before[number])
-        alive, new = set[str](), _Batches(_PART_DOCUMENTS)
-        total, read = self._engine.count(self._index), 0
-        for hits in scan(self._engine, self._index, sources=self._field.sources, query=query):
-            read += len(hits)
-            alive.update(hit.key for hit in hits)
-            for batch in new.add([hit for hit in hits if self._is_new(hit)]):
-                self._write(batch)
-            progress(read, total)
-        for batch in new.rest():
-            self._write(batch)
+            self._remember(number, part, range(len(part.keys)) if before is None else before[number])
+        alive = set[str]()
+
+        def changed() -> Iterator[list[Hit]]:
+            total, read = self._engine.count(self._index), 0
+            for hits in scan(self._engine, self._index, sources=self._field.sources, query=query):
+                read += len(hits)
+                alive.update(hit.key for hit in hits)
+                yield hits
+                progress(read, total)
+
+        self._take(changed())
         if query is not None:  # the others are as they were, but some may be gone
             missed: list[Hit] = []
             for hits in scan(self._engine, self._index, sources=()):
                 missed += [hit for hit in hits if hit.key not in alive and hit.key not in self._rows]
                 alive.update(hit.key for hit in hits)
-            for hits in self._read(missed):
-                for batch in new.add([hit for hit in hits if self._is_new(hit)]):
-                    self._write(batch)
-            for batch in new.rest():
-                self._write(batch)
+            self._take(self._read(missed))
         kept: list[list[int]] = [[] for _ in self._digests]
         for key, (number, row) in self._rows.items():
             if key in alive:
                 kept[number].append(row)
         return kept if any(kept) else []
+
+    def _take(self, scanned: Iterable[list[Hit]]) -> None:
+        """Put what is new of the documents into parts."""
+        new = _Batches(_PART_DOCUMENTS)
+        for hits in scanned:
+            for batch in new.add([hit for hit in hits if self._is_new(hit)]):
+                self._write(batch)
+        for batch in new.rest():
+            self._write(batch)
 
     def _read(self, missed: Sequence[Hit]) -> Iterator[list[Hit]]:
         """The documents of hits without a text, with theirs."""
@@ -108,12 +114,12 @@ class Update:
     def _write(self, hits: Sequence[Hit]) -> None:
         part = self._part(hits)
         self._parts.write(part)
-        self._remember(len(self._digests), part, None)
+        self._remember(len(self._digests), part, range(len(part.keys)))
         self.encoded += len(hits)
 
-    def _remember(self, number: int, part: Part, rows: Sequence[int] | None) -> None:
+    def _remember(self, number: int, part: Part, rows: Sequence[int]) -> None:
         self._digests.append(part.digests)
-        self._rows.update({part.keys[row]: (number, row) for row in (range(len(part.keys)) if rows is None else rows)})
+        self._rows.update({part.keys[row]: (number, row) for row in rows})
 
     def _part(self, hits: Sequence[Hit]) -> Part:
         import numpy as np
