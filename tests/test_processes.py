@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,9 +11,9 @@ import pytest
 
 pytest.importorskip("trl", reason="needs the training stack: pip install 'querylift[train]'")
 
+from tests.lessons import pairs_file, rows_file
 from trainer import curves, models
 
-TOPICS = ("rain", "snow", "wind", "storm", "fog", "hail", "frost", "heat", "clouds", "thunder")
 CONFIG = """
 [model]
 base = "made:llama"
@@ -60,20 +59,10 @@ def _train(folder: Path, *arguments: object) -> str:
     return done.stdout
 
 
-def _write(path: Path, rows: list[dict[str, str]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def test_two_processes_train_one_student_and_one_of_them_writes_and_speaks(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(CONFIG, encoding="utf-8")
-    asked = [{"query_id": topic, "query": f"what is {topic}"} for topic in TOPICS]
-    good, bad = "instruments on the ground measure {}", "the page about {} cannot be found"
-    rows = _write(tmp_path / "rows.jsonl", [row | {"text": good.format(row["query_id"])} for row in asked])
-    pairs = [row | {"chosen": good.format(row["query_id"]), "rejected": bad.format(row["query_id"])} for row in asked]
-
     student = tmp_path / "sft"
-    said = _train(tmp_path, "sft", rows, "--out", student)
+    said = _train(tmp_path, "sft", rows_file(tmp_path / "rows.jsonl"), "--out", student)
     # Eight rows, two by two in two processes: two steps an epoch.
     assert said.count("passages to learn") == said.count(f"{student}: 24 steps") == 1
     losses = [row["loss"] for row in curves.read(student / "curves.jsonl") if "loss" in row]
@@ -81,7 +70,7 @@ def test_two_processes_train_one_student_and_one_of_them_writes_and_speaks(tmp_p
     assert models.is_adapter(student) and not (student / "checkpoints").exists()
 
     preferring = tmp_path / "dpo"
-    told = _train(tmp_path, "dpo", _write(tmp_path / "p.jsonl", pairs), "--model", student, "--out", preferring)
+    told = _train(tmp_path, "dpo", pairs_file(tmp_path / "p.jsonl"), "--model", student, "--out", preferring)
     assert told.count("pairs to learn") == told.count(f"{preferring}: 8 steps") == 1
     right = [row["rewards/accuracies"] for row in curves.read(preferring / "curves.jsonl") if "loss" in row]
     assert right[-1] > 0.9

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,32 +24,14 @@ from trl.trainer.utils import add_fused_lm_head
 from plugin.errors import DataError, SettingsError
 from plugin.expansion import messages, prompt
 from plugin.generators import http, llama_batch
+from tests.lessons import TOPICS, pairs_file, rows_file, write_lines
 from trainer import candidates, curves, dpo, merge, models, sft, texts, training
 from trainer.cpu_head import use_cpu_head
 from trainer.preference_file import Preference
 from trainer.settings import DpoSettings, Settings, SftSettings, check, load
 from trainer.training import Trained
 
-TOPICS = ("rain", "snow", "wind", "storm", "fog", "hail", "frost", "heat", "clouds", "thunder")
 NO_LABEL = -100
-
-
-def _write(path: Path, rows: Sequence[dict[str, object]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def _rows(path: Path) -> Path:
-    says = "{} is weather that meteorologists measure with instruments on the ground"
-    return _write(path, [{"query_id": t, "query": f"what is {t}", "text": says.format(t)} for t in TOPICS])
-
-
-def _pairs(path: Path) -> Path:
-    good, bad = "instruments on the ground measure {}", "the page about {} cannot be found"
-    rows = [
-        {"query_id": t, "query": f"what is {t}", "chosen": good.format(t), "rejected": bad.format(t)} for t in TOPICS
-    ]
-    return _write(path, rows)
 
 
 def _tiny(base: str = "made:llama", **tables: dict[str, object]) -> Settings:
@@ -86,7 +67,7 @@ class Chain(NamedTuple):
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     folder, said = tmp_path_factory.mktemp("chain"), list[str]()
     settings = load(Path("smoke"))
-    rows, pairs = _rows(folder / "rows.jsonl"), _pairs(folder / "pairs.jsonl")
+    rows, pairs = rows_file(folder / "rows.jsonl"), pairs_file(folder / "pairs.jsonl")
     taught = sft.train([rows], settings, out=folder / "sft", say=said.append)
     preferred = dpo.train([pairs], settings, model=folder / "sft", out=folder / "dpo", say=said.append)
     merge.merge(folder / "dpo", out=folder / "merged", dtype="float32", say=said.append)
@@ -164,7 +145,7 @@ def test_a_stage_that_is_done_is_not_run_again(chain: Chain) -> None:
 
 
 def test_weights_that_are_gone_are_made_again(tmp_path: Path) -> None:
-    rows, settings, out, said = _rows(tmp_path / "rows.jsonl"), _tiny(), tmp_path / "sft-1.5", list[str]()
+    rows, settings, out, said = rows_file(tmp_path / "rows.jsonl"), _tiny(), tmp_path / "sft-1.5", list[str]()
     first = sft.train([rows], settings, out=out, say=_silent)
     before = (out / "adapter_model.safetensors").read_bytes()
     (out / "adapter_model.safetensors").unlink()
@@ -177,7 +158,7 @@ def test_weights_that_are_gone_are_made_again(tmp_path: Path) -> None:
 
 
 def test_a_model_that_was_mistyped_leaves_the_folder_free(tmp_path: Path) -> None:
-    pairs, out = _pairs(tmp_path / "pairs.jsonl"), tmp_path / "dpo"
+    pairs, out = pairs_file(tmp_path / "pairs.jsonl"), tmp_path / "dpo"
     for name in ("k9", "k8"):
         with pytest.raises(SettingsError, match=f"no model '{name}'"):
             dpo.train([pairs], _tiny(), model=name, out=out, say=_silent)
@@ -213,8 +194,10 @@ def test_a_folder_that_was_begun_with_another_seed_is_refused(chain: Chain) -> N
 
 def test_the_qwen_architecture_goes_the_whole_way(tmp_path: Path) -> None:
     settings = _tiny("made:qwen3")
-    sft.train([_rows(tmp_path / "rows.jsonl")], settings, out=tmp_path / "sft", say=_silent)
-    dpo.train([_pairs(tmp_path / "pairs.jsonl")], settings, model=tmp_path / "sft", out=tmp_path / "dpo", say=_silent)
+    sft.train([rows_file(tmp_path / "rows.jsonl")], settings, out=tmp_path / "sft", say=_silent)
+    dpo.train(
+        [pairs_file(tmp_path / "pairs.jsonl")], settings, model=tmp_path / "sft", out=tmp_path / "dpo", say=_silent
+    )
     merge.merge(tmp_path / "dpo", out=tmp_path / "merged", dtype="float32", say=_silent)
     merged, tokenizer = models.load(tmp_path / "merged")
     stacked, _ = models.load_adapter(tmp_path / "dpo")
@@ -227,9 +210,9 @@ def test_the_qwen_architecture_goes_the_whole_way(tmp_path: Path) -> None:
 
 def test_rank_0_trains_every_weight_and_writes_whole_models(tmp_path: Path) -> None:
     settings = _tiny(lora={"rank": 0}, dpo={"sft_weight": 0.2, "epochs": 20, "learning_rate": 1e-3})
-    sft.train([_rows(tmp_path / "rows.jsonl")], settings, out=tmp_path / "sft", say=_silent)
+    sft.train([rows_file(tmp_path / "rows.jsonl")], settings, out=tmp_path / "sft", say=_silent)
     out = tmp_path / "dpo"
-    trained = dpo.train([_pairs(tmp_path / "pairs.jsonl")], settings, model=tmp_path / "sft", out=out, say=_silent)
+    trained = dpo.train([pairs_file(tmp_path / "pairs.jsonl")], settings, model=tmp_path / "sft", out=out, say=_silent)
     assert not models.is_adapter(out)
     assert models.load(out)[0].config.model_type == "llama"
     assert trained.validation["rewards/margins"] > 0
@@ -237,7 +220,7 @@ def test_rank_0_trains_every_weight_and_writes_whole_models(tmp_path: Path) -> N
 
 @pytest.mark.model
 def test_the_packaged_base_is_trained_checkpointed_and_merged(tmp_path: Path) -> None:
-    rows = _write(tmp_path / "rows.jsonl", [{"query_id": t, "query": t, "text": f"wet {t}"} for t in TOPICS[:2]])
+    rows = write_lines(tmp_path / "rows.jsonl", [{"query_id": t, "query": t, "text": f"wet {t}"} for t in TOPICS[:2]])
     few: dict[str, object] = {"epochs": 2, "batch_size": 2, "save_steps": 1, "validation_share": 0.0}
     trained = sft.train([rows], _tiny("smollm2-135m", sft=few), out=tmp_path / "sft", say=_silent)
     assert trained.steps == 2 and models.base_of(tmp_path / "sft") == "smollm2-135m"
@@ -265,7 +248,7 @@ def test_the_tokens_trained_on_are_the_served_prompt_the_passage_and_the_end() -
 
 def test_what_reaches_the_loss_is_labelled_on_the_passage_alone(tmp_path: Path) -> None:
     model, tokenizer = models.load("made:llama")
-    rows = list(candidates.read(_rows(tmp_path / "rows.jsonl")))
+    rows = list(candidates.read(rows_file(tmp_path / "rows.jsonl")))
     examples = sft.examples(rows, tokenizer, SftSettings())
     trainer = sft.trainer_for(model, tokenizer, _tiny(), examples, [], out=tmp_path / "out", seed=0)
     seen = set()
@@ -353,7 +336,7 @@ def test_a_broken_line_of_pairs_is_named_with_its_place(tmp_path: Path, line: st
 
 @pytest.mark.parametrize("text", ["  ", "..."])
 def test_a_file_without_a_usable_row_is_refused(tmp_path: Path, text: str) -> None:
-    file = _write(tmp_path / "rows.jsonl", [{"query_id": "q", "query": "rain", "text": text}])
+    file = write_lines(tmp_path / "rows.jsonl", [{"query_id": "q", "query": "rain", "text": text}])
     with pytest.raises(SettingsError, match=r"rows\.jsonl has no candidate with a word in it"):
         sft.train([file], _tiny(), out=tmp_path / "out", say=_silent)
 
@@ -374,7 +357,7 @@ if __name__ == "__main__":
 
 def test_a_killed_run_ends_as_one_that_was_never_stopped(tmp_path: Path) -> None:
     """Up to rounding: the held-out loss, the mean loss and every point of the curves to 1e-3, the weights to 1e-3."""
-    rows, settings = _rows(tmp_path / "rows.jsonl"), _tiny(sft=SLOW)
+    rows, settings = rows_file(tmp_path / "rows.jsonl"), _tiny(sft=SLOW)
     out, whole = tmp_path / "out", tmp_path / "whole"
     unbroken = sft.train([rows], settings, out=whole, say=_silent)
     _kill_after_a_checkpoint([str(out), str(rows), settings.model_dump_json()])
