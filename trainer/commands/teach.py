@@ -1,4 +1,4 @@
-"""`querylift train teach`: candidate expansions, from a teacher, from files, from the judgments."""
+"""`querylift train teach`: candidate expansions, from a teacher, from files, from the judgments, from the index."""
 
 from __future__ import annotations
 
@@ -66,6 +66,16 @@ if TYPE_CHECKING:
     help="Which imported rows; a key twice means either, None that it is absent.",
 )
 @click.option("--judged", type=click.IntRange(0), default=0, help="Relevant documents to take per query.")
+@click.option("--expander", type=click.Path(path_type=Path), help="Folder of a fast expander: the words of the index.")
+@click.option(
+    "--words", type=click.IntRange(1, 40), default=8, show_default=True, help="Words of the expander per query."
+)
+@click.option(
+    "--pseudo-queries",
+    type=click.IntRange(1),
+    help="Ask the expander so many queries drawn from each document instead.",
+)
+@click.option("--max-documents", type=click.IntRange(1), help="Draw them from so many documents only.")
 @click.option(
     "--held-out",
     multiple=True,
@@ -78,14 +88,16 @@ if TYPE_CHECKING:
 def teach(corpus: str, split: str | None, out: Path, as_json: bool, **options: Any) -> None:
     """Collect candidate expansions for the queries of CORPUS.
 
-    They come from a teacher (--endpoint and --model), from files (--import), from relevant documents (--judged), or from all.
+    They come from a teacher (--endpoint and --model), from files (--import), from relevant documents (--judged), from the index
+    itself (--expander), or from all.
     """
     from index_tools.corpora import load
 
     plan = _plan(options)
     _check(plan, options)
     loaded = load(corpus)
-    check_split(loaded, split)
+    if loaded.splits() or not options["pseudo_queries"]:
+        check_split(loaded, split)
     held_out = held_out_beside(options["held_out"], loaded, split)
     manifest = _manifest(loaded, split, out, plan, held_out, options)
     work = _work(loaded, split, plan, held_out, options)
@@ -127,12 +139,19 @@ def _plan(options: Mapping[str, Any]) -> Plan | None:
 def _check(plan: Plan | None, options: Mapping[str, Any]) -> None:
     """Raise SettingsError where there is nothing to collect, or where an option has nothing to act on."""
     where_of(options["where"])
-    if plan is None and not options["imports"] and not options["judged"]:
-        raise SettingsError("nothing to collect; name --endpoint and --model, or --import, or --judged")
+    if plan is None and not options["imports"] and not options["judged"] and not options["expander"]:
+        raise SettingsError("nothing to collect; name --endpoint and --model, or --import, or --judged, or --expander")
     if options["where"] and not options["imports"]:
         raise SettingsError("--where chooses rows of --import, which is not given; give it, or leave --where out")
-    if options["limit"] and plan is None and not options["judged"]:
-        raise SettingsError("--limit does not cut what --import takes; leave it out, or add --endpoint or --judged")
+    asks = plan is not None or options["judged"] or (options["expander"] and not options["pseudo_queries"])
+    if options["limit"] and not asks:
+        raise SettingsError(
+            "--limit does not cut what --import and --pseudo-queries take; leave it out, or add --endpoint or --judged"
+        )
+    if not options["expander"] and (lost := _given(_OF_EXPANDER)):
+        raise SettingsError(f"{lost[0]} needs the index's words; give --expander, or leave it out")
+    if options["max_documents"] and not options["pseudo_queries"]:
+        raise SettingsError("--max-documents needs --pseudo-queries; add it, or leave --max-documents out")
     asking = _given(_ASKING)
     if asking and plan is None:
         raise SettingsError(f"{asking[0]} needs a teacher; give --endpoint and --model, or leave it out")
@@ -143,6 +162,7 @@ def _check(plan: Plan | None, options: Mapping[str, Any]) -> None:
 _ASKING = frozenset(
     "prompts samples temperatures max_tokens shots concurrency requests_per_minute token_budget price_in price_out".split()
 )
+_OF_EXPANDER = ("words", "pseudo_queries", "max_documents")
 
 
 def _given(names: Collection[str]) -> list[str]:
@@ -161,9 +181,10 @@ def _manifest(
     options: Mapping[str, Any],
 ) -> Manifest:
     """The manifest of `out`. How fast, how much and from where is not part of it: those may change when a run goes on."""
+    from plugin.terms.folder import ABOUT
     from trainer.manifest import Manifest
 
-    asked = json.dumps(corpus.queries(split), sort_keys=True).encode()
+    asked = json.dumps(corpus.queries(split) if corpus.splits() else {}, sort_keys=True).encode()
     settings = {
         "corpus": corpus.name,
         "split": split,
@@ -179,6 +200,9 @@ def _manifest(
         f"import {n}": path
         for n, (_, path) in enumerate(((name, Path(path)) for name, path in map(prefixed, options["imports"])), 1)
     }
+    if options["expander"]:
+        settings["expander"] = {name: options[name] for name in _OF_EXPANDER}
+        inputs["expander"] = options["expander"] / ABOUT
     return Manifest(out, stage="teach", inputs=inputs, settings=settings, seed=options["seed"], folder=False)
 
 
@@ -195,11 +219,23 @@ def _work(
     where = where_of(options["where"])
     for prefix, path in map(prefixed, options["imports"]):
         given += imported(Path(path), where, prefix=prefix)
-    queries = dict(islice(corpus.queries(split).items(), options["limit"]))
+    queries = dict(islice(corpus.queries(split).items(), options["limit"])) if corpus.splits() else {}
     if options["judged"]:
         given += from_judged(corpus, split, per_query=options["judged"], queries=queries, seed=options["seed"])
+    if options["expander"]:
+        given += _words_of_the_index(corpus, queries, options)
     drawn = _drawn(corpus, split, plan, held_out) if plan and FEW_SHOT in plan.prompts else ()
     return Work(queries if plan else {}, drawn, tuple(given))
+
+
+def _words_of_the_index(corpus: Corpus, queries: Mapping[str, str], options: Mapping[str, Any]) -> list[Candidate]:
+    from trainer.from_index import answered, queries_of
+
+    if options["pseudo_queries"]:
+        taken = {"per_document": options["pseudo_queries"], "max_documents": options["max_documents"]}
+        queries = queries_of(corpus, **taken, seed=options["seed"])
+    with progress("asking the expander", len(queries)) as advance:
+        return list(answered(queries, options["expander"], words=options["words"], progress=advance))
 
 
 def _drawn(corpus: Corpus, split: str | None, plan: Plan, held_out: Sequence[HeldOut]) -> tuple[Example, ...]:
