@@ -125,7 +125,10 @@ def test_words_of_another_number_do_not_go_into_a_file_that_was_begun(
         (["--pseudo-queries", "1", "--judged", "1"], "--pseudo-queries needs the index's words; give --expander"),
         (["--words", "3", "--judged", "1"], "--words needs the index's words; give --expander"),
         (["--expander", "gone", "--max-documents", "3"], "--max-documents needs --pseudo-queries"),
-        (["--expander", "gone", "--pseudo-queries", "1", "--limit", "3"], "--limit does not cut what --import and"),
+        (
+            ["--expander", "gone", "--pseudo-queries", "1", "--limit", "3"],
+            "--limit does not cut --pseudo-queries; say --max-documents",
+        ),
         (["--expander", "gone"], "gone"),
     ],
 )

@@ -143,11 +143,11 @@ def _check(plan: Plan | None, options: Mapping[str, Any]) -> None:
         raise SettingsError("nothing to collect; name --endpoint and --model, or --import, or --judged, or --expander")
     if options["where"] and not options["imports"]:
         raise SettingsError("--where chooses rows of --import, which is not given; give it, or leave --where out")
-    asks = plan is not None or options["judged"] or (options["expander"] and not options["pseudo_queries"])
-    if options["limit"] and not asks:
-        raise SettingsError(
-            "--limit does not cut what --import and --pseudo-queries take; leave it out, or add --endpoint or --judged"
-        )
+    if options["limit"] and plan is None and not options["judged"]:
+        if options["pseudo_queries"]:
+            raise SettingsError("--limit does not cut --pseudo-queries; say --max-documents in its place")
+        if not options["expander"]:
+            raise SettingsError("--limit does not cut what --import takes; leave it out, or add --endpoint or --judged")
     if not options["expander"] and (lost := _given(_OF_EXPANDER)):
         raise SettingsError(f"{lost[0]} needs the index's words; give --expander, or leave it out")
     if options["max_documents"] and not options["pseudo_queries"]:
