@@ -104,6 +104,8 @@ def test_a_pseudo_query_that_is_measured_is_left_out(tmp_path: Path, asked: Path
     arguments = [asked, "--split", "train", "--expander", folder, "--pseudo-queries", 4]
     with pytest.raises(QueryliftError, match=r"'doc:sky-0:\d' is '9' of asked:dev"):
         _run(*arguments, "--out", tmp_path / "refused.jsonl")
+    with pytest.raises(QueryliftError, match=r"is '9' of asked:dev"):  # no split is asked, so every one is held out
+        _run(asked, *arguments[3:], "--out", tmp_path / "refused.jsonl")
     told = _run(*arguments, "--drop-leaks", "--out", tmp_path / "out.jsonl")
     assert told["dropped"] >= 1
     assert TEXTS["sky-0"] not in {row.query for row in candidates.read(tmp_path / "out.jsonl")}

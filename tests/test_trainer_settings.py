@@ -15,7 +15,7 @@ STAGES = ("model", "lora", "sft", "sample", "dpo")
 
 
 def test_the_packaged_configurations_are_found_by_name() -> None:
-    assert packaged() == ("qwen3-0.6b", "qwen3-4b", "smoke", "smollm2-135m", "teacher-pool")
+    assert packaged() == ("index-words", "qwen3-0.6b", "qwen3-4b", "smoke", "smollm2-135m", "teacher-pool")
     assert load(Path("smollm2-135m")).model.base == "smollm2-135m"
     assert load(Path("smoke")).model.base == "made:llama"
 
@@ -64,7 +64,9 @@ def test_a_wrong_setting_is_named_in_one_sentence(tmp_path: Path, text: str, sen
 
 
 def test_a_missing_file_is_named_with_the_packaged_ones() -> None:
-    with pytest.raises(SettingsError, match=r"gone\.toml does not exist; name a configuration file, or one of qwen3"):
+    with pytest.raises(
+        SettingsError, match=r"gone\.toml does not exist; name a configuration file, or one of index-words, qwen3"
+    ):
         load(Path("gone.toml"))
 
 

@@ -42,15 +42,18 @@ def held_out_of(specs: Iterable[str]) -> list[HeldOut]:
     ]
 
 
-def held_out_beside(specs: Sequence[str], corpus: Corpus, split: str | None) -> list[HeldOut]:
-    """The evaluation splits of `specs`, else the other splits of `corpus`; 'none' alone holds nothing out."""
+def held_out_beside(specs: Sequence[str], corpus: Corpus, split: str | None, *, asked: bool = True) -> list[HeldOut]:
+    """The evaluation splits of `specs`, else the other splits of `corpus`; 'none' alone holds nothing out.
+
+    Without a split nothing is held out where the queries of the only one are `asked`, and every split where none is.
+    """
     from trainer.guard import HeldOut
 
     if tuple(specs) == (NOTHING,):
         return []
     if specs:
         return held_out_of(specs)
-    others = [name for name in corpus.splits() if name != split] if split is not None else []
+    others = [name for name in corpus.splits() if (name != split if split is not None else not asked)]
     return [HeldOut(f"{corpus.name}:{name}", corpus.name, corpus.queries(name)) for name in others]
 
 

@@ -96,11 +96,13 @@ def teach(corpus: str, split: str | None, out: Path, as_json: bool, **options: A
     plan = _plan(options)
     _check(plan, options)
     loaded = load(corpus)
-    if loaded.splits() or not options["pseudo_queries"]:
+    asked = plan is not None or options["judged"] or not options["pseudo_queries"]
+    if asked:
         check_split(loaded, split)
-    held_out = held_out_beside(options["held_out"], loaded, split)
-    manifest = _manifest(loaded, split, out, plan, held_out, options)
-    work = _work(loaded, split, plan, held_out, options)
+    queries = loaded.queries(split) if asked or split else {}
+    held_out = held_out_beside(options["held_out"], loaded, split, asked=asked)
+    manifest = _manifest(loaded, split, queries, out, plan, held_out, options)
+    work = _work(loaded, split, queries, plan, held_out, options)
     work = _without_leaks(work, held_out, loaded.name, drop=options["drop_leaks"])
     with manifest.running() as results:
         results.update(_collect(work, plan, out, yes=options["yes"]))
@@ -175,6 +177,7 @@ def _given(names: Collection[str]) -> list[str]:
 def _manifest(
     corpus: Corpus,
     split: str | None,
+    queries: Mapping[str, str],
     out: Path,
     plan: Plan | None,
     held_out: Sequence[HeldOut],
@@ -184,7 +187,7 @@ def _manifest(
     from plugin.terms.folder import ABOUT
     from trainer.manifest import Manifest
 
-    asked = json.dumps(corpus.queries(split) if corpus.splits() else {}, sort_keys=True).encode()
+    asked = json.dumps(queries, sort_keys=True).encode()
     settings = {
         "corpus": corpus.name,
         "split": split,
@@ -210,7 +213,12 @@ def _manifest(
 
 
 def _work(
-    corpus: Corpus, split: str | None, plan: Plan | None, held_out: Sequence[HeldOut], options: Mapping[str, Any]
+    corpus: Corpus,
+    split: str | None,
+    queries: Mapping[str, str],
+    plan: Plan | None,
+    held_out: Sequence[HeldOut],
+    options: Mapping[str, Any],
 ) -> Work:
     from trainer.teacher import imported
     from trainer.teacher_prompts import FEW_SHOT, from_judged
@@ -219,7 +227,7 @@ def _work(
     where = where_of(options["where"])
     for prefix, path in map(prefixed, options["imports"]):
         given += imported(Path(path), where, prefix=prefix)
-    queries = dict(islice(corpus.queries(split).items(), options["limit"])) if corpus.splits() else {}
+    queries = dict(islice(queries.items(), options["limit"]))
     if options["judged"]:
         given += from_judged(corpus, split, per_query=options["judged"], queries=queries, seed=options["seed"])
     if options["expander"]:
