@@ -65,12 +65,23 @@ def test_the_expander_answers_a_splits_queries_with_words_of_its_index(
 ) -> None:
     out = tmp_path / "out.jsonl"
     told = _run(asked, "--split", "train", "--expander", folder, "--words", 3, "--out", out)
-    assert told["given"] == {"written": 2, "known": 0, "empty": 0}
+    assert told["expander"] == {"written": 2, "known": 0, "empty": 0}
     found = _words(out)
     assert {query_id: len(words) for query_id, words in found.items()} == {"1": 3, "2": 3}
     assert set(found["1"]) <= set(TOPICS["sea"])
     first = next(candidates.read(out))
     assert (first.method, first.params, first.model[:9]) == ("expander", {"words": 3}, "expander:")
+
+
+def test_a_query_that_the_expander_cannot_read_is_counted_and_not_written(
+    tmp_path: Path, asked: Path, folder: Path
+) -> None:
+    (asked / "queries.train.jsonl").write_text(
+        '{"_id": "1", "text": "harbour"}\n{"_id": "2", "text": "港口里的船"}\n', encoding="utf-8"
+    )
+    told = _run(asked, "--split", "train", "--expander", folder, "--out", tmp_path / "out.jsonl")
+    assert told["expander"] == {"written": 1, "known": 0, "empty": 1}
+    assert set(_words(tmp_path / "out.jsonl")) == {"1"}
 
 
 def test_queries_are_drawn_from_each_document_of_a_corpus_that_nobody_asks(
@@ -116,7 +127,7 @@ def test_words_of_another_number_do_not_go_into_a_file_that_was_begun(
 ) -> None:
     arguments = [asked, "--split", "train", "--expander", folder, "--out", tmp_path / "out.jsonl"]
     _run(*arguments)
-    assert _run(*arguments)["given"] == {"written": 0, "known": 2, "empty": 0}
+    assert _run(*arguments)["expander"] == {"written": 0, "known": 2, "empty": 0}
     with pytest.raises(QueryliftError, match="expander"):
         _run(*arguments, "--words", 3)
 

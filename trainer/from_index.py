@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from index_tools.corpora import Corpus
@@ -17,12 +18,14 @@ from plugin.errors import SettingsError
 from plugin.expansion import clean_query
 from plugin.generators.expander import open_parts
 from plugin.terms.folder import ABOUT, facts_of, read_about
-from trainer.candidates import Candidate
+from trainer.candidates import Appender, Candidate
 from trainer.pseudo import pseudo_queries
+from trainer.teacher import Added, known_keys
 
 METHOD = "expander"
 QUERY_WORDS = 16
 """Words of a pseudo-query at most: whole sentences of documents are longer than what people ask."""
+_AT_ONCE = 256
 
 
 def queries_of(corpus: Corpus, *, per_document: int, max_documents: int | None = None, seed: int = 0) -> dict[str, str]:
@@ -56,17 +59,19 @@ def _text(document: Document) -> str:
     return f"{document.title} {document.text}".strip()
 
 
-def answered(
+def teach(
     queries: Mapping[str, str],
     folder: Path,
+    out: Path,
     *,
     words: int,
     threads: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
-) -> Iterator[Candidate]:
-    """What the expander in `folder` says to each query, its heaviest `words` words; a query that it cannot read is passed over.
+) -> Added:
+    """Append to `out` what the expander in `folder` says to each query that is not answered there: its heaviest `words` words.
 
-    The words are those that people write, not the index's terms: a student can spell them. Raises SettingsError, MissingExtra.
+    The words are those that people write, not the index's terms: a student can spell them. A query that the expander cannot read
+    is counted as empty. Raises SettingsError, MissingExtra.
     """
     about = read_about(folder)
     if about.form == "cluster":
@@ -75,10 +80,17 @@ def answered(
         )
     _, parts = open_parts(folder)
     model, params = f"{METHOD}:{facts_of(folder / ABOUT).sha256[:16]}", {"words": words}
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        said = pool.map(parts.expand, map(clean_query, queries.values()))
-        for done, ((query_id, query), expansion) in enumerate(zip(queries.items(), said, strict=True), 1):
-            progress(done)
-            if expansion is not None:
-                text = " ".join(term.surface or term.term for term in expansion.terms[:words])
-                yield Candidate(query_id, clean_query(query), METHOD, model, text, params)
+    known = known_keys(out)
+    asked = [Candidate(query_id, clean_query(query), METHOD, model, "", params) for query_id, query in queries.items()]
+    todo = [one for one in asked if one.key not in known]
+    written = 0
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool, Appender(out) as appender:
+        for start in range(0, len(todo), _AT_ONCE):
+            some = todo[start : start + _AT_ONCE]
+            for one, expansion in zip(some, pool.map(parts.expand, [one.query for one in some]), strict=True):
+                if expansion is not None:
+                    text = " ".join(term.surface or term.term for term in expansion.terms[:words])
+                    appender.write(replace(one, text=text).to_json())
+                    written += 1
+            progress(start + len(some))
+    return Added(written=written, known=len(asked) - len(todo), empty=len(todo) - written)

@@ -105,7 +105,7 @@ def teach(corpus: str, split: str | None, out: Path, as_json: bool, **options: A
     work = _work(loaded, split, queries, plan, held_out, options)
     work = _without_leaks(work, held_out, loaded.name, drop=options["drop_leaks"])
     with manifest.running() as results:
-        results.update(_collect(work, plan, out, yes=options["yes"]))
+        results.update(_collect(work, plan, out, options))
         click.echo(json.dumps(results, indent=2) if as_json else _summary(out, results))
         # Raised here, so that the manifest does not say that the stage is done.
         _check_complete(results, plan, out)
@@ -113,10 +113,13 @@ def teach(corpus: str, split: str | None, out: Path, as_json: bool, **options: A
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be collected: queries for a teacher with the examples to show, and candidates that are there already."""
+    """What is to be collected: queries for a teacher with the examples to show, queries for an expander, and candidates that
+    are there already.
+    """
 
     queries: Mapping[str, str]
     drawn: tuple[Example, ...]
+    read: Mapping[str, str]
     given: tuple[Candidate, ...]
     dropped: int = 0
 
@@ -230,20 +233,19 @@ def _work(
     queries = dict(islice(queries.items(), options["limit"]))
     if options["judged"]:
         given += from_judged(corpus, split, per_query=options["judged"], queries=queries, seed=options["seed"])
-    if options["expander"]:
-        given += _words_of_the_index(corpus, queries, options)
     drawn = _drawn(corpus, split, plan, held_out) if plan and FEW_SHOT in plan.prompts else ()
-    return Work(queries if plan else {}, drawn, tuple(given))
+    read = _read(corpus, queries, options) if options["expander"] else {}
+    return Work(queries if plan else {}, drawn, read, tuple(given))
 
 
-def _words_of_the_index(corpus: Corpus, queries: Mapping[str, str], options: Mapping[str, Any]) -> list[Candidate]:
-    from trainer.from_index import answered, queries_of
+def _read(corpus: Corpus, queries: Mapping[str, str], options: Mapping[str, Any]) -> Mapping[str, str]:
+    """What the expander is asked: the queries, or some drawn from the documents."""
+    from trainer.from_index import queries_of
 
-    if options["pseudo_queries"]:
-        taken = {"per_document": options["pseudo_queries"], "max_documents": options["max_documents"]}
-        queries = queries_of(corpus, **taken, seed=options["seed"])
-    with progress("asking the expander", len(queries)) as advance:
-        return list(answered(queries, options["expander"], words=options["words"], progress=advance))
+    if not options["pseudo_queries"]:
+        return queries
+    per_document, at_most = options["pseudo_queries"], options["max_documents"]
+    return queries_of(corpus, per_document=per_document, max_documents=at_most, seed=options["seed"])
 
 
 def _drawn(corpus: Corpus, split: str | None, plan: Plan, held_out: Sequence[HeldOut]) -> tuple[Example, ...]:
@@ -262,29 +264,39 @@ def _without_leaks(work: Work, held_out: Sequence[HeldOut], corpus: str, *, drop
     """`work`, once nothing in it is held out. Raises SettingsError where something is and is not to be dropped."""
     from trainer.guard import leaked, leaks, refuse
 
-    training = [*work.queries.items(), *((given.query_id, given.query) for given in work.given)]
+    training = [*work.queries.items(), *work.read.items(), *((given.query_id, given.query) for given in work.given)]
     found = leaks(training, held_out, corpus=corpus)
     if not drop:
         refuse(found)
     out = leaked(found)
     queries = {query_id: query for query_id, query in work.queries.items() if query_id not in out}
+    read = {query_id: query for query_id, query in work.read.items() if query_id not in out}
     given = tuple(given for given in work.given if given.query_id not in out)
-    if not queries and not given:
+    if not queries and not read and not given:
         raise SettingsError("there is nothing to collect: no query has a relevant document, or all are held out")
-    return Work(queries, work.drawn, given, len(out))
+    return Work(queries, work.drawn, read, given, len(out))
 
 
-def _collect(work: Work, plan: Plan | None, out: Path, *, yes: bool) -> dict[str, Any]:
+def _collect(work: Work, plan: Plan | None, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     from trainer.teacher import append
 
     results: dict[str, Any] = {"dropped": work.dropped}
     # Asked before anything is written.
-    todo = _confirmed(work, plan, out, yes=yes) if plan else []
+    todo = _confirmed(work, plan, out, yes=options["yes"]) if plan else []
     if work.given:
         results["given"] = asdict(append(work.given, out))
+    if work.read:
+        results["expander"] = _said(work.read, out, options)
     if plan:
         results["teacher"] = _taught(todo, plan, out, work)
     return results
+
+
+def _said(queries: Mapping[str, str], out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    from trainer.from_index import teach
+
+    with progress("asking the expander", len(queries)) as advance:
+        return asdict(teach(queries, options["expander"], out, words=options["words"], progress=advance))
 
 
 def _confirmed(work: Work, plan: Plan, out: Path, *, yes: bool) -> list[Candidate]:
@@ -343,10 +355,10 @@ def _check_complete(results: Mapping[str, Any], plan: Plan | None, out: Path) ->
 
 def _summary(out: Path, results: Mapping[str, Any]) -> str:
     lines = [f"{results['dropped']} queries left out: they are held out"] if results["dropped"] else []
-    if "given" in results:
-        lines.append(
-            "given: {written:,} written, {known:,} there before, {empty:,} without words".format(**results["given"])
-        )
+    for name in ("given", "expander"):
+        if name in results:
+            line = "{written:,} written, {known:,} there before, {empty:,} without words"
+            lines.append(f"{name}: {line.format(**results[name])}")
     if "teacher" in results:
         lines.append(_taught_line(results["teacher"]))
     return "\n".join([*lines, f"candidates: {out}"])
