@@ -89,8 +89,8 @@ def teach(
             some = todo[start : start + _AT_ONCE]
             for one, expansion in zip(some, pool.map(parts.expand, [one.query for one in some]), strict=True):
                 if expansion is not None:
-                    text = " ".join(term.surface or term.term for term in expansion.terms[:words])
-                    appender.write(replace(one, text=text).to_json())
+                    heaviest = replace(expansion, terms=expansion.terms[:words])
+                    appender.write(replace(one, text=heaviest.words()).to_json())
                     written += 1
             progress(start + len(some))
     return Added(written=written, known=len(asked) - len(todo), empty=len(todo) - written)
