@@ -15,6 +15,7 @@ from plugin.errors import QueryliftError
 from plugin.terms.folder import ABOUT
 from tests.expanders import TEXTS, TOPICS, made_expander, tiny_encoder
 from tests.folders import edit
+from tests.lessons import write_lines
 from trainer import candidates
 from trainer.commands.teach import teach as command
 from trainer.from_index import QUERY_WORDS, queries_of
@@ -37,16 +38,18 @@ def asked(tmp_path: Path) -> Path:
     """The forty documents, two queries to learn from and one to measure on."""
     folder = _corpus(tmp_path / "asked", TEXTS)
     for split, queries in {"train": {"1": "harbour", "2": "how to bake dough"}, "dev": {"9": "planets"}}.items():
-        lines = [json.dumps({"_id": i, "text": text}) + "\n" for i, text in queries.items()]
-        (folder / f"queries.{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+        _write(folder / f"queries.{split}.jsonl", queries)
     return folder
 
 
 def _corpus(folder: Path, texts: dict[str, str]) -> Path:
     folder.mkdir()
-    lines = [json.dumps({"_id": i, "text": text}) + "\n" for i, text in texts.items()]
-    (folder / "corpus.jsonl").write_text("".join(lines), encoding="utf-8")
+    _write(folder / "corpus.jsonl", texts)
     return folder
+
+
+def _write(path: Path, texts: dict[str, str]) -> None:
+    write_lines(path, [{"_id": i, "text": text} for i, text in texts.items()])
 
 
 def _run(*arguments: object) -> dict[str, Any]:
@@ -76,9 +79,7 @@ def test_the_expander_answers_a_splits_queries_with_words_of_its_index(
 def test_a_query_that_the_expander_cannot_read_is_counted_and_not_written(
     tmp_path: Path, asked: Path, folder: Path
 ) -> None:
-    (asked / "queries.train.jsonl").write_text(
-        '{"_id": "1", "text": "harbour"}\n{"_id": "2", "text": "港口里的船"}\n', encoding="utf-8"
-    )
+    _write(asked / "queries.train.jsonl", {"1": "harbour", "2": "港口里的船"})
     told = _run(asked, "--split", "train", "--expander", folder, "--out", tmp_path / "out.jsonl")
     assert told["expander"] == {"written": 1, "known": 0, "empty": 1}
     assert set(_words(tmp_path / "out.jsonl")) == {"1"}
@@ -111,7 +112,7 @@ def test_pseudo_queries_are_short_seeded_and_of_as_many_documents_as_are_wanted(
 
 
 def test_a_pseudo_query_that_is_measured_is_left_out(tmp_path: Path, asked: Path, folder: Path) -> None:
-    (asked / "queries.dev.jsonl").write_text(json.dumps({"_id": "9", "text": TEXTS["sky-0"]}) + "\n", encoding="utf-8")
+    _write(asked / "queries.dev.jsonl", {"9": TEXTS["sky-0"]})
     arguments = [asked, "--split", "train", "--expander", folder, "--pseudo-queries", 4]
     with pytest.raises(QueryliftError, match=r"'doc:sky-0:\d' is '9' of asked:dev"):
         _run(*arguments, "--out", tmp_path / "refused.jsonl")

@@ -17,7 +17,7 @@ from index_tools.trec import Document
 from plugin.errors import SettingsError
 from plugin.expansion import clean_query
 from plugin.generators.expander import open_parts
-from plugin.terms.folder import ABOUT, facts_of, read_about
+from plugin.terms.folder import identity_of
 from trainer.candidates import Appender, Candidate
 from trainer.pseudo import pseudo_queries
 from trainer.teacher import Added, known_keys
@@ -73,13 +73,8 @@ def teach(
     The words are those that people write, not the index's terms: a student can spell them. A query that the expander cannot read
     is counted as empty. Raises SettingsError, MissingExtra.
     """
-    about = read_about(folder)
-    if about.form == "cluster":
-        raise SettingsError(
-            f"{folder} is of the form 'cluster', which asks an engine; build one of another form to learn from"
-        )
     _, parts = open_parts(folder)
-    model, params = f"{METHOD}:{facts_of(folder / ABOUT).sha256[:16]}", {"words": words}
+    model, params = identity_of(folder), {"words": words}
     known = known_keys(out)
     asked = [Candidate(query_id, clean_query(query), METHOD, model, "", params) for query_id, query in queries.items()]
     todo = [one for one in asked if one.key not in known]

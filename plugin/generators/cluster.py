@@ -23,7 +23,7 @@ from plugin.expansion import Expansion, clean_query, from_terms
 from plugin.generators.base import Ask
 from plugin.generators.engine_reader import EngineReader
 from plugin.terms.encoder import Encoder
-from plugin.terms.folder import ABOUT, About, check_files, facts_of, read_about
+from plugin.terms.folder import About, check_files, identity_of, read_about
 from plugin.terms.usable import is_usable, most_documents
 
 SEARCH = "search.json"
@@ -58,7 +58,7 @@ class ClusterExpander:
         """Open the folder. Raises SettingsError, MissingExtra."""
         about, encoder, search = await asyncio.to_thread(_open, self._folder)
         self._opened = about, encoder, search, ThreadPoolExecutor(self._threads, thread_name_prefix="expander")
-        self.identity = f"expander:{facts_of(self._folder / ABOUT).sha256[:16]}:{self._where}"
+        self.identity = f"{identity_of(self._folder)}:{self._where}"
         await self._engine.start()
 
     async def expand(self, ask: Ask) -> Expansion | None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 
-from plugin.errors import Busy, GeneratorError
+from plugin.errors import Busy, GeneratorError, SettingsError
 from plugin.expansion import Expansion, clean_query, from_terms
 from plugin.generators.base import Ask
 from plugin.terms.encoder import Encoder
-from plugin.terms.folder import ABOUT, About, Source, check_files, facts_of, read_about
+from plugin.terms.folder import About, Source, check_files, identity_of, read_about
 from plugin.terms.freshness import Connection
 from plugin.terms.matrix import Matrix
 from plugin.terms.neighbours import Neighbours
@@ -54,6 +54,8 @@ class Parts:
 def open_parts(folder: Path) -> tuple[About, Parts]:
     """What `folder` says of itself, and its parts, checked. Raises SettingsError, MissingExtra."""
     about = read_about(folder)
+    if about.form == "cluster":
+        raise SettingsError(f"{folder} is of the form 'cluster', which asks an engine; build one of another form")
     check_files(folder, about)
     encoder = Encoder(folder, about.reading)
     weigher: Weigher
@@ -97,7 +99,7 @@ class ExpanderGenerator:
         """Open the folder and look at the index. Raises SettingsError, MissingExtra."""
         about, self._parts = await asyncio.to_thread(open_parts, self._folder)
         self._source = about.source
-        self.identity = f"expander:{facts_of(self._folder / ABOUT).sha256[:16]}"
+        self.identity = identity_of(self._folder)
         await self._engine.compare(about.source, self._folder)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="expander")
 

@@ -124,6 +124,11 @@ def facts_of(path: Path) -> FileFacts:
         return FileFacts(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size_bytes=file.tell())
 
 
+def identity_of(folder: Path) -> str:
+    """What an expander is called in caches and candidates: another one as soon as anything of it differs. Raises OSError."""
+    return f"expander:{facts_of(folder / ABOUT).sha256[:16]}"
+
+
 def facts_of_all(folder: Path, names: Iterable[str]) -> dict[str, FileFacts]:
     """Hash and size of each of `names`."""
     return {name: facts_of(folder / name) for name in names}
