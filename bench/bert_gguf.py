@@ -14,8 +14,8 @@ import gguf
 import numpy as np
 from safetensors import safe_open
 
-from plugin.errors import SettingsError
-from plugin.terms.encoder import Reading
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.fast_expander.encoder import Reading
 
 Level = Literal["F16", "Q8_0"]
 LEVELS: tuple[Level, ...] = ("F16", "Q8_0")

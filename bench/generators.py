@@ -24,9 +24,9 @@ from typing import Any
 
 from processes import json_lines
 
-from plugin.expansion import MAX_TOKENS, STOP, prompt
-from plugin.generators.base import Ask
-from plugin.generators.llama import LlamaGenerator
+from querylift.plugin.expansion import MAX_TOKENS, STOP, prompt
+from querylift.plugin.generators.base import Ask
+from querylift.plugin.generators.llama.generator import LlamaGenerator
 
 MOST_CLIENTS = 64
 Write = Callable[[str], Awaitable[str]]

@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 from processes import json_lines
 
-import index_tools
-import plugin
-from plugin.settings import check
+import querylift.index_tools
+import querylift.plugin
+from querylift.plugin.settings import check
 
 MEGABYTE = 1_000_000
-_OURS = (str(Path(index_tools.__file__).parent), str(Path(plugin.__file__).parent))
+_OURS = (str(Path(str(querylift.index_tools.__file__)).parent), str(Path(str(querylift.plugin.__file__)).parent))
 _HERE = Path(__file__).resolve().parent
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -124,9 +124,9 @@ def digest(text: str) -> int:
 
 def build(asked: dict[str, Any]) -> dict[str, Any]:
     """Build the expander; with `copies` the vectors are made up."""
-    from index_tools.engine import Engine
-    from index_tools.expander import build as building
-    from index_tools.indexing import FIELD
+    from querylift.index_tools.engine import Engine
+    from querylift.index_tools.fast_expander import build as building
+    from querylift.index_tools.indexing import FIELD
 
     if asked["copies"]:
         copies = CopiesEncoder(Path(asked["copies"]))
@@ -176,8 +176,8 @@ class Service:
     """An opened expander, its encoder timed, and the search for vectors where its form has one."""
 
     def __init__(self, folder: Path) -> None:
-        from plugin.generators.expander import open_parts
-        from plugin.terms.neighbours import Neighbours
+        from querylift.plugin.fast_expander.neighbours import Neighbours
+        from querylift.plugin.generators.fast_expander import open_parts
 
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
         self._about, parts = open_parts(folder)
@@ -217,7 +217,7 @@ class Service:
 
 def start(asked: dict[str, Any]) -> dict[str, Any]:
     """How long opening takes, libraries apart; `cold` takes the files out of the operating system's cache before."""
-    from plugin.terms.folder import check_files, read_about
+    from querylift.plugin.fast_expander.folder import check_files, read_about
 
     folder = Path(asked["folder"])
     about = read_about(folder)

@@ -17,22 +17,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from index_tools.corpora import load
-from index_tools.engine import Engine
-from index_tools.expander.build import Request
-from index_tools.expander.build import build as build_expander
-from index_tools.experiment import System, Task, outcomes, report
-from index_tools.indexing import FIELD, IndexPlan, build
-from index_tools.node import is_fetched, temporary_node
-from index_tools.report import Report, write_report
-from index_tools.searching import Searched, search_body, search_over_http
-from index_tools.served import Served, serving
-from index_tools.table import render_table
-from plugin.errors import SettingsError
-from plugin.expansion import Expansion
-from plugin.places import cache_dir
-from plugin.settings import check
-from plugin.terms.folder import ABOUT
+from querylift.index_tools.corpora.loading import load
+from querylift.index_tools.engine import Engine
+from querylift.index_tools.evaluation.experiment import System, Task, outcomes, report
+from querylift.index_tools.evaluation.report import Report, write_report
+from querylift.index_tools.evaluation.text_table import render_table
+from querylift.index_tools.fast_expander.build import Request
+from querylift.index_tools.fast_expander.build import build as build_expander
+from querylift.index_tools.indexing import FIELD, IndexPlan, build
+from querylift.index_tools.node.local_node import is_fetched, temporary_node
+from querylift.index_tools.proxy_process import Served, serving
+from querylift.index_tools.searching import Searched, search_body, search_over_http
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.expansion import Expansion
+from querylift.plugin.fast_expander.folder import ABOUT
+from querylift.plugin.files import cache_dir
+from querylift.plugin.settings import check
 
 INDEX = "docs"
 WEIGHT = 0.2

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from plugin.errors import EngineError, MissingExtra
-from plugin.settings import Settings
+from querylift.plugin.errors import EngineError, MissingExtra
+from querylift.plugin.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

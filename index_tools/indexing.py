@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-from index_tools.engine import Engine, action
-from index_tools.trec import Document
-from plugin.errors import EngineError, SettingsError
+from querylift.index_tools.corpora.trec_files import Document
+from querylift.index_tools.engine import Engine, action
+from querylift.plugin.errors import EngineError, SettingsError
 
 FIELD = "contents"
 """The analysed field that holds title and text together, with term vectors; what evaluation searches."""

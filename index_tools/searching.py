@@ -14,13 +14,13 @@ from typing import Any
 
 import aiohttp
 
-from index_tools.engine import Engine, compact
-from index_tools.indexing import FIELD
-from index_tools.trec import Run
-from plugin.errors import EngineError
-from plugin.expander import Expander
-from plugin.flow import Result, Rules, Search, run_async, search_flow
-from plugin.outcome import HEADER
+from querylift.index_tools.corpora.trec_files import Run
+from querylift.index_tools.engine import Engine, compact
+from querylift.index_tools.indexing import FIELD
+from querylift.plugin.broker import Expander
+from querylift.plugin.errors import EngineError
+from querylift.plugin.flow import Result, Rules, Search, run_async, search_flow
+from querylift.plugin.outcome import HEADER
 
 DEPTH = 1000
 _BATCH = 32

@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 from cachetools import TLRUCache
 
-from plugin.errors import MissingExtra, SettingsError
-from plugin.expansion import PROMPT_VERSION, Expansion, clean_query
-from plugin.generators.base import Ask, Generator
+from querylift.plugin.errors import MissingExtra, SettingsError
+from querylift.plugin.expansion import PROMPT_VERSION, Expansion, clean_query
+from querylift.plugin.generators.base import Ask, Generator
 
 _TIDIED_EVERY = 1000
 """Writes after which a cache file loses what is too old or too much."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plugin.scripts import QueryLanguage
+from querylift.plugin.language import QueryLanguage
 
 PROMPT_VERSION = "passage-2"
 MAX_TOKENS = 64
@@ -120,7 +120,7 @@ def prompt(query: str) -> str:
 def parse(output: str, *, query: str) -> Expansion | None:
     """What a model wrote for `query`, as data: lead-in and markdown off, cut at the stop rule, words deduplicated and bounded.
 
-    Words that are not in the query's language are dropped (`plugin.scripts` has the rule). Returns None where no word is
+    Words that are not in the query's language are dropped (`querylift.plugin.language` has the rule). Returns None where no word is
     left. Works on a teacher's prose as on a small model's loops. What people wrote on purpose, as in a table, is read by
     `from_words`, which knows no query: there an expansion may well be in another language.
     """

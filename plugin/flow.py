@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from plugin import dsl
-from plugin.expander import Answer, Question
-from plugin.expansion import Expansion, clean_query
-from plugin.generators.base import Ask
-from plugin.outcome import Outcome
-from plugin.policy import Policy
-from plugin.settings import IndexSettings, Settings
+from querylift.plugin import dsl
+from querylift.plugin.broker import Answer, Question
+from querylift.plugin.expansion import Expansion, clean_query
+from querylift.plugin.generators.base import Ask
+from querylift.plugin.outcome import Outcome
+from querylift.plugin.policy import Policy
+from querylift.plugin.settings import IndexSettings, Settings
 
 _log = logging.getLogger("querylift")
 

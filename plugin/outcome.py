@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from plugin.dsl.skip import REASONS as DSL_REASONS
+from querylift.plugin.dsl.skip import REASONS as DSL_REASONS
 
 Kind = Literal["expanded", "cached", "skipped", "late", "error"]
 KINDS: tuple[Kind, ...] = ("expanded", "cached", "skipped", "late", "error")

@@ -1,7 +1,7 @@
 """querylift.toml and the environment, checked when they are read.
 
 Every key but those of `[index.NAME]` may be overridden by an environment variable: QUERYLIFT_ENGINE, QUERYLIFT_BUDGET_MS, and
-for a table of the file QUERYLIFT_CACHE__PIN_S. Only `load` reads either; beside it only `plugin.places` looks at the environment.
+for a table of the file QUERYLIFT_CACHE__PIN_S. Only `load` reads either; beside it only `querylift.plugin.files` looks at the environment.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from plugin.errors import SettingsError
-from plugin.policy import Policy
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.policy import Policy
 
 ENVIRONMENT_PREFIX = "QUERYLIFT_"
 

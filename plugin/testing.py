@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from plugin.dsl import Found
-from plugin.dsl.clauses import Path
-from plugin.expansion import Expansion
-from plugin.generators.base import Ask
+from querylift.plugin.dsl import Found
+from querylift.plugin.dsl.clauses import Path
+from querylift.plugin.expansion import Expansion
+from querylift.plugin.generators.base import Ask
 
 
 class ManualClock:
@@ -60,7 +60,7 @@ class ScriptedGenerator:
 
 
 def undo(rewritten: dict[str, Any], found: Found, *, keep_highlight_query: bool = False) -> dict[str, Any]:
-    """What `plugin.dsl.rewrite` was given: its result less exactly what it added beside the clauses of `found`.
+    """What `querylift.plugin.dsl.rewrite` was given: its result less exactly what it added beside the clauses of `found`.
 
     `keep_highlight_query` is for a request that came with a highlight_query of its own, which a rewrite leaves alone.
     """

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from plugin.errors import SettingsError
+from querylift.plugin.errors import SettingsError
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from index_tools.node import temporary_node
+from querylift.index_tools.node.local_node import temporary_node
 
 
 @pytest.fixture(scope="session")

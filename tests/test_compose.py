@@ -21,12 +21,12 @@ import yaml
 from aiohttp import web
 from yarl import URL
 
-from index_tools.served import free_ports
-from plugin import routes
-from plugin.server import KEEP_ALIVE_S
-from plugin.settings import load
+from querylift.index_tools.proxy_process import free_ports
+from querylift.plugin.proxy import routes
+from querylift.plugin.proxy.server import KEEP_ALIVE_S
+from querylift.plugin.settings import load
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PROFILES = ("opensearch", "elasticsearch")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

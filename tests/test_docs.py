@@ -4,15 +4,14 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-from plugin.outcome import REASONS
-from plugin.settings import IndexSettings, Settings, check
+from querylift.plugin.outcome import REASONS
+from querylift.plugin.settings import IndexSettings, Settings, check
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 DOCUMENTED = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
 
 
@@ -59,7 +58,7 @@ def test_every_reason_is_documented() -> None:
 
 def test_importing_the_served_path_loads_nothing_heavy() -> None:
     heavy = ["numpy", "llama_cpp", "torch", "transformers", "opensearchpy", "jinja2", "redis", "index_tools"]
-    code = f"import plugin.server, plugin.commands, sys; print([m for m in {heavy!r} if m in sys.modules])"
+    code = f"import querylift.plugin.proxy.server, querylift.plugin.commands.serve, sys; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -69,7 +68,7 @@ def test_every_command_has_help() -> None:
         "compare", "demo", "evaluate", "expander", "explain", "export-table", "index", "node", "quantize", "serve", "table",
         "train", "warm",
     ]  # fmt: skip
-    listed = subprocess.run([sys.executable, "-m", "plugin.cli", "--help"], capture_output=True, text=True, check=True)
+    listed = subprocess.run([sys.executable, "-m", "querylift", "--help"], capture_output=True, text=True, check=True)
     commands = listed.stdout.split("Commands:")[1]
     assert re.findall(r"^  ([\w-]+) ", commands, flags=re.M) == names
     assert "not installed" not in commands

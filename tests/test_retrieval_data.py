@@ -6,25 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from index_tools.compare import compare
-from index_tools.corpora import Corpus, load
-from index_tools.engine import Engine
-from index_tools.evaluate import evaluate
-from index_tools.indexing import IndexPlan, build
-from index_tools.searching import Searched, expand_all, search_offline, search_over_http
-from index_tools.served import serving
-from plugin.flow import Rules
-from plugin.generators import factory
-from plugin.generators.table import build as table_rows
-from plugin.server import expander_for
-from plugin.settings import check
-from plugin.testing import ManualClock
+from querylift.index_tools.corpora.loading import Corpus, load
+from querylift.index_tools.engine import Engine
+from querylift.index_tools.evaluation.comparison import compare
+from querylift.index_tools.evaluation.measures import evaluate
+from querylift.index_tools.indexing import IndexPlan, build
+from querylift.index_tools.proxy_process import serving
+from querylift.index_tools.searching import Searched, expand_all, search_offline, search_over_http
+from querylift.plugin.flow import Rules
+from querylift.plugin.generators import factory
+from querylift.plugin.generators.table import build as table_rows
+from querylift.plugin.proxy.server import expander_for
+from querylift.plugin.settings import check
+from querylift.plugin.testing import ManualClock
+from tests.helpers.paths import SHARED_DATA
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.data,
-    pytest.mark.skipif(not DATA.is_dir(), reason="the retrieval data is not beside the project (../shared/data)"),
+    pytest.mark.skipif(
+        not SHARED_DATA.is_dir(), reason="the retrieval data is not beside the project (../shared/data)"
+    ),
 ]
 
 
@@ -35,7 +37,7 @@ def engine(opensearch: str) -> Iterator[Engine]:
 
 
 def _indexed(engine: Engine, name: str) -> Corpus:
-    corpus = load(str(DATA / name))
+    corpus = load(str(SHARED_DATA / name))
     build(engine, corpus, IndexPlan(f"data-{name}"))
     return corpus
 
@@ -43,7 +45,9 @@ def _indexed(engine: Engine, name: str) -> Corpus:
 def _table(tmp_path: Path, source: str, **where: str) -> str:
     import json
 
-    rows = list(table_rows(DATA / "expansions" / source, where={k.replace("__", "."): v for k, v in where.items()}))
+    rows = list(
+        table_rows(SHARED_DATA / "expansions" / source, where={k.replace("__", "."): v for k, v in where.items()})
+    )
     path = tmp_path / "table.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return f"table:{path}"

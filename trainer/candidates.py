@@ -14,15 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from index_tools.trec import read_jsonl
-from plugin.errors import DataError, SettingsError
+from querylift.index_tools.corpora.trec_files import read_jsonl
+from querylift.plugin.errors import DataError, SettingsError
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One expansion of one query. `method` and `params` say how it was asked for, `params["sample"]` which of several.
 
-    `text` is as it was written; what is served of it is up to `plugin.expansion`.
+    `text` is as it was written; what is served of it is up to `querylift.plugin.expansion`.
     """
 
     query_id: str

@@ -20,8 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from index_tools.trec import replacing
-from plugin.errors import SettingsError
+from querylift.index_tools.corpora.trec_files import replacing
+from querylift.plugin.errors import SettingsError
 
 _PACKAGES = (
     "querylift",

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from plugin.errors import SettingsError
-from plugin.expansion import MAX_TOKENS, MAX_WORDS
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.expansion import MAX_TOKENS, MAX_WORDS
 
 _Positive = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(ge=0, lt=1)]

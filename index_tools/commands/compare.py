@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from index_tools.evaluate import LABELS, MEASURES, Evaluation, evaluate
-from index_tools.trec import Qrels, Run, read_qrels, read_run
-from plugin.errors import SettingsError
+from querylift.index_tools.corpora.trec_files import Qrels, Run, read_qrels, read_run
+from querylift.index_tools.evaluation.measures import LABELS, MEASURES, Evaluation, evaluate
+from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
-    from index_tools.compare import Comparison
-    from index_tools.report import Hit, QueryDetail
+    from querylift.index_tools.evaluation.comparison import Comparison
+    from querylift.index_tools.evaluation.report import Hit, QueryDetail
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def compare(
 
     Differences are B minus A. A judged query that a run leaves out counts 0. p is that of a paired randomisation test.
     """
-    from index_tools.compare import compare as compared
+    from querylift.index_tools.evaluation.comparison import compare as compared
 
     qrels = read_qrels(qrels_path)
     a, b = (_measured(path, qrels, qrels_path, relevant_from=relevant_from) for path in (run_a, run_b))
@@ -107,7 +107,7 @@ def _run_json(measured: _Measured) -> dict[str, Any]:
 
 
 def _lines(a: _Measured, b: _Measured, c: Comparison, *, measure: str) -> Iterator[str]:
-    from index_tools.report import queries, signed, verdict_sentence
+    from querylift.index_tools.evaluation.report import queries, signed, verdict_sentence
 
     yield from (f"A  {a.path}", f"B  {b.path}", "")
     yield from _means(a.evaluation, b.evaluation)
@@ -121,15 +121,15 @@ def _lines(a: _Measured, b: _Measured, c: Comparison, *, measure: str) -> Iterat
 
 
 def _means(a: Evaluation, b: Evaluation) -> list[str]:
-    from index_tools.report import number, signed
-    from index_tools.table import aligned
+    from querylift.index_tools.evaluation.report import number, signed
+    from querylift.index_tools.evaluation.text_table import aligned
 
     rows = [(LABELS[m], number(a.means[m]), number(b.means[m]), signed(b.means[m] - a.means[m])) for m in MEASURES]
     return aligned([("", "A", "B", "diff"), *rows]).splitlines()
 
 
 def _omissions(a: Evaluation, b: Evaluation) -> Iterator[str]:
-    from index_tools.report import queries
+    from querylift.index_tools.evaluation.report import queries
 
     if a.missing or b.missing:
         yield f"counted as 0      {queries(len(a.missing))} in A, {len(b.missing)} in B, for which nothing was found"
@@ -145,7 +145,7 @@ def _printable(line: str) -> str:
 def _write_report(
     path: Path, a: _Measured, b: _Measured, c: Comparison, *, qrels: Qrels, corpus: str, measure: str, grade: int
 ) -> None:
-    from index_tools.report import Report, SystemRow, write_report
+    from querylift.index_tools.evaluation.report import Report, SystemRow, write_report
 
     names = [a.path.name, b.path.name] if a.path.name != b.path.name else [str(a.path), str(b.path)]
     details = {query_id: _detail(query_id, a.run, b.run, qrels=qrels) for query_id, _ in (*c.worst, *c.best)}
@@ -159,13 +159,13 @@ def _write_report(
 
 
 def _detail(query_id: str, a: Run, b: Run, *, qrels: Qrels) -> QueryDetail:
-    from index_tools.report import QueryDetail
+    from querylift.index_tools.evaluation.report import QueryDetail
 
     before, after = (_hits(run.get(query_id, []), qrels[query_id]) for run in (a, b))
     return QueryDetail(query="", expansion="", hits_before=before, hits_after=after)
 
 
 def _hits(doc_ids: list[str], grades: dict[str, int]) -> tuple[Hit, ...]:
-    from index_tools.report import SHOWN_HITS, Hit
+    from querylift.index_tools.evaluation.report import SHOWN_HITS, Hit
 
     return tuple(Hit(doc_id, grade=grades.get(doc_id)) for doc_id in doc_ids[:SHOWN_HITS])

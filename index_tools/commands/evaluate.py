@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from index_tools.commands.options import config_option, engine_option, progress, settings_with
-from plugin.errors import SettingsError
-from plugin.settings import Settings, switched_on
+from querylift.index_tools.commands.options import config_option, engine_option, progress, settings_with
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.settings import Settings, switched_on
 
 if TYPE_CHECKING:
-    from index_tools.engine import Engine
-    from index_tools.experiment import System, Task
-    from index_tools.report import Report
-    from index_tools.searching import Form
+    from querylift.index_tools.engine import Engine
+    from querylift.index_tools.evaluation.experiment import System, Task
+    from querylift.index_tools.evaluation.report import Report
+    from querylift.index_tools.searching import Form
 
 
 @click.command()
@@ -48,11 +48,11 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     Prints nDCG@10 and recall@100 (--json: MAP, MRR@10, recall@1000 too), a paired test, and whether to switch expansion
     on for this index.
     """
-    from index_tools.corpora import load
-    from index_tools.engine import Engine
-    from index_tools.experiment import System, check_found, task_of
-    from index_tools.searching import search_offline
-    from index_tools.table import render_table
+    from querylift.index_tools.corpora.loading import load
+    from querylift.index_tools.engine import Engine
+    from querylift.index_tools.evaluation.experiment import System, check_found, task_of
+    from querylift.index_tools.evaluation.text_table import render_table
+    from querylift.index_tools.searching import search_offline
 
     if (options["generator"] is None) == (options["via"] is None):
         raise SettingsError("name what to evaluate: either --generator or --via, one of the two")
@@ -69,7 +69,7 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     if out is not None:
         _write(out, task, baseline, system, made)
     if as_json:
-        from index_tools.experiment import as_json as to_json
+        from querylift.index_tools.evaluation.experiment import as_json as to_json
 
         click.echo(json.dumps(to_json(made, {system.name: system}), indent=2))
     else:
@@ -99,7 +99,7 @@ class How:
 
 
 def _form(fields: tuple[str, ...], body: Path | None) -> Form:
-    from index_tools.searching import PLACEHOLDER, match_form, search_body, template_form
+    from querylift.index_tools.searching import PLACEHOLDER, match_form, search_body, template_form
 
     if body is None:
         return match_form(fields) if fields else search_body
@@ -115,9 +115,9 @@ def _form(fields: tuple[str, ...], body: Path | None) -> Form:
 
 
 def _measure(settings: Settings, engine: Engine, task: Task, how: How, *, via: str | None) -> System:
-    from index_tools.experiment import System
-    from index_tools.searching import search_over_http
-    from plugin.generators import factory
+    from querylift.index_tools.evaluation.experiment import System
+    from querylift.index_tools.searching import search_over_http
+    from querylift.plugin.generators import factory
 
     if via is None:
         return asyncio.run(_offline(settings, engine, task, how))
@@ -133,11 +133,11 @@ def _measure(settings: Settings, engine: Engine, task: Task, how: How, *, via: s
 
 
 async def _offline(settings: Settings, engine: Engine, task: Task, how: How) -> System:
-    from index_tools.experiment import System
-    from index_tools.searching import expand_all, search_offline
-    from plugin.flow import Rules
-    from plugin.generators import factory
-    from plugin.server import expander_for
+    from querylift.index_tools.evaluation.experiment import System
+    from querylift.index_tools.searching import expand_all, search_offline
+    from querylift.plugin.flow import Rules
+    from querylift.plugin.generators import factory
+    from querylift.plugin.proxy.server import expander_for
 
     generator = factory.make(settings.generator, settings)
     async with expander_for(settings, generator) as expander:
@@ -151,7 +151,7 @@ async def _offline(settings: Settings, engine: Engine, task: Task, how: How) -> 
 
 
 def _report(task: Task, baseline: System, system: System, engine: Engine, options: dict[str, Any]) -> Report:
-    from index_tools.experiment import report
+    from querylift.index_tools.evaluation.experiment import report
 
     via = options["via"] is not None
     mode, weight = ("", None) if via else (options["mode"], options["weight"])
@@ -162,7 +162,7 @@ def _report(task: Task, baseline: System, system: System, engine: Engine, option
 
 
 def _closing(task: Task, system: System, made: Report, options: dict[str, Any], out: Path | None) -> str:
-    from index_tools.experiment import advice, outcomes
+    from querylift.index_tools.evaluation.experiment import advice, outcomes
 
     comparison = made.systems[1].comparison
     assert comparison is not None
@@ -174,8 +174,8 @@ def _closing(task: Task, system: System, made: Report, options: dict[str, Any], 
 
 
 def _write(out: Path, task: Task, baseline: System, system: System, made: Report) -> None:
-    from index_tools.report import write_report
-    from index_tools.trec import write_qrels, write_run
+    from querylift.index_tools.corpora.trec_files import write_qrels, write_run
+    from querylift.index_tools.evaluation.report import write_report
 
     try:
         out.mkdir(parents=True, exist_ok=True)

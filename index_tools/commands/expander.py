@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from index_tools.commands.options import config_option, engine_option, progress, settings_with
+from querylift.index_tools.commands.options import config_option, engine_option, progress, settings_with
 
 
 @click.group()
@@ -46,9 +46,9 @@ def build(index: str, engine: str | None, out: Path, config: Path | None, thread
 
     Stopped, it goes on where it was; run again, it encodes only documents whose text has changed.
     """
-    from index_tools.engine import Engine
-    from index_tools.expander.build import Request, build
-    from plugin.terms.folder import Shape
+    from querylift.index_tools.engine import Engine
+    from querylift.index_tools.fast_expander.build import Request, build
+    from querylift.plugin.fast_expander.folder import Shape
 
     options["changed_field"] = options.pop("changed_since")
     cooler = options.pop("temperature") or (0.04 if options["form"] == "cluster" else Shape().temperature)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from index_tools.commands.options import config_option, engine_option, progress, settings_with
+from querylift.index_tools.commands.options import config_option, engine_option, progress, settings_with
 
 
 @click.command()
@@ -34,9 +34,9 @@ def index(
 
     Running it again builds the index anew. The count in the engine must equal the count read.
     """
-    from index_tools.corpora import load
-    from index_tools.engine import Engine
-    from index_tools.indexing import IndexPlan, build
+    from querylift.index_tools.corpora.loading import load
+    from querylift.index_tools.engine import Engine
+    from querylift.index_tools.indexing import IndexPlan, build
 
     plan = IndexPlan(name, analyzer, k1, b, replace)
     loaded = load(corpus, language=language)

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from index_tools.node import down as stop
-from index_tools.node import is_fetched
-from index_tools.node import status as find
-from index_tools.node import up as start
+from querylift.index_tools.node.local_node import down as stop
+from querylift.index_tools.node.local_node import is_fetched
+from querylift.index_tools.node.local_node import status as find
+from querylift.index_tools.node.local_node import up as start
 
 _OPTIONS = (
     click.option("--engine", default="opensearch", show_default=True, help="Only opensearch so far."),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from plugin.settings import Settings, check, load
+from querylift.plugin.settings import Settings, check, load
 
 engine_option = click.option(
     "--engine", help="URL of the search engine [default: the settings', http://127.0.0.1:9200]."

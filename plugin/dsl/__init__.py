@@ -6,10 +6,10 @@ where the request is to be left alone.
 
 from __future__ import annotations
 
-from plugin.dsl.body import dump, parse
-from plugin.dsl.find import Found, Leaf, find
-from plugin.dsl.params import Params
-from plugin.dsl.rewrite import rewrite
-from plugin.dsl.skip import Skip
+from querylift.plugin.dsl.body import dump, parse
+from querylift.plugin.dsl.find import Found, Leaf, find
+from querylift.plugin.dsl.params import Params
+from querylift.plugin.dsl.rewrite import rewrite
+from querylift.plugin.dsl.skip import Skip
 
 __all__ = ["Found", "Leaf", "Params", "Skip", "dump", "find", "parse", "rewrite"]

@@ -7,7 +7,7 @@ import math
 from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
-from plugin.dsl.skip import Skip
+from querylift.plugin.dsl.skip import Skip
 
 
 def parse(raw: bytes) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from plugin.dsl import clauses
-from plugin.dsl.clauses import Leaf, Path
-from plugin.dsl.params import Params
-from plugin.dsl.skip import Skip
-from plugin.dsl.text import check, check_plain
-from plugin.policy import Policy
+from querylift.plugin.dsl import clauses
+from querylift.plugin.dsl.clauses import Leaf, Path
+from querylift.plugin.dsl.params import Params
+from querylift.plugin.dsl.skip import Skip
+from querylift.plugin.dsl.text import check, check_plain
+from querylift.plugin.policy import Policy
 
 MAX_DEPTH = 12
 """Compound clauses around a leaf. Elasticsearch 9 takes 29, OpenSearch what its stack holds; a rewrite adds up to three."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from plugin.dsl.clauses import Clause, Leaf, Path, rounded
-from plugin.dsl.find import Found
-from plugin.dsl.skip import Skip
-from plugin.dsl.text import count_tokens
-from plugin.expansion import Expansion, WeightedTerm
-from plugin.policy import Policy
+from querylift.plugin.dsl.clauses import Clause, Leaf, Path, rounded
+from querylift.plugin.dsl.find import Found
+from querylift.plugin.dsl.skip import Skip
+from querylift.plugin.dsl.text import count_tokens
+from querylift.plugin.expansion import Expansion, WeightedTerm
+from querylift.plugin.policy import Policy
 
 _Item = TypeVar("_Item")
 UNKNOWN_FIELDS = 32

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from plugin.dsl.skip import Skip
-from plugin.expansion import MARKS
+from querylift.plugin.dsl.skip import Skip
+from querylift.plugin.expansion import MARKS
 
 _QUOTED = re.compile(r"""["“”„«»‹›「」『』]|(?:^|\s)(?:'[^']+'(?!\w)|‘)""")
 _WILDCARD = re.compile(r"\w[*]|[*]\w|\w\?\w|^[*?]+$")

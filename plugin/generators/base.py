@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from plugin.expansion import Expansion
+from querylift.plugin.expansion import Expansion
 
 
 @dataclass(frozen=True, slots=True)

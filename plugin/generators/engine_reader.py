@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from plugin.errors import GeneratorError
+from querylift.plugin.errors import GeneratorError
 
 _WANTED = {"term_statistics": True, "field_statistics": True, "positions": False, "offsets": False}
 

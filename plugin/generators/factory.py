@@ -9,9 +9,9 @@ from typing import Any
 
 import aiohttp
 
-from plugin.errors import SettingsError
-from plugin.generators.base import Generator
-from plugin.settings import Settings
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.generators.base import Generator
+from querylift.plugin.settings import Settings
 
 KINDS = "none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, expander:FOLDER, http:URL"
 
@@ -26,13 +26,13 @@ def make(spec: str, settings: Settings) -> Generator:
 
 
 def _none(rest: str, settings: Settings) -> Generator:
-    from plugin.generators.none import NoneGenerator
+    from querylift.plugin.generators.none import NoneGenerator
 
     return NoneGenerator()
 
 
 def _table(rest: str, settings: Settings) -> Generator:
-    from plugin.generators.table import TableGenerator
+    from querylift.plugin.generators.table import TableGenerator
 
     if not rest:
         raise SettingsError("generator is 'table:' without a file; use table:FILE")
@@ -40,7 +40,7 @@ def _table(rest: str, settings: Settings) -> Generator:
 
 
 def _feedback(rest: str, settings: Settings) -> Generator:
-    from plugin.generators.feedback import FeedbackGenerator
+    from querylift.plugin.generators.rm3 import FeedbackGenerator
 
     feedback = settings.feedback
     return FeedbackGenerator(
@@ -54,7 +54,7 @@ def _feedback(rest: str, settings: Settings) -> Generator:
 
 
 def _http(rest: str, settings: Settings) -> Generator:
-    from plugin.generators.http import HttpGenerator
+    from querylift.plugin.generators.http import HttpGenerator
 
     url = rest if rest.startswith(("http://", "https://")) else f"http:{rest}"
     if not url.startswith(("http://", "https://")):
@@ -69,9 +69,9 @@ def _http(rest: str, settings: Settings) -> Generator:
 
 
 def _expander(rest: str, settings: Settings) -> Generator:
-    from plugin.generators.cluster import ClusterExpander
-    from plugin.generators.expander import ExpanderGenerator
-    from plugin.terms.folder import read_about
+    from querylift.plugin.fast_expander.folder import read_about
+    from querylift.plugin.generators.cluster_expander import ClusterExpander
+    from querylift.plugin.generators.fast_expander import ExpanderGenerator
 
     if not rest:
         raise SettingsError("generator is 'expander:' without a folder; use expander:FOLDER")
@@ -87,7 +87,7 @@ def _expander(rest: str, settings: Settings) -> Generator:
 
 
 def _llama(rest: str, settings: Settings) -> Generator:
-    from plugin.generators.llama import LlamaGenerator
+    from querylift.plugin.generators.llama.generator import LlamaGenerator
 
     options = settings.llama
     model, adapter = _llama_files(rest, options.adapter)
@@ -103,7 +103,7 @@ def _llama(rest: str, settings: Settings) -> Generator:
 
 def _llama_files(rest: str, adapter: Path | None) -> tuple[Path, Path | None]:
     """The model file and the adapter, if any, that goes on top of it."""
-    from plugin.generators.llama_file import packaged_model, prepared_student, shipped_adapter
+    from querylift.plugin.generators.llama.model_file import packaged_model, prepared_student, shipped_adapter
 
     if rest == "base":
         return packaged_model(), None

@@ -6,9 +6,9 @@ from typing import Any
 
 import aiohttp
 
-from plugin.errors import GeneratorError
-from plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, messages, parse
-from plugin.generators.base import Ask
+from querylift.plugin.errors import GeneratorError
+from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, messages, parse
+from querylift.plugin.generators.base import Ask
 
 
 class HttpGenerator:

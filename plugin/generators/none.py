@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from plugin.expansion import Expansion
-from plugin.generators.base import Ask
+from querylift.plugin.expansion import Expansion
+from querylift.plugin.generators.base import Ask
 
 
 class NoneGenerator:

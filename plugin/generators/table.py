@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plugin.errors import DataError, SettingsError
-from plugin.expansion import Expansion, clean_prose, clean_query, from_words
-from plugin.generators.base import Ask
+from querylift.plugin.errors import DataError, SettingsError
+from querylift.plugin.expansion import Expansion, clean_prose, clean_query, from_words
+from querylift.plugin.generators.base import Ask
 
 
 class TableGenerator:

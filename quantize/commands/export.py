@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from plugin.errors import MissingExtra, SettingsError
+from querylift.plugin.errors import MissingExtra, SettingsError
 
 
 @click.command()
@@ -38,8 +38,8 @@ def export(folder: Path, out: Path, number_type: str | None, base: Path | None, 
     trained on another adapter takes that in.
     """
     try:
-        import quantize.adapter
-        import quantize.convert  # noqa: F401
+        import querylift.quantize.adapters.export_adapter
+        import querylift.quantize.conversion.export_model  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "gguf", "quantize") from error
     if (folder / "adapter_config.json").is_file():
@@ -57,8 +57,8 @@ def export(folder: Path, out: Path, number_type: str | None, base: Path | None, 
 
 
 def _export_adapter(folder: Path, out: Path, *, number_type: str | None, base: Path | None, any_base: bool) -> None:
-    from plugin.generators.llama_file import packaged_model
-    from quantize.adapter import NUMBER_TYPES, export_adapter, read_base
+    from querylift.plugin.generators.llama.model_file import packaged_model
+    from querylift.quantize.adapters.export_adapter import NUMBER_TYPES, export_adapter, read_base
 
     chosen = _fitting(number_type or "q8_0", NUMBER_TYPES, "an adapter")
     model = read_base(base or packaged_model())
@@ -68,8 +68,8 @@ def _export_adapter(folder: Path, out: Path, *, number_type: str | None, base: P
 
 
 def _export_model(folder: Path, out: Path, *, number_type: str | None) -> None:
-    from quantize.convert import export_model
-    from quantize.tensors import NUMBER_TYPES
+    from querylift.quantize.conversion.export_model import export_model
+    from querylift.quantize.conversion.tensors import NUMBER_TYPES
 
     chosen = _fitting(number_type or "f16", NUMBER_TYPES, "a whole model")
     done = export_model(folder, out, number_type=chosen)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from index_tools.commands.options import config_option, engine_option, progress, settings_with
-from plugin.errors import MissingExtra, SettingsError
-from plugin.settings import Settings, switched_on
+from querylift.index_tools.commands.options import config_option, engine_option, progress, settings_with
+from querylift.plugin.errors import MissingExtra, SettingsError
+from querylift.plugin.settings import Settings, switched_on
 
 if TYPE_CHECKING:
-    from index_tools.experiment import Task
-    from quantize.card import Found
-    from quantize.gate import Level
+    from querylift.index_tools.evaluation.experiment import Task
+    from querylift.quantize.acceptance.gate import Level
+    from querylift.quantize.acceptance.model_card import Found
 
 
 @click.command()
@@ -51,18 +51,18 @@ def gate(folder: Path, engine: str | None, config: Path | None, as_json: bool, *
     were made from. Writes FOLDER/README.md, the model card, and FOLDER/gate.json; exit code 1 where no level passes.
     """
     try:
-        from quantize import card
+        from querylift.quantize.acceptance import model_card
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "gguf", "quantize") from error
 
     reference, levels = _files(folder, options["reference"], options["levels"])
     tasks = [_task(named, options["limit"], options["seed"]) for named in options["collections"]]
     found = asyncio.run(_found(reference, levels, tasks, settings_with(config, engine=engine), options))
-    written = card.write(found, folder, about=_about(reference.path, options["licence"]))
+    written = model_card.write(found, folder, about=_about(reference.path, options["licence"]))
     if as_json:
-        click.echo(json.dumps(card.as_json(found), indent=2))
+        click.echo(json.dumps(model_card.as_json(found), indent=2))
     else:
-        click.echo(card.render(found) + "\n\n" + card.sentence(found) + f"\ncard: {written}")
+        click.echo(model_card.render(found) + "\n\n" + model_card.sentence(found) + f"\ncard: {written}")
     if found.chosen is None:
         sys.exit(1)
 
@@ -70,12 +70,12 @@ def gate(folder: Path, engine: str | None, config: Path | None, as_json: bool, *
 async def _found(
     reference: Level, levels: Sequence[Level], tasks: Sequence[Task], settings: Settings, options: dict[str, Any]
 ) -> Found:
-    from index_tools.engine import Engine
-    from index_tools.experiment import System, check_found
-    from index_tools.searching import search_offline
-    from plugin.generators.llama_file import default_threads
-    from quantize.card import Found
-    from quantize.gate import judge, measure, ndcg_of, smallest
+    from querylift.index_tools.engine import Engine
+    from querylift.index_tools.evaluation.experiment import System, check_found
+    from querylift.index_tools.searching import search_offline
+    from querylift.plugin.generators.llama.model_file import default_threads
+    from querylift.quantize.acceptance.gate import judge, measure, ndcg_of, smallest
+    from querylift.quantize.acceptance.model_card import Found
 
     threads = options["threads"] or default_threads()
     table = {} if options["weight"] is None else {"weight": options["weight"]}
@@ -106,9 +106,9 @@ async def _found(
 
 
 def _files(folder: Path, reference: Path | None, wanted: str | None) -> tuple[Level, list[Level]]:
-    from plugin.generators.llama_file import file_digest
-    from quantize.gate import Level
-    from quantize.making import read_manifest
+    from querylift.plugin.generators.llama.model_file import file_digest
+    from querylift.quantize.acceptance.gate import Level
+    from querylift.quantize.levels.make_levels import read_manifest
 
     manifest = read_manifest(folder)
     made = {name: Level(name, folder / entry["file"]) for name, entry in manifest["levels"].items()}
@@ -127,8 +127,8 @@ def _files(folder: Path, reference: Path | None, wanted: str | None) -> tuple[Le
 
 
 def _task(named: str, limit: int | None, seed: int) -> Task:
-    from index_tools.corpora import load_split
-    from index_tools.experiment import task_of
+    from querylift.index_tools.corpora.loading import load_split
+    from querylift.index_tools.evaluation.experiment import task_of
 
     index, equals, place = named.partition("=")
     if not equals or not index or not place:
@@ -147,6 +147,6 @@ def _task(named: str, limit: int | None, seed: int) -> Task:
 
 def _about(reference: Path, licence: str | None) -> dict[str, str]:
     """What the model's own file says of itself."""
-    from quantize.card import told_by
+    from querylift.quantize.acceptance.model_card import told_by
 
     return told_by(reference) | ({"Licence": licence} if licence else {})

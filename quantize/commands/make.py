@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from plugin.errors import MissingExtra
+from querylift.plugin.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from quantize.making import Level
+    from querylift.quantize.levels.make_levels import Level
 
 
 @click.command()
@@ -55,16 +55,16 @@ def make(
     Files that are there already, whole and of this model, are kept.
     """
     try:
-        from quantize import making
+        from querylift.quantize.levels import make_levels
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "gguf", "quantize") from error
-    from index_tools.commands.options import progress
+    from querylift.index_tools.commands.options import progress
 
-    levels = making.make(
+    levels = make_levels.make(
         model,
         out,
-        making.wanted_types(types),
-        calibration=making.Calibration(calibrate, calibrate_rows) if calibrate else None,
+        make_levels.wanted_types(types),
+        calibration=make_levels.Calibration(calibrate, calibrate_rows) if calibrate else None,
         threads=threads,
         requantize=requantize,
         progress=progress,
@@ -74,7 +74,7 @@ def make(
         calibrated |= level.importance is not None
         if not as_json:
             click.echo(_line(level))
-    manifest = making.read_manifest(out)
+    manifest = make_levels.read_manifest(out)
     if as_json:
         click.echo(json.dumps(manifest, indent=2))
     elif calibrated:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from plugin.errors import MissingExtra, SettingsError
+from querylift.plugin.errors import MissingExtra, SettingsError
 
 
 @click.command()
@@ -21,10 +21,10 @@ def merge(adapter: Path | None, base: Path | None, out: Path) -> None:
     For an adapter as PEFT saves it: `querylift train merge`, then `querylift quantize export`.
     """
     try:
-        from quantize.merged import merge as merged
+        from querylift.quantize.adapters.merge_adapter import merge as merged
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "gguf", "quantize") from error
-    from plugin.generators.llama_file import packaged_model, shipped_adapter
+    from querylift.plugin.generators.llama.model_file import packaged_model, shipped_adapter
 
     chosen = adapter or shipped_adapter()
     if chosen is None:

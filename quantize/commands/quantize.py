@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from plugin.stages import Stages
+from querylift.plugin.commands.stage_group import Stages
 
 STAGES = {
     "export": "a model or an adapter as a GGUF file",
@@ -16,6 +16,6 @@ STAGES = {
 """Name and what it makes, in the order of use; each is the command of that name in the module of that name."""
 
 
-@click.command(cls=Stages, package="quantize.commands", stages=STAGES)
+@click.command(cls=Stages, package="querylift.quantize.commands", stages=STAGES)
 def quantize() -> None:
     """Make the GGUF files that are served, and accept them by measurement."""

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from plugin.errors import MissingExtra, SettingsError
+from querylift.plugin.errors import MissingExtra, SettingsError
 
 
 @click.command()
@@ -16,10 +16,10 @@ def student() -> None:
     It takes half a minute, once; `querylift serve` finds it by itself, and uses both files apart where it is not there.
     """
     try:
-        from quantize.student import prepare
+        from querylift.quantize.shipped_student import prepare
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "gguf", "quantize") from error
-    from plugin.generators.llama_file import packaged_model, shipped_adapter
+    from querylift.plugin.generators.llama.model_file import packaged_model, shipped_adapter
 
     adapter = shipped_adapter()
     if adapter is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trainer.commands.guarded import held_out_option, refuse_held_out
+from querylift.trainer.commands.held_out import held_out_option, refuse_held_out
 
 
 @click.command()
@@ -26,15 +26,15 @@ def dpo(
     The new adapter lies on top of MODEL, which has to stay where it is until the two are merged. A run that was killed
     goes on from its last checkpoint.
     """
-    from trainer.models import check_installed
-    from trainer.settings import load
+    from querylift.trainer.settings import load
+    from querylift.trainer.student.models import check_installed
 
     check_installed()
-    from trainer import training
-    from trainer.dpo import train
+    from querylift.trainer.student import shared_training
+    from querylift.trainer.student.dpo import train
 
     settings = load(config)
     refuse_held_out(pairs, held_out, settings.held_out)
-    say = training.for_one(click.echo)
+    say = shared_training.for_one(click.echo)
     trained = train(pairs, settings, model=model, out=out, seed=seed, say=say)
-    say(training.closing(trained))
+    say(shared_training.closing(trained))

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from index_tools.commands.options import config_option, engine_option, settings_with
-from plugin.errors import SettingsError
-from trainer.commands.guarded import held_out_beside, held_out_option
+from querylift.index_tools.commands.options import config_option, engine_option, settings_with
+from querylift.plugin.errors import SettingsError
+from querylift.trainer.commands.held_out import held_out_beside, held_out_option
 
 if TYPE_CHECKING:
-    from trainer.expander import Judged
+    from querylift.trainer.fast_expander.stages import Judged
 
 _STAGES = ("index", "judged", "feedback")
 
@@ -58,13 +58,13 @@ def expander(
 
     A run that was stopped goes on after the last stage that ended.
     """
-    from trainer.models import check_installed
-    from trainer.settings import load
+    from querylift.trainer.settings import load
+    from querylift.trainer.student.models import check_installed
 
     check_installed()
-    from index_tools.engine import Engine
-    from trainer.expander import STAGES, Training
-    from trainer.manifest import Manifest
+    from querylift.index_tools.engine import Engine
+    from querylift.trainer.fast_expander.stages import STAGES, Training
+    from querylift.trainer.manifest import Manifest
 
     if list(stages) != [stage for stage in STAGES if stage in stages]:
         raise SettingsError(f"--stage is {', '.join(stages)}; give each once, in the order {', '.join(STAGES)}")
@@ -88,12 +88,12 @@ def expander(
 
 
 def _judged(corpus: str, split: str | None, files: tuple[Path, ...], held_out: tuple[str, ...]) -> Judged:
-    from index_tools.corpora import load
-    from trainer.candidates import read
-    from trainer.commands.named import check_split
-    from trainer.expander import Judged
-    from trainer.guard import leaks, refuse
-    from trainer.labels import labels_of
+    from querylift.index_tools.corpora.loading import load
+    from querylift.trainer.candidates import read
+    from querylift.trainer.commands.arguments import check_split
+    from querylift.trainer.fast_expander.stages import Judged
+    from querylift.trainer.leaks import leaks, refuse
+    from querylift.trainer.rewards.labels import labels_of
 
     loaded = load(corpus)
     check_split(loaded, split)

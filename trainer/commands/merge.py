@@ -15,8 +15,8 @@ import click
 )
 def merge(adapter: Path, out: Path, dtype: str) -> None:
     """Merge ADAPTER, and the adapters that it lies on, into a plain Hugging Face folder, ready for GGUF."""
-    from trainer.merge import merge as merged
-    from trainer.models import check_installed
+    from querylift.trainer.student.merge import merge as merged
+    from querylift.trainer.student.models import check_installed
 
     check_installed()
     merged(adapter, out=out, dtype=dtype, say=click.echo)

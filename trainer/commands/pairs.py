@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from plugin.errors import SettingsError
+from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
-    from trainer.preferences import Preferences
-    from trainer.scored import Scored
+    from querylift.trainer.rewards.preferences import Preferences
+    from querylift.trainer.rewards.scored_candidates import Scored
 
 
 @click.command()
@@ -39,11 +39,11 @@ def pairs(scored: tuple[Path, ...], out: Path, as_json: bool, **options: Any) ->
 
     Prints how many queries give a pair, and why the others do not.
     """
-    from trainer.commands.outputs import check_out
-    from trainer.manifest import Manifest
-    from trainer.preferences import PairOptions
-    from trainer.preferences import pairs as made_of
-    from trainer.scored import read_scored, write_rows
+    from querylift.trainer.commands.output_checks import check_out
+    from querylift.trainer.manifest import Manifest
+    from querylift.trainer.rewards.preferences import PairOptions
+    from querylift.trainer.rewards.preferences import pairs as made_of
+    from querylift.trainer.rewards.scored_candidates import read_scored, write_rows
 
     wanted = PairOptions(**options)
     check_out(out, inputs=scored)

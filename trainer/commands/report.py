@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from index_tools.commands.options import config_option, engine_option, progress, settings_with
-from plugin.errors import SettingsError
+from querylift.index_tools.commands.options import config_option, engine_option, progress, settings_with
+from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
-    from trainer.results import Results
+    from querylift.trainer.results.measurement import Results
 
 
 @click.command()
@@ -33,10 +33,10 @@ def report(
     Prints nDCG@10, the shares of the teacher's result and gain kept, and paired tests against no expansion and against
     the row above.
     """
-    from index_tools.engine import Engine
-    from trainer.results import measure
-    from trainer.results_page import render_text, to_json
-    from trainer.results_settings import read_settings
+    from querylift.index_tools.engine import Engine
+    from querylift.trainer.results.measurement import measure
+    from querylift.trainer.results.rendering import render_text, to_json
+    from querylift.trainer.results.table_settings import read_settings
 
     asked = read_settings(table)
     if weight is not None:
@@ -63,8 +63,8 @@ def _make_folder(out: Path) -> None:
 
 
 def _write(out: Path, results: Results, curves: Mapping[str, Iterable[Path]]) -> None:
-    from index_tools.trec import replacing
-    from trainer.results_page import read_pictures, render_html, render_markdown, to_json
+    from querylift.index_tools.corpora.trec_files import replacing
+    from querylift.trainer.results.rendering import read_pictures, render_html, render_markdown, to_json
 
     pictures, problems = read_pictures(curves)
     for problem in problems:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from plugin.errors import SettingsError
+from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
-    from trainer.chain import Call
+    from querylift.trainer.pipeline import Call
 
 
 @click.command()
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print the commands only.")
 def run(config: Path, seeds: tuple[int, ...], given: tuple[str, ...], dry_run: bool) -> None:
     """Run the steps of CONFIG, a file or the name of a packaged one, and go on where an earlier run was stopped."""
-    from trainer import chain
-    from trainer.settings import load
+    from querylift.trainer import pipeline
+    from querylift.trainer.settings import load
 
     settings = load(config)
     if not settings.step:
         raise SettingsError(f"{config} has no [[step]]; name a file that has, or run the stages one by one")
-    made = chain.calls(settings, config=config, seeds=seeds, given=dict(map(_pair, given)))
+    made = pipeline.calls(settings, config=config, seeds=seeds, given=dict(map(_pair, given)))
     for call in made:
         _check(call)
-    chain.run(made, _print_nothing if dry_run else _stage, say=click.echo)
+    pipeline.run(made, _print_nothing if dry_run else _stage, say=click.echo)
 
 
 def _check(call: Call) -> None:
     """Raise SettingsError where the stage would not take its arguments, before any stage has run."""
-    from trainer.commands.train import train
+    from querylift.trainer.commands.train import train
 
     with click.Context(train) as context:
         command = train.get_command(context, call.stage)
@@ -48,7 +48,7 @@ def _check(call: Call) -> None:
 
 
 def _stage(name: str, arguments: Sequence[str]) -> None:
-    from trainer.commands.train import train
+    from querylift.trainer.commands.train import train
 
     train.main([name, *arguments], prog_name="querylift train", standalone_mode=False)
 

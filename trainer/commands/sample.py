@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from index_tools.commands.options import progress
-from plugin.errors import SettingsError
-from trainer.commands.named import prefixed
+from querylift.index_tools.commands.options import progress
+from querylift.plugin.errors import SettingsError
+from querylift.trainer.commands.arguments import prefixed
 
 if TYPE_CHECKING:
-    from trainer.candidates import Candidate
-    from trainer.settings import SampleSettings
+    from querylift.trainer.candidates import Candidate
+    from querylift.trainer.settings import SampleSettings
 
 
 @click.command()
@@ -48,7 +48,7 @@ def sample(
     They are candidates, to be scored and paired. With --greedy the file is what the model would serve:
     querylift evaluate --generator table:FILE takes it as it is.
     """
-    from trainer.settings import load
+    from querylift.trainer.settings import load
 
     settings = load(config)
     changes = {"samples": samples, "temperature": 0.0 if greedy else temperature}
@@ -76,8 +76,8 @@ def read_queries(sources: tuple[str, ...]) -> dict[str, str]:
 
 
 def _queries(source: str) -> Mapping[str, str]:
-    from index_tools.corpora import load_split
-    from index_tools.trec import read_topics
+    from querylift.index_tools.corpora.loading import load_split
+    from querylift.index_tools.corpora.trec_files import read_topics
 
     if Path(source).is_file():
         return read_topics(Path(source))
@@ -86,12 +86,12 @@ def _queries(source: str) -> Mapping[str, str]:
 
 
 def _write(model: str, queries: Mapping[str, str], options: SampleSettings, *, out: Path, seed: int) -> None:
-    from trainer import models
-    from trainer.manifest import Manifest
+    from querylift.trainer.manifest import Manifest
+    from querylift.trainer.student import models
 
     models.check_installed()
     models.quiet_libraries()
-    from trainer.sampling import missing
+    from querylift.trainer.student.sampling import missing
 
     name = model if model in (models.PACKAGED, *models.MADE) else Path(model).resolve().name
     settings = {"model": name, **options.model_dump(exclude={"samples", "batch_size"})}
@@ -109,8 +109,8 @@ def _write(model: str, queries: Mapping[str, str], options: SampleSettings, *, o
 def _sample(
     model: str, todo: Mapping[tuple[str, int], Candidate], options: SampleSettings, *, out: Path, seed: int
 ) -> None:
-    from trainer import models
-    from trainer.sampling import write_samples
+    from querylift.trainer.student import models
+    from querylift.trainer.student.sampling import write_samples
 
     # Without fused attention: a step is one token long, and the plain products are faster for it.
     student, tokenizer = models.load(model, dtype="bfloat16", attention="eager", seed=seed)

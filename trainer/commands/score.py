@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from index_tools.commands.options import config_option, engine_option, progress, settings_with
-from plugin.errors import EngineError, SettingsError
+from querylift.index_tools.commands.options import config_option, engine_option, progress, settings_with
+from querylift.plugin.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
-    from plugin.settings import Settings
-    from trainer.candidates import Candidate
-    from trainer.rewards import Labels, RewardOptions, Scoring
+    from querylift.plugin.settings import Settings
+    from querylift.trainer.candidates import Candidate
+    from querylift.trainer.rewards.scoring import Labels, RewardOptions, Scoring
 
 
 @click.command()
@@ -57,14 +57,14 @@ def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **opt
 
     An engine that goes away is waited for. What was searched is kept, so the command can be run again after a kill.
     """
-    from index_tools.engine import Engine
-    from trainer.candidates import read
-    from trainer.commands.outputs import check_out
-    from trainer.manifest import Manifest
-    from trainer.patience import Patience
-    from trainer.reward_cache import RankingCache
-    from trainer.rewards import RewardOptions, write_scored
-    from trainer.rewards import score as score_all
+    from querylift.index_tools.engine import Engine
+    from querylift.trainer.candidates import read
+    from querylift.trainer.commands.output_checks import check_out
+    from querylift.trainer.manifest import Manifest
+    from querylift.trainer.rewards.ranking_cache import RankingCache
+    from querylift.trainer.rewards.retry import Patience
+    from querylift.trainer.rewards.scoring import RewardOptions, write_scored
+    from querylift.trainer.rewards.scoring import score as score_all
 
     how = RewardOptions(
         index=options["index"],
@@ -133,7 +133,7 @@ def _asked(how: RewardOptions, labels: Labels, settings: Settings) -> dict[str, 
 
 def summary(found: Scoring, candidates: int, *, took_s: float) -> dict[str, Any]:
     """The counts, the mean reward of every method, and the share of queries whose candidates differ, as JSON."""
-    from index_tools.evaluate import mean
+    from querylift.index_tools.evaluation.measures import mean
 
     by_method, by_query = defaultdict(list), defaultdict(set)
     for one in found.scored:
@@ -167,9 +167,9 @@ def _share(text: str) -> tuple[str, float]:
 
 
 def _labels(options: dict[str, Any], candidates: list[Candidate]) -> Labels:
-    from index_tools.corpora import load
-    from plugin.expansion import clean_query
-    from trainer.rewards import labels_from, labels_of
+    from querylift.index_tools.corpora.loading import load
+    from querylift.plugin.expansion import clean_query
+    from querylift.trainer.rewards.scoring import labels_from, labels_of
 
     if options["corpus"] is None:
         if options["labels"] is None:

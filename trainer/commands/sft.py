@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trainer.commands.guarded import held_out_option, refuse_held_out
+from querylift.trainer.commands.held_out import held_out_option, refuse_held_out
 
 
 @click.command()
@@ -29,17 +29,17 @@ def sft(
     """Fine-tune a base model on candidates: the prompt that is served, then the passage.
 
     A run that was killed goes on from its last checkpoint. On several GPUs:
-    accelerate launch --multi_gpu -m plugin.cli train sft ...
+    accelerate launch --multi_gpu -m querylift train sft ...
     """
-    from trainer.models import check_installed
-    from trainer.settings import load
+    from querylift.trainer.settings import load
+    from querylift.trainer.student.models import check_installed
 
     check_installed()
-    from trainer import training
-    from trainer.sft import train
+    from querylift.trainer.student import shared_training
+    from querylift.trainer.student.sft import train
 
     settings = load(config)
     refuse_held_out(rows, held_out, settings.held_out)
-    say = training.for_one(click.echo)
+    say = shared_training.for_one(click.echo)
     trained = train(rows, settings, out=out, base=base, seed=seed, say=say)
-    say(training.closing(trained))
+    say(shared_training.closing(trained))

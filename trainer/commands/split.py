@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from plugin.errors import SettingsError
+from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
-    from index_tools.corpora import Corpus
-    from index_tools.trec import Document, Qrels, Queries
+    from querylift.index_tools.corpora.loading import Corpus
+    from querylift.index_tools.corpora.trec_files import Document, Qrels, Queries
 
 TRAIN, HELD = "train", "held"
 
@@ -40,11 +40,11 @@ def split(corpus: str, name: str | None, hold_out: int, seed: int, apart_from: t
     Weights, lengths and recipes are chosen on the held-out ones: the evaluation split stays unseen until it is reported.
     Queries of "train" that are held out too, or nearly, are left out, as are those of --apart-from.
     """
-    from index_tools.corpora import ABOUT, load
-    from trainer.commands.guarded import held_out_of
-    from trainer.commands.named import check_split
-    from trainer.guard import HeldOut, leaked, leaks
-    from trainer.manifest import Manifest
+    from querylift.index_tools.corpora.loading import ABOUT, load
+    from querylift.trainer.commands.arguments import check_split
+    from querylift.trainer.commands.held_out import held_out_of
+    from querylift.trainer.leaks import HeldOut, leaked, leaks
+    from querylift.trainer.manifest import Manifest
 
     loaded = load(corpus)
     check_split(loaded, name)
@@ -88,7 +88,7 @@ def _write(out: Path, name: str, queries: Queries, qrels: Qrels) -> None:
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    from index_tools.trec import replacing
+    from querylift.index_tools.corpora.trec_files import replacing
 
     with replacing(path) as stream:
         for line in lines:

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from index_tools.commands.options import progress
-from plugin.errors import GeneratorError, SettingsError
-from trainer.commands.guarded import held_out_beside
-from trainer.commands.named import check_split, prefixed, where_of
+from querylift.index_tools.commands.options import progress
+from querylift.plugin.errors import GeneratorError, SettingsError
+from querylift.trainer.commands.arguments import check_split, prefixed, where_of
+from querylift.trainer.commands.held_out import held_out_beside
 
 if TYPE_CHECKING:
-    from index_tools.corpora import Corpus
-    from trainer.candidates import Candidate
-    from trainer.guard import HeldOut
-    from trainer.manifest import Manifest
-    from trainer.teacher_prompts import Estimate, Example, Plan
+    from querylift.index_tools.corpora.loading import Corpus
+    from querylift.trainer.candidates import Candidate
+    from querylift.trainer.leaks import HeldOut
+    from querylift.trainer.manifest import Manifest
+    from querylift.trainer.teaching.prompts import Estimate, Example, Plan
 
 
 @click.command()
@@ -91,7 +91,7 @@ def teach(corpus: str, split: str | None, out: Path, as_json: bool, **options: A
     They come from a teacher (--endpoint and --model), from files (--import), from relevant documents (--judged), from the index
     itself (--expander), or from all.
     """
-    from index_tools.corpora import load
+    from querylift.index_tools.corpora.loading import load
 
     plan = _plan(options)
     _check(plan, options)
@@ -128,7 +128,7 @@ class Work:
 
 
 def _plan(options: Mapping[str, Any]) -> Plan | None:
-    from trainer.teacher_prompts import Plan
+    from querylift.trainer.teaching.prompts import Plan
 
     if options["endpoint"] is None and options["model"] is None:
         return None
@@ -187,8 +187,8 @@ def _manifest(
     options: Mapping[str, Any],
 ) -> Manifest:
     """The manifest of `out`. How fast, how much and from where is not part of it: those may change when a run goes on."""
-    from plugin.terms.folder import ABOUT
-    from trainer.manifest import Manifest
+    from querylift.plugin.fast_expander.folder import ABOUT
+    from querylift.trainer.manifest import Manifest
 
     asked = json.dumps(queries, sort_keys=True).encode()
     settings = {
@@ -223,8 +223,8 @@ def _work(
     held_out: Sequence[HeldOut],
     options: Mapping[str, Any],
 ) -> Work:
-    from trainer.teacher import imported
-    from trainer.teacher_prompts import FEW_SHOT, from_judged
+    from querylift.trainer.teaching.prompts import FEW_SHOT, from_judged
+    from querylift.trainer.teaching.teacher import imported
 
     given: list[Candidate] = []
     where = where_of(options["where"])
@@ -240,7 +240,7 @@ def _work(
 
 def _read(corpus: Corpus, queries: Mapping[str, str], options: Mapping[str, Any]) -> Mapping[str, str]:
     """What the expander is asked: the queries, or some drawn from the documents."""
-    from trainer.from_index import queries_of
+    from querylift.trainer.teaching.fast_expander_teacher import queries_of
 
     if not options["pseudo_queries"]:
         return queries
@@ -250,8 +250,8 @@ def _read(corpus: Corpus, queries: Mapping[str, str], options: Mapping[str, Any]
 
 def _drawn(corpus: Corpus, split: str | None, plan: Plan, held_out: Sequence[HeldOut]) -> tuple[Example, ...]:
     """The examples to show, none of them held out: what is shown comes back in what is written."""
-    from trainer.guard import leaked, leaks
-    from trainer.teacher_prompts import examples
+    from querylift.trainer.leaks import leaked, leaks
+    from querylift.trainer.teaching.prompts import examples
 
     without = leaked(leaks(corpus.queries(split).items(), held_out, corpus=corpus.name))
     drawn = examples(corpus, split, k=plan.shots, seed=plan.seed, without=without)
@@ -262,7 +262,7 @@ def _drawn(corpus: Corpus, split: str | None, plan: Plan, held_out: Sequence[Hel
 
 def _without_leaks(work: Work, held_out: Sequence[HeldOut], corpus: str, *, drop: bool) -> Work:
     """`work`, once nothing in it is held out. Raises SettingsError where something is and is not to be dropped."""
-    from trainer.guard import leaked, leaks, refuse
+    from querylift.trainer.leaks import leaked, leaks, refuse
 
     training = [*work.queries.items(), *work.read.items(), *((given.query_id, given.query) for given in work.given)]
     found = leaks(training, held_out, corpus=corpus)
@@ -278,7 +278,7 @@ def _without_leaks(work: Work, held_out: Sequence[HeldOut], corpus: str, *, drop
 
 
 def _collect(work: Work, plan: Plan | None, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    from trainer.teacher import append
+    from querylift.trainer.teaching.teacher import append
 
     results: dict[str, Any] = {"dropped": work.dropped}
     # Asked before anything is written.
@@ -293,7 +293,7 @@ def _collect(work: Work, plan: Plan | None, out: Path, options: Mapping[str, Any
 
 
 def _said(queries: Mapping[str, str], out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    from trainer.from_index import teach
+    from querylift.trainer.teaching.fast_expander_teacher import teach
 
     with progress("asking the expander", len(queries)) as advance:
         return asdict(teach(queries, options["expander"], out, words=options["words"], progress=advance))
@@ -301,8 +301,8 @@ def _said(queries: Mapping[str, str], out: Path, options: Mapping[str, Any]) -> 
 
 def _confirmed(work: Work, plan: Plan, out: Path, *, yes: bool) -> list[Candidate]:
     """The requests to make, once somebody has agreed to what they may cost."""
-    from trainer.teacher import missing
-    from trainer.teacher_prompts import estimate
+    from querylift.trainer.teaching.prompts import estimate
+    from querylift.trainer.teaching.teacher import missing
 
     todo = missing(work.queries, plan, out)
     expected = estimate(todo, plan, drawn=work.drawn)
@@ -330,7 +330,7 @@ def _price(amount: float) -> str:
 
 
 def _taught(todo: Sequence[Candidate], plan: Plan, out: Path, work: Work) -> dict[str, Any]:
-    from trainer.teacher import api_key, teach
+    from querylift.trainer.teaching.teacher import api_key, teach
 
     key = api_key(os.environ)
     with progress("asking the teacher", len(todo)) as advance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from plugin.stages import Stages
+from querylift.plugin.commands.stage_group import Stages
 
 STAGES = {
     "split": "judged queries in two: to train on, and to choose by",
@@ -22,7 +22,7 @@ STAGES = {
 """Name and what it makes, in the order of the chain; each is the command of that name in the module of that name."""
 
 
-@click.command(cls=Stages, package="trainer.commands", stages=STAGES)
+@click.command(cls=Stages, package="querylift.trainer.commands", stages=STAGES)
 def train() -> None:
     """Turn an index, its queries and a teacher into a small expansion model.
 

@@ -1,0 +1,1 @@
+"""Documents with queries and judgments, and the files that hold them."""

@@ -1,0 +1,1 @@
+"""Measures, paired tests and reports."""

@@ -1,0 +1,1 @@
+"""A real search engine on this machine."""

@@ -1,0 +1,1 @@
+"""The proxy: an ASGI application between clients and the engine."""

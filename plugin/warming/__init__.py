@@ -1,0 +1,1 @@
+"""Expansions made ahead of traffic."""

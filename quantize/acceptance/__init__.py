@@ -1,0 +1,1 @@
+"""Which smaller file searches as well as the whole one."""

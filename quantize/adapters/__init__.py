@@ -1,0 +1,1 @@
+"""LoRA adapters: read from PEFT, written as GGUF, merged into a model."""

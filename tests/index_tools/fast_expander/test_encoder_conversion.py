@@ -1,0 +1,348 @@
+"""A sentence encoder as an eight-bit file: the vectors are those of transformers, or the folder is refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from querylift.index_tools.corpora import builtin
+from querylift.index_tools.fast_expander.encoder_conversion import _written, packaged_encoder, write_encoder
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.fast_expander.encoder import MODEL, TOKENIZER, Encoder, Reading, _unknown
+from tests.helpers.expanders import BERT, MEAN, TEXTS, TOPICS, sentence_folder, tiny_encoder, tokenizer_file
+from tests.helpers.folders import edit
+
+CLS = {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
+LONG = " ".join(word for topic in TOPICS.values() for word in topic)
+MIXED = [*list(TEXTS.values())[::4], "boats", "Stars, moons: 42 planets!", "zzz", "🍕!?" * 3, LONG]
+
+
+def _saved(folder: Path, pooling: Mapping[str, bool] = MEAN, kind: str = "BertModel") -> Any:
+    """A random BERT of two layers as transformers saves it, with every scale and shift of its norms random too."""
+    import torch
+    import transformers
+
+    sentence_folder(folder, pooling=pooling)
+    size = tokenizer_file(folder)
+    given = BERT | {"vocab_size": size, "num_hidden_layers": 2, "layer_norm_eps": 1e-5, "initializer_range": 0.2}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(3)
+        model = getattr(transformers, kind)(transformers.BertConfig(**given)).eval()
+        for name, weights in model.named_parameters():
+            if weights.ndim == 1:
+                weights.uniform_(*((0.5, 1.5) if name.endswith("LayerNorm.weight") else (-0.2, 0.2)))
+    model.save_pretrained(folder)
+    return getattr(model, "bert", model)
+
+
+def _expected(folder: Path, model: Any, text: str, *, pooling: str = "mean", max_tokens: int = 64) -> Any:
+    """The vector by transformers, in float32."""
+    import torch
+
+    with torch.no_grad():
+        tokens = model(torch.tensor([_ids(folder, text, max_tokens)])).last_hidden_state[0].numpy()
+    pooled = tokens.mean(axis=0) if pooling == "mean" else tokens[0]
+    return pooled / np.linalg.norm(pooled)
+
+
+def _ids(folder: Path, text: str, max_tokens: int) -> list[int]:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return list(tokenizer.encode(text).ids)
+
+
+def _encoder(folder: Path, out: Path) -> Encoder:
+    out.mkdir()
+    return Encoder(out, write_encoder(folder, out))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other take many times as long where something else runs."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("encoders") / "tiny")
+
+
+@pytest.fixture
+def copy(tiny: Path, tmp_path: Path) -> Path:
+    """The tiny encoder, to be changed."""
+    return Path(shutil.copytree(tiny, tmp_path / "copy"))
+
+
+# -- the same vectors ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM"])
+@pytest.mark.parametrize(("pooling", "modes"), [("mean", MEAN), ("cls", CLS)])
+def test_a_vector_in_eight_bits_is_that_of_transformers_to_a_cosine_of_0_999(
+    tmp_path: Path, kind: str, pooling: str, modes: Mapping[str, bool]
+) -> None:
+    model = _saved(tmp_path / "bert", modes, kind)
+    encoder = _encoder(tmp_path / "bert", tmp_path / "out")
+    vectors = [encoder.document(text) for text in MIXED]
+    for text, found in zip(MIXED, vectors, strict=True):
+        assert (found.shape, found.dtype) == ((32,), np.float32)
+        assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
+        assert found @ _expected(tmp_path / "bert", model, text, pooling=pooling) > 0.999
+    assert (
+        np.stack(vectors) @ np.stack(vectors).T
+    ).min() < 0.7  # a model in which all texts are alike would tell nothing
+
+
+def test_the_graph_before_it_is_made_eight_bits_is_transformers_to_five_digits(tmp_path: Path) -> None:
+    """A folder's own onnx/model.onnx may be one of ours."""
+    import onnxruntime
+
+    model = _saved(tmp_path / "bert")
+    session = onnxruntime.InferenceSession(str(_written(tmp_path / "bert", tmp_path / "whole.onnx")))
+    for text in MIXED:
+        ids = _ids(tmp_path / "bert", text, 64)
+        tokens = session.run(None, {"input_ids": np.array([ids], dtype=np.int64)})[0][0]
+        pooled = tokens.mean(axis=0) / np.linalg.norm(tokens.mean(axis=0))
+        np.testing.assert_allclose(pooled, _expected(tmp_path / "bert", model, text), atol=1e-5)
+
+
+def test_the_packaged_encoder_gives_fifty_texts_the_vectors_of_transformers_to_a_cosine_of_0_98(tmp_path: Path) -> None:
+    """The built-in corpus's queries, and documents of which some are cut at 256 tokens."""
+    from transformers import BertModel
+
+    folder = packaged_encoder()
+    model = BertModel.from_pretrained(folder).eval()
+    encoder = _encoder(folder, tmp_path / "out")
+    documents = [one.text for one in islice(builtin.documents(), 0, 580, 20)]
+    texts = [" ".join(documents), *documents, *islice(builtin.queries().values(), 20)]
+    assert len(texts) == 50
+    assert len(_ids(folder, texts[0], 512)) > 256
+    same = [encoder.query(text) @ _expected(folder, model, text, max_tokens=256) for text in texts]
+    assert min(same) > 0.98
+    assert (tmp_path / "out" / MODEL).stat().st_size < 24e6
+
+
+@pytest.mark.filterwarnings("ignore")  # torch tells of its tracer's limits
+def test_the_folders_own_graph_is_taken_whatever_its_architecture(tmp_path: Path) -> None:
+    """One that asks for the mask and the types too, by torch's older exporter, which tells that it is older."""
+    import torch
+
+    folder = tmp_path / "bert"
+    model = _saved(folder, CLS)
+
+    class Tokens(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Any, mask: Any, types: Any) -> Any:
+            return model(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
+
+    ids = torch.tensor([[2, 5, 6, 3]])
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    (folder / "onnx").mkdir()
+    torch.onnx.export(
+        Tokens().eval(),
+        (ids, torch.ones_like(ids), torch.zeros_like(ids)),
+        folder / "onnx" / "model.onnx",
+        input_names=names,
+        dynamic_axes={name: {1: "n"} for name in names},
+        dynamo=False,
+    )
+    edit(folder / "config.json", {"architectures": ["SomethingNew"]})
+    (folder / "model.safetensors").unlink()
+    encoder = _encoder(folder, tmp_path / "out")
+    for text in MIXED:
+        assert encoder.query(text) @ _expected(folder, model, text, pooling="cls") > 0.999
+
+
+def test_weights_in_sixteen_bits_are_read(tiny: Path, tmp_path: Path) -> None:
+    folder = tiny_encoder(tmp_path / "half", stored="F16")
+    whole, half = _encoder(tiny, tmp_path / "a"), _encoder(folder, tmp_path / "b")
+    assert all(whole.query(text) @ half.query(text) > 0.9999 for text in MIXED)
+
+
+# -- how a text is read -------------------------------------------------------------------------------------------------
+
+
+def test_the_prefixes_of_the_folder_go_before_the_text(copy: Path, tiny: Path, tmp_path: Path) -> None:
+    plain = _encoder(tiny, tmp_path / "plain")
+    sentence_folder(copy, config_sentence_transformers={"prompts": {"query": "query: ", "passage": "passage: "}})
+    encoder = _encoder(copy, tmp_path / "out")
+    np.testing.assert_array_equal(encoder.query("boats"), plain.query("query: boats"))
+    np.testing.assert_array_equal(encoder.document("boats"), plain.document("passage: boats"))
+    assert encoder.query("boats") @ plain.query("boats") < 0.99
+    sentence_folder(copy, config_sentence_transformers={"prompts": {"document": "doc: "}})
+    assert write_encoder(copy, tmp_path / "out") == Reading("mean", 64, "", "doc: ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "max_tokens"), [({"max_seq_length": 6}, 6), ({"max_seq_length": 512}, 64), ({}, 64)]
+)
+def test_a_text_is_cut_at_the_folders_length_and_at_the_models_positions(
+    copy: Path, tmp_path: Path, settings: Mapping[str, int], max_tokens: int
+) -> None:
+    sentence_folder(copy, sentence_bert_config=settings)
+    encoder = _encoder(copy, tmp_path / "out")
+    words = " ".join([LONG] * 3).split()  # two tokens go to the marks at both ends
+    cut, longer, shorter = (" ".join(words[:count]) for count in (max_tokens - 2, 120, max_tokens - 3))
+    np.testing.assert_array_equal(encoder.document(longer), encoder.document(cut))
+    assert (encoder.document(cut) != encoder.document(shorter)).any()
+
+
+def test_a_text_without_a_token_is_all_zeros(copy: Path, tmp_path: Path) -> None:
+    assert np.linalg.norm(_encoder(copy, tmp_path / "marks").query("")) == pytest.approx(1)
+    tokenizer_file(copy, special=False)
+    for pooling in (MEAN, CLS):
+        sentence_folder(copy, pooling=pooling)
+        encoder = _encoder(copy, tmp_path / str(pooling["pooling_mode_cls_token"]))
+        assert encoder.query("").tolist() == [0] * 32
+
+
+def test_a_text_in_words_that_the_tokenizer_does_not_know_is_all_zeros(tiny: Path, tmp_path: Path) -> None:
+    encoder = _encoder(tiny, tmp_path / "out")
+    assert encoder.query("法 judges trials courts").any()
+    assert encoder.query("judges! 🍕 ?").any()  # signs are no letters
+    assert encoder.query("法律 judges").any()  # two of eight letters
+    assert not encoder.query("法律书 judges").any()  # three of nine
+    assert not encoder.document("离婚后孩子归谁").any()
+
+
+def test_a_tokenizer_that_spells_everything_out_knows_every_text(tiny: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import Unigram
+
+    encoder = _encoder(tiny, tmp_path / "out")
+    unigram = Tokenizer(Unigram([("a", -1.0), ("b", -1.0)], None, byte_fallback=False))
+    assert _unknown(unigram) is None
+    assert _unknown(Tokenizer(Unigram([("<unk>", 0.0), ("a", -1.0)], 0))) == 0
+    assert _unknown(encoder._tokenizer) == 1
+
+
+def test_a_vector_is_the_same_whoever_asks_beside_it(tiny: Path, tmp_path: Path) -> None:
+    encoder = _encoder(tiny, tmp_path / "out")
+    alone = [encoder.query(text) for text in MIXED]
+    with ThreadPoolExecutor(8) as pool:
+        for found, expected in zip(pool.map(encoder.query, MIXED * 20), alone * 20, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+# -- refused ------------------------------------------------------------------------------------------------------------
+
+
+def refused(folder: Path, out: Path) -> str:
+    """What is said of the folder, in one sentence, with nothing left but the tokenizer."""
+    out.mkdir(exist_ok=True)
+    with pytest.raises(SettingsError) as caught:
+        write_encoder(folder, out)
+    assert {path.name for path in out.iterdir()} <= {TOKENIZER}
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "sentence"),
+    [
+        ("config", {"architectures": ["RobertaModel"]},
+         "its architecture is 'RobertaModel'; only BERT is written here, give it with its onnx/model.onnx"),
+        ("config", {"architectures": None, "model_type": "mpnet"}, "its architecture is 'mpnet'; only BERT"),
+        ("config", {"hidden_act": "relu"}, "hidden_act is 'relu'; only 'gelu' is written here"),
+        ("config", {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'; only 'absolute'"),
+        ("config", {"num_hidden_layers": 2}, "its weights cannot be read (KeyError('encoder.layer.1.attention"),
+        ("config", {"hidden_size": None}, "its weights cannot be read (KeyError('hidden_size'))"),
+        ("1_Pooling/config", {"pooling_mode_mean_tokens": False}, "its pooling is neither the mean of the tokens nor the"),
+        ("1_Pooling/config", {"pooling_mode_cls_token": True}, "its pooling is neither the mean of the tokens nor the first one"),
+        ("1_Pooling/config", {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, "its pooling is neither"),
+    ],
+)  # fmt: skip
+def test_a_model_that_would_be_computed_otherwise_is_refused(
+    copy: Path, tmp_path: Path, file: str, changes: Mapping[str, Any], sentence: str
+) -> None:
+    edit(copy / f"{file}.json", changes)
+    assert f"{copy}: {sentence}" in refused(copy, tmp_path / "out")
+
+
+@pytest.mark.parametrize("length", ["long", 0, 2.5])
+def test_a_length_that_is_none_is_named(copy: Path, tmp_path: Path, length: object) -> None:
+    (copy / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": length or -1}), encoding="utf-8")
+    assert f"{copy}: it reads {length or -1!r} tokens at most" in refused(copy, tmp_path / "out")
+
+
+def test_a_layer_after_the_pooling_is_refused_and_a_length_of_one_is_not(copy: Path, tmp_path: Path) -> None:
+    before = "sentence_transformers.models."
+    modules = [{"type": before + kind} for kind in ("Transformer", "Pooling", "Dense", "Normalize")]
+    sentence_folder(copy, modules=modules)
+    assert refused(copy, tmp_path / "out") == (
+        f"{copy}: its module Dense is none that is written here; name another encoder"
+    )
+    sentence_folder(copy, modules=[one for one in modules if "Dense" not in one["type"]])
+    assert write_encoder(copy, tmp_path / "out").pooling == "mean"
+    for broken in ({"modules": []}, [{"kind": "Dense"}], ["Dense"]):
+        sentence_folder(copy, modules=broken)
+        assert f"{copy}/modules.json cannot be read" in refused(copy, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("config.json", "{}/config.json cannot be read (No such file or directory)"),
+        ("1_Pooling/config.json", "{}/1_Pooling/config.json cannot be read (No such file or directory)"),
+        ("tokenizer.json", "{} has no tokenizer.json"),
+        ("model.safetensors", "{} has no model.safetensors"),
+    ],
+)
+def test_a_missing_file_is_named(copy: Path, tmp_path: Path, name: str, sentence: str) -> None:
+    (copy / name).unlink()
+    expected = f"{sentence.format(copy)}; name a folder as sentence-transformers saves one"
+    assert refused(copy, tmp_path / "out") == expected
+
+
+def test_broken_files_are_named(copy: Path, tmp_path: Path) -> None:
+    weights = copy / "model.safetensors"
+    whole = weights.read_bytes()
+    for broken in (b"", b"\x80\x04 no safetensors", whole[:-1], whole[:100], whole.replace(b'"F32"', b'"I99"')):
+        weights.write_bytes(broken)
+        assert f"{copy}: its weights cannot be read (" in refused(copy, tmp_path / "out")
+    weights.write_bytes(whole)
+    for name in ("config.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
+        for text, problem in [("{", "is no JSON"), ("[]", "holds no JSON object"), ("\udcff", "is no JSON")]:
+            before = (copy / name).read_bytes() if (copy / name).exists() else b"{}"
+            (copy / name).write_bytes(text.encode(errors="surrogateescape"))
+            assert f"{copy / name} {problem}" in refused(copy, tmp_path / "out")
+            (copy / name).write_bytes(before)
+    (copy / "onnx").mkdir()
+    for broken in (b"", b"nonsense"):
+        (copy / "onnx" / "model.onnx").write_bytes(broken)
+        assert f"{copy}/onnx/model.onnx cannot be made eight bits" in refused(copy, tmp_path / "out")
+
+
+def test_a_served_file_that_is_none_of_its_kind_is_named(tiny: Path, tmp_path: Path) -> None:
+    reading = write_encoder(tiny, tmp_path)
+    for name, kind in ((TOKENIZER, "a tokenizer"), (MODEL, "an encoder")):
+        before = (tmp_path / name).read_bytes()
+        for broken in (b"", b"{}", before[: len(before) // 2]):
+            (tmp_path / name).write_bytes(broken)
+            with pytest.raises(
+                SettingsError, match=rf"{name} cannot be read as {kind} \(.*\); build the expander again"
+            ):
+                Encoder(tmp_path, reading)
+        (tmp_path / name).unlink()
+        with pytest.raises(SettingsError, match=rf"{name} cannot be read as {kind}"):
+            Encoder(tmp_path, reading)
+        (tmp_path / name).write_bytes(before)

@@ -1,0 +1,125 @@
+"""The form `terms`: one matrix instead of documents, on both engines; and the form `neighbours` on the older one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from querylift.index_tools.engine import Engine
+from querylift.index_tools.fast_expander.build import Built, Request, build
+from querylift.index_tools.fast_expander.document_parts import LOCK, Parts, alone
+from querylift.index_tools.fast_expander.served_files import Statistics
+from querylift.index_tools.fast_expander.term_matrix import mean_vectors, read_documents, write_head
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.fast_expander.document_vectors import unit
+from querylift.plugin.fast_expander.folder import Shape
+from querylift.plugin.fast_expander.term_matrix import HEAD, Matrix
+from querylift.plugin.generators.fast_expander import open_parts
+from querylift.plugin.settings import check
+from tests.helpers.expanders import TEXTS, TOPICS, create, fill, removed, tiny_encoder
+
+pytestmark = pytest.mark.engine
+INDEX = "expander-terms"
+SEA = {"sail", "boat", "harbour", "wave", "anchor", "sailor", "tide", "rope", "mast", "fish"}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("terms") / "encoder")
+
+
+@pytest.fixture(params=["opensearch", "opensearch2"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    with Engine(check({"engine": request.getfixturevalue(request.param)})) as made:
+        removed(made, INDEX)
+        create(made, INDEX)
+        fill(made, INDEX, TEXTS)
+        yield made
+        removed(made, INDEX)
+
+
+def _build(engine: Engine, folder: Path, encoder: Path, form: Any) -> Built:
+    return build(engine, Request(INDEX, "contents", folder, form=form, encoder=encoder))
+
+
+def test_a_query_of_one_topic_gets_the_terms_of_that_topic(engine: Engine, encoder: Path, tmp_path: Path) -> None:
+    for form in ("terms", "neighbours"):
+        built = _build(engine, tmp_path / form, encoder, form)
+        about, parts = open_parts(tmp_path / form)
+        assert (about.form, built.encoded, about.terms) == (form, 40, 40)
+        found = parts.expand("harbour boats")
+        assert found is not None
+        assert {term.term for term in found.terms[:8]} <= SEA
+        assert all(a.weight >= b.weight for a, b in zip(found.terms, found.terms[1:], strict=False))
+    assert not list((tmp_path / "terms").glob("documents.*"))
+
+
+def test_one_form_is_built_from_the_parts_of_the_other(engine: Engine, encoder: Path, tmp_path: Path) -> None:
+    _build(engine, tmp_path / "both", encoder, "neighbours")
+    assert _build(engine, tmp_path / "both", encoder, "terms").encoded == 0
+    assert open_parts(tmp_path / "both")[0].form == "terms"
+
+
+def test_a_row_is_the_weighted_mean_vector_of_the_terms_documents(
+    engine: Engine, encoder: Path, tmp_path: Path
+) -> None:
+    _build(engine, tmp_path / "x", encoder, "terms")
+    parts = Parts.found(tmp_path / "x")
+    statistics = Statistics(parts, parts.kept())
+    documents = read_documents(parts, parts.kept(), statistics)
+    boat = statistics.numbers["boat"]
+    summed = np.zeros(32)
+    for number, end in enumerate(documents.ends):
+        span = slice(int(documents.ends[number - 1]) if number else 0, int(end))
+        for term, weight in zip(documents.terms[span], documents.weights[span], strict=True):
+            if term == boat:
+                summed += weight * documents.vectors[number] / np.linalg.norm(documents.vectors[number].astype(float))
+    assert np.allclose(mean_vectors(documents)[boat], summed / np.linalg.norm(summed), atol=1e-5)
+
+
+def test_two_builds_of_one_folder_do_not_mix(engine: Engine, encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    _build(engine, folder, encoder, "terms")
+    with alone(folder), pytest.raises(SettingsError, match="is being built by another process; wait for it to end"):
+        _build(engine, folder, encoder, "terms")
+    assert (folder / LOCK).exists()
+    assert _build(engine, folder, encoder, "terms").encoded == 0
+
+
+def test_the_eight_bit_matrix_ranks_as_the_whole_one(tmp_path: Path) -> None:
+    """Scores lie within 2% of their spread, and the heaviest term is the same for nine queries of ten."""
+    draw = np.random.default_rng(3)
+    rows, bias = draw.standard_normal((500, 32)).astype("f4"), draw.standard_normal(500).astype("f4")
+    write_head(tmp_path / HEAD, rows, bias)
+    matrix, same = Matrix(tmp_path, Shape(terms=10, power=0.5)), 0
+    for _ in range(100):
+        vector = unit(draw.standard_normal(32).astype("f4"))
+        scores = rows @ vector + bias
+        numbers, weights = matrix.weigh(vector)
+        assert len(numbers) == 10
+        assert weights[0] == 1
+        assert np.allclose(np.log(weights) * 2, scores[numbers] - scores[numbers[0]], atol=0.04 * float(np.ptp(scores)))
+        same += int(numbers[0]) == int(scores.argmax())
+    assert same >= 90
+
+
+def test_a_matrix_of_few_terms_gives_those_it_has(tmp_path: Path) -> None:
+    write_head(tmp_path / HEAD, np.eye(3, 8, dtype="f4"), np.zeros(3, dtype="f4"))
+    numbers, _ = Matrix(tmp_path, Shape(terms=40)).weigh(np.array([1, 0, 0, 0, 0, 0, 0, 0], dtype="f4"))
+    assert numbers[0] == 0
+    assert sorted(numbers.tolist()) == [0, 1, 2]
+
+
+def test_a_torn_matrix_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / HEAD).write_bytes(b"nothing")
+    with pytest.raises(SettingsError, match=r"terms\.onnx cannot be read as an encoder .*; build the expander again"):
+        Matrix(tmp_path, Shape())
+
+
+def test_the_topics_are_apart_for_the_encoder(encoder: Path) -> None:
+    """What the other tests rest on."""
+    assert {len(words) for words in TOPICS.values()} == {10}

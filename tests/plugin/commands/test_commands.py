@@ -1,0 +1,146 @@
+"""The command line, as a user meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("QUERYLIFT_") or k == "QUERYLIFT_CACHE"}
+
+
+def _querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "querylift", *arguments]
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=280)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["serve", "--config", "gone.toml"], "gone.toml does not exist"),
+        (["explain", "words", "--index", "docs", "--generator", "gpt"], "generator is 'gpt'; use one of"),
+        (["explain", "words", "--index", "docs", "--generator", "llama:gone.gguf"], "gone.gguf"),
+        (["table", "gone.jsonl", "--out", "t.jsonl"], "gone.jsonl does not exist"),
+        (["table", "gone.jsonl", "--where", "model", "--out", "t.jsonl"], "--where is 'model'; write KEY=VALUE"),
+        (["index", "nonsense", "--index", "i"], "nonsense"),
+        (["index", "builtin", "--index", "i", "--k1", "-1"], "k1 is -1.0"),
+        (["evaluate", "builtin", "--index", "i"], "either --generator or --via"),
+        (["evaluate", "builtin", "--index", "i", "--generator", "none", "--weight", "99"], "weight is 99"),
+        (["evaluate", "builtin", "--index", "i", "--generator", "none", "--split", "dev"], "--split is 'dev'"),
+        (["evaluate", "builtin", "--index", "i", "--generator", "none", "--body", "gone.json"], "--body is gone.json"),
+        (
+            ["evaluate", "builtin", "--index", "i", "--via", "http://h", "--weight", "0.3"],
+            "are the proxy's own with --via",
+        ),
+        (["compare", "a.run", "b.run", "--qrels", "q"], "cannot read 'q'"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    done = _querylift(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["index", "builtin", "--index", "i"], ["evaluate", "builtin", "--index", "i", "--generator", "none"]]
+)
+def test_an_engine_that_is_not_there_is_one_sentence_and_exit_code_1(tmp_path: Path, arguments: list[str]) -> None:
+    done = _querylift(*arguments, "--engine", "http://127.0.0.1:9", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "querylift: no search engine answers at http://127.0.0.1:9; "
+        "start one with `querylift node up`, or name another with --engine\n"
+    )
+
+
+def test_an_address_in_use_is_named(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = _querylift("serve", cwd=tmp_path, QUERYLIFT_LISTEN=listen, QUERYLIFT_GENERATOR="none")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"cannot listen on {listen}" in done.stderr
+
+
+def test_explain_prints_what_is_sent_and_why(tmp_path: Path) -> None:
+    (tmp_path / "table.jsonl").write_text('{"query": "download a page", "text": "urlopen fetches"}\n', encoding="utf-8")
+    (tmp_path / "querylift.toml").write_text(
+        'generator = "table:table.jsonl"\n[index.docs]\nweight = 0.3\n', encoding="utf-8"
+    )
+    told = json.loads(_querylift("explain", "download a page", "--index", "docs", "--json", cwd=tmp_path).stdout)
+    assert told["body"]["query"]["bool"]["should"][0]["match"]["text"]["boost"] == 0.3
+    plain = _querylift("explain", "download a page", "--index", "other", cwd=tmp_path).stdout
+    assert plain.startswith("skipped: no settings table allows expansion on every index searched\nsent:\n")
+
+
+@pytest.mark.engine
+def test_a_corpus_is_indexed_evaluated_and_compared(tmp_path: Path, opensearch: str) -> None:
+    table = [{"query": "go over two lists side by side", "text": "zip iterables parallel tuples iterate"}]
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table), encoding="utf-8")
+    engine = ("--engine", opensearch, "--index", "commands-builtin")
+    indexed = _querylift("index", "builtin", *engine, cwd=tmp_path)
+    assert indexed.returncode == 0, indexed.stderr
+    assert indexed.stdout.startswith("commands-builtin: 5")
+    evaluated = _querylift(
+        "evaluate", "builtin", *engine, "--generator", "table:table.jsonl", "--out", "out", cwd=tmp_path
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "queries: skipped;nothing 106, expanded 1" in evaluated.stdout
+    assert (tmp_path / "out/plain.run").read_text() != (tmp_path / "out/expanded.run").read_text()
+    assert "Leave expansion off" in evaluated.stdout
+    assert all(len(line) <= 80 for line in evaluated.stdout.splitlines() if not line.startswith("report"))
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "expanded.run",
+        "expansions.jsonl",
+        "plain.run",
+        "qrels.txt",
+        "report.html",
+    }
+    wrong = _querylift("evaluate", "builtin", *engine, "--generator", "none", "--field", "nowhere", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "querylift: not one query finds anything on commands-builtin; name what to search with --field or --body\n",
+    )
+    graded = _querylift("evaluate", "builtin", *engine, "--generator", "none", "--relevant-from", "9", cwd=tmp_path)
+    assert (graded.returncode, graded.stderr.count("\n")) == (2, 1)
+    tls = _querylift("index", "builtin", "--index", "i", "--engine", opensearch.replace("http", "https"), cwd=tmp_path)
+    assert (tls.returncode, "cannot be reached over TLS" in tls.stderr) == (1, True)
+    runs = ("compare", "out/plain.run", "out/expanded.run", "--qrels", "out/qrels.txt", "--json")
+    compared = json.loads(_querylift(*runs, cwd=tmp_path).stdout)
+    as_json = json.loads(
+        _querylift("evaluate", "builtin", *engine, "--generator", "table:table.jsonl", "--json", cwd=tmp_path).stdout
+    )
+    assert as_json["systems"][1]["outcomes"] == {"skipped;nothing": 106, "expanded": 1}
+    counts = {k: as_json["systems"][1]["comparison"][k] for k in ("wins", "ties", "losses")}
+    assert sum(counts.values()) == 107
+    assert json.dumps(compared).count("ndcg_at_10") >= 1
+
+
+@pytest.mark.engine
+@pytest.mark.model
+def test_the_demo_measures_three_systems_and_stops_what_it_started(tmp_path: Path) -> None:
+    done = _querylift("demo", "--report", "report.html", cwd=tmp_path, QUERYLIFT_CACHE=_cache())
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "no expansion",
+        "engine feedback (RM3)",
+        "generating model",
+        "fast expander",
+        "report: report.html",
+        "are stopped",
+    ):
+        assert line in done.stdout
+    assert "<svg" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert left.stdout == ""
+
+
+def _cache() -> str:
+    from querylift.plugin.files import cache_dir
+
+    return str(cache_dir())

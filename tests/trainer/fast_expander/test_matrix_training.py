@@ -1,0 +1,212 @@
+"""A fast expander's matrix is trained: from the index, from judgments, from what sets of terms do on the engine."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from querylift.index_tools.engine import Engine
+from querylift.index_tools.fast_expander.build import Request, build
+from querylift.plugin.commands.main import querylift
+from querylift.plugin.fast_expander.folder import Shape
+from querylift.plugin.generators.fast_expander import Parts, open_parts
+from querylift.plugin.settings import check
+from querylift.trainer.candidates import Candidate
+from querylift.trainer.fast_expander.inverse_cloze import pseudo_queries
+from querylift.trainer.rewards.scoring import TERMS, served
+from tests.helpers.expanders import TEXTS, TOPICS, create, fill, removed, tiny_encoder
+
+INDEX = "expander-training"
+
+
+def _run(*arguments: str) -> str:
+    done = CliRunner().invoke(querylift, ["train", "expander", *arguments])
+    assert done.exit_code in (0, 2), done.output
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def url(opensearch: str) -> Iterator[str]:
+    with Engine(check({"engine": opensearch})) as engine:
+        removed(engine, INDEX)
+        create(engine, INDEX)
+        fill(engine, INDEX, TEXTS)
+        yield opensearch
+        removed(engine, INDEX)
+
+
+@pytest.fixture(scope="module")
+def folder(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained expander of the forty documents, which adds five terms."""
+    place = tmp_path_factory.mktemp("training")
+    encoder = tiny_encoder(place / "encoder")
+    for form in ("neighbours", "terms"):
+        with Engine(check({"engine": url})) as engine:
+            build(
+                engine,
+                Request(
+                    INDEX,
+                    "contents",
+                    place / form,
+                    form=form,
+                    encoder=encoder,
+                    shape=Shape(terms=5, documents=2, temperature=0.01),
+                ),
+            )
+    return place / "terms"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty questions, each a word, answered by the document that ends with it; three others have it too."""
+    place = tmp_path_factory.mktemp("corpus")
+    questions = {f"q-{word}": (topic, word) for topic, words in TOPICS.items() for word in words}
+    (place / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": d, "title": "", "text": text}) + "\n" for d, text in TEXTS.items()), encoding="utf-8"
+    )
+    (place / "queries.train.jsonl").write_text(
+        "".join(json.dumps({"_id": q, "text": word}) + "\n" for q, (_, word) in questions.items()), encoding="utf-8"
+    )
+    rows = [
+        f"{q}\t{d}\t1\n" for q, (_, word) in questions.items() for d, text in TEXTS.items() if text.endswith(f" {word}")
+    ]
+    (place / "qrels.train.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows), encoding="utf-8")
+    return place
+
+
+def _settings(path: Path, **changes: object) -> str:
+    table = {"epochs": 30, "batch_size": 16, "judged_epochs": 10, "feedback_epochs": 3, **changes}
+    path.write_text("[expander]\n" + "".join(f"{key} = {value}\n" for key, value in table.items()), encoding="utf-8")
+    return str(path)
+
+
+def _losses(output: str) -> list[float]:
+    return [float(line.rsplit(" ", 1)[1]) for line in output.splitlines() if "cross-entropy" in line]
+
+
+@pytest.mark.engine
+def test_the_index_alone_teaches_the_matrix_what_the_nearest_documents_say(
+    folder: Path, url: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "trained"
+    toml = _settings(tmp_path / "t.toml", neighbours=2, temperature=0.01)
+    losses = _losses(_run(str(folder), "--engine", url, "--out", str(out), "--training", toml))
+    assert len(losses) == 30
+    assert losses[-1] < losses[0] - 0.1
+    about, parts = open_parts(out)
+    assert about.trained == ("index",)
+    _, untrained = open_parts(folder)
+    _, nearest = open_parts(folder.parent / "neighbours")
+    agreed = [_agreement(one, nearest) for one in (untrained, parts)]
+    assert agreed[1] >= agreed[0]
+
+
+def _agreement(one: Parts, other: Parts) -> float:
+    """The share of the five heaviest terms that two expanders have in common, over every text."""
+    shares = []
+    for text in TEXTS.values():
+        first, second = one.expand(text), other.expand(text)
+        assert first is not None and second is not None
+        shares.append(len({t.term for t in first.terms} & {t.term for t in second.terms}) / 5)
+    return float(np.mean(shares))
+
+
+@pytest.mark.engine
+def test_judgments_and_the_engine_follow_and_a_stage_that_ended_is_not_run_again(
+    folder: Path, url: str, corpus: Path, tmp_path: Path
+) -> None:
+    out, toml = tmp_path / "trained", _settings(tmp_path / "t.toml", epochs=3, margin=0.01)
+    candidates = tmp_path / "teacher.jsonl"
+    candidates.write_text(
+        json.dumps(Candidate("q-boats", "boats", "m", "t", "Here is a passage: harbours and tides").to_json()) + "\n",
+        encoding="utf-8",
+    )
+    stages = ("--stage", "index", "--stage", "judged", "--stage", "feedback")
+    judged = ("--corpus", str(corpus), "--split", "train", "--held-out", "none", "--candidates", str(candidates))
+    asked = (str(folder), "--engine", url, "--out", str(out), "--training", toml, *stages, *judged)
+    said = _run(*asked)
+    assert "40 judged queries" in said
+    assert "of 40 queries give a pair" in said
+    assert "pairs right" in said
+    assert open_parts(out)[0].trained == ("index", "judged", "feedback")
+    before = (out / "training" / "2-judged.npz").stat().st_mtime_ns
+    (out / "manifest.json").unlink()
+    (out / "training" / "3-feedback.npz").unlink()
+    again = _run(*asked)
+    assert again.count("done before") == 2
+    assert (out / "training" / "2-judged.npz").stat().st_mtime_ns == before
+    assert "pair" not in _run(*asked)
+
+
+@pytest.mark.engine
+def test_the_same_seed_gives_the_same_matrix(folder: Path, url: str, tmp_path: Path) -> None:
+    toml = _settings(tmp_path / "t.toml", epochs=2)
+    for name in ("a", "b"):
+        _run(str(folder), "--engine", url, "--out", str(tmp_path / name), "--training", toml, "--seed", "5")
+    first, second = (np.load(tmp_path / name / "training" / "1-index.npz")["rows"] for name in ("a", "b"))
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--stage", "feedback"), "stage feedback needs judged queries; name them with --corpus and --split"),
+        (
+            ("--stage", "judged", "--stage", "index"),
+            "--stage is judged, index; give each once, in the order index, judged",
+        ),
+    ],
+)
+def test_a_stage_that_cannot_be_is_one_sentence(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(querylift, ["train", "expander", str(tmp_path), "--out", str(tmp_path / "o"), *arguments])
+    assert sentence in str(done.exception or "") + done.output
+
+
+@pytest.mark.engine
+def test_only_the_form_terms_is_trained(folder: Path, url: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        querylift,
+        ["train", "expander", str(folder.parent / "neighbours"), "--engine", url, "--out", str(tmp_path / "o")],
+    )
+    assert "is of the form 'neighbours', which is not trained; build one with --form terms" in str(done.exception)
+
+
+@pytest.mark.engine
+def test_queries_that_are_measured_are_refused(folder: Path, url: str, corpus: Path, tmp_path: Path) -> None:
+    for kind in ("queries.{}.jsonl", "qrels.{}.tsv"):
+        held = corpus / kind.format("held")
+        held.write_text((corpus / kind.format("train")).read_text(encoding="utf-8"), encoding="utf-8")
+    arguments = ["train", "expander", str(folder), "--engine", url, "--out", str(tmp_path / "o"), "--stage", "judged"]
+    try:
+        done = CliRunner().invoke(querylift, [*arguments, "--corpus", str(corpus), "--split", "train"])
+    finally:
+        for kind in ("queries.held.jsonl", "qrels.held.tsv"):
+            (corpus / kind).unlink()
+    assert "40 training queries are in an evaluation split" in str(done.exception)
+
+
+def test_pseudo_queries_are_short_texts_of_the_document_and_the_same_for_the_same_seed() -> None:
+    text = (
+        "Anchors hold boats in a harbour. The tide turns every six hours! Sailors mend ropes and sails all winter long."
+    )
+    first, second = (pseudo_queries(text, count=5, draw=random.Random(4)) for _ in range(2))
+    assert first == second
+    assert 3 <= len(first) <= 5
+    assert all(
+        set(query.split()) <= set(text.replace(".", " ").replace("!", " ").split()) | set(text.split())
+        for query in first
+    )
+    assert pseudo_queries("", count=5, draw=random.Random(4)) == []
+
+
+def test_a_candidate_of_terms_is_served_as_these_terms() -> None:
+    said = {"field": "contents", "terms": {"boat": 1.0, "tide": 0.5}}
+    found = served(Candidate("q", "anchors", "expander", "expander", "boat tide", {TERMS: said}))
+    assert found is not None
+    assert found.to_json() == said

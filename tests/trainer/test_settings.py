@@ -1,0 +1,76 @@
+"""A training configuration is checked when it is read, and the packaged ones say what every value means."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from querylift.plugin.errors import SettingsError
+from querylift.trainer.settings import Settings, check, load, packaged
+from tests.helpers.paths import ROOT
+
+CONFIGS = ROOT / "trainer" / "configs"
+STAGES = ("model", "lora", "sft", "sample", "dpo")
+
+
+def test_the_packaged_configurations_are_found_by_name() -> None:
+    assert packaged() == ("index-words", "qwen3-0.6b", "qwen3-4b", "smoke", "smollm2-135m", "teacher-pool")
+    assert load(Path("smollm2-135m")).model.base == "smollm2-135m"
+    assert load(Path("smoke")).model.base == "made:llama"
+
+
+def test_without_a_file_the_defaults_hold() -> None:
+    assert load(None) == Settings()
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_every_value_of_a_packaged_configuration_has_a_comment(name: str) -> None:
+    lines = (CONFIGS / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    values = [line for line in lines if "=" in line.partition("#")[0]]
+    assert len(values) > 40
+    assert [line for line in values if len(line.partition(" # ")[2]) < 10] == []
+    assert [line for line in lines if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_a_packaged_configuration_shows_every_setting_of_every_training_stage(name: str) -> None:
+    given = tomllib.loads((CONFIGS / f"{name}.toml").read_text(encoding="utf-8"))
+    defaults = Settings().model_dump()
+    assert {stage: set(given[stage]) for stage in STAGES} == {stage: set(defaults[stage]) for stage in STAGES}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("seed = -1", "seed is -1: input should be greater than or equal to 0"),
+        ("[sft]\nlearning_rat = 1", "sft.learning_rat is not a setting; trainer/configs shows them all"),
+        ("[sft]\nmax_tokens = 65", "sft.max_tokens is 65: input should be less than or equal to 64"),
+        ("[sft]\nvalidation_share = 1.0", "sft.validation_share is 1.0"),
+        ('[dpo]\nloss = "kto"', "dpo.loss is 'kto'"),
+        ("[dpo]\nlabel_smoothing = 0.1", "dpo: label_smoothing does nothing with loss 'sigmoid'; use robust"),
+        ('[dpo]\nloss = "exo_pair"', "loss exo_pair needs a label_smoothing above 0"),
+        ('[model]\ndtype = "float16"', "model.dtype is 'float16'"),
+        ("[lora]\nrank = ", "is not TOML"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError) as raised:
+        load(file)
+    assert sentence in str(raised.value) and "mine.toml" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_file_is_named_with_the_packaged_ones() -> None:
+    with pytest.raises(
+        SettingsError, match=r"gone\.toml does not exist; name a configuration file, or one of index-words, qwen3"
+    ):
+        load(Path("gone.toml"))
+
+
+def test_settings_do_not_change_once_they_are_read() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        check({}).seed = 1  # type: ignore[misc]

@@ -1,0 +1,22 @@
+"""A file that a command writes is looked at before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from querylift.plugin.errors import SettingsError
+
+
+def check_out(out: Path, *, inputs: Iterable[Path]) -> None:
+    """Raise SettingsError where `out` cannot become a file, or is one of the `inputs`, before any work is done."""
+    if out.is_dir():
+        raise SettingsError(f"--out is {str(out)!r}, a folder; name a file, such as {out / 'out.jsonl'}")
+    if any(out.resolve() == path.resolve() for path in inputs):
+        raise SettingsError(f"--out is {str(out)!r}, which is also read; name another file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"--out is {str(out)!r}, whose folder cannot be made ({error.strerror}); name another"
+        ) from None

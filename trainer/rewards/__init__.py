@@ -1,0 +1,1 @@
+"""What a candidate expansion is worth, measured on the engine."""

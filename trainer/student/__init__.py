@@ -1,0 +1,1 @@
+"""The student model: its weights, its training and its samples."""
