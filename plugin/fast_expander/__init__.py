@@ -1,1 +1,1 @@
-"""The fast expander: the index's own terms, by a small encoder and without decoding."""
+"""The fast expander's model files: an encoder, and the index's terms by vector or by matrix."""

@@ -1,6 +1,7 @@
-"""Documents' vectors in a file, and the nearest of them to a query's: HNSW (arXiv 1603.09320) over eight-bit codes, by faiss.
+"""Vectors of documents in a file, and the search for the nearest ones.
 
-The file is read where it lies. Vectors have length 1, so that the inner product is the cosine.
+faiss searches by HNSW (arXiv 1603.09320) over eight-bit codes, in a memory-mapped file. Vectors have length 1, so the
+inner product of two is their cosine.
 """
 
 from __future__ import annotations
@@ -14,32 +15,35 @@ if TYPE_CHECKING:
     from querylift.plugin.fast_expander.vocabulary import Array
 
 CONNECTIVITY, BUILD_BREADTH, SEARCH_BREADTH = 32, 128, 256
-"""M and the two ef of HNSW: docs/log.md has what they were chosen by."""
+"""HNSW's M, efConstruction and efSearch. docs/log.md has the measurements behind these values."""
 
 
-class Vectors:
-    """Vectors by number, from 0 in the order in which they were added."""
+class DocumentVectors:
+    """Vectors by document number. Numbers count from 0, in the order in which vectors were added."""
 
     def __init__(self, index: Any) -> None:
         self._index = index
 
     @classmethod
-    def new(cls, sample: Array) -> Vectors:
-        """None yet; `sample` of shape (some, width) says between what numbers they will lie. Raises MissingExtra."""
-        faiss = _faiss()
+    def create_empty(cls, sample: Array) -> DocumentVectors:
+        """Return an index without vectors. Raises MissingExtra.
+
+        `sample` has the shape (vectors, width). The range of its numbers sets the range of the eight-bit codes.
+        """
+        faiss = _import_faiss()
         width = sample.shape[1]
         index = faiss.IndexHNSWSQ(width, faiss.ScalarQuantizer.QT_8bit, CONNECTIVITY, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = BUILD_BREADTH
-        index.train(unit(sample))
+        index.train(normalize_vectors(sample))
         return cls(index)
 
     @classmethod
-    def read(cls, path: Path, *, width: int) -> Vectors:
-        """Those in `path`. Raises SettingsError where there are none of `width`, MissingExtra."""
-        faiss = _faiss()
+    def read_file(cls, path: Path, *, width: int) -> DocumentVectors:
+        """Open a file of vectors. Raises SettingsError when it holds no vectors of this `width`, MissingExtra."""
+        faiss = _import_faiss()
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        except Exception as error:  # a RuntimeError with a C++ trace in it
+        except Exception as error:  # a RuntimeError that holds a C++ trace
             reason = str(error).strip().rpartition("\n")[2][:200]
             raise SettingsError(f"{path} cannot be read as vectors ({reason}); build the expander again") from None
         if not isinstance(index, faiss.IndexHNSWSQ) or index.d != width:
@@ -50,45 +54,49 @@ class Vectors:
         return int(self._index.ntotal)
 
     def add(self, vectors: Array) -> None:
-        """More vectors, of shape (some, width), brought to length 1."""
-        self._index.add(unit(vectors))
+        """Add vectors of any length, in an array of the shape (vectors, width)."""
+        self._index.add(normalize_vectors(vectors))
 
-    def write(self, path: Path) -> None:
-        """Write what `read` reads."""
-        _faiss().write_index(self._index, str(path))
+    def write_file(self, path: Path) -> None:
+        """Write the file that `read_file` opens."""
+        _import_faiss().write_index(self._index, str(path))
 
-    def nearest(self, vectors: Array, count: int, *, exactly: bool = False) -> tuple[Array, Array]:
-        """Numbers of the `count` nearest to each of `vectors` and their cosines, both of shape (vectors, at most `count`).
+    def find_nearest(self, vectors: Array, count: int, *, exactly: bool = False) -> tuple[Array, Array]:
+        """Return numbers and cosines of the `count` nearest documents of each vector, nearest first.
 
-        `exactly` looks at every vector instead of walking the graph.
+        Both arrays have the shape (vectors, at most `count`). `exactly` compares every document instead of walking the
+        HNSW graph.
         """
-        faiss = _faiss()
-        wanted = min(count, len(self))
+        faiss = _import_faiss()
+        count = min(count, len(self))
         if exactly:
-            cosines, numbers = self._index.storage.search(unit(vectors), wanted)
+            cosines, numbers = self._index.storage.search(normalize_vectors(vectors), count)
         else:
-            how = faiss.SearchParametersHNSW(efSearch=max(SEARCH_BREADTH, wanted))
-            cosines, numbers = self._index.search(unit(vectors), wanted, params=how)
+            params = faiss.SearchParametersHNSW(efSearch=max(SEARCH_BREADTH, count))
+            cosines, numbers = self._index.search(normalize_vectors(vectors), count, params=params)
         return numbers, cosines
 
 
-def in_eight_bits(vectors: Array) -> Array:
-    """Vectors of shape (..., width), each scaled so that its largest number is 127: their cosines are what they were."""
+def quantize_to_eight_bits(vectors: Array) -> Array:
+    """Return vectors of the shape (..., width) as int8, each scaled so that its largest number is 127 or -127.
+
+    Scaling keeps the cosines, apart from rounding.
+    """
     import numpy as np
 
     largest = np.maximum(np.abs(vectors).max(axis=-1, keepdims=True), 1e-12)
     return np.round(vectors * (127 / largest)).astype(np.int8)  # type: ignore[no-any-return]
 
 
-def unit(vectors: Array) -> Array:
-    """Vectors in float32, each of length 1; one of zeros stays so."""
+def normalize_vectors(vectors: Array) -> Array:
+    """Return the vectors as float32, scaled to length 1. A vector of zeros stays unchanged."""
     import numpy as np
 
-    whole = np.ascontiguousarray(vectors, dtype=np.float32)
-    return whole / np.maximum(np.linalg.norm(whole, axis=-1, keepdims=True), 1e-12)  # type: ignore[no-any-return]
+    floats = np.ascontiguousarray(vectors, dtype=np.float32)
+    return floats / np.maximum(np.linalg.norm(floats, axis=-1, keepdims=True), 1e-12)  # type: ignore[no-any-return]
 
 
-def _faiss() -> Any:
+def _import_faiss() -> Any:
     try:
         import faiss
     except ImportError:

@@ -1,7 +1,8 @@
-"""A sentence encoder as an ONNX file: one text in, one vector of length 1 out, about a millisecond on one thread.
+"""Runs a sentence encoder from an ONNX file: a text becomes a vector of length 1, in about a millisecond on one thread.
 
-One text at a time, without padding: eight-bit activations are scaled by what is in the batch, so that a text's vector
-would depend on its neighbours'. onnxruntime gives the interpreter free while it computes: several threads may ask at once.
+It encodes one text at a time, without padding. The scale of eight-bit activations comes from the whole batch, so in a
+batch one text's vector would depend on the other texts. onnxruntime releases the interpreter lock while it computes, so
+several threads may encode at once.
 """
 
 from __future__ import annotations
@@ -18,16 +19,22 @@ if TYPE_CHECKING:
 
     Vector: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
-MODEL, TOKENIZER = "encoder.onnx", "tokenizer.json"
+MODEL_FILE, TOKENIZER_FILE = "encoder.onnx", "tokenizer.json"
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-MOST_UNKNOWN = 0.25
-"""Share of a text's letters that may be in tokens which the tokenizer does not know. Of Chinese an English one knows a third."""
+MAX_UNKNOWN_SHARE = 0.25
+"""Largest share of a text's letters and digits that may be unknown to the tokenizer.
+
+An English tokenizer knows about a third of the letters of a Chinese text.
+"""
 Pooling = Literal["mean", "cls"]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """How a text becomes a vector: of its first `max_tokens`, those of the words pooled. The prefixes go before the text."""
+class EncoderSettings:
+    """How a text becomes a vector.
+
+    The prefix is put before the text, and the text is cut to `max_tokens`. Pooling makes one vector of the tokens' vectors.
+    """
 
     pooling: Pooling
     max_tokens: int
@@ -36,64 +43,67 @@ class Reading:
 
 
 class Encoder:
-    """The model and the tokenizer in `folder`. Raises SettingsError where they are none, MissingExtra."""
+    """The model and the tokenizer in `folder`. Raises SettingsError when they cannot be used, MissingExtra."""
 
-    def __init__(self, folder: Path, reading: Reading) -> None:
-        self._reading = reading
-        self._tokenizer = _tokenizer(folder / TOKENIZER, reading.max_tokens)
-        self._unknown = _unknown(self._tokenizer)
-        self._session = open_session(folder / MODEL)
-        self._inputs = {given.name for given in self._session.get_inputs()}
-        if unknown := sorted(self._inputs.difference(_INPUTS)):
+    def __init__(self, folder: Path, settings: EncoderSettings) -> None:
+        self._settings = settings
+        self._tokenizer = _load_tokenizer(folder / TOKENIZER_FILE, settings.max_tokens)
+        self._unknown_id = find_unknown_token_id(self._tokenizer)
+        self._session = open_onnx_session(folder / MODEL_FILE)
+        self._inputs = {model_input.name for model_input in self._session.get_inputs()}
+        if unsupported := sorted(self._inputs.difference(_INPUTS)):
             raise SettingsError(
-                f"{folder / MODEL} asks for {', '.join(unknown)}, which is not given; use another encoder"
+                f"{folder / MODEL_FILE} needs the input {', '.join(unsupported)}, which Querylift does not have; "
+                "use another encoder"
             )
         self._output = self._session.get_outputs()[0].name
 
-    def query(self, text: str) -> Vector:
-        """The vector of a query: shape (width,), length 1; all zeros for a text in words that the tokenizer does not know."""
-        return self._encode(self._reading.query_prefix, text)
+    def encode_query(self, text: str) -> Vector:
+        """Return the vector of a query: shape (width,), length 1. It is all zeros when the tokenizer knows too little."""
+        return self._encode(self._settings.query_prefix, text)
 
-    def document(self, text: str) -> Vector:
-        """The vector of a document, of the same shape."""
-        return self._encode(self._reading.document_prefix, text)
+    def encode_document(self, text: str) -> Vector:
+        """Return the vector of a document, of the same shape as a query's."""
+        return self._encode(self._settings.document_prefix, text)
 
     def _encode(self, prefix: str, text: str) -> Vector:
         import numpy as np
 
         text = prefix + text
-        encoded = self._tokenizer.encode(text)
-        ids = np.array([encoded.ids], dtype=np.int64)
-        known = dict(zip(_INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
-        tokens = self._session.run([self._output], {name: known[name] for name in self._inputs})[0][0]
-        pooled = (tokens if self._reading.pooling == "mean" else tokens[:1]).sum(axis=0)
-        if self._is_unreadable(text, encoded, start=len(prefix)):
+        encoding = self._tokenizer.encode(text)
+        ids = np.array([encoding.ids], dtype=np.int64)
+        values = dict(zip(_INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
+        tokens = self._session.run([self._output], {name: values[name] for name in self._inputs})[0][0]
+        pooled = (tokens if self._settings.pooling == "mean" else tokens[:1]).sum(axis=0)
+        if self._is_unreadable(text, encoding, start=len(prefix)):
             return np.zeros_like(pooled, dtype=np.float32)
         return (pooled / max(float(np.linalg.norm(pooled)), 1e-12)).astype(np.float32)  # type: ignore[no-any-return]
 
-    def _is_unreadable(self, text: str, encoded: Any, *, start: int) -> bool:
-        """Whether too many letters and digits from `start` on, as far as they are read, are in tokens that are unknown."""
-        if self._unknown not in encoded.ids:
+    def _is_unreadable(self, text: str, encoding: Any, *, start: int) -> bool:
+        """Whether the tokenizer knows too few of the letters and digits from `start` on. Text that is cut does not count."""
+        if self._unknown_id not in encoding.ids:
             return False
-        read = max(end for _, end in encoded.offsets)
-        spans = [span for number, span in zip(encoded.ids, encoded.offsets, strict=True) if number == self._unknown]
-        unknown = sum(_letters(text[max(first, start) : end]) for first, end in spans)
-        return unknown > MOST_UNKNOWN * _letters(text[start:read])
+        cut = max(end for _, end in encoding.offsets)
+        unknown_spans = [
+            span for token, span in zip(encoding.ids, encoding.offsets, strict=True) if token == self._unknown_id
+        ]
+        unknown_letters = sum(_count_letters(text[max(begin, start) : end]) for begin, end in unknown_spans)
+        return unknown_letters > MAX_UNKNOWN_SHARE * _count_letters(text[start:cut])
 
 
-def _letters(text: str) -> int:
+def _count_letters(text: str) -> int:
     return sum(map(str.isalnum, text))
 
 
-def _unknown(tokenizer: Any) -> int | None:
-    """The number of the token for what the tokenizer does not know; None where it spells everything out."""
+def find_unknown_token_id(tokenizer: Any) -> int | None:
+    """Return the id of the token for unknown text, or None when the tokenizer can spell every text."""
     name = getattr(tokenizer.model, "unk_token", None)
-    if name is None:  # a unigram model has the number only
+    if name is None:  # a unigram model has only the id
         return json.loads(tokenizer.to_str())["model"].get("unk_id")  # type: ignore[no-any-return]
     return tokenizer.token_to_id(name)  # type: ignore[no-any-return]
 
 
-def _tokenizer(path: Path, max_tokens: int) -> Any:
+def _load_tokenizer(path: Path, max_tokens: int) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -107,8 +117,8 @@ def _tokenizer(path: Path, max_tokens: int) -> Any:
     return tokenizer
 
 
-def open_session(path: Path) -> Any:
-    """The ONNX file on one thread. Raises SettingsError, MissingExtra."""
+def open_onnx_session(path: Path) -> Any:
+    """Load an ONNX file that runs on one thread. Raises SettingsError, MissingExtra."""
     try:
         import onnxruntime
     except ImportError:
@@ -118,6 +128,6 @@ def open_session(path: Path) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # a class of its own for every fault, none of them public
+    except Exception as error:  # onnxruntime has a class for every fault, and exports none of them
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SettingsError(f"{path} cannot be read as an encoder ({reason}); build the expander again") from None

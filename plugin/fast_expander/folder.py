@@ -1,4 +1,4 @@
-"""What stands in an expander's folder: expander.json, which describes it, and the files that it names with their hashes."""
+"""An expander's folder: `expander.json`, which describes the expander, and the files that it lists with their digests."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.encoder import Reading
+from querylift.plugin.fast_expander.encoder import EncoderSettings
 
-ABOUT = "expander.json"
-VERSION = 1
-"""Of the files' layout. A folder of another one is refused."""
+RECORD_FILE = "expander.json"
+FORMAT_VERSION = 1
+"""Version of the folder's layout. A folder of another version cannot be used."""
 _REMEDY = "build it with `querylift expander build`"
 
 
@@ -24,17 +24,18 @@ class _Record(BaseModel):
 
 
 class FileFacts(_Record):
-    """A file as it was written."""
+    """Digest and size of a file when it was written."""
 
     sha256: str
     size_bytes: int
 
 
-class Source(_Record):
-    """The index as it was read: the expression that was given, and the indices that it stood for with their aliases.
+class SourceIndex(_Record):
+    """The index that an expander was built from, as it was then.
 
-    `documents` are those with text, `in_index` all of them. `probe` holds words and the terms that the analyzer of `field`
-    made of each.
+    `index` is the expression that the user gave. `indices` and `aliases` are what it stood for. `documents` counts the
+    documents with text, `in_index` all documents. `probe` holds words, and the terms that the analyzer of `field` made of
+    each.
     """
 
     index: str
@@ -49,19 +50,20 @@ class Source(_Record):
     changed_field: str = ""
     changed_until: str | float = ""
 
-    def names(self) -> tuple[str, ...]:
-        """Searches on any of these are expanded."""
+    def list_index_names(self) -> tuple[str, ...]:
+        """Return the names on which searches are expanded. A name may occur twice."""
         return (self.index, *self.indices, *self.aliases)
 
-    def refusal(self, expression: str) -> str:
-        """Why a search on `expression` is not expanded; "" where it is."""
-        if set(self.names()).issuperset(expression.split(",")):
+    def explain_mismatch(self, expression: str) -> str:
+        """Return why a search on the index expression `expression` is not expanded; "" when it is."""
+        names = set(self.list_index_names())
+        if names.issuperset(expression.split(",")):
             return ""
-        return f"was built from {', '.join(sorted(set(self.names())))}, and the search is on {expression}"
+        return f"was built from {', '.join(sorted(names))}, but the search is on {expression}"
 
 
-class Shape(_Record):
-    """How many terms make an expansion and how their weights are made; docs/expander.md has each one's meaning."""
+class ExpansionShape(_Record):
+    """How many terms an expansion has, and how their weights are computed. docs/how-to/fast-expander.md explains each value."""
 
     terms: Annotated[int, Field(ge=1, le=128)] = 40
     power: Annotated[float, Field(gt=0, le=2)] = 0.5
@@ -69,66 +71,70 @@ class Shape(_Record):
     temperature: Annotated[float, Field(gt=0)] = 0.08
 
 
-class About(_Record):
-    """expander.json, whole."""
+class ExpanderRecord(_Record):
+    """The contents of `expander.json`."""
 
     version: int
     form: Literal["neighbours", "terms", "cluster"]
     built: str
-    source: Source
-    reading: Reading
+    source: SourceIndex
+    reading: EncoderSettings
     encoder: str
     width: int
     terms: int
-    shape: Shape
+    shape: ExpansionShape
     trained: tuple[str, ...] = ()
     files: Mapping[str, FileFacts]
 
 
-def read_about(folder: Path) -> About:
-    """What `folder` says of itself. Raises SettingsError where it is no expander's, or of another version."""
-    path = folder / ABOUT
+def read_expander_record(folder: Path) -> ExpanderRecord:
+    """Read a folder's `expander.json`. Raises SettingsError when it is missing, invalid or of another version."""
+    path = folder / RECORD_FILE
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SettingsError(f"{folder} has no {ABOUT}, so it is no expander; {_REMEDY}") from None
+        raise SettingsError(f"{folder} is not an expander, because it has no {RECORD_FILE}; {_REMEDY}") from None
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} cannot be read ({error}); {_REMEDY}") from None
     version = value.get("version") if isinstance(value, dict) else None
-    if version != VERSION:
-        raise SettingsError(f"{path} is of version {version!r}, this Querylift reads {VERSION}; {_REMEDY}")
+    if version != FORMAT_VERSION:
+        raise SettingsError(
+            f"{path} has version {version!r}, but this Querylift reads version {FORMAT_VERSION}; {_REMEDY}"
+        )
     try:
-        return About.model_validate(value)
+        return ExpanderRecord.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        problem = "missing" if first["type"] == "missing" else f"{first.get('input')!r} ({first['msg'].lower()})"
+        details = error.errors(include_url=False)[0]
+        key = ".".join(map(str, details["loc"]))
+        problem = "missing" if details["type"] == "missing" else f"{details.get('input')!r} ({details['msg'].lower()})"
         raise SettingsError(f"{path}: {key} is {problem}; {_REMEDY}") from None
 
 
-def check_files(folder: Path, about: About) -> None:
-    """Raise SettingsError where a file of the folder is missing, or is not what was written."""
-    for name, facts in about.files.items():
+def check_files(folder: Path, record: ExpanderRecord) -> None:
+    """Raise SettingsError when a file of the folder is missing or has changed since it was written."""
+    for name, expected in record.files.items():
         path = folder / name
         try:
-            found = facts_of(path)
+            facts = read_file_facts(path)
         except OSError as error:
             raise SettingsError(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from None
-        if found != facts:
-            raise SettingsError(f"{path} is not the file that was built ({found.size_bytes} bytes); {_REMEDY}")
+        if facts != expected:
+            raise SettingsError(
+                f"{path} has changed since it was built (it has {facts.size_bytes} bytes now); {_REMEDY}"
+            )
 
 
-def facts_of(path: Path) -> FileFacts:
-    """Hash and size of a file. Raises OSError."""
+def read_file_facts(path: Path) -> FileFacts:
+    """Return digest and size of a file. Raises OSError."""
     with path.open("rb") as file:
         return FileFacts(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size_bytes=file.tell())
 
 
-def identity_of(folder: Path) -> str:
-    """What an expander is called in caches and candidates: another one as soon as anything of it differs. Raises OSError."""
-    return f"expander:{facts_of(folder / ABOUT).sha256[:16]}"
+def collect_file_facts(folder: Path, names: Iterable[str]) -> dict[str, FileFacts]:
+    """Return digest and size of each of these files of `folder`. Raises OSError."""
+    return {name: read_file_facts(folder / name) for name in names}
 
 
-def facts_of_all(folder: Path, names: Iterable[str]) -> dict[str, FileFacts]:
-    """Hash and size of each of `names`."""
-    return {name: facts_of(folder / name) for name in names}
+def compute_expander_identity(folder: Path) -> str:
+    """Return the name of an expander in caches and candidates. It changes when any of its files changes. Raises OSError."""
+    return f"expander:{read_file_facts(folder / RECORD_FILE).sha256[:16]}"

@@ -1,7 +1,7 @@
-"""The form `neighbours`: the terms of the documents whose vectors are nearest to the query's.
+"""The form `neighbours`: takes the terms of the documents whose vectors are nearest to the query's.
 
-A document d at similarity s counts exp((s - s1) / temperature), s1 being the nearest one's; a term of it counts that times
-sqrt(tf / length of d) x idf. The sums over the documents, to the power of `shape.power`, are the weights.
+A document of cosine c has the weight exp((c - best cosine) / temperature). A term in it adds that weight times
+sqrt(tf / length of the document) x idf. A term's weight is the sum over the documents, to the power of `shape.power`.
 """
 
 from __future__ import annotations
@@ -9,42 +9,50 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from querylift.plugin.fast_expander.document_vectors import Vectors
-from querylift.plugin.fast_expander.folder import Shape
-from querylift.plugin.fast_expander.vocabulary import mapped
+from querylift.plugin.fast_expander.document_vectors import DocumentVectors
+from querylift.plugin.fast_expander.folder import ExpansionShape
+from querylift.plugin.fast_expander.vocabulary import map_array_file
 
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.encoder import Vector
     from querylift.plugin.fast_expander.vocabulary import Array
 
-VECTORS = "documents.faiss"
-ENDS, TERMS, WEIGHTS = "documents.ends.npy", "documents.terms.npy", "documents.weights.npy"
+VECTORS_FILE = "documents.faiss"
+TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE = "documents.ends.npy", "documents.terms.npy", "documents.weights.npy"
 
 
-class Neighbours:
-    """Vectors of documents and the terms of each. Raises SettingsError where a file is none of its kind, MissingExtra."""
+class NeighboursWeigher:
+    """Weighs terms with the vectors and the terms of every document, read from `folder`.
 
-    def __init__(self, folder: Path, shape: Shape, *, width: int) -> None:
+    Raises SettingsError when a file cannot be used, and MissingExtra.
+    """
+
+    def __init__(self, folder: Path, shape: ExpansionShape, *, width: int) -> None:
         self._shape = shape
-        self._vectors = Vectors.read(folder / VECTORS, width=width)
-        self._ends, self._terms, self._weights = (mapped(folder / name) for name in (ENDS, TERMS, WEIGHTS))
+        self._vectors = DocumentVectors.read_file(folder / VECTORS_FILE, width=width)
+        self._ends = map_array_file(folder / TERM_ENDS_FILE)
+        self._terms = map_array_file(folder / TERMS_FILE)
+        self._weights = map_array_file(folder / WEIGHTS_FILE)
 
-    def weigh(self, vector: Vector) -> tuple[Array, Array]:
-        """The heaviest terms' numbers, heaviest first, and their weights. Empty where no document has a term."""
+    def weigh_terms(self, vector: Vector) -> tuple[Array, Array]:
+        """Return the numbers of the heaviest terms, heaviest first, and their weights. Without terms both are empty."""
         import numpy as np
 
-        found, cosines = (array[0] for array in self._vectors.nearest(vector[None], self._shape.documents))
-        if not len(found):
+        documents, cosines = (array[0] for array in self._vectors.find_nearest(vector[None], self._shape.documents))
+        if not len(documents):
             return np.array([], np.int64), np.array([], np.float32)
-        shares = np.exp((cosines - cosines[0]) / self._shape.temperature)
-        parts = [self._document(int(number)) for number in found]
-        numbers, at = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
-        weighed = np.concatenate([part[1] * share for part, share in zip(parts, shares, strict=True)])
-        weights = np.bincount(at, weights=weighed, minlength=len(numbers)) ** self._shape.power
-        best = np.argsort(-weights, kind="stable")[: self._shape.terms]
-        return numbers[best], weights[best]
+        document_weights = np.exp((cosines - cosines[0]) / self._shape.temperature)
+        document_terms = [self._read_document_terms(int(document)) for document in documents]
+        numbers, positions = np.unique(np.concatenate([terms for terms, _ in document_terms]), return_inverse=True)
+        contributions = np.concatenate(
+            [weights * share for (_, weights), share in zip(document_terms, document_weights, strict=True)]
+        )
+        weights = np.bincount(positions, weights=contributions, minlength=len(numbers)) ** self._shape.power
+        heaviest = np.argsort(-weights, kind="stable")[: self._shape.terms]
+        return numbers[heaviest], weights[heaviest]
 
-    def _document(self, number: int) -> tuple[Array, Array]:
-        start = int(self._ends[number - 1]) if number else 0
-        span = slice(start, int(self._ends[number]))
+    def _read_document_terms(self, document: int) -> tuple[Array, Array]:
+        """Return the numbers of one document's terms, and sqrt(tf / length) x idf of each."""
+        start = int(self._ends[document - 1]) if document else 0
+        span = slice(start, int(self._ends[document]))
         return self._terms[span], self._weights[span].astype("f4")

@@ -1,6 +1,6 @@
-"""The form `terms`: no documents, one matrix from a query's vector to a score for every term of the index.
+"""The form `terms`: one matrix turns a query's vector into a score for every term of the index. It keeps no documents.
 
-The scores are logits: a term's weight is exp(score), to the power of `shape.power`, relative to the heaviest one's.
+The scores are logits. A term's weight is exp(score - best score), to the power of `shape.power`.
 """
 
 from __future__ import annotations
@@ -8,30 +8,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from querylift.plugin.fast_expander.encoder import open_session
-from querylift.plugin.fast_expander.folder import Shape
+from querylift.plugin.fast_expander.encoder import open_onnx_session
+from querylift.plugin.fast_expander.folder import ExpansionShape
 
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.encoder import Vector
     from querylift.plugin.fast_expander.vocabulary import Array
 
-HEAD = "terms.onnx"
-INPUT = "vector"
+MATRIX_FILE = "terms.onnx"
+INPUT_NAME = "vector"
 
 
-class Matrix:
-    """The matrix in `folder`, in eight bits. Raises SettingsError where it is none, MissingExtra."""
+class MatrixWeigher:
+    """Weighs terms with the eight-bit matrix in `folder`. Raises SettingsError, MissingExtra."""
 
-    def __init__(self, folder: Path, shape: Shape) -> None:
+    def __init__(self, folder: Path, shape: ExpansionShape) -> None:
         self._shape = shape
-        self._session = open_session(folder / HEAD)
+        self._session = open_onnx_session(folder / MATRIX_FILE)
 
-    def weigh(self, vector: Vector) -> tuple[Array, Array]:
-        """The heaviest terms' numbers, heaviest first, and their weights."""
+    def weigh_terms(self, vector: Vector) -> tuple[Array, Array]:
+        """Return the numbers of the heaviest terms, heaviest first, and their weights."""
         import numpy as np
 
-        scores = self._session.run(None, {INPUT: vector[None]})[0][0]
+        scores = self._session.run(None, {INPUT_NAME: vector[None]})[0][0]
         count = min(self._shape.terms, len(scores))
-        best = np.argpartition(-scores, count - 1)[:count]
-        best = best[np.argsort(-scores[best], kind="stable")]
-        return best, np.exp((scores[best] - scores[best[0]]) * self._shape.power)
+        heaviest = np.argpartition(-scores, count - 1)[:count]
+        heaviest = heaviest[np.argsort(-scores[heaviest], kind="stable")]
+        return heaviest, np.exp((scores[heaviest] - scores[heaviest[0]]) * self._shape.power)

@@ -1,4 +1,7 @@
-"""Files that are read where they lie: the operating system keeps in memory what is used of them, and shares it."""
+"""The expander's terms and their surface words, in memory-mapped files.
+
+The operating system loads only the parts that are used, and processes share them.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,22 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-WORDS, WORD_ENDS = "words.bin", "words.ends.npy"
+WORDS_FILE, WORD_ENDS_FILE = "words.bin", "words.ends.npy"
 
 
 class Word(NamedTuple):
-    """A term as it stands in the index, and the word that it is most often made of there."""
+    """A term of the index, and its surface word; "" when none is known."""
 
     term: str
     surface: str
 
 
 class Vocabulary:
-    """Terms by number."""
+    """The terms by number. Raises SettingsError, MissingExtra when its files cannot be read."""
 
     def __init__(self, folder: Path) -> None:
-        self._ends = mapped(folder / WORD_ENDS)
-        self._bytes = _bytes(folder / WORDS)
+        self._ends = map_array_file(folder / WORD_ENDS_FILE)
+        self._bytes = _map_bytes_file(folder / WORDS_FILE)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -40,32 +43,32 @@ class Vocabulary:
 
 
 def write_vocabulary(folder: Path, words: Iterable[Word]) -> list[str]:
-    """Write what `Vocabulary` reads; the names of the files."""
+    """Write the files that `Vocabulary` reads. Return their names."""
     import numpy as np
 
     ends = []
-    with (folder / WORDS).open("wb") as file:
+    with (folder / WORDS_FILE).open("wb") as file:
         for word in words:
             file.write(f"{word.term}\0{word.surface}".encode())
             ends.append(file.tell())
-    np.save(folder / WORD_ENDS, np.array(ends, dtype=np.int64))
-    return [WORDS, WORD_ENDS]
+    np.save(folder / WORD_ENDS_FILE, np.array(ends, dtype=np.int64))
+    return [WORDS_FILE, WORD_ENDS_FILE]
 
 
-def mapped(path: Path) -> Array:
-    """The array of a .npy file, not read before it is used. Raises SettingsError, MissingExtra."""
+def map_array_file(path: Path) -> Array:
+    """Return the memory-mapped array of a .npy file. Raises SettingsError, MissingExtra."""
     try:
         import numpy as np
     except ImportError:
         raise MissingExtra("numpy", "expander") from None
     try:
-        found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise SettingsError(f"{path} cannot be read ({error}); build the expander again") from None
-    return found
+    return array
 
 
-def _bytes(path: Path) -> Array:
+def _map_bytes_file(path: Path) -> Array:
     import numpy as np
 
     try:

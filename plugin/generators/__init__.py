@@ -1,1 +1,1 @@
-"""Where expansions come from. `base` has the seam; each other module is one source."""
+"""The generators. `base` holds their interface, `factory` makes one from its name, and each other module holds one."""

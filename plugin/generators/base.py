@@ -1,4 +1,4 @@
-"""The seam between the served path and whatever writes expansions."""
+"""The interface between the proxy and whatever produces expansions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from querylift.plugin.expansion import Expansion
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One request for an expansion.
+class ExpansionRequest:
+    """A request to a generator for the expansion of one query.
 
-    `text` is the user's words, whitespace collapsed. `index` is the index expression of the search and `fields` the
-    fields that it searches without boosts (empty where the request names none): engine feedback needs them, a
-    language model does not. The text is left out of the repr, so that it cannot reach a log line.
+    `text` is the query, with white space collapsed. `index` is the index expression of the search. `fields` are the
+    fields that the search names, without boosts; empty when it names none. Some generators need index and fields,
+    others need only the text. The repr leaves the text out, so that no query reaches a log line.
     """
 
     text: str
@@ -22,30 +22,30 @@ class Ask:
     fields: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Ask(index={self.index!r}, fields={self.fields!r})"
+        return f"ExpansionRequest(index={self.index!r}, fields={self.fields!r})"
 
 
 class Generator(Protocol):
-    """Writes expansions. One instance serves many concurrent `expand` calls on one event loop."""
+    """Produces expansions. One instance serves many concurrent `expand` calls on one event loop."""
 
     @property
     def identity(self) -> str:
-        """What makes two generators interchangeable in a cache: kind, model hash, prompt version, settings."""
+        """The generator's part of a cache key: its kind, model digest, prompt version and settings."""
         ...
 
     @property
     def reads_index(self) -> bool:
-        """Whether the answer depends on `Ask.index` and `Ask.fields`, and so belongs into the cache key."""
+        """Whether the expansion depends on the request's index and fields. If so, both belong to the cache key."""
         ...
 
     async def start(self) -> None:
-        """Load what is needed. Raises SettingsError or MissingExtra where it cannot work at all."""
+        """Load what the generator needs. Raises SettingsError or MissingExtra when it can never work."""
         ...
 
-    async def expand(self, ask: Ask) -> Expansion | None:
-        """The expansion for `ask`, or None where there is nothing to add. Raises GeneratorError."""
+    async def expand(self, request: ExpansionRequest) -> Expansion | None:
+        """Return the expansion for `request`, or None when there is nothing to add. Raises GeneratorError."""
         ...
 
     async def close(self) -> None:
-        """Release processes and connections. Safe to call twice."""
+        """Release processes and connections. It is safe to call this twice."""
         ...

@@ -1,7 +1,8 @@
-"""The fast expander's form `cluster`: the nearest documents come from the cluster's own vector field.
+"""The fast expander's form `cluster`: the engine's own vector field finds the nearest documents.
 
-The query's vector goes into a search that the team wrote; the hits' terms are weighed as in `querylift.plugin.fast_expander.neighbours`, by score
-in place of similarity and by the shard's own counts of documents.
+The folder holds a search that the team wrote, with a placeholder for the query's vector. The hits' terms are weighed as
+in `querylift.plugin.fast_expander.neighbours`, with two differences: the hit's score replaces the cosine, and document
+counts are those of the shard.
 """
 
 from __future__ import annotations
@@ -12,26 +13,41 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from querylift.plugin.errors import Busy, GeneratorError, SettingsError
-from querylift.plugin.expansion import Expansion, clean_query, from_terms
+from querylift.plugin.errors import GeneratorError, SettingsError
+from querylift.plugin.expansion import Expansion, clean_query, expansion_from_terms
 from querylift.plugin.fast_expander.encoder import Encoder
-from querylift.plugin.fast_expander.folder import About, check_files, identity_of, read_about
-from querylift.plugin.fast_expander.term_filter import is_usable, most_documents
-from querylift.plugin.generators.base import Ask
+from querylift.plugin.fast_expander.folder import (
+    ExpanderRecord,
+    check_files,
+    compute_expander_identity,
+    read_expander_record,
+)
+from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term
+from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.generators.bounded_executor import BoundedExecutor
 from querylift.plugin.generators.engine_reader import EngineReader
 
-SEARCH = "search.json"
-VECTOR, QUERY = "{{vector}}", "{{query}}"
+SEARCH_FILE = "search.json"
+VECTOR_PLACEHOLDER, QUERY_PLACEHOLDER = "{{vector}}", "{{query}}"
 
 
-class ClusterExpander:
-    """Expands searches by the vector search in `folder`, which the engine at the URL `engine` answers."""
+@dataclass(frozen=True, slots=True)
+class _ClusterModel:
+    """What a folder of the form `cluster` holds, loaded."""
+
+    record: ExpanderRecord
+    encoder: Encoder
+    search_template: dict[str, Any]
+
+
+class ClusterExpanderGenerator:
+    """Expands queries with the vector search in `folder`. The engine at the URL `engine` runs that search."""
 
     reads_index = True
 
@@ -47,104 +63,106 @@ class ClusterExpander:
     ) -> None:
         self._folder = folder
         self._engine = EngineReader(engine, auth=auth, ssl=ssl)
-        self._where = hashlib.sha256(engine.encode()).hexdigest()[:8]
+        self._engine_digest = hashlib.sha256(engine.encode()).hexdigest()[:8]
         self._threads = threads
         self._max_pending = max_pending
-        self._pending = 0
-        self._opened: tuple[About, Encoder, Any, ThreadPoolExecutor] | None = None
+        self._opened: tuple[_ClusterModel, BoundedExecutor] | None = None
         self.identity = f"expander:{folder.name}"
 
     async def start(self) -> None:
-        """Open the folder. Raises SettingsError, MissingExtra."""
-        about, encoder, search = await asyncio.to_thread(_open, self._folder)
-        self._opened = about, encoder, search, ThreadPoolExecutor(self._threads, thread_name_prefix="expander")
-        self.identity = f"{identity_of(self._folder)}:{self._where}"
+        """Load the folder and open the connections. Raises SettingsError, MissingExtra."""
+        model = await asyncio.to_thread(_open_cluster_model, self._folder)
+        self._opened = model, BoundedExecutor(self._threads, max_pending=self._max_pending)
+        self.identity = f"{compute_expander_identity(self._folder)}:{self._engine_digest}"
         await self._engine.start()
 
-    async def expand(self, ask: Ask) -> Expansion | None:
-        """The terms for `ask`, None where there are none. Raises GeneratorError."""
+    async def expand(self, request: ExpansionRequest) -> Expansion | None:
+        """Return the terms for `request`, or None when there are none. Raises GeneratorError."""
         if self._opened is None:
             raise GeneratorError("the expander is not open; call start() first")
-        about, encoder, search, pool = self._opened
-        if refused := about.source.refusal(ask.index):
-            raise GeneratorError(f"the expander {self._folder} {refused}")
-        text = clean_query(ask.text)
-        if not text:
+        model, executor = self._opened
+        if mismatch := model.record.source.explain_mismatch(request.index):
+            raise GeneratorError(f"the expander {self._folder} {mismatch}")
+        query = clean_query(request.text)
+        if not query:
             return None
-        if self._pending >= self._max_pending:
-            raise Busy(f"{self._pending} requests already wait for the expander")
-        self._pending += 1
-        try:
-            vector = await asyncio.get_running_loop().run_in_executor(pool, encoder.query, text)
+        with executor.count_request():
+            vector = await executor.run(model.encoder.encode_query, query)
             if not vector.any():
                 return None
-            return await self._terms(about, filled(search, text, vector.tolist()), ask.index)
-        finally:
-            self._pending -= 1
+            body = fill_template(model.search_template, query, vector.tolist())
+            return await self._search_terms(model.record, body, request.index)
 
     async def close(self) -> None:
         """Close the connections and end the threads."""
         opened, self._opened = self._opened, None
         await self._engine.close()
         if opened is not None:
-            await asyncio.to_thread(opened[3].shutdown, cancel_futures=True)
+            await opened[1].close()
 
-    async def _terms(self, about: About, body: Mapping[str, Any], index: str) -> Expansion | None:
-        hits = await self._engine.first_documents(index, {**body, "size": about.shape.documents})
+    async def _search_terms(self, record: ExpanderRecord, body: Mapping[str, Any], index: str) -> Expansion | None:
+        """Run the vector search, and return the heaviest terms of its hits."""
+        field, shape = record.source.field, record.shape
+        hits = await self._engine.search_documents(index, {**body, "size": shape.documents})
         if not hits:
             return None
-        field = about.source.field
-        vectors = await self._engine.term_vectors(hits, field)
+        vectors = await self._engine.fetch_term_vectors(hits, field)
         scores = {(hit["_index"], hit["_id"]): float(hit["_score"]) for hit in hits}
-        weights = weigh(vectors, scores, field=field, temperature=about.shape.temperature)
-        heaviest = sorted(weights.items(), key=lambda tw: (-tw[1], tw[0]))[: about.shape.terms]
-        return from_terms(((term, weight**about.shape.power) for term, weight in heaviest), field=field)
+        weights = weigh_terms(vectors, scores, field=field, temperature=shape.temperature)
+        heaviest = sorted(weights.items(), key=lambda entry: (-entry[1], entry[0]))[: shape.terms]
+        return expansion_from_terms(((term, weight**shape.power) for term, weight in heaviest), field=field)
 
 
-def weigh(
+def weigh_terms(
     vectors: Iterable[Mapping[str, Any]], scores: Mapping[tuple[str, str], float], *, field: str, temperature: float
 ) -> dict[str, float]:
-    """The sum over documents of exp((score - best score) / temperature) x sqrt(tf / length) x idf, by usable term.
+    """Return the weight of every usable term that is above zero.
 
-    `vectors` are the `docs` of `_mtermvectors` with statistics, `scores` by index and id.
+    A weight is the sum over documents of exp((score - best score) / temperature) x sqrt(tf / length) x idf. `vectors` are
+    the `docs` of `_mtermvectors` with statistics. `scores` are the hits' scores by index and document id.
     """
-    best = max(scores.values(), default=0.0)
+    best_score = max(scores.values(), default=0.0)
     weights: defaultdict[str, float] = defaultdict(float)
-    for doc in vectors:
-        part = doc.get("term_vectors", {}).get(field, {})
-        terms = part.get("terms", {})
-        length = sum(facts.get("term_freq", 0) for facts in terms.values()) or 1
-        documents = part.get("field_statistics", {}).get("doc_count", 0)
-        share = math.exp((scores.get((doc.get("_index", ""), doc.get("_id", "")), -math.inf) - best) / temperature)
-        for term, facts in terms.items():
-            found_in = facts.get("doc_freq", 1)
-            if is_usable(term) and found_in <= most_documents(documents):
-                idf = math.log(1 + (documents - found_in + 0.5) / (found_in + 0.5))
-                weights[term] += share * math.sqrt(facts.get("term_freq", 0) / length) * idf
+    for document in vectors:
+        field_vector = document.get("term_vectors", {}).get(field, {})
+        terms = field_vector.get("terms", {})
+        length = sum(statistics.get("term_freq", 0) for statistics in terms.values()) or 1
+        index_size = field_vector.get("field_statistics", {}).get("doc_count", 0)
+        score = scores.get((document.get("_index", ""), document.get("_id", "")), -math.inf)
+        document_weight = math.exp((score - best_score) / temperature)
+        for term, statistics in terms.items():
+            document_frequency = statistics.get("doc_freq", 1)
+            if is_usable_term(term) and document_frequency <= compute_document_limit(index_size):
+                idf = math.log(1 + (index_size - document_frequency + 0.5) / (document_frequency + 0.5))
+                weights[term] += document_weight * math.sqrt(statistics.get("term_freq", 0) / length) * idf
     return {term: weight for term, weight in weights.items() if weight > 0}
 
 
-def filled(template: Any, query: str, vector: list[float]) -> Any:
-    """The search with the query's vector, and its words, where their placeholders stand."""
+def fill_template(template: Any, query: str, vector: list[float]) -> Any:
+    """Return the search with the query and its vector in place of their placeholders."""
     if isinstance(template, str):
-        return vector if template == VECTOR else template.replace(QUERY, query)
+        return vector if template == VECTOR_PLACEHOLDER else template.replace(QUERY_PLACEHOLDER, query)
     if isinstance(template, Mapping):
-        return {key: filled(inner, query, vector) for key, inner in template.items()}
-    return [filled(inner, query, vector) for inner in template] if isinstance(template, list) else template
+        return {key: fill_template(value, query, vector) for key, value in template.items()}
+    return [fill_template(value, query, vector) for value in template] if isinstance(template, list) else template
 
 
-def read_search(path: Path) -> dict[str, Any]:
-    """A search with a placeholder for the vector. Raises SettingsError."""
+def read_search_template(path: Path) -> dict[str, Any]:
+    """Read a search that holds the vector's placeholder. Raises SettingsError."""
     try:
         search = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read as JSON ({error}); write a search with {VECTOR} in it") from None
-    if not isinstance(search, dict) or f'"{VECTOR}"' not in json.dumps(search):
-        raise SettingsError(f'{path} is no search with "{VECTOR}" where the vector belongs')
+        raise SettingsError(
+            f"{path} cannot be read as JSON ({error}); write a search with {VECTOR_PLACEHOLDER} in it"
+        ) from None
+    if not isinstance(search, dict) or f'"{VECTOR_PLACEHOLDER}"' not in json.dumps(search):
+        raise SettingsError(
+            f'{path} is not a search with a vector; put "{VECTOR_PLACEHOLDER}" where the vector belongs'
+        )
     return search
 
 
-def _open(folder: Path) -> tuple[About, Encoder, dict[str, Any]]:
-    about = read_about(folder)
-    check_files(folder, about)
-    return about, Encoder(folder, about.reading), read_search(folder / SEARCH)
+def _open_cluster_model(folder: Path) -> _ClusterModel:
+    record = read_expander_record(folder)
+    check_files(folder, record)
+    return _ClusterModel(record, Encoder(folder, record.reading), read_search_template(folder / SEARCH_FILE))

@@ -1,4 +1,4 @@
-"""What generators ask of the engine: first documents of a search, and the terms of documents."""
+"""Reads from the engine for generators: the hits of a search, and the terms of documents."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import aiohttp
 
 from querylift.plugin.errors import GeneratorError
 
-_WANTED = {"term_statistics": True, "field_statistics": True, "positions": False, "offsets": False}
+_TERM_VECTOR_OPTIONS = {"term_statistics": True, "field_statistics": True, "positions": False, "offsets": False}
 
 
 class EngineReader:
-    """Connections to the engine at the URL `engine`. Every fault is a GeneratorError."""
+    """Connections to the engine at the URL `engine`. Every failure is a GeneratorError."""
 
     def __init__(self, engine: str, *, auth: aiohttp.BasicAuth | None = None, ssl: Any = True) -> None:
         self._engine = engine
@@ -29,17 +29,20 @@ class EngineReader:
             auth=self._auth, connector=aiohttp.TCPConnector(ssl=self._ssl), timeout=aiohttp.ClientTimeout(total=10)
         )
 
-    async def first_documents(self, index: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The hits of a search that have a score, without their sources."""
-        answer = await self._post(f"/{quote(index, safe=',*')}/_search", {**body, "_source": False})
+    async def search_documents(self, index: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the hits of a search that have a score, best first and without their sources."""
+        answer = await self._post_json(f"/{quote(index, safe=',*')}/_search", {**body, "_source": False})
         return [hit for hit in answer.get("hits", {}).get("hits", []) if hit.get("_score") is not None]
 
-    async def term_vectors(self, hits: Iterable[Mapping[str, Any]], field: str) -> list[dict[str, Any]]:
-        """The term vectors of `field` of each hit, with statistics, in an order of the engine's own."""
-        docs = [
-            {"_index": hit["_index"], "_id": hit["_id"], **_routed(hit), "fields": [field], **_WANTED} for hit in hits
-        ]
-        answer = await self._post("/_mtermvectors", {"docs": docs})
+    async def fetch_term_vectors(self, hits: Iterable[Mapping[str, Any]], field: str) -> list[dict[str, Any]]:
+        """Return the term vectors of `field` in each hit, with statistics. Their order is the engine's own."""
+        docs = []
+        for hit in hits:
+            routing = {"routing": hit["_routing"]} if "_routing" in hit else {}
+            docs.append(
+                {"_index": hit["_index"], "_id": hit["_id"], **routing, "fields": [field]} | _TERM_VECTOR_OPTIONS
+            )
+        answer = await self._post_json("/_mtermvectors", {"docs": docs})
         return [doc for doc in answer.get("docs", []) if isinstance(doc, dict)]
 
     async def close(self) -> None:
@@ -47,19 +50,17 @@ class EngineReader:
         if self._session is not None:
             await self._session.close()
 
-    async def _post(self, path: str, body: Any) -> dict[str, Any]:
+    async def _post_json(self, path: str, body: Any) -> dict[str, Any]:
         if self._session is None:
             raise GeneratorError("the engine's connections are not open; call start() first")
         headers = {"Content-Type": "application/json", "X-Querylift": "off"}
         try:
             async with self._session.post(self._engine + path, data=json.dumps(body), headers=headers) as response:
                 if response.status != 200:
-                    raise GeneratorError(f"the engine answered engine feedback with status {response.status}")
+                    raise GeneratorError(f"the engine answered the generator's request with status {response.status}")
                 answer = await response.json(content_type=None)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            raise GeneratorError(f"the engine did not answer engine feedback: {type(error).__name__}") from error
+            raise GeneratorError(
+                f"the engine did not answer the generator's request: {type(error).__name__}"
+            ) from error
         return answer if isinstance(answer, dict) else {}
-
-
-def _routed(hit: Mapping[str, Any]) -> dict[str, Any]:
-    return {"routing": hit["_routing"]} if "_routing" in hit else {}

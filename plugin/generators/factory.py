@@ -1,4 +1,4 @@
-"""From a generator's name, as settings and command lines give it, to the generator."""
+"""Makes a generator from its name, as settings and command lines give it."""
 
 from __future__ import annotations
 
@@ -13,52 +13,53 @@ from querylift.plugin.errors import SettingsError
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.settings import Settings
 
-KINDS = "none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, expander:FOLDER, http:URL"
+GENERATOR_FORMS = "none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, expander:FOLDER, http:URL"
 
 
-def make(spec: str, settings: Settings) -> Generator:
-    """The generator that `spec` names, not started. Raises SettingsError, MissingExtra."""
-    kind, _, rest = spec.partition(":")
-    maker = _MAKERS.get(kind)
-    if maker is None:
-        raise SettingsError(f"generator is {spec!r}; use one of: {KINDS}")
-    return maker(rest, settings)
+def make_generator(name: str, settings: Settings) -> Generator:
+    """Return the generator with this name, not yet started. Raises SettingsError, MissingExtra."""
+    kind, _, argument = name.partition(":")
+    make = _MAKERS.get(kind)
+    if make is None:
+        raise SettingsError(f"generator is {name!r}; use one of: {GENERATOR_FORMS}")
+    return make(argument, settings)
 
 
-def _none(rest: str, settings: Settings) -> Generator:
+def _make_none(argument: str, settings: Settings) -> Generator:
     from querylift.plugin.generators.none import NoneGenerator
 
     return NoneGenerator()
 
 
-def _table(rest: str, settings: Settings) -> Generator:
+def _make_table(argument: str, settings: Settings) -> Generator:
     from querylift.plugin.generators.table import TableGenerator
 
-    if not rest:
+    if not argument:
         raise SettingsError("generator is 'table:' without a file; use table:FILE")
-    return TableGenerator(Path(rest))
+    return TableGenerator(Path(argument))
 
 
-def _feedback(rest: str, settings: Settings) -> Generator:
-    from querylift.plugin.generators.rm3 import FeedbackGenerator
+def _make_feedback(argument: str, settings: Settings) -> Generator:
+    from querylift.plugin.generators.rm3 import Rm3Generator
 
     feedback = settings.feedback
-    return FeedbackGenerator(
+    return Rm3Generator(
         settings.engine,
-        field=rest or feedback.field,
+        field=argument or feedback.field,
         documents=feedback.documents,
         terms=feedback.terms,
-        auth=basic_auth(settings),
-        ssl=ssl_context(settings),
+        auth=build_basic_auth(settings),
+        ssl=build_ssl_context(settings),
     )
 
 
-def _http(rest: str, settings: Settings) -> Generator:
+def _make_http(argument: str, settings: Settings) -> Generator:
     from querylift.plugin.generators.http import HttpGenerator
 
-    url = rest if rest.startswith(("http://", "https://")) else f"http:{rest}"
+    # The name is either http:URL or the URL itself, whose scheme the caller has cut off.
+    url = argument if argument.startswith(("http://", "https://")) else f"http:{argument}"
     if not url.startswith(("http://", "https://")):
-        raise SettingsError(f"generator is 'http:{rest}'; use http:URL, like http:http://127.0.0.1:8000/v1")
+        raise SettingsError(f"generator is 'http:{argument}'; use http:URL, like http:http://127.0.0.1:8000/v1")
     key = settings.http.api_key
     return HttpGenerator(
         url,
@@ -68,29 +69,31 @@ def _http(rest: str, settings: Settings) -> Generator:
     )
 
 
-def _expander(rest: str, settings: Settings) -> Generator:
-    from querylift.plugin.fast_expander.folder import read_about
-    from querylift.plugin.generators.cluster_expander import ClusterExpander
-    from querylift.plugin.generators.fast_expander import ExpanderGenerator
+def _make_expander(argument: str, settings: Settings) -> Generator:
+    from querylift.plugin.fast_expander.folder import read_expander_record
+    from querylift.plugin.generators.cluster_expander import ClusterExpanderGenerator
+    from querylift.plugin.generators.fast_expander import FastExpanderGenerator
 
-    if not rest:
+    if not argument:
         raise SettingsError("generator is 'expander:' without a folder; use expander:FOLDER")
-    kind = ClusterExpander if read_about(Path(rest)).form == "cluster" else ExpanderGenerator
-    return kind(
-        Path(rest),
+    folder = Path(argument)
+    is_cluster = read_expander_record(folder).form == "cluster"
+    generator_class = ClusterExpanderGenerator if is_cluster else FastExpanderGenerator
+    return generator_class(
+        folder,
         settings.engine,
         threads=settings.expander.threads,
         max_pending=settings.expander.queue_size,
-        auth=basic_auth(settings),
-        ssl=ssl_context(settings),
+        auth=build_basic_auth(settings),
+        ssl=build_ssl_context(settings),
     )
 
 
-def _llama(rest: str, settings: Settings) -> Generator:
+def _make_llama(argument: str, settings: Settings) -> Generator:
     from querylift.plugin.generators.llama.generator import LlamaGenerator
 
     options = settings.llama
-    model, adapter = _llama_files(rest, options.adapter)
+    model, adapter = _choose_llama_files(argument, options.adapter)
     return LlamaGenerator(
         model,
         adapter,
@@ -101,49 +104,54 @@ def _llama(rest: str, settings: Settings) -> Generator:
     )
 
 
-def _llama_files(rest: str, adapter: Path | None) -> tuple[Path, Path | None]:
-    """The model file and the adapter, if any, that goes on top of it."""
-    from querylift.plugin.generators.llama.model_file import packaged_model, prepared_student, shipped_adapter
+def _choose_llama_files(argument: str, adapter: Path | None) -> tuple[Path, Path | None]:
+    """Return the model file, and the adapter to put on it, if any."""
+    from querylift.plugin.generators.llama.model_file import (
+        find_packaged_model,
+        find_shipped_adapter,
+        get_prepared_student_path,
+    )
 
-    if rest == "base":
-        return packaged_model(), None
-    if rest or adapter:
-        return Path(rest) if rest else packaged_model(), adapter
-    model, shipped = packaged_model(), shipped_adapter()
-    if shipped is None:
+    if argument == "base":
+        return find_packaged_model(), None
+    if argument or adapter:
+        return Path(argument) if argument else find_packaged_model(), adapter
+    model, shipped_adapter = find_packaged_model(), find_shipped_adapter()
+    if shipped_adapter is None:
         return model, None
-    prepared = prepared_student(model, shipped)
-    if prepared.is_file():
-        return prepared, None
-    return model, shipped
+    prepared_student = get_prepared_student_path(model, shipped_adapter)
+    if prepared_student.is_file():
+        return prepared_student, None
+    return model, shipped_adapter
 
 
 _MAKERS: dict[str, Callable[[str, Settings], Generator]] = {
-    "none": _none,
-    "table": _table,
-    "feedback": _feedback,
-    "expander": _expander,
-    "http": _http,
-    "https": lambda rest, settings: _http(f"https:{rest}", settings),
-    "llama": _llama,
+    "none": _make_none,
+    "table": _make_table,
+    "feedback": _make_feedback,
+    "expander": _make_expander,
+    "http": _make_http,
+    "https": lambda argument, settings: _make_http(f"https:{argument}", settings),
+    "llama": _make_llama,
 }
 
 
-def basic_auth(settings: Settings) -> aiohttp.BasicAuth | None:
-    """The engine account that Querylift's own requests use, if any."""
+def build_basic_auth(settings: Settings) -> aiohttp.BasicAuth | None:
+    """Return the account for Querylift's own requests to the engine; None when the settings name none."""
     if settings.engine_username is None:
         return None
     password = settings.engine_password.get_secret_value() if settings.engine_password else ""
     return aiohttp.BasicAuth(settings.engine_username, password)
 
 
-def ssl_context(settings: Settings) -> Any:
-    """How the engine's certificate is checked: by the settings' CA file, else by the system's."""
+def build_ssl_context(settings: Settings) -> Any:
+    """Return an SSL context that trusts `engine_ca_file`, or True, with which aiohttp trusts the system's CAs."""
     if settings.engine_ca_file is None:
         return True
     try:
         return ssl.create_default_context(cafile=str(settings.engine_ca_file))
     except (OSError, ssl.SSLError) as error:
         raise SettingsError(
-            f"engine_ca_file is {settings.engine_ca_file}: it cannot be read as certificates ({error})"
+            f"engine_ca_file is {settings.engine_ca_file}, which cannot be read as certificates ({error}); "
+            "name a file of PEM certificates"
         ) from None

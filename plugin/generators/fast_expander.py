@@ -1,76 +1,97 @@
-"""The fast expander: terms of the team's own index, by one pass of a small encoder. `querylift expander build` makes one."""
+"""The generator `expander`: terms of the searched index, chosen by a small encoder in one pass.
+
+`querylift expander build` makes the folder that this generator loads.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 
-from querylift.plugin.errors import Busy, GeneratorError, SettingsError
-from querylift.plugin.expansion import Expansion, clean_query, from_terms
+from querylift.plugin.errors import GeneratorError, SettingsError
+from querylift.plugin.expansion import Expansion, clean_query, expansion_from_terms
 from querylift.plugin.fast_expander.encoder import Encoder
-from querylift.plugin.fast_expander.folder import About, Source, check_files, identity_of, read_about
-from querylift.plugin.fast_expander.index_check import Connection
-from querylift.plugin.fast_expander.neighbours import Neighbours
-from querylift.plugin.fast_expander.term_matrix import Matrix
+from querylift.plugin.fast_expander.folder import (
+    ExpanderRecord,
+    SourceIndex,
+    check_files,
+    compute_expander_identity,
+    read_expander_record,
+)
+from querylift.plugin.fast_expander.index_check import IndexChecker
+from querylift.plugin.fast_expander.neighbours import NeighboursWeigher
+from querylift.plugin.fast_expander.term_matrix import MatrixWeigher
 from querylift.plugin.fast_expander.vocabulary import Vocabulary
-from querylift.plugin.generators.base import Ask
+from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.generators.bounded_executor import BoundedExecutor
 
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.encoder import Vector
     from querylift.plugin.fast_expander.vocabulary import Array
 
 
-class Weigher(Protocol):
-    """One form of expander: from a query's vector to numbers of terms and their weights, heaviest first."""
+class TermWeigher(Protocol):
+    """Turns a query's vector into term numbers and their weights, heaviest first. Each form has its own."""
 
-    def weigh(self, vector: Vector) -> tuple[Array, Array]: ...
+    def weigh_terms(self, vector: Vector) -> tuple[Array, Array]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What an expander's folder holds, opened."""
+class ExpanderModel:
+    """The loaded contents of an expander's folder."""
 
     encoder: Encoder
-    weigher: Weigher
+    weigher: TermWeigher
     vocabulary: Vocabulary
     field: str
 
     def expand(self, text: str) -> Expansion | None:
-        """The heaviest terms for `text`; None where it has none or cannot be read. Blocks for a millisecond or two."""
-        vector = self.encoder.query(text)
+        """Return the heaviest terms for `text`, or None when there are none. Blocks for one or two milliseconds.
+
+        There are none when the encoder does not know the words of `text`.
+        """
+        vector = self.encoder.encode_query(text)
         if not vector.any():
             return None
-        numbers, weights = self.weigher.weigh(vector)
+        numbers, weights = self.weigher.weigh_terms(vector)
         words = [self.vocabulary[int(number)] for number in numbers]
-        weighed = ((word.term, float(weight)) for word, weight in zip(words, weights, strict=True))
-        return from_terms(weighed, field=self.field, surfaces=dict(words))
+        weighted_terms = ((word.term, float(weight)) for word, weight in zip(words, weights, strict=True))
+        return expansion_from_terms(weighted_terms, field=self.field, surfaces=dict(words))
 
 
-def open_parts(folder: Path) -> tuple[About, Parts]:
-    """What `folder` says of itself, and its parts, checked. Raises SettingsError, MissingExtra."""
-    about = read_about(folder)
-    if about.form == "cluster":
+def open_expander_model(folder: Path) -> tuple[ExpanderRecord, ExpanderModel]:
+    """Check and load an expander's folder; return its record and its model. Raises SettingsError, MissingExtra."""
+    record = read_expander_record(folder)
+    if record.form == "cluster":
         raise SettingsError(f"{folder} is of the form 'cluster', which asks an engine; build one of another form")
-    check_files(folder, about)
-    encoder = Encoder(folder, about.reading)
-    weigher: Weigher
-    if about.form == "neighbours":
-        weigher = Neighbours(folder, about.shape, width=about.width)
+    check_files(folder, record)
+    encoder = Encoder(folder, record.reading)
+    weigher: TermWeigher
+    if record.form == "neighbours":
+        weigher = NeighboursWeigher(folder, record.shape, width=record.width)
     else:
-        weigher = Matrix(folder, about.shape)
-    return about, Parts(encoder, weigher, Vocabulary(folder), about.source.field)
+        weigher = MatrixWeigher(folder, record.shape)
+    return record, ExpanderModel(encoder, weigher, Vocabulary(folder), record.source.field)
 
 
-class ExpanderGenerator:
-    """Expands searches on the index that the expander in `folder` was built from, by `threads` at a time.
+@dataclass(frozen=True, slots=True)
+class _OpenExpander:
+    """An expander that can answer requests."""
 
-    At its start it asks `engine` whether the index is still the same: one that has changed is told as a warning, words that the
-    analyzer makes other terms of are a SettingsError, and an engine that does not answer is none.
+    source: SourceIndex
+    model: ExpanderModel
+    executor: BoundedExecutor
+
+
+class FastExpanderGenerator:
+    """Expands searches on the index that the expander in `folder` was built from, on `threads` threads.
+
+    When it starts, it compares the index at `engine` with the folder. A changed document count gives a warning, a changed
+    analyzer a SettingsError. An engine that does not answer gives a warning too.
     """
 
     reads_index = True
@@ -86,42 +107,35 @@ class ExpanderGenerator:
         ssl: Any = True,
     ) -> None:
         self._folder = folder
-        self._engine = Connection(engine, auth, ssl)
+        self._index_checker = IndexChecker(engine, auth, ssl)
         self._threads = threads
         self._max_pending = max_pending
-        self._pending = 0
-        self._pool: ThreadPoolExecutor | None = None
-        self._parts: Parts | None = None
-        self._source: Source | None = None
+        self._opened: _OpenExpander | None = None
         self.identity = f"expander:{folder.name}"
 
     async def start(self) -> None:
-        """Open the folder and look at the index. Raises SettingsError, MissingExtra."""
-        about, self._parts = await asyncio.to_thread(open_parts, self._folder)
-        self._source = about.source
-        self.identity = identity_of(self._folder)
-        await self._engine.compare(about.source, self._folder)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="expander")
+        """Load the folder and check the index. Raises SettingsError, MissingExtra."""
+        record, model = await asyncio.to_thread(open_expander_model, self._folder)
+        self.identity = compute_expander_identity(self._folder)
+        await self._index_checker.check_index(record.source, self._folder)
+        executor = BoundedExecutor(self._threads, max_pending=self._max_pending)
+        self._opened = _OpenExpander(record.source, model, executor)
 
-    async def expand(self, ask: Ask) -> Expansion | None:
-        """The terms for `ask`, None where there are none. Raises GeneratorError."""
-        if self._pool is None or self._parts is None or self._source is None:
+    async def expand(self, request: ExpansionRequest) -> Expansion | None:
+        """Return the terms for `request`, or None when there are none. Raises GeneratorError."""
+        if self._opened is None:
             raise GeneratorError("the expander is not open; call start() first")
-        if refused := self._source.refusal(ask.index):
-            raise GeneratorError(f"the expander {self._folder} {refused}")
-        text = clean_query(ask.text)
-        if not text:
+        opened = self._opened
+        if mismatch := opened.source.explain_mismatch(request.index):
+            raise GeneratorError(f"the expander {self._folder} {mismatch}")
+        query = clean_query(request.text)
+        if not query:
             return None
-        if self._pending >= self._max_pending:
-            raise Busy(f"{self._pending} requests already wait for the expander")
-        self._pending += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._parts.expand, text)
-        finally:
-            self._pending -= 1
+        with opened.executor.count_request():
+            return await opened.executor.run(opened.model.expand, query)
 
     async def close(self) -> None:
         """End the threads."""
-        pool, self._pool, self._parts = self._pool, None, None
-        if pool is not None:
-            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.executor.close()

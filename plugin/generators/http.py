@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint: vLLM, llama-server or a hosted model, through POST /chat/completions."""
+"""The generator `http`: an OpenAI-compatible endpoint, such as vLLM, llama-server or a hosted model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any
 import aiohttp
 
 from querylift.plugin.errors import GeneratorError
-from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, messages, parse
-from querylift.plugin.generators.base import Ask
+from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, build_messages, parse_output
+from querylift.plugin.generators.base import ExpansionRequest
 
 
 class HttpGenerator:
-    """Asks the endpoint under `url` (…/v1), greedily. Cut at the first line by the parser, as every model's output is."""
+    """Sends each query to POST `url`/chat/completions with temperature 0. `url` usually ends in /v1.
+
+    The request sets no stop string: the parser cuts the output at its first line, as it does for every model.
+    """
 
     reads_index = False
 
@@ -25,25 +28,25 @@ class HttpGenerator:
         self.identity = f"http:{url}:{model}:{PROMPT_VERSION}"
 
     async def start(self) -> None:
-        """Open the connection pool. The endpoint may come up later."""
+        """Open the connection pool. The endpoint need not run yet."""
         self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout)
 
-    async def expand(self, ask: Ask) -> Expansion | None:
-        """The model's passage as words."""
+    async def expand(self, request: ExpansionRequest) -> Expansion | None:
+        """Return the words of the model's passage, or None when it has none. Raises GeneratorError."""
         body = {
             "model": self._model,
-            "messages": messages(ask.text),
+            "messages": build_messages(request.text),
             "max_tokens": MAX_TOKENS,
             "temperature": 0,
         }
-        return parse(_content(await self._post(body)), query=ask.text)
+        return parse_output(_extract_content(await self._post_json(body)), query=request.text)
 
     async def close(self) -> None:
         """Close the connections."""
         if self._session is not None:
             await self._session.close()
 
-    async def _post(self, body: dict[str, Any]) -> Any:
+    async def _post_json(self, body: dict[str, Any]) -> Any:
         if self._session is None:
             raise GeneratorError("the endpoint's connections are not open; call start() first")
         try:
@@ -55,9 +58,10 @@ class HttpGenerator:
             raise GeneratorError(f"{self._url} did not answer: {type(error).__name__}") from error
 
 
-def _content(answer: Any) -> str:
+def _extract_content(answer: Any) -> str:
+    """Return the text of a chat completion; empty when it has none. Raises GeneratorError."""
     try:
         content = answer["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
-        raise GeneratorError("the endpoint's answer is no chat completion") from None
+        raise GeneratorError("the endpoint's answer is not a chat completion") from None
     return content if isinstance(content, str) else ""

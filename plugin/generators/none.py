@@ -1,23 +1,23 @@
-"""No expansion: the proxy in place, every search as it came."""
+"""The generator `none`. The proxy runs, and every search stays unchanged."""
 
 from __future__ import annotations
 
 from querylift.plugin.expansion import Expansion
-from querylift.plugin.generators.base import Ask
+from querylift.plugin.generators.base import ExpansionRequest
 
 
 class NoneGenerator:
-    """Never has anything to add."""
+    """Never adds anything."""
 
     identity = "none"
     reads_index = False
 
     async def start(self) -> None:
-        """Nothing to load."""
+        """Do nothing: there is nothing to load."""
 
-    async def expand(self, ask: Ask) -> Expansion | None:
-        """None, always."""
+    async def expand(self, request: ExpansionRequest) -> Expansion | None:
+        """Return None for every request."""
         return None
 
     async def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""

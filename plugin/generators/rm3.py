@@ -1,7 +1,7 @@
-"""RM3: terms of the engine's own first documents (Lavrenko and Croft 2001; Abdul-Jaleel et al. 2004).
+"""The generator `feedback`: RM3 (Lavrenko and Croft 2001; Abdul-Jaleel et al. 2004).
 
-One search for the first documents and one `_mtermvectors` for their terms. The weight of a term is the sum over the
-documents of P(term | document) x P(document | query), the latter the share of the score.
+One search returns the first documents, and one `_mtermvectors` request returns their terms. A term's weight is the sum
+over the documents of P(term | document) x P(document | query). P(document | query) is the document's share of the scores.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from typing import Any
 import aiohttp
 
 from querylift.plugin.errors import GeneratorError
-from querylift.plugin.expansion import Expansion, from_terms
-from querylift.plugin.fast_expander.term_filter import is_usable, most_documents
-from querylift.plugin.generators.base import Ask
+from querylift.plugin.expansion import Expansion, expansion_from_terms
+from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term
+from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.engine_reader import EngineReader
 
 
-class FeedbackGenerator:
-    """Terms of the first `documents` hits of the query, the `terms` heaviest.
+class Rm3Generator:
+    """Expands a query with the `terms` heaviest terms of its first `documents` hits.
 
-    `field` is the analysed field to search and to read terms from; None takes the first field that the search names.
+    The generator searches the analysed field `field` and reads terms from it. With None it uses the first field that
+    the search names.
     """
 
     reads_index = True
@@ -42,48 +43,54 @@ class FeedbackGenerator:
         self._field = field
         self._documents = documents
         self._terms = terms
-        where = hashlib.sha256(engine.encode()).hexdigest()[:8]  # two clusters may share a cache and an index name
-        self.identity = f"feedback:rm3:{documents}:{terms}:{field or ''}:{where}"
+        # Two clusters may share a cache and an index name, so the identity holds the engine too.
+        engine_digest = hashlib.sha256(engine.encode()).hexdigest()[:8]
+        self.identity = f"feedback:rm3:{documents}:{terms}:{field or ''}:{engine_digest}"
 
     async def start(self) -> None:
         """Open the connection pool."""
         await self._engine.start()
 
-    async def expand(self, ask: Ask) -> Expansion | None:
-        """The heaviest feedback terms; None where nothing was found."""
-        field = self._field or next((f for f in ask.fields if "*" not in f), None)
+    async def expand(self, request: ExpansionRequest) -> Expansion | None:
+        """Return the heaviest terms, or None when the search has no hits. Raises GeneratorError."""
+        field = self._field or next((name for name in request.fields if "*" not in name), None)
         if field is None:
-            raise GeneratorError("engine feedback needs a field; name one as feedback.field in the settings")
-        body = {"query": {"match": {field: ask.text}}, "size": self._documents}
-        hits = await self._engine.first_documents(ask.index, body)
+            raise GeneratorError(
+                "feedback needs a field to read terms from; name one as feedback.field in the settings"
+            )
+        body = {"query": {"match": {field: request.text}}, "size": self._documents}
+        hits = await self._engine.search_documents(request.index, body)
         if not hits:
             return None
-        vectors = await self._engine.term_vectors(hits, field)
-        weights = relevance_model(vectors, {h["_id"]: float(h["_score"]) for h in hits}, field=field)
-        heaviest = sorted(weights.items(), key=lambda tw: (-tw[1], tw[0]))[: self._terms]
-        return from_terms(heaviest, field=field)
+        vectors = await self._engine.fetch_term_vectors(hits, field)
+        scores = {hit["_id"]: float(hit["_score"]) for hit in hits}
+        weights = estimate_relevance_model(vectors, scores, field=field)
+        heaviest = sorted(weights.items(), key=lambda entry: (-entry[1], entry[0]))[: self._terms]
+        return expansion_from_terms(heaviest, field=field)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._engine.close()
 
 
-def relevance_model(
+def estimate_relevance_model(
     vectors: Iterable[Mapping[str, Any]], scores: Mapping[str, float], *, field: str
 ) -> dict[str, float]:
-    """P(term | relevance model) of every usable term: sum over documents of tf / length x score / sum of scores.
+    """Return P(term | relevance model) of every usable term.
 
-    `vectors` are the `docs` of `_mtermvectors`, `scores` the BM25 scores by document id. Terms of one character, of
-    digits alone, or in too many of the documents (`querylift.plugin.fast_expander.term_filter`) are left out. Empty in, empty out.
+    This is the sum over documents of term frequency / document length x score / sum of scores. `vectors` are the `docs`
+    of `_mtermvectors`, `scores` the BM25 scores by document id. `querylift.plugin.fast_expander.term_filter` says which
+    terms are usable. Without documents the result is empty.
     """
-    total = sum(scores.values()) or 1.0
+    score_sum = sum(scores.values()) or 1.0
     weights: defaultdict[str, float] = defaultdict(float)
-    for doc in vectors:
-        part = doc.get("term_vectors", {}).get(field, {})
-        terms = part.get("terms", {})
-        length = sum(t.get("term_freq", 0) for t in terms.values()) or 1
-        most = most_documents(part.get("field_statistics", {}).get("doc_count", 0))
-        for term, facts in terms.items():
-            if is_usable(term) and facts.get("doc_freq", 1) <= most:
-                weights[term] += facts.get("term_freq", 0) / length * scores.get(doc.get("_id", ""), 0) / total
+    for document in vectors:
+        field_vector = document.get("term_vectors", {}).get(field, {})
+        terms = field_vector.get("terms", {})
+        length = sum(statistics.get("term_freq", 0) for statistics in terms.values()) or 1
+        document_limit = compute_document_limit(field_vector.get("field_statistics", {}).get("doc_count", 0))
+        score = scores.get(document.get("_id", ""), 0)
+        for term, statistics in terms.items():
+            if is_usable_term(term) and statistics.get("doc_freq", 1) <= document_limit:
+                weights[term] += statistics.get("term_freq", 0) / length * score / score_sum
     return dict(weights)

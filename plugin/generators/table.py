@@ -1,7 +1,7 @@
-"""Prepared expansions by query: head queries written by hand, or any large model's output.
+"""The generator `table`: expansions that were prepared by query, by hand or by a large model.
 
-A table is JSON lines, plain or .gz: {"query": ..., "text": ...} or {"query": ..., "field": ..., "terms": {term: weight}}.
-Other keys are allowed and ignored. Where a query stands twice, the first line counts.
+A table is a file of JSON lines, plain or .gz. A line is {"query": ..., "text": ...} or
+{"query": ..., "field": ..., "terms": {term: weight}}. Other keys are ignored. The first line of a query counts.
 """
 
 from __future__ import annotations
@@ -14,76 +14,83 @@ from pathlib import Path
 from typing import Any
 
 from querylift.plugin.errors import DataError, SettingsError
-from querylift.plugin.expansion import Expansion, clean_prose, clean_query, from_words
-from querylift.plugin.generators.base import Ask
+from querylift.plugin.expansion import Expansion, clean_prose, clean_query, expansion_from_text
+from querylift.plugin.generators.base import ExpansionRequest
 
 
 class TableGenerator:
-    """Looks a query up, letter case and white space aside."""
+    """Looks each query up in a file. Letter case and white space do not matter."""
 
     reads_index = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._table: dict[str, Expansion] = {}
+        self._expansions: dict[str, Expansion] = {}
         self.identity = f"table:{path.name}"
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._expansions)
 
     async def start(self) -> None:
         """Read the file. Raises SettingsError or DataError."""
         digest = hashlib.sha256()
-        for number, row in rows(self._path):
-            expansion = _expansion(row, self._path, number)
-            if expansion is not None and self._table.setdefault(_key(row["query"]), expansion) is expansion:
+        for number, row in read_table_rows(self._path):
+            expansion = _parse_expansion(row, self._path, number)
+            if expansion is None:
+                continue
+            key = _make_lookup_key(row["query"])
+            if self._expansions.setdefault(key, expansion) is expansion:
                 digest.update(json.dumps([row["query"], expansion.to_json()]).encode())
         self.identity = f"table:{digest.hexdigest()[:16]}"
 
-    async def expand(self, ask: Ask) -> Expansion | None:
-        """The prepared expansion, or None."""
-        return self._table.get(_key(ask.text))
+    async def expand(self, request: ExpansionRequest) -> Expansion | None:
+        """Return the prepared expansion, or None when the table has none for the query."""
+        return self._expansions.get(_make_lookup_key(request.text))
 
     async def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
-def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of a JSON-lines file, .gz or not; blank lines passed over. Raises SettingsError, DataError."""
+def read_table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number and object of each line of a JSON-lines file, plain or .gz. Raises SettingsError, DataError.
+
+    Blank lines are skipped.
+    """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield number, _row(line, path, number)
+                    yield number, _parse_row(line, path, number)
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist; name a file of JSON lines with query and text") from None
     except (OSError, EOFError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from None
 
 
-def build(source: Path, *, where: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Table rows from a file of many models' output: the first row per query whose keys have the values of `where`.
+def build_table_rows(source: Path, *, where: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Yield table rows from a file of many models' output: the first matching row of each query.
 
-    A key may lead inwards: `params.mode`.
+    A row matches when the values at its keys are those of `where`. A key may lead into nested objects: `params.mode`.
     """
-    seen: set[str] = set()
-    for number, row in rows(source):
-        if any(str(value_at(row, key)) != value for key, value in where.items()):
+    used_queries: set[str] = set()
+    for number, row in read_table_rows(source):
+        if any(str(get_nested_value(row, key)) != value for key, value in where.items()):
             continue
-        expansion = _expansion(row, source, number)
-        if expansion is not None and _key(row["query"]) not in seen:
-            seen.add(_key(row["query"]))
+        expansion = _parse_expansion(row, source, number)
+        key = _make_lookup_key(row["query"])
+        if expansion is not None and key not in used_queries:
+            used_queries.add(key)
             yield {"query": clean_query(row["query"]), "text": expansion.text}
 
 
-def value_at(row: Any, key: str) -> Any:
-    """The value at `key`, which may lead inwards (`params.mode`); None where there is none."""
+def get_nested_value(row: Any, key: str) -> Any:
+    """Return the value at `key`, or None. The key may lead into nested objects: `params.mode`."""
     for part in key.split("."):
         row = row.get(part) if isinstance(row, Mapping) else None
     return row
 
 
-def _row(line: bytes, path: Path, number: int) -> dict[str, Any]:
+def _parse_row(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError:
@@ -93,14 +100,15 @@ def _row(line: bytes, path: Path, number: int) -> dict[str, Any]:
     return row
 
 
-def _expansion(row: Mapping[str, Any], path: Path, number: int) -> Expansion | None:
+def _parse_expansion(row: Mapping[str, Any], path: Path, number: int) -> Expansion | None:
+    """Return the row's expansion, or None when its text has no words. Raises DataError."""
     if isinstance(row.get("text"), str):
-        return from_words(clean_prose(row["text"]))
+        return expansion_from_text(clean_prose(row["text"]))
     try:
         return Expansion.from_json(row)
     except ValueError as error:
         raise DataError(path, number, f"{error}") from None
 
 
-def _key(query: str) -> str:
+def _make_lookup_key(query: str) -> str:
     return clean_query(query).casefold()

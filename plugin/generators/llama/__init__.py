@@ -1,1 +1,1 @@
-"""The embedded language model: llama.cpp in a worker process."""
+"""The generator `llama`: a small language model that llama.cpp runs in a worker process."""

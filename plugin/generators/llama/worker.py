@@ -1,11 +1,11 @@
-"""The child process that runs llama.cpp: JSON lines in, JSON lines out.
+"""The worker process, which runs llama.cpp. It reads and writes JSON lines.
 
-In:  {"id": 1, "query": "..."} and {"cancel": 1}.
-Out: {"ready": true} or {"fatal": reason, "adapter": whether that is to blame} once; then {"id": 1, "text": "...", "tokens": 9} or
-{"id": 1, "error": "..."} for each request, and {"alive": true} after a cancel and at intervals while the model computes, as
-a sign that it does.
+Input: {"id": 1, "query": "..."} and {"cancel": 1}.
+Output: first {"ready": true}, or {"fatal": reason, "adapter": whether the adapter is the cause}. Then, for each request,
+{"id": 1, "text": "...", "tokens": 9} or {"id": 1, "error": "..."}. {"alive": true} follows each cancel; while the model
+computes, it is also sent at intervals, to show that the process does not hang.
 
-It is a process of its own so that a crash of llama.cpp costs a restart and no search.
+With a process of its own, a crash of llama.cpp costs a restart and no search.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Send = Callable[[Message], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What the parent decides, passed as JSON on the command line."""
+class WorkerOptions:
+    """The options that the parent passes to the worker, as JSON on the command line."""
 
     model: str
     threads: int
@@ -44,48 +44,49 @@ class Options:
     parent_pid: int = 0
 
 
-class Pulse:
-    """Sends a sign of life when called, at most every `every_s` seconds."""
+class Heartbeat:
+    """Sends {"alive": true} when it is called, at most once in `interval_s` seconds."""
 
-    def __init__(self, send: Send, every_s: float) -> None:
+    def __init__(self, send: Send, interval_s: float) -> None:
         self._send = send
-        self._every_s = every_s
-        self._last = time.monotonic()
+        self._interval_s = interval_s
+        self._sent_at_s = time.monotonic()
 
     def __call__(self) -> None:
-        now = time.monotonic()
-        if now - self._last >= self._every_s:
-            self._last = now
+        now_s = time.monotonic()
+        if now_s - self._sent_at_s >= self._interval_s:
+            self._sent_at_s = now_s
             self._send({"alive": True})
 
 
 def main() -> None:
-    """Load the model and write until the parent closes the pipe."""
-    options = Options(**json.loads(sys.argv[1]))
-    _die_with(options.parent_pid)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us in its own time
-    send = _private_output()
+    """Load the model, and write texts until the parent closes the pipe."""
+    options = WorkerOptions(**json.loads(sys.argv[1]))
+    _die_with_parent(options.parent_pid)
+    # Ctrl-C reaches the whole process group, but the parent decides when the worker ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    send = _open_message_output()
     inbox: SimpleQueue[Message] = SimpleQueue()
-    Thread(target=_receive, args=(inbox,), daemon=True).start()
-    pulse = Pulse(send, options.alive_s)
-    batcher = _load(options, pulse, send)
+    Thread(target=_read_messages, args=(inbox,), daemon=True).start()
+    heartbeat = Heartbeat(send, options.alive_s)
+    batcher = _load_batcher(options, heartbeat, send)
     send({"ready": True})
-    _serve(batcher, inbox, send, pulse)
+    _serve_requests(batcher, inbox, send, heartbeat)
 
 
-def _serve(batcher: Batcher, inbox: SimpleQueue[Message], send: Send, pulse: Pulse) -> None:
-    # An error of a step is not handled: the context's state is unknown then, and a new process is the way out.
+def _serve_requests(batcher: Batcher, inbox: SimpleQueue[Message], send: Send, heartbeat: Heartbeat) -> None:
+    # An error in a step ends the process: the state of llama.cpp is then unknown, and the parent starts a new worker.
     while True:
-        for message in _messages(inbox, wait=not batcher.busy):
-            _obey(batcher, message, send)
-        if batcher.busy:
-            for done in batcher.step():
-                send({"id": done.request, "text": done.text, "tokens": done.tokens})
-        pulse()
+        for message in _take_messages(inbox, wait=not batcher.has_work):
+            _handle_message(batcher, message, send)
+        if batcher.has_work:
+            for finished in batcher.run_step():
+                send({"id": finished.request_id, "text": finished.text, "tokens": finished.token_count})
+        heartbeat()
 
 
-def _messages(inbox: SimpleQueue[Message], *, wait: bool) -> Iterator[Message]:
-    """All messages that have come, at least one where `wait` is set."""
+def _take_messages(inbox: SimpleQueue[Message], *, wait: bool) -> Iterator[Message]:
+    """Yield all messages in the queue. With `wait`, block until there is at least one."""
     if wait:
         yield inbox.get()
     try:
@@ -95,55 +96,59 @@ def _messages(inbox: SimpleQueue[Message], *, wait: bool) -> Iterator[Message]:
         return
 
 
-def _obey(batcher: Batcher, message: Message, send: Send) -> None:
-    from querylift.plugin.generators.llama.batching import TooLong
+def _handle_message(batcher: Batcher, message: Message, send: Send) -> None:
+    from querylift.plugin.generators.llama.batching import QueryTooLong
 
     if "cancel" in message:
         batcher.cancel(message["cancel"])
-        send({"alive": True})  # the parent waits for a sign, and nothing else may be left to send one
+        send({"alive": True})  # the parent expects a sign of life, and after a cancel there may be no other message
         return
     try:
         batcher.submit(message["id"], message["query"])
-    except TooLong as error:
+    except QueryTooLong as error:
         send({"id": message["id"], "error": str(error)})
 
 
-def _load(options: Options, pulse: Pulse, send: Send) -> Batcher:
-    """The model, ready; where it cannot be, the reason is sent and the process ends."""
+def _load_batcher(options: WorkerOptions, heartbeat: Heartbeat, send: Send) -> Batcher:
+    """Load the model. When that fails, send the reason and end the process."""
     try:
         from querylift.plugin.generators.llama.batching import STEP_TOKENS, Batcher
-        from querylift.plugin.generators.llama.model import AdapterError, LlamaModel, LoadError, Shape
+        from querylift.plugin.generators.llama.model import AdapterLoadError, ContextSize, LlamaModel, ModelLoadError
     except (ImportError, OSError, RuntimeError) as error:
-        _fatal(send, f"llama.cpp itself cannot be loaded: {error}")
-    # One sequence more than slots: it keeps what all prompts begin with.
-    shape = Shape(options.slots + 1, options.slot_tokens, STEP_TOKENS + options.slots)
+        _exit_with_error(send, f"llama.cpp itself cannot be loaded: {error}")
+    # The sequence beyond the slots keeps the beginning that all prompts share.
+    size = ContextSize(options.slots + 1, options.slot_tokens, STEP_TOKENS + options.slots)
     try:
         model = LlamaModel(
             Path(options.model),
-            shape,
+            size,
             adapter=Path(options.adapter) if options.adapter else None,
             threads=options.threads,
             gpu_layers=options.gpu_layers,
-            on_progress=pulse,
+            on_progress=heartbeat,
         )
-    except LoadError as error:
-        _fatal(send, str(error), adapter=isinstance(error, AdapterError))
+    except ModelLoadError as error:
+        _exit_with_error(send, str(error), adapter_failed=isinstance(error, AdapterLoadError))
     return Batcher(model, slots=options.slots, slot_tokens=options.slot_tokens)
 
 
-def _fatal(send: Send, reason: str, *, adapter: bool = False) -> NoReturn:
-    send({"fatal": reason, "adapter": adapter})
+def _exit_with_error(send: Send, reason: str, *, adapter_failed: bool = False) -> NoReturn:
+    send({"fatal": reason, "adapter": adapter_failed})
     os._exit(1)
 
 
-def _receive(inbox: SimpleQueue[Message]) -> None:
+def _read_messages(inbox: SimpleQueue[Message]) -> None:
+    """Put every line of standard input into the queue, and end the process when the input ends."""
     for line in sys.stdin.buffer:
         inbox.put(json.loads(line))
-    os._exit(0)  # the parent closed the pipe or is gone; the model may be in the middle of a step
+    os._exit(0)  # the parent closed the pipe or died; the model may be in the middle of a step
 
 
-def _private_output() -> Send:
-    """Sends on what is standard output now; what C code prints there from now on goes to standard error."""
+def _open_message_output() -> Send:
+    """Return a function that sends messages to standard output, and redirect all other output to standard error.
+
+    Otherwise C code that prints to standard output would break the messages.
+    """
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
@@ -157,8 +162,8 @@ def _private_output() -> Send:
     return send
 
 
-def _die_with(parent_pid: int) -> None:
-    """On Linux, have the kernel end this process with its parent, even where it cannot notice the closed pipe."""
+def _die_with_parent(parent_pid: int) -> None:
+    """Let Linux kill this process when its parent dies, even when it cannot notice the closed pipe."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

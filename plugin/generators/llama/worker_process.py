@@ -1,4 +1,4 @@
-"""One life of the worker process, seen from the event loop: from launch to the moment it is gone."""
+"""One worker process, as the event loop sees it: from its launch until it has ended."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Any
 
 import querylift
 from querylift.plugin.errors import GeneratorError
-from querylift.plugin.generators.llama.worker import Options
+from querylift.plugin.generators.llama.worker import WorkerOptions
 
 _GRACE_S = 1.0
-_LOOKS = 10
-"""How often `hang_s` is divided: a hung worker is found after `hang_s` to 1.1 `hang_s`."""
+_HANG_CHECKS = 10
+"""Number of checks in `hang_s` seconds. A hung worker is found after `hang_s` to 1.1 `hang_s` seconds."""
 
 
 class LaunchError(Exception):
-    """The worker did not get ready; the message is the reason."""
+    """The worker did not become ready. The message is the reason."""
 
 
 class AdapterLaunchError(LaunchError):
-    """The worker did not get ready, and the adapter is why."""
+    """The worker did not become ready because of the adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class _Reply:
 
 
 class WorkerProcess:
-    """A running worker. `launch` makes one; `run` must then be awaited until it returns."""
+    """A running worker. `launch` makes one. Its owner must then await `run_until_end`."""
 
     def __init__(self, process: asyncio.subprocess.Process, *, hang_s: float) -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -44,178 +44,188 @@ class WorkerProcess:
         self._stdin = process.stdin
         self._stdout = process.stdout
         self._hang_s = hang_s
-        self._ids = count(1)
+        self._request_ids = count(1)
         self._replies: dict[int, asyncio.Future[_Reply]] = {}
-        self._owes_sign = asyncio.Event()
-        self._signs = 0
-        self._reason = ""
-        self.answered = 0
-        self.tokens = 0
-        self.over = False
+        self._owes_message = asyncio.Event()
+        self._sign_count = 0
+        self._end_reason = ""
+        self.answered_count = 0
+        self.written_tokens = 0
+        self.has_ended = False
 
     @classmethod
-    async def launch(cls, options: Options, *, hang_s: float, start_s: float) -> WorkerProcess:
+    async def launch(cls, options: WorkerOptions, *, hang_s: float, start_s: float) -> WorkerProcess:
         """Start the process and wait until the model is loaded. Raises LaunchError, OSError."""
-        given = json.dumps(asdict(options) | {"parent_pid": os.getpid()})
+        options_json = json.dumps(asdict(options) | {"parent_pid": os.getpid()})
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "querylift.plugin.generators.llama.worker", given,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=_environment(),
+            sys.executable, "-P", "-m", "querylift.plugin.generators.llama.worker", options_json,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=_build_environment(),
         )  # fmt: skip
         worker = cls(process, hang_s=hang_s)
         try:
-            await worker._loaded(start_s)
+            await worker._wait_until_loaded(start_s)
         except BaseException:
-            await worker._end()
+            await worker._end_process()
             raise
         return worker
 
     @property
     def pid(self) -> int:
-        """For failure drills."""
+        """The process id."""
         return self._process.pid
 
     @property
-    def pending(self) -> int:
-        """Requests that wait for an answer."""
+    def pending_count(self) -> int:
+        """Number of requests that wait for an answer."""
         return len(self._replies)
 
-    async def ask(self, query: str, *, max_seconds: float) -> str:
-        """What the model writes for `query`, of a process that is not over. Raises GeneratorError; giving up frees the slot."""
-        number, reply = self._expect()
-        self._send({"id": number, "query": query})
+    async def write_passage(self, query: str, *, max_seconds: float) -> str:
+        """Return the model's text for `query`. Raises GeneratorError. Must not be called after the process has ended.
+
+        When the caller gives up, the worker drops the request, which frees its slot.
+        """
+        request_id, reply = self._register_request()
+        self._send_message({"id": request_id, "query": query})
         try:
             async with asyncio.timeout(max_seconds):
                 answer = await reply
         except TimeoutError:
             raise GeneratorError(f"the model did not answer within {max_seconds:g} s") from None
         finally:
-            if self._replies.pop(number, None) is not None:
-                self._send({"cancel": number})
+            if self._replies.pop(request_id, None) is not None:
+                self._send_message({"cancel": request_id})
         if answer.error:
             raise GeneratorError(answer.error)
         return answer.text
 
-    async def run(self) -> str:
-        """Hand out answers until the process is gone, for the reason returned; cancelling ends the process."""
-        watch = asyncio.create_task(self._watch())
+    async def run_until_end(self) -> str:
+        """Deliver answers until the process has ended. Return why it ended. Cancelling this ends the process."""
+        hang_check = asyncio.create_task(self._kill_when_hung())
         try:
-            while message := await self._receive():
-                self._take(message)
+            while message := await self._receive_message():
+                self._handle_message(message)
         finally:
-            watch.cancel()
-            await self._end()
-        return self._reason or _status(self._process.returncode)
+            hang_check.cancel()
+            await self._end_process()
+        return self._end_reason or _describe_exit_code(self._process.returncode)
 
-    def _expect(self) -> tuple[int, asyncio.Future[_Reply]]:
-        if not self._owes_sign.is_set():
-            self._signs += 1  # the clock for a sign of life starts now, and runs on when the caller gives up
-            self._owes_sign.set()
-        number = next(self._ids)
-        self._replies[number] = asyncio.get_running_loop().create_future()
-        return number, self._replies[number]
+    def _register_request(self) -> tuple[int, asyncio.Future[_Reply]]:
+        if not self._owes_message.is_set():
+            # The time limit for a sign of life starts now, and continues when the caller gives up.
+            self._sign_count += 1
+            self._owes_message.set()
+        request_id = next(self._request_ids)
+        self._replies[request_id] = asyncio.get_running_loop().create_future()
+        return request_id, self._replies[request_id]
 
-    def _send(self, message: dict[str, Any]) -> None:
-        # Not awaited: what can pile up in a worker that does not read is bounded by the queue and by `hang_s`.
+    def _send_message(self, message: dict[str, Any]) -> None:
+        # Not awaited. The queue and `hang_s` bound how much can pile up for a worker that does not read.
         if not self._stdin.is_closing():
             self._stdin.write(json.dumps(message).encode() + b"\n")
 
-    async def _receive(self) -> dict[str, Any] | None:
-        """The next message; None where no more will come, or none that can be read."""
+    async def _receive_message(self) -> dict[str, Any] | None:
+        """Return the next message, or None when the output has ended or is not a message."""
         try:
             message = json.loads(await self._stdout.readline() or "null")
         except ValueError:
-            self._reason = "it wrote what is no message"
+            self._end_reason = "it wrote a line that is not a message"
             return None
         return message if isinstance(message, dict) else None
 
-    def _take(self, message: dict[str, Any]) -> None:
-        self._signs += 1
+    def _handle_message(self, message: dict[str, Any]) -> None:
+        self._sign_count += 1
         reply = self._replies.pop(message.get("id", 0), None)
-        self.answered += reply is not None
-        self.tokens += message.get("tokens", 0)
+        self.answered_count += reply is not None
+        self.written_tokens += message.get("tokens", 0)
         if not self._replies:
-            self._owes_sign.clear()
+            self._owes_message.clear()
         if reply and not reply.done():
             reply.set_result(_Reply(message.get("text", ""), message.get("error", "")))
 
-    async def _loaded(self, start_s: float) -> None:
+    async def _wait_until_loaded(self, start_s: float) -> None:
+        """Return when the worker reports that the model is loaded. Raises LaunchError."""
         try:
             async with asyncio.timeout(start_s):
-                message = await self._receive() or {}
+                message = await self._receive_message() or {}
                 while "alive" in message:
-                    message = await self._receive() or {}
+                    message = await self._receive_message() or {}
         except TimeoutError:
             raise LaunchError(f"it was not loaded within {start_s:g} s") from None
-        if "ready" not in message:
-            refused = AdapterLaunchError if message.get("adapter") else LaunchError
-            raise refused(message.get("fatal") or f"llama.cpp ended while loading it ({await self._ended()})")
+        if "ready" in message:
+            return
+        error_class = AdapterLaunchError if message.get("adapter") else LaunchError
+        if reason := message.get("fatal"):
+            raise error_class(reason)
+        await self._end_process()
+        exit_code = _describe_exit_code(self._process.returncode)
+        raise error_class(f"llama.cpp ended while loading it ({exit_code})")
 
-    async def _watch(self) -> None:
-        """Kill the process where it was asked and shows no sign of life.
+    async def _kill_when_hung(self) -> None:
+        """Kill the process when it owes an answer and shows no sign of life.
 
-        Looks are counted, not seconds: when this process or the machine was stopped, that is one look and no verdict.
+        This counts checks, not seconds. A pause of this process or of the machine is then one check, and kills nothing.
         """
-        seen, still = -1, 0
-        while still < _LOOKS:
-            await self._owes_sign.wait()
-            await asyncio.sleep(self._hang_s / _LOOKS)
-            still = still + 1 if self._signs == seen else 0
-            seen = self._signs
-        self._reason = f"it showed no sign of life for {self._hang_s:g} s"
-        self._kill()
+        last_sign_count, checks_without_sign = -1, 0
+        while checks_without_sign < _HANG_CHECKS:
+            await self._owes_message.wait()
+            await asyncio.sleep(self._hang_s / _HANG_CHECKS)
+            checks_without_sign = checks_without_sign + 1 if self._sign_count == last_sign_count else 0
+            last_sign_count = self._sign_count
+        self._end_reason = f"it showed no sign of life for {self._hang_s:g} s"
+        self._kill_process()
 
-    async def _ended(self) -> str:
-        await self._end()
-        return _status(self._process.returncode)
-
-    async def _end(self) -> None:
-        """Fail what waits, then see the process off, which being cancelled does not cut short; safe to call twice."""
-        self.over = True
-        self._fail_all()
-        seeing_off = asyncio.create_task(self._see_off())
+    async def _end_process(self) -> None:
+        """Fail the pending requests, and end the process even when this task is cancelled. It is safe to call this twice."""
+        self.has_ended = True
+        self._fail_pending_requests()
+        stop = asyncio.create_task(self._stop_process())
         try:
-            await asyncio.shield(seeing_off)
+            await asyncio.shield(stop)
         except asyncio.CancelledError:
-            await seeing_off
+            await stop
             raise
 
-    async def _see_off(self) -> None:
+    async def _stop_process(self) -> None:
+        """Close the worker's input, give it a moment to end, and then kill it."""
         self._stdin.close()
         try:
             async with asyncio.timeout(_GRACE_S):
-                await self._gone()
+                await self._wait_for_exit()
         except TimeoutError:
-            self._kill()
-        await self._gone()
+            self._kill_process()
+        await self._wait_for_exit()
 
-    async def _gone(self) -> None:
-        # Read to the end first: asyncio counts a process as gone only once its pipes are.
+    async def _wait_for_exit(self) -> None:
+        # The output must be read to its end: asyncio waits for the pipes before it reports that a process has exited.
         while await self._stdout.read(1 << 16):
             pass
         await self._process.wait()
 
-    def _fail_all(self) -> None:
-        waiting = list(self._replies.values())
+    def _fail_pending_requests(self) -> None:
+        replies = list(self._replies.values())
         self._replies.clear()
-        for reply in waiting:
+        for reply in replies:
             if not reply.done():
                 reply.set_result(_Reply(error="the model's worker ended before it answered"))
 
-    def _kill(self) -> None:
+    def _kill_process(self) -> None:
         try:
             self._process.kill()
         except ProcessLookupError:
             pass
 
 
-def _environment() -> dict[str, str]:
-    """Ours, with the folder of this very package first, and no debugger started on a crash of llama.cpp."""
+def _build_environment() -> dict[str, str]:
+    """Return this process's environment, changed in two ways.
+
+    The worker imports the same copy of this package. llama.cpp starts no debugger when it crashes.
+    """
     folder = str(Path(querylift.__file__).parents[1])
     path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"}
 
 
-def _status(code: int | None) -> str:
+def _describe_exit_code(code: int | None) -> str:
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"
     return f"exit status {code}"

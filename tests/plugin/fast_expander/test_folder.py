@@ -1,4 +1,4 @@
-"""An expander's folder is what was built, file by file, or is refused in one sentence."""
+"""An expander's folder opens when every file is unchanged. Otherwise one sentence says what is wrong."""
 
 from __future__ import annotations
 
@@ -11,75 +11,87 @@ import numpy as np
 import pytest
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.encoder import MODEL, TOKENIZER
-from querylift.plugin.fast_expander.folder import ABOUT, Shape, check_files, facts_of_all, read_about
-from querylift.plugin.fast_expander.neighbours import ENDS, TERMS, VECTORS, WEIGHTS
-from querylift.plugin.fast_expander.vocabulary import WORD_ENDS, WORDS, Vocabulary, Word, write_vocabulary
-from querylift.plugin.generators.fast_expander import open_parts
-from tests.helpers.expanders import made_expander, tiny_encoder
+from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE
+from querylift.plugin.fast_expander.folder import (
+    RECORD_FILE,
+    ExpansionShape,
+    check_files,
+    collect_file_facts,
+    read_expander_record,
+)
+from querylift.plugin.fast_expander.neighbours import TERM_ENDS_FILE, TERMS_FILE, VECTORS_FILE, WEIGHTS_FILE
+from querylift.plugin.fast_expander.vocabulary import WORD_ENDS_FILE, WORDS_FILE, Vocabulary, Word, write_vocabulary
+from querylift.plugin.generators.fast_expander import open_expander_model
+from tests.helpers.expanders import write_expander, write_tiny_encoder
 from tests.helpers.folders import edit
 
-FILES = [MODEL, TOKENIZER, VECTORS, ENDS, TERMS, WEIGHTS, WORDS, WORD_ENDS]
-AGAIN = "build it with `querylift expander build`"
+FILES = [MODEL_FILE, TOKENIZER_FILE, VECTORS_FILE, TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE, WORDS_FILE, WORD_ENDS_FILE]
+REMEDY = "build it with `querylift expander build`"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("folders")
-    return made_expander(work / "whole", tiny_encoder(work / "encoder"))
+    return write_expander(work / "whole", write_tiny_encoder(work / "encoder"))
 
 
 @pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    """The expander, to be damaged."""
-    return Path(shutil.copytree(whole, tmp_path / "expander"))
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy of the expander, to be damaged."""
+    return Path(shutil.copytree(original, tmp_path / "expander"))
 
 
-def refused(folder: Path) -> str:
+def read_error(folder: Path) -> str:
     with pytest.raises(SettingsError) as caught:
-        open_parts(folder)
+        open_expander_model(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_a_whole_folder_is_opened_and_says_of_itself_what_was_written(whole: Path) -> None:
-    about, parts = open_parts(whole)
-    assert read_about(whole) == about == type(about).model_validate_json(about.model_dump_json())
-    assert sorted(about.files) == sorted(FILES)
-    assert about.source.names() == ("topics", "topics-1", "topics")
-    assert about.shape == Shape(terms=40, power=0.5, documents=20, temperature=0.08)
-    assert (len(parts.vocabulary), parts.field) == (40, "contents")
+def test_an_unchanged_folder_opens_and_its_record_holds_what_was_written(original: Path) -> None:
+    record, model = open_expander_model(original)
+    assert read_expander_record(original) == record == type(record).model_validate_json(record.model_dump_json())
+    assert sorted(record.files) == sorted(FILES)
+    assert record.source.list_index_names() == ("topics", "topics-1", "topics")
+    assert record.shape == ExpansionShape(terms=40, power=0.5, documents=20, temperature=0.08)
+    assert (len(model.vocabulary), model.field) == (40, "contents")
 
 
 def test_a_folder_may_be_moved(folder: Path, tmp_path: Path) -> None:
-    moved = folder.rename(tmp_path / "elsewhere")
-    assert open_parts(moved)[1].expand("boats") is not None
+    moved_folder = folder.rename(tmp_path / "elsewhere")
+    assert open_expander_model(moved_folder)[1].expand("boats") is not None
 
 
 # -- expander.json ------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_expanders_folder_is_named(tmp_path: Path) -> None:
-    assert refused(tmp_path / "gone") == f"{tmp_path}/gone has no expander.json, so it is no expander; {AGAIN}"
-    assert refused(tmp_path) == f"{tmp_path} has no expander.json, so it is no expander; {AGAIN}"
-    (tmp_path / ABOUT).mkdir()
-    assert "expander.json cannot be read ([Errno 21] Is a directory: " in refused(tmp_path)
-    (tmp_path / ABOUT).rmdir()
+def test_a_folder_without_a_readable_record_is_an_error(tmp_path: Path) -> None:
+    assert (
+        read_error(tmp_path / "gone")
+        == f"{tmp_path}/gone is not an expander, because it has no expander.json; {REMEDY}"
+    )
+    assert read_error(tmp_path) == f"{tmp_path} is not an expander, because it has no expander.json; {REMEDY}"
+    (tmp_path / RECORD_FILE).mkdir()
+    assert "expander.json cannot be read ([Errno 21] Is a directory: " in read_error(tmp_path)
+    (tmp_path / RECORD_FILE).rmdir()
     for text in ("", "{", "\udcff"):
-        (tmp_path / ABOUT).write_bytes(text.encode(errors="surrogateescape"))
-        assert f"{tmp_path}/expander.json cannot be read (" in refused(tmp_path)
+        (tmp_path / RECORD_FILE).write_bytes(text.encode(errors="surrogateescape"))
+        assert f"{tmp_path}/expander.json cannot be read (" in read_error(tmp_path)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
-def test_a_folder_of_another_version_is_refused(folder: Path, version: object) -> None:
-    edit(folder / ABOUT, {"version": version})
-    assert refused(folder) == f"{folder}/expander.json is of version {version!r}, this Querylift reads 1; {AGAIN}"
+def test_a_folder_of_another_version_is_an_error(folder: Path, version: object) -> None:
+    edit(folder / RECORD_FILE, {"version": version})
+    assert (
+        read_error(folder)
+        == f"{folder}/expander.json has version {version!r}, but this Querylift reads version 1; {REMEDY}"
+    )
 
 
 @pytest.mark.parametrize("text", ["[]", "1", '"expander"', "null"])
-def test_json_that_is_no_object_is_of_no_version(folder: Path, text: str) -> None:
-    (folder / ABOUT).write_text(text, encoding="utf-8")
-    assert f"{folder}/expander.json is of version None" in refused(folder)
+def test_json_that_is_not_an_object_has_no_version(folder: Path, text: str) -> None:
+    (folder / RECORD_FILE).write_text(text, encoding="utf-8")
+    assert f"{folder}/expander.json has version None" in read_error(folder)
 
 
 @pytest.mark.parametrize(
@@ -97,17 +109,25 @@ def test_json_that_is_no_object_is_of_no_version(folder: Path, text: str) -> Non
         ({"adapter": "x"}, "adapter is 'x' (extra inputs are not permitted)"),
     ],
 )  # fmt: skip
-def test_a_value_that_is_none_of_its_kind_is_named(folder: Path, changes: Mapping[str, Any], sentence: str) -> None:
-    edit(folder / ABOUT, changes)
-    said = refused(folder)
-    assert said.startswith(f"{folder}/expander.json: {sentence}")
-    assert said.endswith(AGAIN)
+def test_the_error_for_an_invalid_value_names_the_key_and_the_value(
+    folder: Path, changes: Mapping[str, Any], sentence: str
+) -> None:
+    edit(folder / RECORD_FILE, changes)
+    error = read_error(folder)
+    assert error.startswith(f"{folder}/expander.json: {sentence}")
+    assert error.endswith(REMEDY)
 
 
 # -- the files ----------------------------------------------------------------------------------------------------------
 
 
-def _changed(data: bytes) -> bytes:
+def _record_present_files(folder: Path) -> None:
+    """Put the digests of the present files into the record."""
+    facts_by_name = collect_file_facts(folder, FILES)
+    edit(folder / RECORD_FILE, {"files": {name: facts.model_dump() for name, facts in facts_by_name.items()}})
+
+
+def _flip_bit(data: bytes) -> bytes:
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
@@ -116,7 +136,7 @@ def _changed(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "damage",
     [
-        _changed,
+        _flip_bit,
         lambda data: data[:-1],
         lambda data: data[: len(data) // 2],
         lambda data: b"",
@@ -124,59 +144,60 @@ def _changed(data: bytes) -> bytes:
     ],
     ids=["one bit", "one byte less", "half", "empty", "one byte more"],
 )
-def test_a_file_that_is_not_as_it_was_written_is_named(
-    folder: Path, name: str, damage: Callable[[bytes], bytes]
-) -> None:
-    damaged = damage((folder / name).read_bytes())
-    (folder / name).write_bytes(damaged)
-    assert refused(folder) == f"{folder}/{name} is not the file that was built ({len(damaged)} bytes); {AGAIN}"
+def test_the_error_for_a_changed_file_names_it(folder: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+    damaged_data = damage((folder / name).read_bytes())
+    (folder / name).write_bytes(damaged_data)
+    assert (
+        read_error(folder)
+        == f"{folder}/{name} has changed since it was built (it has {len(damaged_data)} bytes now); {REMEDY}"
+    )
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_missing_is_named(folder: Path, name: str) -> None:
+def test_the_error_for_a_missing_file_names_it(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    assert refused(folder) == f"{folder}/{name} cannot be read (No such file or directory); {AGAIN}"
+    assert read_error(folder) == f"{folder}/{name} cannot be read (No such file or directory); {REMEDY}"
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        (MODEL, "cannot be read as an encoder ("),
-        (TOKENIZER, "cannot be read as a tokenizer ("),
-        (VECTORS, "cannot be read as vectors ("),
-        *((name, "cannot be read (") for name in (ENDS, TERMS, WEIGHTS, WORD_ENDS)),
+        (MODEL_FILE, "cannot be read as an encoder ("),
+        (TOKENIZER_FILE, "cannot be read as a tokenizer ("),
+        (VECTORS_FILE, "cannot be read as vectors ("),
+        *((name, "cannot be read (") for name in (TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE, WORD_ENDS_FILE)),
     ],
 )
-def test_a_file_is_named_that_was_written_broken(folder: Path, name: str, sentence: str) -> None:
-    """The hash is right, the content is not: a disk that was full, or a folder made by something else."""
-    whole = (folder / name).read_bytes()
-    for broken in (whole[: len(whole) // 2], whole[:10], b"", b"nonsense" * 20):
-        (folder / name).write_bytes(broken)
-        edit(folder / ABOUT, {"files": {n: f.model_dump() for n, f in facts_of_all(folder, FILES).items()}})
-        said = refused(folder)
-        assert said.startswith(f"{folder}/{name} {sentence}")
-        assert said.endswith("build the expander again")
+def test_the_error_for_a_file_with_broken_content_names_it(folder: Path, name: str, sentence: str) -> None:
+    """The digest is right and the content is not: the disk was full, or another program made the folder."""
+    data = (folder / name).read_bytes()
+    for broken_data in (data[: len(data) // 2], data[:10], b"", b"nonsense" * 20):
+        (folder / name).write_bytes(broken_data)
+        _record_present_files(folder)
+        error = read_error(folder)
+        assert error.startswith(f"{folder}/{name} {sentence}")
+        assert error.endswith("build the expander again")
 
 
 def test_a_pickle_is_not_read(folder: Path) -> None:
-    """An array of objects would run what stands in it."""
-    np.save(folder / TERMS, np.array([{"a": 1}]), allow_pickle=True)
-    edit(folder / ABOUT, {"files": {n: f.model_dump() for n, f in facts_of_all(folder, FILES).items()}})
-    assert "documents.terms.npy cannot be read (" in refused(folder)
+    """Reading an array of pickled objects could run their code."""
+    np.save(folder / TERMS_FILE, np.array([{"a": 1}]), allow_pickle=True)
+    _record_present_files(folder)
+    assert "documents.terms.npy cannot be read (" in read_error(folder)
 
 
-def test_files_that_are_not_named_are_nothing_to_it(folder: Path) -> None:
+def test_files_that_the_record_does_not_list_do_not_matter(folder: Path) -> None:
     (folder / "notes.txt").write_text("ours", encoding="utf-8")
-    check_files(folder, read_about(folder))
+    check_files(folder, read_expander_record(folder))
 
 
 # -- words --------------------------------------------------------------------------------------------------------------
 
 
-def test_words_are_read_as_they_were_written(tmp_path: Path) -> None:
-    given = [Word("boat", "boats"), Word("fish", ""), Word("müll", "Müll"), Word("法律", "法律"), Word("🍕", "🍕🍕")]
-    assert write_vocabulary(tmp_path, iter(given)) == [WORDS, WORD_ENDS]
-    found = Vocabulary(tmp_path)
-    assert len(found) == 5
-    assert [found[number] for number in range(5)] == given
-    assert found[2] == Word("müll", "Müll")
+def test_the_vocabulary_holds_the_words_that_were_written(tmp_path: Path) -> None:
+    words = [Word("boat", "boats"), Word("fish", ""), Word("müll", "Müll"), Word("法律", "法律"), Word("🍕", "🍕🍕")]
+    assert write_vocabulary(tmp_path, iter(words)) == [WORDS_FILE, WORD_ENDS_FILE]
+    vocabulary = Vocabulary(tmp_path)
+    assert len(vocabulary) == 5
+    assert [vocabulary[number] for number in range(5)] == words
+    assert vocabulary[2] == Word("müll", "Müll")

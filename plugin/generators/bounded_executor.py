@@ -1,0 +1,41 @@
+"""A thread pool with a bounded queue, for the two generators that run an encoder."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from querylift.plugin.errors import GeneratorBusy
+
+_T = TypeVar("_T")
+
+
+class BoundedExecutor:
+    """Runs functions on `threads` threads, for at most `max_pending` requests at a time."""
+
+    def __init__(self, threads: int, *, max_pending: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="expander")
+        self._max_pending = max_pending
+        self._pending = 0
+
+    @contextmanager
+    def count_request(self) -> Iterator[None]:
+        """Count one more pending request until the block ends. Raises GeneratorBusy when there are too many."""
+        if self._pending >= self._max_pending:
+            raise GeneratorBusy(f"{self._pending} requests already wait for the expander")
+        self._pending += 1
+        try:
+            yield
+        finally:
+            self._pending -= 1
+
+    async def run(self, function: Callable[[str], _T], text: str) -> _T:
+        """Return `function(text)`, computed on one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, text)
+
+    async def close(self) -> None:
+        """Cancel the work that waits, and end the threads."""
+        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
