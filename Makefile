@@ -1,10 +1,10 @@
-# make demo: a real engine, the proxy, a before/after table.   make test: the whole suite.   make help: the rest.
+# make demo: a real engine, the proxy and a table.   make test: the whole suite.   make help: all targets.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test lint docs lock clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST)
 
@@ -24,6 +24,10 @@ $(VENV)/.test: $(VENV)/.demo requirements/train.txt requirements/test.txt
 	@$(PIP) -r requirements/test.txt
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.demo requirements/docs.txt
+	@$(PIP) -r requirements/docs.txt
+	@touch $@
+
 demo: $(VENV)/.demo ## a real engine, the proxy, one example and a table
 	@$(BIN)/querylift demo
 
@@ -37,8 +41,12 @@ lint: $(VENV)/.test ## ruff, mypy, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
+docs: $(VENV)/.docs ## the documentation site, in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
+
 lock: ## pin requirements anew (needs uv)
 	@requirements/lock
 
 clean: ## remove the virtual environment and the caches of this checkout
-	@rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,7 +30,7 @@ from processes import json_lines
 
 import querylift.index_tools
 import querylift.plugin
-from querylift.plugin.settings import check
+from querylift.plugin.settings import parse_settings
 
 MEGABYTE = 1_000_000
 _OURS = (str(Path(str(querylift.index_tools.__file__)).parent), str(Path(str(querylift.plugin.__file__)).parent))
@@ -126,25 +126,25 @@ def build(asked: dict[str, Any]) -> dict[str, Any]:
     """Build the expander; with `copies` the vectors are made up."""
     from querylift.index_tools.engine import Engine
     from querylift.index_tools.fast_expander import build as building
-    from querylift.index_tools.indexing import FIELD
+    from querylift.index_tools.indexing import CONTENTS_FIELD
 
     if asked["copies"]:
         copies = CopiesEncoder(Path(asked["copies"]))
         building.Encoder = lambda folder, reading: copies  # type: ignore[assignment,misc]  # the one seam that there is
-    request = building.Request(
-        asked["index"], FIELD, Path(asked["folder"]), form=asked["form"], threads=asked["threads"]
+    request = building.BuildRequest(
+        asked["index"], CONTENTS_FIELD, Path(asked["folder"]), form=asked["form"], threads=asked["threads"]
     )
     before_cpu_s, began_s = time.process_time(), time.perf_counter()
-    with Engine(check({"engine": asked["engine"]}), timeout_s=600) as engine, Stages() as stages:
-        built = building.build(engine, request)
+    with Engine(parse_settings({"engine": asked["engine"]}), timeout_s=600) as engine, Stages() as stages:
+        built = building.build_expander(engine, request)
         took_s = time.perf_counter() - began_s
     return {
-        "documents": built.about.source.documents,
-        "terms": built.about.terms,
+        "documents": built.record.source.documents,
+        "terms": built.record.terms,
         "took_s": took_s,
         "cpu_s": time.process_time() - before_cpu_s,
         "peak_mb": max(stages.peak_mb.values()),
-        "served_mb": {name: facts.size_bytes / MEGABYTE for name, facts in built.about.files.items()},
+        "served_mb": {name: facts.size_bytes / MEGABYTE for name, facts in built.record.files.items()},
         "parts_mb": sum(path.stat().st_size for path in (request.folder / "parts").glob("*.npz")) / MEGABYTE,
         "stages_s": dict(stages.seconds),
         "stages_cpu_s": dict(stages.cpu_seconds),
@@ -176,15 +176,15 @@ class Service:
     """An opened expander, its encoder timed, and the search for vectors where its form has one."""
 
     def __init__(self, folder: Path) -> None:
-        from querylift.plugin.fast_expander.neighbours import Neighbours
-        from querylift.plugin.generators.fast_expander import open_parts
+        from querylift.plugin.fast_expander.neighbours import NeighboursWeigher
+        from querylift.plugin.generators.fast_expander import open_expander_model
 
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
-        self._about, parts = open_parts(folder)
+        self._about, parts = open_expander_model(folder)
         self.opened_s, self.opened_cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
         self._encoder = Timed(parts.encoder, "query")
         self._vectors: Any = None
-        if isinstance(parts.weigher, Neighbours):
+        if isinstance(parts.weigher, NeighboursWeigher):
             self._vectors = parts.weigher._vectors = Timed(parts.weigher._vectors, "nearest")
         self._parts = replace(parts, encoder=self._encoder)  # type: ignore[arg-type]
 
@@ -208,19 +208,19 @@ class Service:
             return {"recall": None}
         count, found = self._about.shape.documents, []
         for query in queries:
-            vector = self._parts.encoder.query(query)[None]
-            near = set(self._vectors.nearest(vector, count)[0][0].tolist())
-            nearest = self._vectors.nearest(vector, count, exactly=True)[0][0].tolist()
+            vector = self._parts.encoder.encode_query(query)[None]
+            near = set(self._vectors.find_nearest(vector, count)[0][0].tolist())
+            nearest = self._vectors.find_nearest(vector, count, exactly=True)[0][0].tolist()
             found.append(len(near.intersection(nearest)) / len(nearest))
         return {"recall": float(np.mean(found))}
 
 
 def start(asked: dict[str, Any]) -> dict[str, Any]:
     """How long opening takes, libraries apart; `cold` takes the files out of the operating system's cache before."""
-    from querylift.plugin.fast_expander.folder import check_files, read_about
+    from querylift.plugin.fast_expander.folder import check_files, read_expander_record
 
     folder = Path(asked["folder"])
-    about = read_about(folder)
+    about = read_expander_record(folder)
     if asked["cold"]:
         for name in about.files:
             _forget(folder / name)
