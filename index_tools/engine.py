@@ -1,6 +1,7 @@
-"""One thin client for OpenSearch and Elasticsearch: the few calls that indexing and measuring need.
+"""A thin client for OpenSearch and Elasticsearch, with the few calls that indexing and measuring need.
 
-Built on opensearch-py's transport, which speaks to both. Errors become EngineError, one sentence with the engine's own reason.
+It uses opensearch-py's transport, which speaks to both. Every failure becomes an EngineError, one sentence with the
+engine's own reason.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from querylift.plugin.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """Which engine answers: "opensearch" or "elasticsearch", and its version."""
+    """The name and version of an engine. `distribution` is "opensearch" or "elasticsearch"."""
 
     distribution: str
     version: str
@@ -28,11 +29,11 @@ class EngineInfo:
 
 
 class Engine:
-    """A connection to the engine that `settings` name."""
+    """A connection to the engine that the settings name."""
 
     def __init__(self, settings: Settings, *, timeout_s: float = 60) -> None:
         self.url = settings.engine
-        self._client = _client(settings, timeout_s)
+        self._client = _create_client(settings, timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -42,32 +43,35 @@ class Engine:
     ) -> None:
         self._client.close()
 
-    def info(self) -> EngineInfo:
-        """Which engine this is. Raises EngineError where nothing, or nothing known, answers."""
+    def read_info(self) -> EngineInfo:
+        """Ask the engine for its name and version. Raise EngineError when no engine answers."""
         version = self.call("GET", "/").get("version", {})
         return EngineInfo(version.get("distribution", "elasticsearch"), version.get("number", "unknown"))
 
     def call(self, method: str, path: str, body: Any = None, *, params: Mapping[str, Any] | None = None) -> Any:
-        """The decoded answer to one request. `body` may be a JSON value or ready lines of text."""
+        """Send one request and return the decoded answer. `body` is a JSON value, or text with a JSON object on each line."""
         from opensearchpy.exceptions import OpenSearchException
 
         try:
             return self._client.transport.perform_request(method, path, params=dict(params or {}), body=body)
         except OpenSearchException as error:
-            raise EngineError(_reason(self.url, method, path, error)) from error
+            raise EngineError(_format_error(self.url, method, path, error)) from error
 
-    def exists(self, index: str) -> bool:
-        """Whether there is an index, alias or data stream of this name."""
+    def has_index(self, index: str) -> bool:
+        """Return whether there is an index, alias or data stream of this name."""
         return bool(self.call("HEAD", f"/{index}"))
 
-    def count(self, index: str) -> int:
-        """How many documents a search can find now."""
+    def count_documents(self, index: str) -> int:
+        """Return the number of documents that a search can find now."""
         return int(self.call("GET", f"/{index}/_count")["count"])
 
-    def bulk(
+    def send_bulk_actions(
         self, actions: Iterable[dict[str, Any]], *, chunk_size: int = 500
     ) -> Iterator[tuple[bool, dict[str, Any]]]:
-        """Index in chunks, one at a time: the engine's pace is ours. A 429 waits and goes again; (ok, item) per document."""
+        """Send bulk actions chunk by chunk, and stream (ok, item) for each document.
+
+        A chunk waits for the answer to the one before. After status 429 (too many requests) it is sent again later.
+        """
         from opensearchpy import helpers
         from opensearchpy.exceptions import OpenSearchException
 
@@ -83,19 +87,19 @@ class Engine:
                 raise_on_error=False,
             )
         except OpenSearchException as error:
-            raise EngineError(_reason(self.url, "POST", "/_bulk", error)) from error
+            raise EngineError(_format_error(self.url, "POST", "/_bulk", error)) from error
 
-    def msearch(self, index: str, bodies: Sequence[bytes]) -> list[dict[str, Any]]:
-        """The answers to several searches, in order. Raises EngineError where one of them failed."""
+    def search_many(self, index: str, bodies: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Return the answers to several searches, in their order. Raise EngineError when one of them failed."""
         lines = b"".join(b"{}\n" + body + b"\n" for body in bodies)
         answers: list[dict[str, Any]] = self.call("POST", f"/{index}/_msearch", lines.decode())["responses"]
         for answer in answers:
             if "error" in answer:
-                raise EngineError(f"{self.url} refused a search on {index}: {_cause(answer)}")
+                raise EngineError(f"{self.url} refused a search on {index}: {_extract_engine_reason(answer)}")
         return answers
 
 
-def _client(settings: Settings, timeout_s: float) -> Any:
+def _create_client(settings: Settings, timeout_s: float) -> Any:
     try:
         from opensearchpy import OpenSearch
     except ImportError:
@@ -113,34 +117,34 @@ def _client(settings: Settings, timeout_s: float) -> Any:
     )
 
 
-def _reason(url: str, method: str, path: str, error: Any) -> str:
+def _format_error(url: str, method: str, path: str, error: Any) -> str:
     from opensearchpy.exceptions import ConnectionTimeout, SSLError
 
     cause = getattr(error, "info", None)
     if isinstance(error, SSLError):
         return f"{url} cannot be reached over TLS: {cause}; check the URL's scheme and engine_ca_file"
     if isinstance(error, ConnectionTimeout):
-        return f"{url} did not answer {method} {path} in time; is it overloaded?"
+        return f"{url} did not answer {method} {path} in time; check whether it is overloaded"
     status = getattr(error, "status_code", None)
     if not isinstance(status, int):
         return f"no search engine answers at {url}; start one with `querylift node up`, or name another with --engine"
-    return f"{url} answered {method} {path} with status {status}: {_cause(cause)}"
+    return f"{url} answered {method} {path} with status {status}: {_extract_engine_reason(cause)}"
 
 
-def _cause(info: Any) -> str:
-    """The engine's own reason, out of its error JSON."""
+def _extract_engine_reason(info: Any) -> str:
+    """Return the reason in the engine's error JSON."""
     error = info.get("error") if isinstance(info, dict) else info
     if isinstance(error, dict):
-        roots = error.get("root_cause") or [error]
-        return str(roots[0].get("reason") or error.get("reason") or error.get("type"))
+        root_causes = error.get("root_cause") or [error]
+        return str(root_causes[0].get("reason") or error.get("reason") or error.get("type"))
     return str(error)[:300] if error else "no reason given"
 
 
-def action(index: str, doc_id: str, source: Mapping[str, Any]) -> dict[str, Any]:
-    """A bulk action that puts one document."""
+def make_index_action(index: str, doc_id: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the bulk action that indexes one document."""
     return {"_op_type": "index", "_index": index, "_id": doc_id, "_source": dict(source)}
 
 
-def compact(body: Any) -> bytes:
-    """`body` as one line of JSON."""
+def encode_json(body: Any) -> bytes:
+    """Return `body` as one line of JSON."""
     return json.dumps(body, separators=(",", ":")).encode()

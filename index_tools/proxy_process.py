@@ -1,4 +1,4 @@
-"""Run `querylift serve` as a process of its own, for the demo, the benchmarks and the tests."""
+"""Run `querylift serve` as a separate process, for the demo, the benchmarks and the tests."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from querylift.plugin.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A proxy that answers: where clients and operators reach it, its process, what it writes."""
+class RunningProxy:
+    """A proxy that runs as a separate process: its two URLs, its process, its settings file and its log."""
 
     url: str
     admin_url: str
@@ -31,33 +31,38 @@ class Served:
     config: Path
     log: Path
 
-    def health(self) -> dict[str, Any]:
-        """What the admin page says."""
+    def read_health(self) -> dict[str, Any]:
+        """Return the health that the admin page reports."""
         with urllib.request.urlopen(f"{self.admin_url}/_querylift/health", timeout=10) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
+            health: dict[str, Any] = json.load(answer)
+            return health
 
 
 @contextmanager
-def serving(settings: Mapping[str, Any], *, timeout_s: float = 60) -> Iterator[Served]:
-    """A proxy with `settings` on free loopback ports, stopped on exit. Raises EngineError where it does not come up."""
+def run_proxy(settings: Mapping[str, Any], *, timeout_s: float = 60) -> Iterator[RunningProxy]:
+    """Run a proxy with `settings` on free loopback ports until the block ends.
+
+    Raise EngineError when it does not come up.
+    """
     with tempfile.TemporaryDirectory(prefix="querylift-serve-") as folder:
-        listen, admin = (f"127.0.0.1:{port}" for port in free_ports(2))
+        listen, admin = (f"127.0.0.1:{port}" for port in find_free_ports(2))
         config, log = Path(folder, "querylift.toml"), Path(folder, "log")
-        config.write_text(to_toml({**settings, "listen": listen, "admin": admin}), encoding="utf-8")
+        config.write_text(format_toml({**settings, "listen": listen, "admin": admin}), encoding="utf-8")
         command = [sys.executable, "-m", "querylift", "serve", "--config", str(config)]
-        with log.open("wb") as sink:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=_environment())
-        served = Served(f"http://{listen}", f"http://{admin}", process, config, log)
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=_make_environment()
+            )
+        proxy = RunningProxy(f"http://{listen}", f"http://{admin}", process, config, log)
         try:
-            _wait(served, timeout_s)
-            yield served
+            _wait_until_healthy(proxy, timeout_s)
+            yield proxy
         finally:
-            stop(process)
+            stop_process(process)
 
 
-def stop(process: subprocess.Popen[bytes], *, grace_s: float = 15) -> None:
-    """SIGTERM, and SIGKILL where that is not heeded."""
+def stop_process(process: subprocess.Popen[bytes], *, grace_s: float = 15) -> None:
+    """End a process with SIGTERM, and with SIGKILL when it still runs after `grace_s` seconds."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:
@@ -67,8 +72,8 @@ def stop(process: subprocess.Popen[bytes], *, grace_s: float = 15) -> None:
         process.wait()
 
 
-def free_ports(count: int) -> list[int]:
-    """Different ports that nothing listens on just now."""
+def find_free_ports(count: int) -> list[int]:
+    """Return `count` different ports on which nothing listens now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]
     for s in sockets:
@@ -76,36 +81,41 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def to_toml(settings: Mapping[str, Any]) -> str:
-    """Scalars, lists and tables of scalars as TOML: a JSON scalar or list is one in TOML too."""
+def format_toml(settings: Mapping[str, Any]) -> str:
+    """Return settings as TOML: scalars, lists of scalars, and tables of them.
+
+    JSON writes scalars and lists as TOML does.
+    """
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items() if not isinstance(value, Mapping)]
     for name, table in settings.items():
         if isinstance(table, Mapping):
-            lines += _table((name,), table)
+            lines += _format_toml_table((name,), table)
     return "\n".join(lines) + "\n"
 
 
-def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> list[str]:
+def _format_toml_table(path: tuple[str, ...], table: Mapping[str, Any]) -> list[str]:
     heading = ".".join(json.dumps(part) for part in path)
     scalars = [f"{json.dumps(k)} = {json.dumps(v)}" for k, v in table.items() if not isinstance(v, Mapping)]
-    inner = [line for k, v in table.items() if isinstance(v, Mapping) for line in _table((*path, k), v)]
-    return [f"\n[{heading}]", *scalars, *inner]
+    inner_lines = [
+        line for k, v in table.items() if isinstance(v, Mapping) for line in _format_toml_table((*path, k), v)
+    ]
+    return [f"\n[{heading}]", *scalars, *inner_lines]
 
 
-def _environment() -> dict[str, str]:
-    """This process's environment without settings that would override the file's."""
+def _make_environment() -> dict[str, str]:
+    """Return the environment of this process without the settings that would override those of the file."""
     return {k: v for k, v in os.environ.items() if not k.startswith("QUERYLIFT_") or k == "QUERYLIFT_CACHE"}
 
 
-def _wait(served: Served, timeout_s: float) -> None:
-    give_up_s = time.monotonic() + timeout_s
-    while time.monotonic() < give_up_s:
-        if served.process.poll() is not None:
+def _wait_until_healthy(proxy: RunningProxy, timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        if proxy.process.poll() is not None:
             break
         try:
-            served.health()
+            proxy.read_health()
             return
         except (OSError, urllib.error.URLError, ValueError):
             time.sleep(0.05)
-    said = served.log.read_text(errors="replace").strip().splitlines()
-    raise EngineError(f"the proxy did not come up: {said[-1] if said else 'it said nothing'}")
+    lines = proxy.log.read_text(errors="replace").strip().splitlines()
+    raise EngineError(f"the proxy did not come up: {lines[-1] if lines else 'its log is empty'}")

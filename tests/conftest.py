@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from querylift.index_tools.node.local_node import temporary_node
+from querylift.index_tools.node.local_node import run_temporary_node
 
 
 @pytest.fixture(scope="session")
@@ -17,14 +17,14 @@ def opensearch() -> Iterator[str]:
     if given := os.environ.get("QUERYLIFT_TEST_OPENSEARCH"):
         yield given.rstrip("/")
         return
-    with temporary_node() as node:
+    with run_temporary_node() as node:
         yield node.url
 
 
 @pytest.fixture(scope="session")
 def opensearch2() -> Iterator[str]:
     """URL of OpenSearch 2.19.1."""
-    with temporary_node(version="2.19.1") as node:
+    with run_temporary_node(version="2.19.1") as node:
         yield node.url
 
 

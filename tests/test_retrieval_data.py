@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from querylift.index_tools.corpora.loading import Corpus, load
+from querylift.index_tools.corpora.corpus import Corpus
+from querylift.index_tools.corpora.loading import load_corpus
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.evaluation.comparison import compare
-from querylift.index_tools.evaluation.measures import evaluate
-from querylift.index_tools.indexing import IndexPlan, build
-from querylift.index_tools.proxy_process import serving
-from querylift.index_tools.searching import Searched, expand_all, search_offline, search_over_http
-from querylift.plugin.flow import Rules
+from querylift.index_tools.evaluation.comparison import compare_runs
+from querylift.index_tools.evaluation.measures import evaluate_run
+from querylift.index_tools.indexing import IndexPlan, build_index
+from querylift.index_tools.proxy_process import run_proxy
+from querylift.index_tools.searching import SearchedRun, expand_all, search_offline, search_over_http
+from querylift.plugin.flow import ExpansionRules
 from querylift.plugin.generators import factory
-from querylift.plugin.generators.table import build as table_rows
-from querylift.plugin.proxy.server import expander_for
-from querylift.plugin.settings import check
+from querylift.plugin.generators.table import build_table_rows as table_rows
+from querylift.plugin.broker import open_broker
+from querylift.plugin.settings import parse_settings
 from querylift.plugin.testing import ManualClock
 from tests.helpers.paths import SHARED_DATA
 
@@ -32,17 +33,17 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def engine(opensearch: str) -> Iterator[Engine]:
-    with Engine(check({"engine": opensearch})) as made:
+    with Engine(parse_settings({"engine": opensearch})) as made:
         yield made
 
 
-def _indexed(engine: Engine, name: str) -> Corpus:
-    corpus = load(str(SHARED_DATA / name))
-    build(engine, corpus, IndexPlan(f"data-{name}"))
+def _index_corpus(engine: Engine, name: str) -> Corpus:
+    corpus = load_corpus(str(SHARED_DATA / name))
+    build_index(engine, corpus, IndexPlan(f"data-{name}"))
     return corpus
 
 
-def _table(tmp_path: Path, source: str, **where: str) -> str:
+def _write_table(tmp_path: Path, source: str, **where: str) -> str:
     import json
 
     rows = list(
@@ -53,41 +54,41 @@ def _table(tmp_path: Path, source: str, **where: str) -> str:
     return f"table:{path}"
 
 
-def _both_ways(engine: Engine, queries: dict[str, str], index: str, table: str) -> tuple[Searched, Searched]:
+def _search_both_ways(engine: Engine, queries: dict[str, str], index: str, table: str) -> tuple[SearchedRun, SearchedRun]:
     given = {"engine": engine.url, "generator": table, "budget_ms": 5000, "index": {index: {"weight": 0.2}}}
-    settings = check(given)
+    settings = parse_settings(given)
 
-    async def offline() -> Searched:
-        async with expander_for(settings, factory.make(table, settings)) as expander:
-            rules = Rules(settings, clock=ManualClock())
-            results = await expand_all(queries, index=index, rules=rules, expander=expander)
+    async def offline() -> SearchedRun:
+        async with open_broker(settings, factory.make_generator(table, settings)) as broker:
+            rules = ExpansionRules(settings, clock=ManualClock())
+            results = await expand_all(queries, index=index, rules=rules, broker=broker)
         return search_offline(engine, queries, index=index, results=results)
 
-    with serving(given) as proxy:
+    with run_proxy(given) as proxy:
         through = asyncio.run(search_over_http(proxy.url, queries, index=index))
     return asyncio.run(offline()), through
 
 
 def test_a_72b_teachers_table_lifts_dl19_through_the_proxy_as_the_readme_says(engine: Engine, tmp_path: Path) -> None:
-    corpus = _indexed(engine, "trec_dl")
-    queries, qrels = corpus.queries("dl19"), corpus.qrels("dl19")
+    corpus = _index_corpus(engine, "trec_dl")
+    queries, qrels = corpus.read_queries("dl19"), corpus.read_qrels("dl19")
     where = {"method": "query2doc", "params__mode": "zs", "model": "Qwen2.5-72B-Instruct"}
-    table = _table(tmp_path, "trec_dl19.jsonl.gz", **where)
-    offline, through = _both_ways(engine, queries, "data-trec_dl", table)
+    table = _write_table(tmp_path, "trec_dl19.jsonl.gz", **where)
+    offline, through = _search_both_ways(engine, queries, "data-trec_dl", table)
     assert through.run == offline.run
-    plain = evaluate(search_offline(engine, queries, index="data-trec_dl").run, qrels)
-    expanded = evaluate(through.run, qrels)
+    plain = evaluate_run(search_offline(engine, queries, index="data-trec_dl").run, qrels)
+    expanded = evaluate_run(through.run, qrels)
     assert plain.means["ndcg_at_10"] == pytest.approx(0.443, abs=0.005)
     assert expanded.means["ndcg_at_10"] >= 0.66
-    assert compare(plain.per_query["ndcg_at_10"], expanded.per_query["ndcg_at_10"]).p_value < 0.001
+    assert compare_runs(plain.per_query["ndcg_at_10"], expanded.per_query["ndcg_at_10"]).p_value < 0.001
 
 
 def test_the_best_teachers_table_lifts_scifact_and_both_ways_order_alike(engine: Engine, tmp_path: Path) -> None:
-    corpus = _indexed(engine, "scifact")
-    queries, qrels = corpus.queries("dev"), corpus.qrels("dev")
-    table = _table(tmp_path, "scifact.jsonl.gz", method="lamer", model="gpt-4.1")
-    offline, through = _both_ways(engine, queries, "data-scifact", table)
+    corpus = _index_corpus(engine, "scifact")
+    queries, qrels = corpus.read_queries("dev"), corpus.read_qrels("dev")
+    table = _write_table(tmp_path, "scifact.jsonl.gz", method="lamer", model="gpt-4.1")
+    offline, through = _search_both_ways(engine, queries, "data-scifact", table)
     assert through.run == offline.run
-    plain = evaluate(search_offline(engine, queries, index="data-scifact").run, qrels)
+    plain = evaluate_run(search_offline(engine, queries, index="data-scifact").run, qrels)
     assert plain.means["ndcg_at_10"] == pytest.approx(0.671, abs=0.005)
-    assert evaluate(through.run, qrels).means["ndcg_at_10"] >= 0.71
+    assert evaluate_run(through.run, qrels).means["ndcg_at_10"] >= 0.71

@@ -1,1 +1,1 @@
-"""The sub-commands of index_tools, one file each."""
+"""The commands of index_tools, one file each."""

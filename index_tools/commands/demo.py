@@ -1,4 +1,4 @@
-"""`querylift demo`."""
+"""`querylift demo`: try everything out in one command."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ import click
 
 
 @click.command()
-@click.option("--report", type=click.Path(path_type=Path), help="Where the HTML report goes [default: a new folder].")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="File for the report [default: in a new folder].",
+)
 def demo(report: Path | None) -> None:
-    """Start a real engine and the proxy, search before and after, print a table, stop everything."""
-    from querylift.index_tools.demo import demo as run
-    from querylift.index_tools.demo import report_path
+    """Show what expansion does, with a real engine on this machine.
 
-    run(report or report_path(), click.echo)
+    The demo starts the engine and a proxy, and searches the Python documentation
+    with and without expansion. It prints one search and a table of measures. Then
+    it stops everything that it started.
+    """
+    from querylift.index_tools.demo import make_report_path, run_demo
+
+    run_demo(report or make_report_path(), click.echo)

@@ -1,4 +1,4 @@
-"""`querylift expander`: the fast expander, built from an index."""
+"""`querylift expander`: build a fast expander from an index."""
 
 from __future__ import annotations
 
@@ -8,62 +8,94 @@ from typing import Any
 
 import click
 
-from querylift.index_tools.commands.options import config_option, engine_option, progress, settings_with
+from querylift.index_tools.commands.options import (
+    config_option,
+    engine_option,
+    load_settings_with_options,
+    show_progress,
+)
 
 
 @click.group()
 def expander() -> None:
-    """The fast expander: an index's own terms, by a small encoder and without decoding."""
+    """The fast expander, which needs no language model.
+
+    It reads a query with a small encoder, and adds terms of the nearest documents
+    of the index.
+    """
 
 
 @expander.command()
 @click.argument("index")
 @engine_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make, or to bring up to date.")
-@click.option("--form", type=click.Choice(["neighbours", "terms", "cluster"]), default="neighbours", show_default=True)
-@click.option("--field", default="contents", show_default=True, help="Analysed field to take terms from.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to create or to update.")
 @click.option(
-    "--text", "sources", multiple=True, help="Source field to read; repeatable [default: what FIELD is made of]."
+    "--form",
+    type=click.Choice(["neighbours", "terms", "cluster"]),
+    default="neighbours",
+    show_default=True,
+    help="neighbours: vectors of all documents. terms: one matrix, no documents. cluster: the engine's vector field.",
+)
+@click.option("--field", default="contents", show_default=True, help="Analysed field whose terms are added.")
+@click.option(
+    "--text",
+    "sources",
+    multiple=True,
+    help="Source field to read. May be repeated [default: the fields that --field is made of].",
 )
 @click.option(
-    "--encoder", type=click.Path(path_type=Path), help="sentence-transformers folder [default: the packaged one]."
+    "--encoder",
+    type=click.Path(path_type=Path),
+    help="Folder of a sentence-transformers encoder [default: the packaged encoder].",
 )
 @click.option(
     "--vector-search",
     type=click.Path(path_type=Path),
-    help='Form cluster: a search as JSON, "{{vector}}" for the query\'s vector.',
+    help='Only for the form cluster: a file with the vector search as JSON. "{{vector}}" stands for the vector.',
 )
 @click.option(
-    "--temperature", type=click.FloatRange(min=0, min_open=True), help="[default: 0.08, of cosines; form cluster: 0.04]"
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Smaller values weigh the nearest documents more [default: 0.08; for the form cluster 0.04].",
 )
 @click.option(
-    "--changed-since", default="", help="Field with each document's last change: a later build reads only newer ones."
+    "--changed-since",
+    default="",
+    help="Field with the time of each document's last change. With it, a later build reads only changed documents.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Documents encoded at once [default: the CPUs].")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Number of documents to encode at the same time [default: number of CPUs].",
+)
 @config_option
 def build(index: str, engine: str | None, out: Path, config: Path | None, threads: int | None, **options: Any) -> None:
-    """Read every document of INDEX and write an expander that `--generator expander:FOLDER` serves.
+    """Read all documents of INDEX and write a fast expander to the folder --out.
 
-    Stopped, it goes on where it was; run again, it encodes only documents whose text has changed.
+    To use it, set the generator to `expander:FOLDER`. A build that was stopped
+    continues when the command runs again. A later build encodes only documents
+    whose text has changed.
     """
     from querylift.index_tools.engine import Engine
-    from querylift.index_tools.fast_expander.build import Request, build
-    from querylift.plugin.fast_expander.folder import Shape
+    from querylift.index_tools.fast_expander.build import BuildRequest, build_expander
+    from querylift.plugin.fast_expander.folder import ExpansionShape
 
     options["changed_field"] = options.pop("changed_since")
-    cooler = options.pop("temperature") or (0.04 if options["form"] == "cluster" else Shape().temperature)
-    options["shape"] = Shape(temperature=cooler)
-    request = Request(index, folder=out, threads=threads or os.cpu_count() or 1, **options)
-    with Engine(settings_with(config, engine=engine)) as client, progress(f"reading {index}") as advance:
-        built = build(client, request, progress=lambda done, total: advance(done))
-    about = built.about
-    size_mb = sum(facts.size_bytes for facts in about.files.values()) / 1e6
+    default_temperature = 0.04 if options["form"] == "cluster" else ExpansionShape().temperature
+    options["shape"] = ExpansionShape(temperature=options.pop("temperature") or default_temperature)
+    request = BuildRequest(index, folder=out, threads=threads or os.cpu_count() or 1, **options)
+    settings = load_settings_with_options(config, engine=engine)
+    with Engine(settings) as client, show_progress(f"reading {index}") as advance:
+        result = build_expander(client, request, progress=lambda done_count, total: advance(done_count))
+    record = result.record
+    size_mb = sum(facts.size_bytes for facts in record.files.values()) / 1e6
     click.echo(
-        f"{out}: {about.source.documents} documents ({built.encoded} encoded now), {about.terms} terms, {size_mb:.1f} MB"
+        f"{out}: {record.source.documents} documents ({result.encoded} encoded now), "
+        f"{record.terms} terms, {size_mb:.1f} MB"
     )
-    if built.without_text:
-        click.echo(f"{built.without_text} documents have no text and are left out")
-    if built.unreadable:
+    if result.without_text:
+        click.echo(f"{result.without_text} documents have no text and are left out")
+    if result.unreadable:
         click.echo(
-            f"{built.unreadable} of those encoded now are in words that the encoder does not know: near to no query"
+            f"{result.unreadable} documents encoded now have no word that the encoder knows, so no query is near them"
         )

@@ -1,4 +1,4 @@
-"""`querylift index`: put a corpus into an index."""
+"""`querylift index`: build an index of a corpus."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ from pathlib import Path
 
 import click
 
-from querylift.index_tools.commands.options import config_option, engine_option, progress, settings_with
+from querylift.index_tools.commands.options import (
+    config_option,
+    engine_option,
+    load_settings_with_options,
+    show_progress,
+)
 
 
 @click.command()
 @click.argument("corpus")
 @engine_option
-@click.option("--index", "name", required=True, help="Index to build.")
-@click.option("--language", help="Language of the corpus, like en or zh [default: the corpus's own].")
-@click.option("--analyzer", help="Analyzer of the text fields [default: by the corpus's language].")
-@click.option("--k1", type=float, default=1.2, show_default=True, help="BM25: how soon repeated words stop counting.")
-@click.option("--b", type=float, default=0.75, show_default=True, help="BM25: how much long documents are held back.")
-@click.option("--replace", is_flag=True, help="Delete an index of that name that querylift did not build.")
+@click.option("--index", "name", required=True, help="Name of the index to build.")
+@click.option("--language", help="Language of the corpus, such as en or zh [default: as the corpus says].")
+@click.option("--analyzer", help="Analyzer of the text fields [default: by language].")
+@click.option(
+    "--k1", type=float, default=1.2, show_default=True, help="BM25's k1. Smaller values count a repeated word less."
+)
+@click.option(
+    "--b", type=float, default=0.75, show_default=True, help="BM25's b. Larger values lower long documents more."
+)
+@click.option("--replace", is_flag=True, help="Delete an index of this name even if querylift did not build it.")
 @config_option
 def index(
     corpus: str,
@@ -30,16 +39,23 @@ def index(
     replace: bool,
     config: Path | None,
 ) -> None:
-    """Index CORPUS: `builtin`, a BEIR folder, `trec:FOLDER`, or an ir_datasets id.
+    """Build an index of all documents of CORPUS.
 
-    Running it again builds the index anew. The count in the engine must equal the count read.
+    CORPUS is `builtin` (the Python documentation), a folder in BEIR's layout,
+    `trec:FOLDER`, or `ir:ID` for a dataset of ir_datasets.
+
+    An index that this command built before is deleted and built again. The command
+    fails when the engine does not hold as many documents as were read.
     """
-    from querylift.index_tools.corpora.loading import load
+    from querylift.index_tools.corpora.loading import load_corpus
     from querylift.index_tools.engine import Engine
-    from querylift.index_tools.indexing import IndexPlan, build
+    from querylift.index_tools.indexing import IndexPlan, build_index
 
     plan = IndexPlan(name, analyzer, k1, b, replace)
-    loaded = load(corpus, language=language)
-    with Engine(settings_with(config, engine=engine)) as client, progress(f"indexing {loaded.name}") as advance:
-        count = build(client, loaded, plan, progress=advance)
+    source = load_corpus(corpus, language=language)
+    with (
+        Engine(load_settings_with_options(config, engine=engine)) as client,
+        show_progress(f"indexing {source.name}") as advance,
+    ):
+        count = build_index(client, source, plan, progress=advance)
     click.echo(f"{name}: {count} documents")

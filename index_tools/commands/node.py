@@ -1,4 +1,4 @@
-"""`querylift node`."""
+"""`querylift node`: a local search engine."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 
 import click
 
-from querylift.index_tools.node.local_node import down as stop
-from querylift.index_tools.node.local_node import is_fetched
-from querylift.index_tools.node.local_node import status as find
-from querylift.index_tools.node.local_node import up as start
+from querylift.index_tools.node.local_node import is_engine_fetched, read_node_status, start_node, stop_node
 
 _OPTIONS = (
-    click.option("--engine", default="opensearch", show_default=True, help="Only opensearch so far."),
-    click.option("--version", help="Version of the engine [default: the newest known]."),
-    click.option("--name", default="default", show_default=True, help="One of several nodes, each with its own data."),
+    click.option(
+        "--engine",
+        default="opensearch",
+        show_default=True,
+        help="Name of the engine. Only opensearch is possible so far.",
+    ),
+    click.option("--version", help="Version of the engine [default: the newest that Querylift knows]."),
+    click.option("--name", default="default", show_default=True, help="Name of the node. Every node has its own data."),
 )
 
 
-def _which_node(command: Callable[..., Any]) -> Callable[..., Any]:
+def _add_node_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -29,36 +31,49 @@ def _which_node(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def node() -> None:
-    """A real search engine on this machine, without Docker or an installed Java."""
+    """Run a real search engine on this machine, without Docker or an installed Java."""
 
 
 @node.command()
-@_which_node
-@click.option("--heap-mb", default=512, show_default=True, type=click.IntRange(min=32), help="Heap of its JVM.")
-@click.option("--timeout-s", default=90.0, show_default=True, type=click.FloatRange(min=1), help="Wait so long for it.")
+@_add_node_options
+@click.option(
+    "--heap-mb",
+    default=512,
+    show_default=True,
+    type=click.IntRange(min=32),
+    help="Heap size of the Java process, in MB.",
+)
+@click.option(
+    "--timeout-s",
+    default=90.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="Seconds to wait until it is ready.",
+)
 def up(engine: str, version: str | None, name: str, heap_mb: int, timeout_s: float) -> None:
-    """Start it unless it runs, and print its URL."""
-    if not is_fetched(engine, version):
-        click.echo(f"fetching {engine}, up to 85 MB, once (half a minute)", err=True)
-    click.echo(start(engine, version, name=name, heap_mb=heap_mb, timeout_s=timeout_s).url)
+    """Start the node if it does not run, and print its URL."""
+    if not is_engine_fetched(engine, version):
+        click.echo(f"downloading {engine}: up to 85 MB, only once, about half a minute", err=True)
+    click.echo(start_node(engine, version, name=name, heap_mb=heap_mb, timeout_s=timeout_s).url)
 
 
 @node.command()
-@_which_node
+@_add_node_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def status(ctx: click.Context, engine: str, version: str | None, name: str, as_json: bool) -> None:
-    """Print its URL; exit code 1 when it does not run."""
-    found = find(engine, version, name=name)
+    """Print the URL of the node. The exit code is 1 when the node does not run."""
+    running_node = read_node_status(engine, version, name=name)
     if as_json:
-        click.echo(json.dumps({"running": bool(found), **(asdict(found) if found else {})}, default=str))
+        facts = asdict(running_node) if running_node else {}
+        click.echo(json.dumps({"running": running_node is not None, **facts}, default=str))
     else:
-        click.echo(found.url if found else "not running")
-    ctx.exit(0 if found else 1)
+        click.echo(running_node.url if running_node else "not running")
+    ctx.exit(0 if running_node else 1)
 
 
 @node.command()
-@_which_node
+@_add_node_options
 def down(engine: str, version: str | None, name: str) -> None:
-    """Stop it and keep its data."""
-    click.echo("stopped" if stop(engine, version, name=name) else "not running")
+    """Stop the node and keep its data."""
+    click.echo("stopped" if stop_node(engine, version, name=name) else "not running")

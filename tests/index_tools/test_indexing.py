@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from querylift.index_tools.corpora.trec_files import Document
+from querylift.index_tools.corpora.records import Document
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.indexing import FIELD, IndexPlan, build, index_body
+from querylift.index_tools.indexing import CONTENTS_FIELD, IndexPlan, build_index, make_index_body
 from querylift.plugin.errors import EngineError, SettingsError
-from querylift.plugin.settings import check
+from querylift.plugin.settings import parse_settings
 from tests.helpers.upstream_stub import Handler, Received, answering, stub_engine
 
 INDEX = "indexing-test"
 
 
 @dataclass
-class Few:
+class SmallCorpus:
     """A corpus of given documents."""
 
     given: list[Document] = field(
@@ -27,15 +27,15 @@ class Few:
     language: str = "en"
     name: str = "few"
 
-    def documents(self) -> Iterator[Document]:
+    def iter_documents(self) -> Iterator[Document]:
         yield from self.given
 
 
 @pytest.fixture
 def engine(opensearch: str) -> Iterator[Engine]:
-    with Engine(check({"engine": opensearch})) as made:
+    with Engine(parse_settings({"engine": opensearch})) as made:
         yield made
-        if made.exists(INDEX):
+        if made.has_index(INDEX):
             made.call("DELETE", f"/{INDEX}")
 
 
@@ -44,70 +44,70 @@ pytestmark = pytest.mark.engine
 
 def test_every_document_is_there_and_title_and_text_are_searched_together(engine: Engine) -> None:
     seen: list[int] = []
-    assert build(engine, Few(), IndexPlan(INDEX), progress=seen.append) == 2
+    assert build_index(engine, SmallCorpus(), IndexPlan(INDEX), progress=seen.append) == 2
     assert seen == [1, 2]
     for words in ("axon", "fibre"):
-        found = engine.call("POST", f"/{INDEX}/_search", {"query": {"match": {FIELD: words}}})
+        found = engine.call("POST", f"/{INDEX}/_search", {"query": {"match": {CONTENTS_FIELD: words}}})
         assert [hit["_id"] for hit in found["hits"]["hits"]] == ["a"]
 
 
 def test_building_again_leaves_no_document_of_before(engine: Engine) -> None:
-    build(engine, Few(), IndexPlan(INDEX))
-    assert build(engine, Few([Document("c", "", "new")]), IndexPlan(INDEX)) == 1
-    assert engine.count(INDEX) == 1
+    build_index(engine, SmallCorpus(), IndexPlan(INDEX))
+    assert build_index(engine, SmallCorpus([Document("c", "", "new")]), IndexPlan(INDEX)) == 1
+    assert engine.count_documents(INDEX) == 1
 
 
 def test_an_index_of_somebody_else_is_not_touched_unless_that_is_asked_for(engine: Engine) -> None:
     engine.call("PUT", f"/{INDEX}", {"settings": {"number_of_replicas": 0}})
     with pytest.raises(SettingsError, match="was not built by querylift; name another, or add --replace"):
-        build(engine, Few(), IndexPlan(INDEX))
-    assert build(engine, Few(), IndexPlan(INDEX, replace=True)) == 2
+        build_index(engine, SmallCorpus(), IndexPlan(INDEX))
+    assert build_index(engine, SmallCorpus(), IndexPlan(INDEX, replace=True)) == 2
 
 
 def test_an_alias_is_never_deleted(engine: Engine) -> None:
-    build(engine, Few(), IndexPlan(INDEX))
+    build_index(engine, SmallCorpus(), IndexPlan(INDEX))
     engine.call("PUT", f"/{INDEX}/_alias/indexing-alias")
     with pytest.raises(SettingsError, match="is an alias"):
-        build(engine, Few(), IndexPlan("indexing-alias"))
+        build_index(engine, SmallCorpus(), IndexPlan("indexing-alias"))
 
 
 def test_missing_documents_are_named(engine: Engine) -> None:
     @dataclass
-    class Shrinking(Few):
+    class Shrinking(SmallCorpus):
         """Gives one document twice, as a corpus whose ids are not unique would."""
 
-        def documents(self) -> Iterator[Document]:
+        def iter_documents(self) -> Iterator[Document]:
             yield from [*self.given, self.given[0]]
 
     with pytest.raises(EngineError, match="3 documents were read and 2 are in indexing-test"):
-        build(engine, Shrinking(), IndexPlan(INDEX))
+        build_index(engine, Shrinking(), IndexPlan(INDEX))
 
 
 def test_bm25_parameters_and_the_analyzer_reach_the_index(engine: Engine) -> None:
-    build(engine, Few(language="zh"), IndexPlan(INDEX, k1=0.9, b=0.4))
+    build_index(engine, SmallCorpus(language="zh"), IndexPlan(INDEX, k1=0.9, b=0.4))
     similarity = engine.call("GET", f"/{INDEX}/_settings")[INDEX]["settings"]["index"]["similarity"]["default"]
     assert (similarity["k1"], similarity["b"]) == ("0.9", "0.4")
-    tokens = engine.call("POST", f"/{INDEX}/_analyze", {"field": FIELD, "text": "法律問題"})["tokens"]
+    tokens = engine.call("POST", f"/{INDEX}/_analyze", {"field": CONTENTS_FIELD, "text": "法律問題"})["tokens"]
     assert [t["token"] for t in tokens] == ["法律", "律問", "問題"]
 
 
 def test_an_unknown_analyzer_is_the_engines_own_sentence(engine: Engine) -> None:
     with pytest.raises(EngineError, match=r"analyzer \[klingon\]"):
-        build(engine, Few(), IndexPlan(INDEX, analyzer="klingon"))
+        build_index(engine, SmallCorpus(), IndexPlan(INDEX, analyzer="klingon"))
 
 
 def test_what_cannot_be_built_leaves_the_index_of_before(engine: Engine) -> None:
-    build(engine, Few(), IndexPlan(INDEX))
+    build_index(engine, SmallCorpus(), IndexPlan(INDEX))
     with pytest.raises(EngineError):
-        build(engine, Few(), IndexPlan(INDEX, analyzer="klingon"))
+        build_index(engine, SmallCorpus(), IndexPlan(INDEX, analyzer="klingon"))
     with pytest.raises(SettingsError):
-        build(engine, Few(language="xx"), IndexPlan(INDEX))
-    assert engine.count(INDEX) == 2
+        build_index(engine, SmallCorpus(language="xx"), IndexPlan(INDEX))
+    assert engine.count_documents(INDEX) == 2
 
 
 def test_a_language_without_an_analyzer_asks_for_one() -> None:
     with pytest.raises(SettingsError, match="name one with --analyzer"):
-        index_body(IndexPlan(INDEX), "xx")
+        make_index_body(IndexPlan(INDEX), "xx")
 
 
 @pytest.mark.parametrize("wrong", [{"k1": -1.0}, {"b": 1.5}])
@@ -118,13 +118,13 @@ def test_bm25_parameters_out_of_range_are_named(wrong: dict[str, float]) -> None
 
 def test_an_engine_that_is_not_there_is_one_sentence() -> None:
     with (
-        Engine(check({"engine": "http://127.0.0.1:9"})) as engine,
+        Engine(parse_settings({"engine": "http://127.0.0.1:9"})) as engine,
         pytest.raises(EngineError, match="querylift node up"),
     ):
-        engine.info()
+        engine.read_info()
 
 
-def _busy_once(status: int) -> tuple[Handler, list[list[str]]]:
+def _create_engine_that_refuses_once(status: int) -> tuple[Handler, list[list[str]]]:
     """An engine that answers the first bulk's second document with `status` and takes it when it comes again."""
     bulks: list[list[str]] = []
 
@@ -135,7 +135,7 @@ def _busy_once(status: int) -> tuple[Handler, list[list[str]]]:
             ids = [row["index"]["_id"] for row in rows if "index" in row]
             refused = ids[1:2] if not bulks else []
             bulks.append(ids)
-            answer = {"errors": bool(refused), "items": [_item(doc, status if doc in refused else 201) for doc in ids]}
+            answer = {"errors": bool(refused), "items": [_format_bulk_item(doc, status if doc in refused else 201) for doc in ids]}
         status_line = "404 Not Found" if request.start_line.startswith(b"HEAD") else "200 OK"
         kind = b"content-type: application/json\r\n"
         await answering(json.dumps(answer).encode(), status=status_line, extra=kind)(request, writer)
@@ -143,25 +143,25 @@ def _busy_once(status: int) -> tuple[Handler, list[list[str]]]:
     return handle, bulks
 
 
-def _item(doc_id: str, status: int) -> dict[str, object]:
+def _format_bulk_item(doc_id: str, status: int) -> dict[str, object]:
     error = {"error": {"reason": "no room"}} if status > 201 else {}
     return {"index": {"_index": "i", "_id": doc_id, "status": status} | error}
 
 
-def _build_at(port: int, waited: list[float]) -> int:
-    corpus = Few([Document(doc, "", doc) for doc in "abc"])
-    with Engine(check({"engine": f"http://127.0.0.1:{port}"})) as engine:
-        return build(engine, corpus, IndexPlan(INDEX), sleep=waited.append)
+def _build_small_index_at(port: int, waited: list[float]) -> int:
+    corpus = SmallCorpus([Document(doc, "", doc) for doc in "abc"])
+    with Engine(parse_settings({"engine": f"http://127.0.0.1:{port}"})) as engine:
+        return build_index(engine, corpus, IndexPlan(INDEX), sleep=waited.append)
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_document_that_the_engine_had_no_room_for_goes_again(status: int) -> None:
-    handle, bulks = _busy_once(status)
+    handle, bulks = _create_engine_that_refuses_once(status)
     waited: list[float] = []
 
     async def main() -> int:
         async with stub_engine(handle) as stub:
-            return await asyncio.to_thread(_build_at, stub.port, waited)
+            return await asyncio.to_thread(_build_small_index_at, stub.port, waited)
 
     assert asyncio.run(main()) == 3
     assert bulks == [["a", "b", "c"], ["b"]]
@@ -169,11 +169,11 @@ def test_a_document_that_the_engine_had_no_room_for_goes_again(status: int) -> N
 
 
 def test_a_document_that_the_engine_will_never_take_is_named() -> None:
-    handle, _ = _busy_once(400)
+    handle, _ = _create_engine_that_refuses_once(400)
 
     async def main() -> int:
         async with stub_engine(handle) as stub:
-            return await asyncio.to_thread(_build_at, stub.port, [])
+            return await asyncio.to_thread(_build_small_index_at, stub.port, [])
 
     with pytest.raises(EngineError, match="document 'b' was refused: no room"):
         asyncio.run(main())

@@ -8,24 +8,24 @@ from typing import Any
 
 import pytest
 
-from querylift.index_tools.corpora.trec_files import Document
+from querylift.index_tools.corpora.records import Document
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.indexing import IndexPlan, build
-from querylift.index_tools.proxy_process import serving, to_toml
+from querylift.index_tools.indexing import IndexPlan, build_index
+from querylift.index_tools.proxy_process import run_proxy, format_toml
 from querylift.index_tools.searching import (
-    Searched,
+    SearchedRun,
     expand_all,
-    match_form,
+    make_match_formatter,
     search_offline,
     search_over_http,
-    template_form,
+    make_template_formatter,
 )
-from querylift.plugin.flow import Rules
+from querylift.plugin.flow import ExpansionRules
 from querylift.plugin.generators import factory
-from querylift.plugin.proxy.server import expander_for
-from querylift.plugin.settings import Settings, check, load
+from querylift.plugin.broker import open_broker
+from querylift.plugin.settings import Settings, parse_settings, load_settings
 from querylift.plugin.testing import ManualClock
-from tests.index_tools.test_indexing import Few
+from tests.index_tools.test_indexing import SmallCorpus
 
 pytestmark = pytest.mark.engine
 INDEX = "searching-test"
@@ -37,8 +37,8 @@ QUERIES = {"1": "axon signal", "2": "blood vessel", "3": "bone tissue", "4": '"q
 def engine(opensearch: str) -> Iterator[Engine]:
     texts = (" ".join(WORDS[(i * k) % 16] for k in range(1, 9)) + f" rare{i % 40}" for i in range(200))
     documents = [Document(f"d{i}", WORDS[i % 16], text) for i, text in enumerate(texts)]
-    with Engine(check({"engine": opensearch})) as made:
-        build(made, Few(documents), IndexPlan(INDEX))
+    with Engine(parse_settings({"engine": opensearch})) as made:
+        build_index(made, SmallCorpus(documents), IndexPlan(INDEX))
         yield made
         made.call("DELETE", f"/{INDEX}")
 
@@ -51,7 +51,7 @@ def table(tmp_path: Path) -> str:
     return f"table:{path}"
 
 
-def _settings(engine: Engine, generator: str, **table: Any) -> dict[str, Any]:
+def _make_settings(engine: Engine, generator: str, **table: Any) -> dict[str, Any]:
     index = {INDEX: {"weight": 0.4, **table}}
     return {
         "engine": engine.url,
@@ -62,11 +62,11 @@ def _settings(engine: Engine, generator: str, **table: Any) -> dict[str, Any]:
     }
 
 
-def _offline(engine: Engine, settings: Settings) -> Searched:
+def _search_offline(engine: Engine, settings: Settings) -> SearchedRun:
     async def expanded() -> Any:
-        async with expander_for(settings, factory.make(settings.generator, settings)) as expander:
-            rules = Rules(settings, clock=ManualClock())
-            return await expand_all(QUERIES, index=INDEX, rules=rules, expander=expander, depth=50)
+        async with open_broker(settings, factory.make_generator(settings.generator, settings)) as broker:
+            rules = ExpansionRules(settings, clock=ManualClock())
+            return await expand_all(QUERIES, index=INDEX, rules=rules, broker=broker, depth=50)
 
     return search_offline(engine, QUERIES, index=INDEX, results=asyncio.run(expanded()), depth=50)
 
@@ -76,9 +76,9 @@ def _offline(engine: Engine, settings: Settings) -> Searched:
 def test_offline_and_through_the_proxy_the_order_is_identical(
     engine: Engine, table: str, generator: str, mode: str
 ) -> None:
-    given = _settings(engine, table if generator == "table" else generator, mode=mode)
-    offline = _offline(engine, check(given))
-    with serving(given) as proxy:
+    given = _make_settings(engine, table if generator == "table" else generator, mode=mode)
+    offline = _search_offline(engine, parse_settings(given))
+    with run_proxy(given) as proxy:
         through = asyncio.run(search_over_http(proxy.url, QUERIES, index=INDEX, depth=50))
     assert through.run == offline.run
     assert through.outcomes == offline.outcomes
@@ -98,23 +98,23 @@ def test_a_search_of_the_users_own_is_expanded_and_its_filter_kept(engine: Engin
             }
         },
     }
-    settings = check(_settings(engine, table))
+    settings = parse_settings(_make_settings(engine, table))
 
     async def expanded() -> Any:
-        async with expander_for(settings, factory.make(settings.generator, settings)) as expander:
-            rules = Rules(settings, clock=ManualClock())
-            form = template_form(template)
-            return await expand_all(QUERIES, index=INDEX, rules=rules, expander=expander, depth=50, form=form)
+        async with open_broker(settings, factory.make_generator(settings.generator, settings)) as broker:
+            rules = ExpansionRules(settings, clock=ManualClock())
+            format_body = make_template_formatter(template)
+            return await expand_all(QUERIES, index=INDEX, rules=rules, broker=broker, depth=50, format_body=format_body)
 
     results = asyncio.run(expanded())
-    found = search_offline(engine, QUERIES, index=INDEX, results=results, depth=50, form=template_form(template))
+    found = search_offline(engine, QUERIES, index=INDEX, results=results, depth=50, format_body=make_template_formatter(template))
     assert found.outcomes["1"] == "expanded"
     assert set(found.run["1"]) <= {f"d{i}" for i in range(0, 200, 16)}
     assert len(found.run["1"]) == 13
 
 
 def test_several_fields_become_a_multi_match() -> None:
-    body = json.loads(match_form(("title^2", "text"))("axon", 7))
+    body = json.loads(make_match_formatter(("title^2", "text"))("axon", 7))
     assert body == {
         "query": {"multi_match": {"query": "axon", "fields": ["title^2", "text"]}},
         "size": 7,
@@ -125,7 +125,7 @@ def test_several_fields_become_a_multi_match() -> None:
 def test_the_admin_page_counts_explains_and_is_well(engine: Engine, table: str) -> None:
     import urllib.request
 
-    with serving(_settings(engine, table)) as proxy:
+    with run_proxy(_make_settings(engine, table)) as proxy:
         asyncio.run(search_over_http(proxy.url, QUERIES, index=INDEX, depth=10))
         with urllib.request.urlopen(f"{proxy.admin_url}/metrics") as answer:
             metrics = answer.read().decode()
@@ -133,7 +133,7 @@ def test_the_admin_page_counts_explains_and_is_well(engine: Engine, table: str) 
             f"{proxy.admin_url}/_querylift/explain?index={INDEX}&q=axon+signal&field=contents"
         ) as answer:
             told = json.load(answer)
-        assert proxy.health()["status"] == "ok"
+        assert proxy.read_health()["status"] == "ok"
     assert 'querylift_searches_total{outcome="expanded",reason=""} 4.0' in metrics
     assert 'querylift_searches_total{outcome="skipped",reason="quoted"} 1.0' in metrics
     assert told["outcome"] == "cached"
@@ -143,20 +143,20 @@ def test_the_admin_page_counts_explains_and_is_well(engine: Engine, table: str) 
 def test_sighup_switches_an_index_off_without_a_restart(engine: Engine, table: str) -> None:
     import signal
 
-    given = _settings(engine, table)
-    with serving(given) as proxy:
-        assert asyncio.run(_outcome(proxy.url)) == "expanded"
+    given = _make_settings(engine, table)
+    with run_proxy(given) as proxy:
+        assert asyncio.run(_fetch_outcome(proxy.url)) == "expanded"
         text = proxy.config.read_text(encoding="utf-8")
         proxy.config.write_text(text.replace('"weight" = 0.4', '"weight" = 0.4\n"enabled" = false'), encoding="utf-8")
         proxy.process.send_signal(signal.SIGHUP)
-        assert asyncio.run(_until(proxy.url, "skipped;off"))
+        assert asyncio.run(_wait_for_outcome(proxy.url, "skipped;off"))
         proxy.config.write_text("nonsense =", encoding="utf-8")
         proxy.process.send_signal(signal.SIGHUP)
-        assert asyncio.run(_outcome(proxy.url)) == "skipped;off"
-        assert "the settings were not taken" in _log_of(proxy.log)
+        assert asyncio.run(_fetch_outcome(proxy.url)) == "skipped;off"
+        assert "the settings were not taken" in _wait_for_log(proxy.log)
 
 
-def _log_of(log: Path) -> str:
+def _wait_for_log(log: Path) -> str:
     import time
 
     for _ in range(100):
@@ -166,13 +166,13 @@ def _log_of(log: Path) -> str:
     return log.read_text(encoding="utf-8")
 
 
-async def _outcome(url: str) -> str:
+async def _fetch_outcome(url: str) -> str:
     return (await search_over_http(url, {"1": QUERIES["1"]}, index=INDEX, depth=10)).outcomes["1"]
 
 
-async def _until(url: str, outcome: str) -> bool:
+async def _wait_for_outcome(url: str, outcome: str) -> bool:
     for _ in range(100):
-        if await _outcome(url) == outcome:
+        if await _fetch_outcome(url) == outcome:
             return True
         await asyncio.sleep(0.05)
     return False
@@ -185,5 +185,5 @@ def test_settings_written_as_toml_are_read_back(tmp_path: Path) -> None:
         "cache": {"size": 3},
     }
     path = tmp_path / "querylift.toml"
-    path.write_text(to_toml(given), encoding="utf-8")
-    assert load(path, {}) == check(given)
+    path.write_text(format_toml(given), encoding="utf-8")
+    assert load_settings(path, {}) == parse_settings(given)

