@@ -1,42 +1,46 @@
-"""Answer one question for an expansion within its budget: cache, pin, one generation per query at a time."""
+"""Answer a question for an expansion within its time budget: cache, pins, and one generation per query at a time."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from querylift.plugin.cache import Cache, decode, encode, key_of
-from querylift.plugin.errors import Busy, GeneratorError
+from querylift.plugin.cache import Cache, cache_key, decode_expansion, encode_expansion, make_cache
+from querylift.plugin.errors import GeneratorBusy, GeneratorError
 from querylift.plugin.expansion import Expansion
-from querylift.plugin.generators.base import Ask, Generator
+from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.outcome import Outcome
+from querylift.plugin.settings import Settings
 
 _log = logging.getLogger("querylift")
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the flow needs to go on: an expansion for `ask` before `deadline_s` on the injected clock."""
+    """A flow needs an expansion for `request`, before `deadline_s` on the broker's clock."""
 
-    ask: Ask
+    request: ExpansionRequest
     deadline_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An expansion and where it came from, or none and why."""
+    """An expansion, or None. The outcome says where the expansion came from, or why there is none."""
 
     expansion: Expansion | None
     outcome: Outcome
 
 
-class Expander:
-    """Holds a generator and a cache. A late answer still fills the cache; a late query is held to its order for `pin_s`.
+class ExpansionBroker:
+    """Holds a generator and a cache. An expansion that comes too late still goes into the cache.
 
-    `clock` gives seconds and never goes back. `max_pending` bounds the generations under way.
+    A query that was answered without an expansion is pinned: it stays without one for `pin_s`.
+    `clock` gives seconds and never goes back. `max_pending` limits the generations under way.
     """
 
     def __init__(
@@ -55,126 +59,143 @@ class Expander:
         self._ttl_s = ttl_s
         self._pin_s = pin_s
         self._max_pending = max_pending
-        self._pending: dict[str, asyncio.Task[Expansion | None]] = {}
-        self._writes: set[asyncio.Task[None]] = set()
-        self._pinned_here: set[str] = set()
+        self._generations: dict[str, asyncio.Task[Expansion | None]] = {}
+        self._cache_writes: set[asyncio.Task[None]] = set()
+        self._keys_pinned_while_pending: set[str] = set()
         self._warned_s = -math.inf
 
     @property
-    def pending(self) -> int:
-        """Generations under way."""
-        return len(self._pending)
+    def pending_count(self) -> int:
+        """The number of generations under way."""
+        return len(self._generations)
 
     async def answer(self, question: Question) -> Answer:
-        """The answer, not later than the question's deadline. Never raises GeneratorError."""
-        left_s = question.deadline_s - self._clock()
-        if left_s <= 0:
+        """Return an answer before the question's deadline. Never raises GeneratorError."""
+        budget_s = question.deadline_s - self._clock()
+        if budget_s <= 0:
             return Answer(None, Outcome("late", "budget"))
-        key = key_of(self.generator, question.ask)
+        key = cache_key(self.generator, question.request)
         try:
-            kept = self._kept(*self._cache.at_hand("pin:" + key, key))
-            if kept is not None:
-                return kept
-            async with asyncio.timeout(left_s if left_s < math.inf else None):
-                return await self._answer(key, question.ask)
+            cached_answer = self._read_cached_answer(*self._cache.peek_two("pin:" + key, key))
+            if cached_answer is not None:
+                return cached_answer
+            async with asyncio.timeout(budget_s if budget_s < math.inf else None):
+                return await self._wait_for_answer(key, question.request)
         except TimeoutError:
-            self._pin(key)
+            self._pin_query(key)
             return Answer(None, Outcome("late", "budget"))
-        except Busy:
-            self._pin(key)
+        except GeneratorBusy:
+            self._pin_query(key)
             return Answer(None, Outcome("skipped", "busy"))
         except GeneratorError as error:
-            self._warn(error)
-            self._pin(key)
+            self._log_generator_error(error)
+            self._pin_query(key)
             return Answer(None, Outcome("error", "generator"))
         except Exception:
-            _log.exception("a fault in the cache or the expander; the original search is sent")
+            _log.exception("the cache or the broker has a fault; the original search is sent")
             return Answer(None, Outcome("error", "internal"))
 
     async def close(self) -> None:
-        """Stop what is under way and release the generator and the cache."""
-        tasks = [*self._pending.values(), *self._writes]
+        """Cancel the generations under way and close the generator and the cache."""
+        tasks = [*self._generations.values(), *self._cache_writes]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.generator.close()
         await self._cache.close()
 
-    async def _answer(self, key: str, ask: Ask) -> Answer:
-        kept = self._kept(*await self._cache.get_two("pin:" + key, key))
-        if kept is not None:
-            return kept
-        task = self._pending.get(key)
-        if task is None:
-            if len(self._pending) >= self._max_pending:
-                self._pin(key)
+    async def _wait_for_answer(self, key: str, request: ExpansionRequest) -> Answer:
+        """Return what the cache holds, or wait for the generation, which is started when none is under way."""
+        cached_answer = self._read_cached_answer(*await self._cache.get_two("pin:" + key, key))
+        if cached_answer is not None:
+            return cached_answer
+        generation = self._generations.get(key)
+        if generation is None:
+            if len(self._generations) >= self._max_pending:
+                self._pin_query(key)
                 return Answer(None, Outcome("skipped", "busy"))
-            task = self._begin(key, ask)
+            generation = self._start_generation(key, request)
         # Shielded: when this search stops waiting, the generation goes on and fills the cache.
-        answered = _answered(await asyncio.shield(task), Outcome("expanded"))
-        if key in self._pinned_here:  # somebody who asked a moment earlier was too early, and their pages must agree
+        answer = _make_answer(await asyncio.shield(generation), Outcome("expanded"))
+        # An earlier search for this query did not wait long enough. Its pages and these must agree.
+        if key in self._keys_pinned_while_pending:
             return Answer(None, Outcome("late", "pinned"))
-        return answered
+        return answer
 
-    def _kept(self, pinned: str | None, kept: str | None) -> Answer | None:
-        """The answer that the cache holds, if any."""
-        if pinned is not None and self._pin_s:
+    def _read_cached_answer(self, pin: str | None, encoded_expansion: str | None) -> Answer | None:
+        """Return the answer that two cache values give, or None when they give none."""
+        if pin is not None and self._pin_s:
             return Answer(None, Outcome("late", "pinned"))
-        if kept is None:
+        if encoded_expansion is None:
             return None
         try:
-            return _answered(decode(kept), Outcome("cached"))
+            return _make_answer(decode_expansion(encoded_expansion), Outcome("cached"))
         except ValueError:
             _log.warning("a cached expansion could not be read and is made again")
             return None
 
-    def _begin(self, key: str, ask: Ask) -> asyncio.Task[Expansion | None]:
-        task = asyncio.ensure_future(self._generate(key, ask))
-        self._pending[key] = task
-        task.add_done_callback(lambda done: self._finish(key, done))
-        return task
+    def _start_generation(self, key: str, request: ExpansionRequest) -> asyncio.Task[Expansion | None]:
+        generation = asyncio.ensure_future(self._generate_and_cache(key, request))
+        self._generations[key] = generation
+        generation.add_done_callback(lambda task: self._forget_generation(key, task))
+        return generation
 
-    def _finish(self, key: str, task: asyncio.Task[Expansion | None]) -> None:
-        self._pending.pop(key, None)
-        asyncio.get_running_loop().call_later(1, self._pinned_here.discard, key)  # once those that wait have looked
-        if not task.cancelled():
-            task.exception()  # fetched, so that asyncio does not report one that nobody waited for
+    def _forget_generation(self, key: str, generation: asyncio.Task[Expansion | None]) -> None:
+        self._generations.pop(key, None)
+        # The searches that wait for this generation look at the set first; a second is enough for that.
+        asyncio.get_running_loop().call_later(1, self._keys_pinned_while_pending.discard, key)
+        if not generation.cancelled():
+            generation.exception()  # fetched, because asyncio reports an exception that nobody fetches
 
-    async def _generate(self, key: str, ask: Ask) -> Expansion | None:
+    async def _generate_and_cache(self, key: str, request: ExpansionRequest) -> Expansion | None:
         try:
-            expansion = await self.generator.expand(ask)
+            expansion = await self.generator.expand(request)
         except GeneratorError:
             raise
         except Exception as error:
             raise GeneratorError(f"{type(self.generator).__name__} failed: {type(error).__name__}") from error
-        self._keep(key, encode(expansion), self._ttl_s)
+        self._write_to_cache_later(key, encode_expansion(expansion), self._ttl_s)
         return expansion
 
-    def _warn(self, error: GeneratorError) -> None:
-        """Say why there is no expansion, at most once a second: an outage must not fill the log."""
+    def _log_generator_error(self, error: GeneratorError) -> None:
+        """Log the error, at most once a second: an outage must not fill the log."""
         if self._clock() - self._warned_s >= 1:
             self._warned_s = self._clock()
             _log.warning("no expansion: %s", error)
 
-    def _pin(self, key: str) -> None:
-        """Hold this query to an answer without expansion for a while, so that its next page ranks like this one."""
+    def _pin_query(self, key: str) -> None:
+        """Answer this query without an expansion for a while, so that its next page ranks like this one."""
         if self._pin_s:
-            if key in self._pending:
-                self._pinned_here.add(key)
-            self._keep("pin:" + key, "1", self._pin_s)
+            if key in self._generations:
+                self._keys_pinned_while_pending.add(key)
+            self._write_to_cache_later("pin:" + key, "1", self._pin_s)
 
-    def _keep(self, key: str, value: str, ttl_s: float) -> None:
-        """Write to the cache in the background: a shared one may be slow, and nobody is to wait for it."""
-        task = asyncio.ensure_future(self._write(key, value, ttl_s))
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+    def _write_to_cache_later(self, key: str, value: str, ttl_s: float) -> None:
+        """Write to the cache in the background. A shared cache may be slow, and no search should wait for it."""
+        task = asyncio.ensure_future(self._write_to_cache(key, value, ttl_s))
+        self._cache_writes.add(task)
+        task.add_done_callback(self._cache_writes.discard)
 
-    async def _write(self, key: str, value: str, ttl_s: float) -> None:
+    async def _write_to_cache(self, key: str, value: str, ttl_s: float) -> None:
         try:
             await self._cache.set(key, value, ttl_s=ttl_s)
         except Exception:
-            _log.exception("an expansion could not be kept")
+            _log.exception("an expansion could not be written to the cache")
 
 
-def _answered(expansion: Expansion | None, outcome: Outcome) -> Answer:
+def _make_answer(expansion: Expansion | None, outcome: Outcome) -> Answer:
     return Answer(None, Outcome("skipped", "nothing")) if expansion is None else Answer(expansion, outcome)
+
+
+@contextlib.asynccontextmanager
+async def open_broker(settings: Settings, generator: Generator) -> AsyncIterator[ExpansionBroker]:
+    """Start `generator` and yield a broker over it. Both are closed on exit. Raises SettingsError, MissingExtra."""
+    cache = make_cache(settings.cache, time.monotonic)
+    broker = ExpansionBroker(
+        generator, cache, clock=time.monotonic, ttl_s=settings.cache.ttl_s, pin_s=settings.cache.pin_s
+    )
+    try:
+        await generator.start()
+        yield broker
+    finally:
+        await broker.close()

@@ -1,7 +1,7 @@
-"""Where expansions are kept, and which queries are held to an answer without one.
+"""Caches of expansions and of pins.
 
-A cache holds short strings by key. The in-process one serves a single proxy, a file outlives it, and
-replicas share a Valkey or Redis.
+A cache holds short strings by key. `MemoryCache` serves one proxy, `FileCache` outlives it, and `RedisCache` is a
+Valkey or Redis that several proxies share.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from cachetools import TLRUCache
 
 from querylift.plugin.errors import MissingExtra, SettingsError
 from querylift.plugin.expansion import PROMPT_VERSION, Expansion, clean_query
-from querylift.plugin.generators.base import Ask, Generator
+from querylift.plugin.generators.base import ExpansionRequest, Generator
+from querylift.plugin.settings import CacheSettings
 
-_TIDIED_EVERY = 1000
-"""Writes after which a cache file loses what is too old or too much."""
-NOTHING = "{}"
-"""Kept where a generator had nothing to add, so that it is not asked again."""
+_WRITES_BETWEEN_CLEANUPS = 1000
+"""After so many writes, a cache file deletes entries that are too old or too many."""
+NO_EXPANSION = "{}"
+"""The value for a query to which the generator had nothing to add. It saves asking the generator again."""
 
 
 class Cache(Protocol):
-    """Strings by key, each with a life of its own. Failures of a remote cache read as a miss."""
+    """Strings by key. Each expires after its own time to live. A remote cache that fails answers like one without the key."""
 
     async def get(self, key: str) -> str | None: ...
 
-    def at_hand(self, first: str, second: str) -> tuple[str | None, str | None]:
-        """What of the two is in this process's memory, found without waiting."""
+    def peek_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
+        """Return the values that this process holds in memory, without waiting."""
         ...
 
-    async def get_two(self, first: str, second: str) -> tuple[str | None, str | None]: ...
+    async def get_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]: ...
 
     async def set(self, key: str, value: str, *, ttl_s: float) -> None: ...
 
@@ -46,25 +47,25 @@ class Cache(Protocol):
 
 
 class MemoryCache:
-    """At most `size` entries in this process; the least recently used go first. `timer` gives seconds."""
+    """At most `size` entries in this process. The least recently used leave first. `clock` gives seconds."""
 
-    def __init__(self, size: int, timer: Any) -> None:
+    def __init__(self, size: int, clock: Callable[[], float]) -> None:
         self._entries: TLRUCache[str, tuple[str, float]] = TLRUCache(
-            maxsize=size, ttu=lambda _key, value, now: now + value[1], timer=timer
+            maxsize=size, ttu=lambda _key, entry, now: now + entry[1], timer=clock
         )
 
     async def get(self, key: str) -> str | None:
-        return self._kept(key)
+        return self._get_value(key)
 
-    def at_hand(self, first: str, second: str) -> tuple[str | None, str | None]:
-        return self._kept(first), self._kept(second)
+    def peek_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
+        return self._get_value(first_key), self._get_value(second_key)
 
-    async def get_two(self, first: str, second: str) -> tuple[str | None, str | None]:
-        return self.at_hand(first, second)
+    async def get_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
+        return self.peek_two(first_key, second_key)
 
-    def _kept(self, key: str) -> str | None:
-        found = self._entries.get(key)
-        return found[0] if found is not None else None
+    def _get_value(self, key: str) -> str | None:
+        entry = self._entries.get(key)
+        return entry[0] if entry is not None else None
 
     async def set(self, key: str, value: str, *, ttl_s: float) -> None:
         self._entries[key] = (value, ttl_s)
@@ -76,11 +77,11 @@ class MemoryCache:
 class RedisCache:
     """A Valkey or Redis that several proxies share. An error there is a miss, never a failed search.
 
-    After an error, or `timeout_s` without an answer, it is left alone for `rest_s` seconds of `timer`, so that a silent
-    one does not cost every search its time.
+    After an error, or after `timeout_s` without an answer, the cache is not asked for `rest_s` seconds of `clock`. So a
+    silent server does not delay every search.
     """
 
-    def __init__(self, url: str, timer: Callable[[], float], *, timeout_s: float = 0.05, rest_s: float = 5) -> None:
+    def __init__(self, url: str, clock: Callable[[], float], *, timeout_s: float = 0.05, rest_s: float = 5) -> None:
         try:
             from redis import asyncio as redis
         except ImportError:
@@ -88,52 +89,54 @@ class RedisCache:
         try:
             self._client = redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
         except ValueError as error:
-            raise SettingsError(f"cache.url cannot be used: {error}") from None
+            raise SettingsError(f"cache.url cannot be used: {error}; use a URL like redis://127.0.0.1:6379") from None
         self._errors = (redis.RedisError, OSError, TimeoutError)
-        self._timer = timer
+        self._clock = clock
         self._rest_s = rest_s
         self._rests_until_s = -math.inf
 
     async def get(self, key: str) -> str | None:
         return (await self.get_two(key, key))[0]
 
-    def at_hand(self, first: str, second: str) -> tuple[str | None, str | None]:
+    def peek_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
         return None, None
 
-    async def get_two(self, first: str, second: str) -> tuple[str | None, str | None]:
-        found = await self._try(self._client.mget, "querylift:" + first, "querylift:" + second)
-        return (found[0], found[1]) if found else (None, None)
+    async def get_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
+        values = await self._call_server(self._client.mget, "querylift:" + first_key, "querylift:" + second_key)
+        return (values[0], values[1]) if values else (None, None)
 
     async def set(self, key: str, value: str, *, ttl_s: float) -> None:
-        await self._try(self._client.set, "querylift:" + key, value, px=max(1, int(ttl_s * 1000)))
+        await self._call_server(self._client.set, "querylift:" + key, value, px=max(1, int(ttl_s * 1000)))
 
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _try(self, call: Callable[..., Any], *values: str, **options: int) -> Any:
-        """What the call returns, strings decoded; None where the cache rests or fails."""
-        if self._timer() < self._rests_until_s:
+    async def _call_server(self, command: Callable[..., Any], *values: str, **options: int) -> Any:
+        """Return the server's reply, with its strings decoded. Return None while the cache rests, or when it fails."""
+        if self._clock() < self._rests_until_s:
             return None
         try:
-            found = await call(*values, **options)
+            reply = await command(*values, **options)
         except self._errors:
-            self._rests_until_s = self._timer() + self._rest_s
+            self._rests_until_s = self._clock() + self._rest_s
             return None
-        if not isinstance(found, list):
-            return found
-        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else None for item in found]
+        if not isinstance(reply, list):
+            return reply
+        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else None for item in reply]
 
 
 class FileCache:
-    """A SQLite file behind a memory of the `size` entries used last, so that a restarted proxy begins warm.
+    """A SQLite file that outlives the process, with the `size` entries used last in memory.
 
-    The file is read and written in a thread of its own; `wall_clock` gives seconds since the epoch. An error is a miss.
+    A thread of its own reads and writes the file. `wall_clock` gives seconds since the epoch. An error is a miss.
     """
 
-    def __init__(self, path: Path, size: int, timer: Any, *, wall_clock: Callable[[], float] = time.time) -> None:
-        self._memory = MemoryCache(size, timer)
+    def __init__(
+        self, path: Path, size: int, clock: Callable[[], float], *, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._memory = MemoryCache(size, clock)
         self._size = size
-        self._writes = 0
+        self._write_count = 0
         self._wall_clock = wall_clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="querylift-cache")
         try:
@@ -143,70 +146,85 @@ class FileCache:
             self._file.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT, until REAL)")
             self._file.execute("DELETE FROM kept WHERE until < ?", (wall_clock(),))
         except sqlite3.Error as error:
-            raise SettingsError(f"cache.file is {path}: it cannot be used as a cache ({error}); name another") from None
+            raise SettingsError(
+                f"cache.file is {path}: it cannot be used as a cache ({error}); name another file"
+            ) from None
 
-    def at_hand(self, first: str, second: str) -> tuple[str | None, str | None]:
-        return self._memory.at_hand(first, second)
+    def peek_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
+        return self._memory.peek_two(first_key, second_key)
 
     async def get(self, key: str) -> str | None:
-        found = await self._memory.get(key)
-        if found is not None:
-            return found
-        row = await self._in_thread("SELECT value, until FROM kept WHERE key = ?", (key,))
-        left_s = row[1] - self._wall_clock() if row else 0
-        if row is None or left_s <= 0:
+        value = await self._memory.get(key)
+        if value is not None:
+            return value
+        row = await self._execute_in_thread("SELECT value, until FROM kept WHERE key = ?", (key,))
+        remaining_s = row[1] - self._wall_clock() if row else 0
+        if row is None or remaining_s <= 0:
             return None
-        await self._memory.set(key, row[0], ttl_s=left_s)
+        await self._memory.set(key, row[0], ttl_s=remaining_s)
         return str(row[0])
 
-    async def get_two(self, first: str, second: str) -> tuple[str | None, str | None]:
-        return await self.get(first), await self.get(second)
+    async def get_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
+        return await self.get(first_key), await self.get(second_key)
 
     async def set(self, key: str, value: str, *, ttl_s: float) -> None:
         await self._memory.set(key, value, ttl_s=ttl_s)
-        await self._in_thread("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (key, value, self._wall_clock() + ttl_s))
-        self._writes += 1
-        if self._writes % _TIDIED_EVERY == 0:
-            await self._in_thread("DELETE FROM kept WHERE until < ?", (self._wall_clock(),))
-            oldest = "SELECT key FROM kept ORDER BY until DESC LIMIT -1 OFFSET ?"
-            await self._in_thread(f"DELETE FROM kept WHERE key IN ({oldest})", (self._size,))
+        await self._execute_in_thread(
+            "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (key, value, self._wall_clock() + ttl_s)
+        )
+        self._write_count += 1
+        if self._write_count % _WRITES_BETWEEN_CLEANUPS == 0:
+            await self._execute_in_thread("DELETE FROM kept WHERE until < ?", (self._wall_clock(),))
+            surplus_keys = "SELECT key FROM kept ORDER BY until DESC LIMIT -1 OFFSET ?"
+            await self._execute_in_thread(f"DELETE FROM kept WHERE key IN ({surplus_keys})", (self._size,))
 
     async def close(self) -> None:
         await self._memory.close()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
         self._thread.shutdown()
 
-    async def _in_thread(self, statement: str, values: tuple[Any, ...]) -> Any:
-        def run() -> Any:
+    async def _execute_in_thread(self, statement: str, values: tuple[Any, ...]) -> Any:
+        def execute() -> Any:
             try:
                 return self._file.execute(statement, values).fetchone()
             except sqlite3.Error:
                 return None
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, execute)
 
 
-def key_of(generator: Generator, ask: Ask) -> str:
-    """64 hex digits that two asks share exactly when `generator` must answer them alike."""
-    parts = [generator.identity, PROMPT_VERSION, clean_query(ask.text)]
+def make_cache(settings: CacheSettings, clock: Callable[[], float]) -> Cache:
+    """Return the cache that the table `[cache]` describes. Raises SettingsError, MissingExtra. `clock` gives seconds."""
+    if settings.url is not None and settings.file is not None:
+        raise SettingsError("cache.url and cache.file are both set; use one of the two")
+    if settings.url is not None:
+        return RedisCache(settings.url.get_secret_value(), clock)
+    if settings.file is not None:
+        return FileCache(settings.file, settings.size, clock)
+    return MemoryCache(settings.size, clock)
+
+
+def cache_key(generator: Generator, request: ExpansionRequest) -> str:
+    """Return 64 hex digits. Two requests share them exactly when `generator` must answer both alike."""
+    parts = [generator.identity, PROMPT_VERSION, clean_query(request.text)]
     if generator.reads_index:
-        parts += [ask.index, *ask.fields]
+        parts += [request.index, *request.fields]
     return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def encode(expansion: Expansion | None) -> str:
-    """What is kept for `expansion`."""
-    return NOTHING if expansion is None else json.dumps(expansion.to_json(), separators=(",", ":"))
+def encode_expansion(expansion: Expansion | None) -> str:
+    """Return the cache's value for `expansion`."""
+    return NO_EXPANSION if expansion is None else json.dumps(expansion.to_json(), separators=(",", ":"))
 
 
-def decode(value: str) -> Expansion | None:
-    """What `encode` wrote. Raises ValueError for anything else, as another program may have put it there."""
-    if value == NOTHING:
+def decode_expansion(value: str) -> Expansion | None:
+    """Return the expansion that `encode_expansion` wrote. Raises ValueError when another program wrote `value`."""
+    if value == NO_EXPANSION:
         return None
     try:
-        found = json.loads(value)
+        fields = json.loads(value)
     except RecursionError as error:
         raise ValueError("a cached expansion is nested too deeply") from error
-    if not isinstance(found, dict):
-        raise ValueError("a cached expansion is a JSON object")
-    return Expansion.from_json(found)
+    if not isinstance(fields, dict):
+        raise ValueError("a cached expansion is not a JSON object")
+    return Expansion.from_json(fields)

@@ -4,22 +4,22 @@ QueryliftError
 ├── SettingsError      a setting, an option or a file named in one is wrong (exit code 2)
 ├── MissingExtra       an optional package is not installed (exit code 2)
 ├── DataError          a line of a user's file cannot be used; names path and line (exit code 2)
-├── EngineError        the search engine did not do what was asked (exit code 1)
+├── EngineError        the search engine failed or did not answer (exit code 1)
 └── GeneratorError     an expansion could not be made; never reaches a search
-    └── Busy           too many are being made already
+    └── GeneratorBusy  the generator has as many requests as it accepts
 """
 
 from __future__ import annotations
 
 
 class QueryliftError(Exception):
-    """Something a user can mend. The message is one sentence that names the value and the remedy."""
+    """Something that a user can mend. The message is one sentence that names the value and the remedy."""
 
     exit_code = 1
 
 
 class SettingsError(QueryliftError):
-    """A setting, a command-line option, or a file that one names, cannot be used."""
+    """A setting, a command-line option, or a file that one of them names, cannot be used."""
 
     exit_code = 2
 
@@ -47,12 +47,12 @@ class DataError(QueryliftError):
 
 
 class EngineError(QueryliftError):
-    """The search engine answered with an error, not at all, or not with what was asked for."""
+    """The search engine answered with an error, did not answer, or left out something it was asked for."""
 
 
 class GeneratorError(QueryliftError):
     """An expansion could not be made. The served path turns it into an outcome, never into a failed search."""
 
 
-class Busy(GeneratorError):
-    """As many expansions are being made or wait as a generator takes."""
+class GeneratorBusy(GeneratorError):
+    """The generator already has as many requests, running and waiting, as it accepts."""

@@ -1,4 +1,4 @@
-"""What became of one search, in the words that headers, metrics, logs and reports share."""
+"""The outcome of one search, in the words that headers, metrics, logs and reports share."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ from typing import Literal
 
 from querylift.plugin.dsl.skip import REASONS as DSL_REASONS
 
-Kind = Literal["expanded", "cached", "skipped", "late", "error"]
-KINDS: tuple[Kind, ...] = ("expanded", "cached", "skipped", "late", "error")
-HEADER = "X-Querylift"
+OutcomeKind = Literal["expanded", "cached", "skipped", "late", "error"]
+OUTCOME_KINDS: tuple[OutcomeKind, ...] = ("expanded", "cached", "skipped", "late", "error")
+OUTCOME_HEADER = "X-Querylift"
+"""The response header that carries the outcome."""
 
 REASONS = DSL_REASONS | {
     "off": "expansion is switched off, by the request or by the settings",
     "index": "no settings table allows expansion on every index searched",
-    "pit": "a point-in-time search names no index; pit_index in the settings says which one's table to use",
-    "encoding": "the body has an encoding or a media type that is not read",
+    "pit": "a point-in-time search names no index; set pit_index to the index whose table applies",
+    "encoding": "the body has an encoding or a media type that Querylift does not read",
     "too-large": "the body is larger than max_body_bytes",
-    "too-many-searches": "the _msearch holds more searches than are looked into",
+    "too-many-searches": "the _msearch holds more searches than Querylift reads",
     "nothing": "the generator had nothing to add",
-    "pinned": "this query was answered without expansion a moment ago, and its pages must agree",
-    "budget": "the expansion was not there within the time budget",
-    "busy": "too many expansions are being made",
+    "pinned": "this query was answered without an expansion a moment ago, and its pages must agree",
+    "budget": "the expansion was not ready within the time budget",
+    "busy": "too many expansions are already being made",
     "generator": "the generator failed",
     "rejected": "the engine refused the expanded search, so the original was sent",
     "paused": "the engine refused expanded searches on this index, so expansion pauses",
-    "internal": "a fault in Querylift; the original was sent",
+    "internal": "Querylift has a fault; the original search was sent",
 }
-"""Every reason and what it means to a reader."""
+"""Every reason, with its meaning as a sentence for a reader."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`kind` says what the engine was sent, `reason` (a key of REASONS, may be empty) why."""
+    """`kind` says which search the engine got. `reason` says why: a key of REASONS, or empty."""
 
-    kind: Kind
+    kind: OutcomeKind
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -42,14 +43,14 @@ class Outcome:
             raise ValueError(f"{self.reason!r} is no reason; add it to outcome.REASONS")
 
     @property
-    def applied(self) -> bool:
-        """Whether the engine was sent an expanded search."""
+    def is_expanded(self) -> bool:
+        """Whether the engine got an expanded search."""
         return self.kind in ("expanded", "cached")
 
-    def header(self) -> str:
-        """The value of the response header X-Querylift."""
+    def format_header(self) -> str:
+        """Return the value of the response header X-Querylift: `expanded`, or `skipped;index`."""
         return f"{self.kind};{self.reason}" if self.reason else self.kind
 
-    def sentence(self) -> str:
-        """For a person."""
+    def format_sentence(self) -> str:
+        """Return the outcome as a sentence for a person."""
         return f"{self.kind}: {REASONS[self.reason]}" if self.reason else self.kind

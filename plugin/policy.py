@@ -1,4 +1,4 @@
-"""What an index's owner allows: the part of the settings that the rewrite reads."""
+"""How the searches on one index may be expanded: the part of the settings that the rewrite reads."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Mode = Literal["boost", "widen"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a search on one index may be expanded.
+    """How the searches on one index may be expanded.
 
-    `mode` boost keeps the hits and changes their order; widen also finds documents that match the expansion alone.
-    `weight` multiplies the score of the expansion, per word. `fields` are the text fields that may be expanded, without
-    boosts; empty allows every field. `max_clauses` bounds expansion words x fields. `max_query_words` is the longest
-    user text that is expanded.
+    `mode` "boost" keeps the hits and changes their order; "widen" adds documents that match only the expansion.
+    `weight` multiplies the score of each expansion word. `fields` are the text fields that may be expanded, without
+    boosts; empty allows every field. `max_clauses` limits expansion words times fields. `max_query_words` is the
+    length of the longest query that is expanded.
     """
 
     mode: Mode = "boost"
@@ -30,4 +30,6 @@ class Policy:
         if not 0 < self.weight <= 10:
             raise ValueError(f"weight is {self.weight}; use a number above 0 and at most 10")
         if self.max_clauses < 1 or self.max_query_words < 1:
-            raise ValueError("max_clauses and max_query_words are at least 1")
+            raise ValueError(
+                f"max_clauses is {self.max_clauses} and max_query_words is {self.max_query_words}; use at least 1 for each"
+            )

@@ -1,7 +1,8 @@
-"""querylift.toml and the environment, checked when they are read.
+"""Read and check querylift.toml and the environment.
 
-Every key but those of `[index.NAME]` may be overridden by an environment variable: QUERYLIFT_ENGINE, QUERYLIFT_BUDGET_MS, and
-for a table of the file QUERYLIFT_CACHE__PIN_S. Only `load` reads either; beside it only `querylift.plugin.files` looks at the environment.
+An environment variable may override every key except those of `[index.NAME]`: QUERYLIFT_ENGINE, QUERYLIFT_BUDGET_MS, and
+QUERYLIFT_CACHE__PIN_S for a key in a table. `load_settings` reads both. Only `querylift.plugin.files` reads more of the
+environment.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from querylift.plugin.policy import Policy
 ENVIRONMENT_PREFIX = "QUERYLIFT_"
 
 
-class _Table(BaseModel):
+class _SettingsTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class IndexSettings(_Table):
-    """`[index."NAME"]`: whether and how searches on one index, alias or pattern with `*` are expanded."""
+class IndexSettings(_SettingsTable):
+    """`[index."NAME"]`: whether and how Querylift expands the searches on one index, alias or pattern with `*`."""
 
     enabled: bool = True
     mode: Literal["boost", "widen"] = "boost"
@@ -38,7 +39,7 @@ class IndexSettings(_Table):
 
     @cached_property
     def policy(self) -> Policy:
-        """The part that the rewrite reads, made once."""
+        """The part of these settings that the rewrite reads."""
         return Policy(
             mode=self.mode,
             weight=self.weight,
@@ -48,8 +49,8 @@ class IndexSettings(_Table):
         )
 
 
-class CacheSettings(_Table):
-    """`[cache]`: where expansions are kept, for how long, and for how long an answered query ranks alike."""
+class CacheSettings(_SettingsTable):
+    """`[cache]`: where expansions are cached, for how long, and how long a query stays pinned."""
 
     size: Annotated[int, Field(ge=1)] = 100_000
     ttl_s: Annotated[float, Field(gt=0)] = 86_400
@@ -58,8 +59,8 @@ class CacheSettings(_Table):
     file: Path | None = None
 
 
-class LlamaSettings(_Table):
-    """`[llama]`: the worker that runs a GGUF file, with an adapter on top or without."""
+class LlamaSettings(_SettingsTable):
+    """`[llama]`: the worker process that runs a GGUF file, with or without an adapter."""
 
     adapter: Path | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -68,22 +69,22 @@ class LlamaSettings(_Table):
     max_seconds: Annotated[float, Field(gt=0)] = 10
 
 
-class ExpanderSettings(_Table):
-    """`[expander]`: the fast expander that `querylift expander build` makes."""
+class ExpanderSettings(_SettingsTable):
+    """`[expander]`: how the fast expander runs that `querylift expander build` made."""
 
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     queue_size: Annotated[int, Field(ge=1)] = 64
 
 
-class FeedbackSettings(_Table):
-    """`[feedback]`: RM3 from the engine's own first documents."""
+class FeedbackSettings(_SettingsTable):
+    """`[feedback]`: RM3 on the documents that the engine returns first."""
 
     documents: Annotated[int, Field(ge=1, le=100)] = 10
     terms: Annotated[int, Field(ge=1, le=128)] = 20
     field: str | None = None
 
 
-class HttpSettings(_Table):
+class HttpSettings(_SettingsTable):
     """`[http]`: an OpenAI-compatible endpoint."""
 
     model: str = "default"
@@ -91,14 +92,14 @@ class HttpSettings(_Table):
     max_seconds: Annotated[float, Field(gt=0)] = 10
 
 
-class LogSettings(_Table):
-    """`[log]`: one line of JSON per search, in the shape of a UBI query record, with the query's hash or its text."""
+class LogSettings(_SettingsTable):
+    """`[log]`: one JSON line per search, as a UBI query record. It holds the query's hash or its text."""
 
     searches: bool = False
     query_text: bool = False
 
 
-class Settings(_Table):
+class Settings(_SettingsTable):
     """Everything that `querylift serve` reads."""
 
     engine: str = "http://127.0.0.1:9200"
@@ -150,83 +151,86 @@ class Settings(_Table):
     def _patterns_have_stars_only(cls, value: dict[str, IndexSettings]) -> dict[str, IndexSettings]:
         for name in value:
             if not name or set(name) & set("?[],"):
-                raise ValueError(f"{name!r} is no index name; name one index, alias or pattern with *, one table each")
+                raise ValueError(
+                    f"{name!r} is not an index name; name one index, alias or pattern with * in each table"
+                )
         return value
 
-    def index_for(self, expression: str | None) -> IndexSettings | None:
-        """The one table that governs a search on `expression` (`a,b*`), or None where none does, or several do."""
+    def find_index_settings(self, expression: str | None) -> IndexSettings | None:
+        """Return the table that governs searches on the index expression (`a,b*`).
+
+        None when no table does, or when the expression stands for indices with different settings.
+        """
         names = [name for name in (expression or "").split(",") if name]
-        tables = [self._table("*" if name == "_all" else name) for name in names]
+        tables = [self._find_table("*" if name == "_all" else name) for name in names]
         if not tables or any(table is None or table != tables[0] for table in tables):
             return None
         return tables[0]
 
-    def _table(self, name: str) -> IndexSettings | None:
-        """The first table whose pattern takes in every index that `name` can stand for."""
+    def _find_table(self, name: str) -> IndexSettings | None:
+        """Return the first table whose pattern matches every index that `name` can stand for."""
         if name.startswith("-"):
             return None
         for pattern, table in self.index.items():
-            if _takes_in(pattern, name):
+            if _pattern_covers_name(pattern, name):
                 return table
-            if "*" in name and _may_overlap(pattern, name):
+            if "*" in name and _can_overlap(pattern, name):
                 return None  # the name may also stand for an index with settings of its own
         return None
 
 
-def _takes_in(pattern: str, name: str) -> bool:
-    """Whether `pattern` stands for all that `name` stands for. A star in `name` is matched by a star alone."""
+def _pattern_covers_name(pattern: str, name: str) -> bool:
+    """Whether `pattern` stands for every index that `name` stands for. Only a star matches a star in `name`."""
     if "*" not in pattern:
         return pattern == name
-    first, *middle, last = pattern.split("*")
-    if not name.startswith(first) or not name.endswith(last) or len(name) < len(first) + len(last):
+    prefix, *inner_parts, suffix = pattern.split("*")
+    if not name.startswith(prefix) or not name.endswith(suffix) or len(name) < len(prefix) + len(suffix):
         return False
-    rest = name[len(first) : len(name) - len(last)]
-    for part in middle:
-        at = rest.find(part)
-        if at < 0:
+    unmatched = name[len(prefix) : len(name) - len(suffix)]
+    for part in inner_parts:
+        position = unmatched.find(part)
+        if position < 0:
             return False
-        rest = rest[at + len(part) :]
+        unmatched = unmatched[position + len(part) :]
     return True
 
 
-def _may_overlap(a: str, b: str) -> bool:
-    """Whether two names, of which either may have stars, could stand for one index. True when in doubt."""
-    return _agree(a.split("*")[0], b.split("*")[0]) and _agree(a.split("*")[-1][::-1], b.split("*")[-1][::-1])
-
-
-def _agree(a: str, b: str) -> bool:
-    return a.startswith(b) or b.startswith(a)
+def _can_overlap(a: str, b: str) -> bool:
+    """Whether one index could match both names. Either may have stars. True when in doubt."""
+    prefixes = a.split("*")[0], b.split("*")[0]
+    reversed_suffixes = a.split("*")[-1][::-1], b.split("*")[-1][::-1]
+    return all(x.startswith(y) or y.startswith(x) for x, y in (prefixes, reversed_suffixes))
 
 
 def split_address(value: str) -> tuple[str, int]:
-    """("127.0.0.1", 9280) from "127.0.0.1:9280". Raises ValueError."""
+    """Return ("127.0.0.1", 9280) for "127.0.0.1:9280". Raises ValueError."""
     host, _, port = value.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{value!r} is no address; use HOST:PORT, like 127.0.0.1:9280")
+        raise ValueError(f"{value!r} is not an address; use HOST:PORT, like 127.0.0.1:9280")
     return host.strip("[]"), int(port)
 
 
-def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
-    """The settings of `path` (built-in ones where it is None), overridden by the environment. Raises SettingsError."""
+def load_settings(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings file, or the defaults when `path` is None, and apply the environment. Raises SettingsError."""
     values = _read_toml(path) if path is not None else {}
-    _override(values, os.environ if environment is None else environment)
-    return check(values, source=str(path) if path is not None else "settings")
+    _override_from_environment(values, os.environ if environment is None else environment)
+    return parse_settings(values, source=str(path) if path is not None else "settings")
 
 
-def check(values: Mapping[str, Any], *, source: str = "settings") -> Settings:
-    """`values` as Settings. Raises SettingsError, one sentence that names the key, its value and the remedy."""
+def parse_settings(values: Mapping[str, Any], *, source: str = "settings") -> Settings:
+    """Return `values` as Settings. Raises SettingsError: one sentence with the key, its value and the remedy."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise SettingsError(f"{source}: {_sentence(first)}") from None
+        first_error = error.errors(include_url=False)[0]
+        raise SettingsError(f"{source}: {_format_validation_error(first_error)}") from None
 
 
-def switched_on(settings: Settings, index: str, **table: object) -> Settings:
-    """`settings` that expand on `index` alone, by its own table with the keys of `table` on top. Raises SettingsError."""
-    found = (settings.index_for(index) or IndexSettings()).model_dump()
-    tables = {index: {**found, "enabled": True, **table}}
-    return check({**settings.model_dump(), "enabled": True, "index": tables}, source="options")
+def enable_index(settings: Settings, index: str, **changes: object) -> Settings:
+    """Return `settings` that expand searches on `index` only. `changes` override its table. Raises SettingsError."""
+    current = (settings.find_index_settings(index) or IndexSettings()).model_dump()
+    tables = {index: {**current, "enabled": True, **changes}}
+    return parse_settings({**settings.model_dump(), "enabled": True, "index": tables}, source="options")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -240,28 +244,29 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not TOML: {error}") from None
 
 
-def _override(values: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """Put the environment's values over the file's. A variable that is no setting is somebody else's, and ignored."""
+def _override_from_environment(values: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Replace values of the file by the environment's. Variables that name no setting belong to other programs."""
     for name, text in environment.items():
-        table, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-        field = Settings.model_fields.get(table) if name.startswith(ENVIRONMENT_PREFIX) else None
-        if field is None or table == "index":
+        top_key, _, inner_key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        field = Settings.model_fields.get(top_key) if name.startswith(ENVIRONMENT_PREFIX) else None
+        if field is None or top_key == "index":
             continue
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            given = values.get(table, {})
-            if key in inner.model_fields and isinstance(given, dict):
-                values[table] = {**given, key: text}
-        elif not key:
-            values[table] = text
+        table_type = field.annotation
+        if isinstance(table_type, type) and issubclass(table_type, BaseModel):
+            table = values.get(top_key, {})
+            if inner_key in table_type.model_fields and isinstance(table, dict):
+                values[top_key] = {**table, inner_key: text}
+        elif not inner_key:
+            values[top_key] = text
 
 
-def _sentence(error: Any) -> str:
+def _format_validation_error(error: Any) -> str:
+    """Return pydantic's error as a sentence. The value of a secret is left out."""
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{key} is not a setting; docs/settings.md lists them"
+        return f"{key} is not a setting; docs/reference/settings.md lists them"
     value = error.get("input")
-    secret = any(word in key for word in ("password", "api_key", "url")) or "@" in str(value)
-    shown = "given" if secret else f"{value!r}"
+    is_secret = any(word in key for word in ("password", "api_key", "url")) or "@" in str(value)
+    shown_value = "given" if is_secret else f"{value!r}"
     problem = error["msg"].removeprefix("Value error, ")
-    return f"{key} is {shown}: {problem[0].lower()}{problem[1:]}"
+    return f"{key} is {shown_value}: {problem[0].lower()}{problem[1:]}"

@@ -1,1 +1,1 @@
-"""The sub-commands of the served path, one file each."""
+"""The sub-commands of `querylift` that serve searches and prepare expansions, one file each."""

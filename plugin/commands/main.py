@@ -1,4 +1,4 @@
-"""The command `querylift`. Each package registers its sub-commands as entry points, imported when they are called."""
+"""The command `querylift`. Its sub-commands are entry points, which are imported when they are called."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ import click
 
 from querylift.plugin.errors import MissingExtra, QueryliftError
 
-GROUP = "querylift.commands"
-_EXTRAS = {"index_tools": "index", "trainer": "train", "quantize": "quantize"}
+COMMANDS_ENTRY_POINT = "querylift.commands"
+"""The entry point group in which every package registers its sub-commands."""
+_EXTRA_OF_PACKAGE = {
+    "querylift.index_tools": "index",
+    "querylift.trainer": "train",
+    "querylift.quantize": "quantize",
+}
 
 
-class Commands(click.Group):
-    """A group whose sub-commands are the entry points of `GROUP`."""
+class EntryPointGroup(click.Group):
+    """A command group whose sub-commands are the entry points of `COMMANDS_ENTRY_POINT`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(entry.name for entry in entry_points(group=GROUP))
+        return sorted(entry.name for entry in entry_points(group=COMMANDS_ENTRY_POINT))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        found = [entry for entry in entry_points(group=GROUP) if entry.name == cmd_name]
-        return _load(found[0]) if found else None
+        entries = [entry for entry in entry_points(group=COMMANDS_ENTRY_POINT) if entry.name == cmd_name]
+        return load_command(entries[0]) if entries else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, self._help(ctx, name)) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, self._get_short_help(ctx, name)) for name in self.list_commands(ctx)])
 
-    def _help(self, ctx: click.Context, name: str) -> str:
+    def _get_short_help(self, ctx: click.Context, name: str) -> str:
         try:
             command = self.get_command(ctx, name)
         except QueryliftError as error:
@@ -35,24 +40,25 @@ class Commands(click.Group):
         return command.get_short_help_str(60) if command else ""
 
 
-def _load(entry: EntryPoint) -> click.Command:
+def load_command(entry: EntryPoint) -> click.Command:
+    """Import a sub-command. Raises MissingExtra when its packages are not installed."""
     try:
         command = entry.load()
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(entry.module.split(".")[0], "serve")
-        raise MissingExtra(error.name or entry.name, extra) from error
+        package = ".".join(entry.module.split(".")[:2])
+        raise MissingExtra(error.name or entry.name, _EXTRA_OF_PACKAGE.get(package, "serve")) from error
     assert isinstance(command, click.Command)
     return command
 
 
-@click.command(cls=Commands)
+@click.command(cls=EntryPointGroup)
 @click.version_option(package_name="querylift", prog_name="querylift")
 def querylift() -> None:
-    """Query expansion in front of the OpenSearch or Elasticsearch that you already run."""
+    """Add query expansion to the OpenSearch or Elasticsearch that you already run."""
 
 
 def main() -> None:
-    """Run the command; a QueryliftError becomes one sentence on stderr and its exit code."""
+    """Run the command. A QueryliftError becomes one sentence on stderr and its exit code."""
     try:
         querylift(standalone_mode=True)
     except QueryliftError as error:

@@ -1,4 +1,4 @@
-"""A command whose sub-commands stand in the order in which they are used, each imported when it is called."""
+"""A command group whose sub-commands are listed in the order of their use, each imported when it is called."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 
-class Stages(click.Group):
-    """`stages` holds name and what it makes; the command NAME is the attribute of that name of the module `package`.NAME."""
+class StageGroup(click.Group):
+    """`stages` maps a command's name to its description. Command NAME is the attribute NAME of the module `package`.NAME."""
 
     def __init__(self, *args: Any, package: str, stages: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,1 +1,1 @@
-"""Expansions made ahead of traffic."""
+"""Warming: making expansions before any user asks for them, for the proxy's cache or for a table."""

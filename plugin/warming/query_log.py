@@ -1,4 +1,4 @@
-"""The queries of a log, distinct, the most frequent first."""
+"""Read a query log: its distinct queries, the most frequent first."""
 
 from __future__ import annotations
 
@@ -20,59 +20,62 @@ _COUNT = re.compile(r"[0-9]{1,15}")
 
 @dataclass(frozen=True, slots=True)
 class QueryLog:
-    """How many queries a file holds, and the distinct ones as first written, the most frequent first."""
+    """The number of queries in a file, and the distinct ones as first written, the most frequent first."""
 
-    read: int
-    texts: tuple[str, ...]
+    query_count: int
+    queries: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return f"QueryLog({self.read} queries, {len(self.texts)} distinct)"
+        return f"QueryLog({self.query_count} queries, {len(self.queries)} distinct)"
 
 
-def read_queries(path: Path) -> QueryLog:
-    """The queries of a file, plain or gzip, "-" for standard input; blank ones are passed over.
+def read_query_log(path: Path) -> QueryLog:
+    """Read the queries of a file, plain or gzip; "-" is standard input. Blank lines are ignored.
 
-    A line is a query; a query, a tab and how often it was asked; or a JSON object with "query" and maybe "count".
-    Queries that differ only in white space and control characters are one. Raises SettingsError.
+    A line is a query; a query, a tab and a count; or a JSON object with "query" and perhaps "count". Queries that differ
+    only in white space and control characters count as one. Raises SettingsError.
     """
-    read, first, counts = 0, dict[str, str](), Counter[str]()
-    for line in _lines(path):
-        text, count = _query(line.decode("utf-8", "replace").strip("\ufeff\r\n"))
-        cleaned = clean_query(text)
-        if cleaned:
-            read += 1
-            first.setdefault(cleaned, text)
-            counts[cleaned] += count
-    if not read:
-        raise SettingsError(f"{path} holds no query; write one a line")
-    return QueryLog(read, tuple(first[cleaned] for cleaned, _ in counts.most_common()))
+    query_count = 0
+    first_spelling: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for line in _read_lines(path):
+        query, count = _parse_line(line.decode("utf-8", "replace").strip("\ufeff\r\n"))
+        cleaned_query = clean_query(query)
+        if cleaned_query:
+            query_count += 1
+            first_spelling.setdefault(cleaned_query, query)
+            counts[cleaned_query] += count
+    if not query_count:
+        raise SettingsError(f"{path} holds no query; write one query per line")
+    return QueryLog(query_count, tuple(first_spelling[cleaned_query] for cleaned_query, _ in counts.most_common()))
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _read_lines(path: Path) -> Iterator[bytes]:
     try:
-        with open(0, "rb", closefd=False) if str(path) == "-" else path.open("rb") as raw:
-            yield from _unpacked(raw)
+        with open(0, "rb", closefd=False) if str(path) == "-" else path.open("rb") as file:
+            yield from _decompress_if_gzip(file)
     except FileNotFoundError:
-        raise SettingsError(f"{path} does not exist; name a file with one query a line") from None
+        raise SettingsError(f"{path} does not exist; name a file with one query per line") from None
     except (OSError, EOFError, zlib.error) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from None
 
 
-def _unpacked(raw: io.BufferedReader) -> Iterable[bytes]:
-    return gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
+def _decompress_if_gzip(file: io.BufferedReader) -> Iterable[bytes]:
+    return gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
 
 
-def _query(line: str) -> tuple[str, int]:
-    row = _row(line) if line.lstrip().startswith("{") else None
+def _parse_line(line: str) -> tuple[str, int]:
+    """Return the query of a line and its count."""
+    row = _parse_json_line(line) if line.lstrip().startswith("{") else None
     if row is not None:
-        count = row.get("count")
-        return str(row["query"]), count if isinstance(count, int) else 1
-    text, tab, times = line.rpartition("\t")
-    return (text, int(times)) if tab and _COUNT.fullmatch(times.strip()) else (line, 1)
+        row_count = row.get("count")
+        return str(row["query"]), row_count if isinstance(row_count, int) else 1
+    query, tab, count = line.rpartition("\t")
+    return (query, int(count)) if tab and _COUNT.fullmatch(count.strip()) else (line, 1)
 
 
-def _row(line: str) -> Mapping[str, object] | None:
-    """The object that a line holds, where it has a query; None for a query that only begins like one."""
+def _parse_json_line(line: str) -> Mapping[str, object] | None:
+    """Return the JSON object of a line, or None for a query that only begins with a brace."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

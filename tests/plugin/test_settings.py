@@ -1,28 +1,28 @@
-"""Settings are checked when they are read; what is wrong is said in one sentence."""
+"""Settings are checked when they are read. A wrong setting is named in one sentence."""
 
 from pathlib import Path
 
 import pytest
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.settings import Settings, check, load
+from querylift.plugin.settings import Settings, load_settings, parse_settings
 
 
-def _load(tmp_path: Path, text: str, environment: dict[str, str] | None = None) -> Settings:
+def _load_text(tmp_path: Path, text: str, environment: dict[str, str] | None = None) -> Settings:
     file = tmp_path / "querylift.toml"
     file.write_text(text, encoding="utf-8")
-    return load(file, environment or {})
+    return load_settings(file, environment or {})
 
 
-def test_a_file_with_one_index_is_enough(tmp_path: Path) -> None:
-    settings = _load(tmp_path, 'engine = "http://127.0.0.1:9200/"\n[index.docs]\nweight = 0.3\n')
+def test_a_file_with_one_index_table_is_enough(tmp_path: Path) -> None:
+    settings = _load_text(tmp_path, 'engine = "http://127.0.0.1:9200/"\n[index.docs]\nweight = 0.3\n')
     assert settings.engine == "http://127.0.0.1:9200"
     assert settings.index["docs"].policy.weight == 0.3
     assert settings.index["docs"].policy.mode == "boost"
 
 
 def test_without_an_index_table_nothing_is_expanded() -> None:
-    assert check({}).index_for("docs") is None
+    assert parse_settings({}).find_index_settings("docs") is None
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def test_without_an_index_table_nothing_is_expanded() -> None:
         ("[index.docs]\nweight = 20", "index.docs.weight is 20"),
         ('[index.docs]\nmode = "replace"', "index.docs.mode is 'replace'"),
         ("[index.docs]\nwieght = 1", "index.docs.wieght is not a setting"),
-        ('[index."a,b"]\nweight = 1', "is no index name"),
+        ('[index."a,b"]\nweight = 1', "is not an index name"),
         ("budget_ms = ", "is not TOML"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(SettingsError) as raised:
-        _load(tmp_path, text)
+        _load_text(tmp_path, text)
     assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)
     assert "querylift.toml" in str(raised.value)
@@ -49,48 +49,48 @@ def test_a_wrong_setting_is_named_with_its_value(tmp_path: Path, text: str, sent
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"gone\.toml does not exist"):
-        load(tmp_path / "gone.toml", {})
+        load_settings(tmp_path / "gone.toml", {})
 
 
 def test_a_wrong_password_setting_is_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as raised:
-        _load(tmp_path, "engine_password = 5")
+        _load_text(tmp_path, "engine_password = 5")
     assert "5" not in str(raised.value).split("querylift.toml")[1]
 
 
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     environment = {"QUERYLIFT_BUDGET_MS": "50", "QUERYLIFT_CACHE__PIN_S": "7", "QUERYLIFT_ENABLED": "false"}
-    settings = _load(tmp_path, "budget_ms = 300\n[cache]\nsize = 9\n", environment)
+    settings = _load_text(tmp_path, "budget_ms = 300\n[cache]\nsize = 9\n", environment)
     assert (settings.budget_ms, settings.cache.pin_s, settings.cache.size, settings.enabled) == (50, 7, 9, False)
 
 
-def test_an_adapter_is_named_in_the_file_or_the_environment(tmp_path: Path) -> None:
-    assert _load(tmp_path, "").llama.adapter is None
+def test_an_adapter_can_be_set_in_the_file_or_the_environment(tmp_path: Path) -> None:
+    assert _load_text(tmp_path, "").llama.adapter is None
     text = '[llama]\nadapter = "a.gguf"\n'
-    assert _load(tmp_path, text).llama.adapter == Path("a.gguf")
-    assert _load(tmp_path, text, {"QUERYLIFT_LLAMA__ADAPTER": "b.gguf"}).llama.adapter == Path("b.gguf")
+    assert _load_text(tmp_path, text).llama.adapter == Path("a.gguf")
+    assert _load_text(tmp_path, text, {"QUERYLIFT_LLAMA__ADAPTER": "b.gguf"}).llama.adapter == Path("b.gguf")
 
 
 @pytest.mark.parametrize(
     "name", ["CACHE", "PORT", "SERVICE_HOST", "PORT_9280_TCP", "ENGINE__X", "CACHE__X", "INDEX__A__WEIGHT"]
 )
-def test_a_variable_of_our_prefix_that_is_no_setting_is_somebody_elses(name: str) -> None:
-    assert load(None, {f"QUERYLIFT_{name}": "tcp://10.0.0.1:1"}) == Settings()
+def test_a_variable_with_our_prefix_that_names_no_setting_is_ignored(name: str) -> None:
+    assert load_settings(None, {f"QUERYLIFT_{name}": "tcp://10.0.0.1:1"}) == Settings()
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
     for key in ("engine", "generator"):
         with pytest.raises(SettingsError) as raised:
-            _load(tmp_path, f'{key} = "https://admin:s3cret@host:9200"')
+            _load_text(tmp_path, f'{key} = "https://admin:s3cret@host:9200"')
         assert "s3cret" not in str(raised.value)
         assert f"{key} is given: put the" in str(raised.value)
 
 
-def test_an_index_switched_off_is_not_reached_through_all_or_a_pattern_that_may_overlap() -> None:
-    settings = check({"index": {"docs-*": {"enabled": False}, "*": {}}})
+def test_an_index_that_is_switched_off_is_not_reached_through_all_or_an_overlapping_pattern() -> None:
+    settings = parse_settings({"index": {"docs-*": {"enabled": False}, "*": {}}})
     for expression in ("_all", "*", "*s", "d*", "docs*"):
-        assert settings.index_for(expression) is None
-    assert settings.index_for("logs*") == settings.index["*"]
+        assert settings.find_index_settings(expression) is None
+    assert settings.find_index_settings("logs*") == settings.index["*"]
 
 
 @pytest.mark.parametrize(
@@ -100,27 +100,27 @@ def test_an_index_switched_off_is_not_reached_through_all_or_a_pattern_that_may_
         ("logs-2026", 0.3),
         ("logs-*", 0.3),
         ("docs,docs", 0.1),
-        ("docs,logs-1", None),  # two tables: which weight is meant is unknown
+        ("docs,logs-1", None),  # two tables: the weight is ambiguous
         ("docs,other", None),
         ("other", None),
-        ("*", None),  # takes in indices with tables of their own
+        ("*", None),  # matches indices with tables of their own
         ("d*", None),
         ("_all", None),
         ("logs-2*,logs-3*", 0.3),
-        ("*gs-1", None),  # may stand for docs-1 of nobody, and for logs-1
+        ("*gs-1", None),  # may match logs-1, and docs-1, which has no table
         ("docs,-logs-1", None),
         ("", None),
         (None, None),
     ],
 )
-def test_an_index_expression_is_governed_by_one_table_or_none(expression: str | None, weight: float | None) -> None:
-    settings = check({"index": {"docs": {"weight": 0.1}, "logs-*": {"weight": 0.3}}})
-    table = settings.index_for(expression)
+def test_one_table_or_none_governs_an_index_expression(expression: str | None, weight: float | None) -> None:
+    settings = parse_settings({"index": {"docs": {"weight": 0.1}, "logs-*": {"weight": 0.3}}})
+    table = settings.find_index_settings(expression)
     assert (table.weight if table else None) == weight
 
 
-def test_an_index_switched_off_is_not_reached_through_a_pattern() -> None:
-    settings = check({"index": {"logs-secret": {"enabled": False}, "logs-*": {}}})
-    assert settings.index_for("logs-*") is None
-    assert settings.index_for("logs-secret") == settings.index["logs-secret"]
-    assert settings.index_for("logs-open") == settings.index["logs-*"]
+def test_an_index_that_is_switched_off_is_not_reached_through_a_pattern() -> None:
+    settings = parse_settings({"index": {"logs-secret": {"enabled": False}, "logs-*": {}}})
+    assert settings.find_index_settings("logs-*") is None
+    assert settings.find_index_settings("logs-secret") == settings.index["logs-secret"]
+    assert settings.find_index_settings("logs-open") == settings.index["logs-*"]

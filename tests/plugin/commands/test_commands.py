@@ -11,7 +11,7 @@ import pytest
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("QUERYLIFT_") or k == "QUERYLIFT_CACHE"}
 
 
-def _querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def _run_querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "querylift", *arguments]
     return subprocess.run(command, cwd=cwd, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=280)
 
@@ -38,20 +38,20 @@ def _querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess.Com
     ],
 )
 def test_a_wrong_argument_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], sentence: str) -> None:
-    done = _querylift(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stdout == ""
+    result = _run_querylift(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert sentence in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stdout == ""
 
 
 @pytest.mark.parametrize(
     "arguments", [["index", "builtin", "--index", "i"], ["evaluate", "builtin", "--index", "i", "--generator", "none"]]
 )
-def test_an_engine_that_is_not_there_is_one_sentence_and_exit_code_1(tmp_path: Path, arguments: list[str]) -> None:
-    done = _querylift(*arguments, "--engine", "http://127.0.0.1:9", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
+def test_an_engine_that_does_not_answer_is_one_sentence_and_exit_code_1(tmp_path: Path, arguments: list[str]) -> None:
+    result = _run_querylift(*arguments, "--engine", "http://127.0.0.1:9", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
         "querylift: no search engine answers at http://127.0.0.1:9; "
         "start one with `querylift node up`, or name another with --engine\n"
     )
@@ -60,21 +60,23 @@ def test_an_engine_that_is_not_there_is_one_sentence_and_exit_code_1(tmp_path: P
 def test_an_address_in_use_is_named(tmp_path: Path) -> None:
     import socket
 
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = _querylift("serve", cwd=tmp_path, QUERYLIFT_LISTEN=listen, QUERYLIFT_GENERATOR="none")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert f"cannot listen on {listen}" in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken_socket:
+        listen = f"127.0.0.1:{taken_socket.getsockname()[1]}"
+        result = _run_querylift("serve", cwd=tmp_path, QUERYLIFT_LISTEN=listen, QUERYLIFT_GENERATOR="none")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"cannot listen on {listen}" in result.stderr
 
 
-def test_explain_prints_what_is_sent_and_why(tmp_path: Path) -> None:
+def test_explain_prints_the_sent_search_and_the_reason(tmp_path: Path) -> None:
     (tmp_path / "table.jsonl").write_text('{"query": "download a page", "text": "urlopen fetches"}\n', encoding="utf-8")
     (tmp_path / "querylift.toml").write_text(
         'generator = "table:table.jsonl"\n[index.docs]\nweight = 0.3\n', encoding="utf-8"
     )
-    told = json.loads(_querylift("explain", "download a page", "--index", "docs", "--json", cwd=tmp_path).stdout)
-    assert told["body"]["query"]["bool"]["should"][0]["match"]["text"]["boost"] == 0.3
-    plain = _querylift("explain", "download a page", "--index", "other", cwd=tmp_path).stdout
+    explanation = json.loads(
+        _run_querylift("explain", "download a page", "--index", "docs", "--json", cwd=tmp_path).stdout
+    )
+    assert explanation["body"]["query"]["bool"]["should"][0]["match"]["text"]["boost"] == 0.3
+    plain = _run_querylift("explain", "download a page", "--index", "other", cwd=tmp_path).stdout
     assert plain.startswith("skipped: no settings table allows expansion on every index searched\nsent:\n")
 
 
@@ -83,17 +85,17 @@ def test_a_corpus_is_indexed_evaluated_and_compared(tmp_path: Path, opensearch: 
     table = [{"query": "go over two lists side by side", "text": "zip iterables parallel tuples iterate"}]
     (tmp_path / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table), encoding="utf-8")
     engine = ("--engine", opensearch, "--index", "commands-builtin")
-    indexed = _querylift("index", "builtin", *engine, cwd=tmp_path)
-    assert indexed.returncode == 0, indexed.stderr
-    assert indexed.stdout.startswith("commands-builtin: 5")
-    evaluated = _querylift(
+    index_result = _run_querylift("index", "builtin", *engine, cwd=tmp_path)
+    assert index_result.returncode == 0, index_result.stderr
+    assert index_result.stdout.startswith("commands-builtin: 5")
+    evaluate_result = _run_querylift(
         "evaluate", "builtin", *engine, "--generator", "table:table.jsonl", "--out", "out", cwd=tmp_path
     )
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert "queries: skipped;nothing 106, expanded 1" in evaluated.stdout
+    assert evaluate_result.returncode == 0, evaluate_result.stderr
+    assert "queries: skipped;nothing 106, expanded 1" in evaluate_result.stdout
     assert (tmp_path / "out/plain.run").read_text() != (tmp_path / "out/expanded.run").read_text()
-    assert "Leave expansion off" in evaluated.stdout
-    assert all(len(line) <= 80 for line in evaluated.stdout.splitlines() if not line.startswith("report"))
+    assert "Leave expansion off" in evaluate_result.stdout
+    assert all(len(line) <= 80 for line in evaluate_result.stdout.splitlines() if not line.startswith("report"))
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "expanded.run",
         "expansions.jsonl",
@@ -101,19 +103,27 @@ def test_a_corpus_is_indexed_evaluated_and_compared(tmp_path: Path, opensearch: 
         "qrels.txt",
         "report.html",
     }
-    wrong = _querylift("evaluate", "builtin", *engine, "--generator", "none", "--field", "nowhere", cwd=tmp_path)
-    assert (wrong.returncode, wrong.stderr) == (
+    wrong_field_result = _run_querylift(
+        "evaluate", "builtin", *engine, "--generator", "none", "--field", "nowhere", cwd=tmp_path
+    )
+    assert (wrong_field_result.returncode, wrong_field_result.stderr) == (
         2,
         "querylift: not one query finds anything on commands-builtin; name what to search with --field or --body\n",
     )
-    graded = _querylift("evaluate", "builtin", *engine, "--generator", "none", "--relevant-from", "9", cwd=tmp_path)
-    assert (graded.returncode, graded.stderr.count("\n")) == (2, 1)
-    tls = _querylift("index", "builtin", "--index", "i", "--engine", opensearch.replace("http", "https"), cwd=tmp_path)
-    assert (tls.returncode, "cannot be reached over TLS" in tls.stderr) == (1, True)
+    grade_result = _run_querylift(
+        "evaluate", "builtin", *engine, "--generator", "none", "--relevant-from", "9", cwd=tmp_path
+    )
+    assert (grade_result.returncode, grade_result.stderr.count("\n")) == (2, 1)
+    tls_result = _run_querylift(
+        "index", "builtin", "--index", "i", "--engine", opensearch.replace("http", "https"), cwd=tmp_path
+    )
+    assert (tls_result.returncode, "cannot be reached over TLS" in tls_result.stderr) == (1, True)
     runs = ("compare", "out/plain.run", "out/expanded.run", "--qrels", "out/qrels.txt", "--json")
-    compared = json.loads(_querylift(*runs, cwd=tmp_path).stdout)
+    compared = json.loads(_run_querylift(*runs, cwd=tmp_path).stdout)
     as_json = json.loads(
-        _querylift("evaluate", "builtin", *engine, "--generator", "table:table.jsonl", "--json", cwd=tmp_path).stdout
+        _run_querylift(
+            "evaluate", "builtin", *engine, "--generator", "table:table.jsonl", "--json", cwd=tmp_path
+        ).stdout
     )
     assert as_json["systems"][1]["outcomes"] == {"skipped;nothing": 106, "expanded": 1}
     counts = {k: as_json["systems"][1]["comparison"][k] for k in ("wins", "ties", "losses")}
@@ -124,23 +134,23 @@ def test_a_corpus_is_indexed_evaluated_and_compared(tmp_path: Path, opensearch: 
 @pytest.mark.engine
 @pytest.mark.model
 def test_the_demo_measures_three_systems_and_stops_what_it_started(tmp_path: Path) -> None:
-    done = _querylift("demo", "--report", "report.html", cwd=tmp_path, QUERYLIFT_CACHE=_cache())
-    assert done.returncode == 0, done.stderr
+    result = _run_querylift("demo", "--report", "report.html", cwd=tmp_path, QUERYLIFT_CACHE=_find_cache_folder())
+    assert result.returncode == 0, result.stderr
     for line in (
         "no expansion",
-        "engine feedback (RM3)",
-        "generating model",
+        "RM3 feedback",
+        "language model",
         "fast expander",
-        "report: report.html",
+        "Report: report.html",
         "are stopped",
     ):
-        assert line in done.stdout
+        assert line in result.stdout
     assert "<svg" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False)
-    assert left.stdout == ""
+    processes = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert processes.stdout == ""
 
 
-def _cache() -> str:
+def _find_cache_folder() -> str:
     from querylift.plugin.files import cache_dir
 
     return str(cache_dir())

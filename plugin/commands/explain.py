@@ -1,0 +1,83 @@
+"""`querylift explain`: print the search that the engine would get for a query."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from querylift.plugin.broker import open_broker
+from querylift.plugin.commands.options import config_option, read_settings
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.flow import ExpansionRules, Search, explain_result, make_match_body, run_flow_async, search_flow
+from querylift.plugin.settings import Settings
+
+
+@click.command()
+@click.argument("query", metavar="TEXT")
+@click.option("--index", required=True, help="Index to search.")
+@click.option("--field", help="Field to search [default: the first field in the index's settings table, or else text].")
+@click.option(
+    "--body",
+    "body_path",
+    type=click.Path(path_type=Path),
+    help="File with a search body to explain, in place of a plain match on TEXT.",
+)
+@click.option("--generator", help="Generator to use in place of the one in the settings.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@config_option
+def explain(
+    query: str,
+    index: str,
+    field: str | None,
+    body_path: Path | None,
+    generator: str | None,
+    as_json: bool,
+    config: Path | None,
+) -> None:
+    """Print the search that the engine gets for TEXT, and why.
+
+    TEXT is a query as a user types it. Nothing is sent to the engine, except by a generator that reads the index.
+    """
+    settings = read_settings(config)
+    if generator is not None:
+        settings = settings.model_copy(update={"generator": generator})
+    if body_path is not None:
+        body = _read_body_file(body_path)
+    else:
+        body = make_match_body(query, field or _choose_field(settings, index))
+    explanation = asyncio.run(_explain_search(settings, Search(index, body, deadline_s=math.inf)))
+    click.echo(json.dumps(explanation, indent=2, ensure_ascii=False) if as_json else _format_explanation(explanation))
+
+
+async def _explain_search(settings: Settings, search: Search) -> dict[str, Any]:
+    from querylift.plugin.generators.factory import make_generator
+
+    async with open_broker(settings, make_generator(settings.generator, settings)) as broker:
+        rules = ExpansionRules(settings, clock=time.monotonic)
+        return explain_result(await run_flow_async(search_flow(search, rules), broker.answer), search)
+
+
+def _choose_field(settings: Settings, index: str) -> str:
+    table = settings.find_index_settings(index)
+    return table.fields[0] if table and table.fields else "text"
+
+
+def _format_explanation(explanation: dict[str, Any]) -> str:
+    lines = [explanation["sentence"]]
+    expansion = explanation["expansion"]
+    if expansion:
+        lines.append(f"expansion: {expansion.get('text') or expansion.get('terms')}")
+    return "\n".join([*lines, "sent:", json.dumps(explanation["body"], indent=2, ensure_ascii=False)])
+
+
+def _read_body_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}; name a readable file with --body") from None
