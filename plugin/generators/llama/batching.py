@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol
 
-from querylift.plugin.expansion import MAX_TOKENS, STOP, build_prompt
+from querylift.plugin.expansion import MAX_TOKENS, STOP_STRINGS, build_prompt
 
 STEP_TOKENS = 64
 """Prompt tokens that one pass reads, over all sequences. It bounds how long a running sequence waits for a new prompt."""
-_STOP_BYTES = tuple(stop.encode() for stop in STOP)
+_STOP_BYTES = tuple(stop.encode() for stop in STOP_STRINGS)
 
 
 class QueryTooLong(Exception):

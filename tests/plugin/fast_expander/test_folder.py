@@ -23,7 +23,7 @@ from querylift.plugin.fast_expander.neighbours import TERM_ENDS_FILE, TERMS_FILE
 from querylift.plugin.fast_expander.vocabulary import WORD_ENDS_FILE, WORDS_FILE, Vocabulary, Word, write_vocabulary
 from querylift.plugin.generators.fast_expander import open_expander_model
 from tests.helpers.expanders import write_expander, write_tiny_encoder
-from tests.helpers.folders import edit
+from tests.helpers.folders import edit_json_file
 
 FILES = [MODEL_FILE, TOKENIZER_FILE, VECTORS_FILE, TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE, WORDS_FILE, WORD_ENDS_FILE]
 REMEDY = "build it with `querylift expander build`"
@@ -81,7 +81,7 @@ def test_a_folder_without_a_readable_record_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
 def test_a_folder_of_another_version_is_an_error(folder: Path, version: object) -> None:
-    edit(folder / RECORD_FILE, {"version": version})
+    edit_json_file(folder / RECORD_FILE, {"version": version})
     assert (
         read_error(folder)
         == f"{folder}/expander.json has version {version!r}, but this Querylift reads version 1; {REMEDY}"
@@ -112,7 +112,7 @@ def test_json_that_is_not_an_object_has_no_version(folder: Path, text: str) -> N
 def test_the_error_for_an_invalid_value_names_the_key_and_the_value(
     folder: Path, changes: Mapping[str, Any], sentence: str
 ) -> None:
-    edit(folder / RECORD_FILE, changes)
+    edit_json_file(folder / RECORD_FILE, changes)
     error = read_error(folder)
     assert error.startswith(f"{folder}/expander.json: {sentence}")
     assert error.endswith(REMEDY)
@@ -124,7 +124,7 @@ def test_the_error_for_an_invalid_value_names_the_key_and_the_value(
 def _record_present_files(folder: Path) -> None:
     """Put the digests of the present files into the record."""
     facts_by_name = collect_file_facts(folder, FILES)
-    edit(folder / RECORD_FILE, {"files": {name: facts.model_dump() for name, facts in facts_by_name.items()}})
+    edit_json_file(folder / RECORD_FILE, {"files": {name: facts.model_dump() for name, facts in facts_by_name.items()}})
 
 
 def _flip_bit(data: bytes) -> bytes:

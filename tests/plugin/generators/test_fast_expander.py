@@ -25,7 +25,7 @@ from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator
 from querylift.plugin.settings import Settings, parse_settings
 from tests.helpers.expanders import TEXTS, TOPICS, write_expander, write_tiny_encoder
-from tests.helpers.folders import edit
+from tests.helpers.folders import edit_json_file
 from tests.helpers.upstream_stub import Handler, Received, answering, stub_engine
 
 DOWN = "http://127.0.0.1:9"
@@ -80,9 +80,9 @@ def test_the_heaviest_terms_come_from_the_documents_on_the_querys_topic(folder: 
 
 
 def test_it_adds_as_many_terms_as_the_folder_says(copy: Path) -> None:
-    edit(copy / RECORD_FILE, {"shape": {"terms": 3}})
+    edit_json_file(copy / RECORD_FILE, {"shape": {"terms": 3}})
     (expansion,) = _expand_texts(copy, "boats")
-    assert expansion is not None and expansion.size() == 3
+    assert expansion is not None and expansion.count_words() == 3
 
 
 def test_letter_case_white_space_and_control_characters_change_nothing(folder: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_identity_depends_on_the_folders_content_not_on_its_name(folder: Pat
 
     identity = _run_drill(folder, read_identity)
     assert identity.startswith("expander:") and identity == _run_drill(copy, read_identity)
-    edit(copy / RECORD_FILE, {"built": "2025-01-02"})
+    edit_json_file(copy / RECORD_FILE, {"built": "2025-01-02"})
     assert _run_drill(copy, read_identity) != identity
     assert FastExpanderGenerator(folder, DOWN).reads_index
 

@@ -72,8 +72,8 @@ def test_a_teachers_prose_is_cleaned(tmp_path: Path) -> None:
     [
         ("{", r"table\.jsonl:2: this line is not JSON"),
         ("[1]", r'table\.jsonl:2: this line has no "query"'),
-        ('{"query": "q"}', r'table\.jsonl:2: an expansion has "text", or "field" and "terms"'),
-        ('{"query": "q", "field": "f", "terms": {"a": 0}}', "at least one with a weight above zero"),
+        ('{"query": "q"}', r'table\.jsonl:2: the expansion has neither "text" nor "field" and "terms"'),
+        ('{"query": "q", "field": "f", "terms": {"a": 0}}', "give at least one a weight above 0"),
     ],
 )
 def test_the_error_for_a_broken_line_names_the_line(tmp_path: Path, line: str, problem: str) -> None:

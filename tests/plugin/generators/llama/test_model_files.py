@@ -16,9 +16,9 @@ from querylift.plugin.generators.llama.model_file import (
 )
 from querylift.quantize.adapters.export_adapter import export_adapter, read_base_model
 from querylift.quantize.levels.make_levels import make_levels
-from tests.helpers.adapters import random_weights, save_adapter, tiny_base, tiny_weights
+from tests.helpers.adapters import make_random_adapter_weights, make_tiny_adapter_weights, make_tiny_base, save_adapter
 from tests.helpers.llama import QUERIES, read_start_error, run_drill, write_text, write_texts
-from tests.quantize.levels.test_make_levels import made_model
+from tests.helpers.gguf_models import write_random_gguf
 
 
 @pytest.mark.model
@@ -43,7 +43,7 @@ def test_a_file_that_is_not_a_model_gives_an_error_of_one_sentence(tmp_path: Pat
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter of random numbers for every linear layer."""
     folder = tmp_path_factory.mktemp("adapter")
-    peft_folder = save_adapter(folder / "peft", random_weights())
+    peft_folder = save_adapter(folder / "peft", make_random_adapter_weights())
     export_adapter(peft_folder, folder / "adapter.gguf", base=read_base_model(find_packaged_model()))
     return folder / "adapter.gguf"
 
@@ -78,7 +78,7 @@ def test_with_an_adapter_each_request_gets_the_text_that_it_gets_alone(adapter: 
 def test_an_adapter_for_another_model_or_prompt_gives_an_error_of_one_sentence(adapter: Path, tmp_path: Path) -> None:
     model = find_packaged_model()
     small_adapter, old_adapter, cut_adapter = (tmp_path / f"{name}.gguf" for name in ("small", "old", "cut"))
-    export_adapter(save_adapter(tmp_path / "peft", tiny_weights()), small_adapter, base=tiny_base())
+    export_adapter(save_adapter(tmp_path / "peft", make_tiny_adapter_weights()), small_adapter, base=make_tiny_base())
     data = adapter.read_bytes()
     old_adapter.write_bytes(data.replace(PROMPT_VERSION.encode(), b"passage-0", 1))
     cut_adapter.write_bytes(data[:-1000])
@@ -117,7 +117,7 @@ def test_on_a_cpu_with_amx_a_quantised_model_writes_in_batches_without_a_crash(l
 
 @pytest.mark.model
 def test_a_model_for_another_prompt_gives_an_error_of_one_sentence(tmp_path: Path) -> None:
-    old_model = made_model(tmp_path / "old.gguf")
+    old_model = write_random_gguf(tmp_path / "old.gguf")
     old_model.write_bytes(old_model.read_bytes().replace(PROMPT_VERSION.encode(), b"passage-0", 1))
     assert read_start_error(old_model) == (
         f"the model {old_model} cannot be used "
