@@ -1,4 +1,4 @@
-"""Set systems against the unexpanded search on one corpus, and say whether expansion helps there."""
+"""Experiments: systems measured against the search without expansion, on the judged queries of one corpus."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from querylift.index_tools.corpora.loading import Corpus
-from querylift.index_tools.corpora.trec_files import Qrels
+from querylift.index_tools.corpora.corpus import Corpus
+from querylift.index_tools.corpora.records import Qrels
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.evaluation.comparison import Comparison, compare
-from querylift.index_tools.evaluation.measures import Evaluation, evaluate
-from querylift.index_tools.evaluation.report import Hit, QueryDetail, Report, SystemRow
-from querylift.index_tools.searching import Searched
+from querylift.index_tools.evaluation.comparison import MAX_LISTED_QUERIES, Comparison, compare_runs
+from querylift.index_tools.evaluation.measures import MAIN_MEASURE, Evaluation, evaluate_run
+from querylift.index_tools.evaluation.report import SHOWN_HITS, Hit, QueryDetail, Report, SystemRow
+from querylift.index_tools.searching import SearchedRun
 from querylift.plugin.errors import SettingsError
 
-MEASURE = "ndcg_at_10"
-_SHOWN_QUERIES = 10
-_SHOWN_HITS = 5
+_MAX_TITLE_CHARS = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is measured: judged queries of a split, and where."""
+    """The judged queries of one split, and the index to search with them."""
 
     corpus: str
     split: str
@@ -36,37 +34,37 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One way to search and what came of it. `added_ms` holds the time that it added to each query, where it was taken."""
+    """One way to search, and its run. `added_ms` is the time that it added to each query, if that was measured."""
 
     name: str
-    searched: Searched
+    searched: SearchedRun
     added_ms: Sequence[float] = ()
 
 
-def task_of(corpus: Corpus, split: str | None, index: str) -> Task:
-    """The judged queries of a split, None being the only one. Raises SettingsError."""
-    splits = list(corpus.splits())
+def create_task(corpus: Corpus, split: str | None, index: str) -> Task:
+    """Return the task of a split. None stands for the only split. Raises SettingsError when there is no such split."""
+    splits = list(corpus.split_names)
     if split is None and len(splits) == 1:
         split = splits[0]
     if split not in splits:
         raise SettingsError(f"--split is {split!r}; {corpus.name} has: {', '.join(splits) or 'no judged split'}")
-    qrels = corpus.qrels(split)
-    queries = {q: text for q, text in corpus.queries(split).items() if q in qrels}
+    qrels = corpus.read_qrels(split)
+    queries = {query_id: text for query_id, text in corpus.read_queries(split).items() if query_id in qrels}
     return Task(corpus.name, split, index, queries, qrels, corpus.relevant_from)
 
 
-def check_found(task: Task, baseline: System) -> None:
-    """Raise SettingsError where no search finds anything: that is a wrong field or a wrong index, and no result."""
+def check_baseline_hits(task: Task, baseline: System) -> None:
+    """Raise SettingsError when no search has a hit, or no hit is judged: the field or the index is a wrong one."""
     run = baseline.searched.run
     if not any(run.values()):
         raise SettingsError(f"not one query finds anything on {task.index}; name what to search with --field or --body")
-    if not any(doc in task.qrels[q] for q, docs in run.items() for doc in docs):
+    if not any(doc_id in task.qrels[query_id] for query_id, doc_ids in run.items() for doc_id in doc_ids):
         raise SettingsError(
             f"{task.index} holds no judged document of {task.corpus}; index that corpus, or name another"
         )
 
 
-def report(
+def create_report(
     task: Task,
     baseline: System,
     systems: Iterable[System],
@@ -75,125 +73,139 @@ def report(
     mode: str = "",
     weight: float | None = None,
 ) -> Report:
-    """Everything for a table and a page: each system's measures, and its paired comparison with `baseline`."""
-    base = evaluate(baseline.searched.run, task.qrels, relevant_from=task.relevant_from)
-    rows = [SystemRow(baseline.name, base)]
-    rows += [_row(task, baseline, system, base, engine) for system in systems]
+    """Return the measures of each system, and its paired comparison with `baseline`.
+
+    Raises ValueError when no query has a relevant document.
+    """
+    baseline_evaluation = evaluate_run(baseline.searched.run, task.qrels, relevant_from=task.relevant_from)
+    rows = [SystemRow(baseline.name, baseline_evaluation)]
+    rows += [_create_row(task, baseline, system, baseline_evaluation, engine) for system in systems]
     return Report(
         tuple(rows),
         corpus=task.corpus,
         split=task.split,
         index=task.index,
-        engine=str(engine.info()),
+        engine=str(engine.read_info()),
         date=date.today().isoformat(),
         generator=", ".join(row.name for row in rows[1:]),
         mode=mode,
         weight=weight,
-        measure=MEASURE,
+        measure=MAIN_MEASURE,
         relevant_from=task.relevant_from,
     )
 
 
-def advice(task: Task, comparison: Comparison, how: str) -> str:
-    """What to put into querylift.toml after this measurement; `how` is the settings that were measured, as TOML lines."""
+def format_advice(task: Task, comparison: Comparison, index_settings: str) -> str:
+    """Say what to put into querylift.toml after this measurement.
+
+    `index_settings` holds the measured settings as TOML lines. It is empty when a proxy has them already.
+    """
     if comparison.verdict == "helps":
-        switch = f'To switch it on:\n\n[index."{task.index}"]\n{how}' if how else "Keep the proxy's settings."
-        return f"It helps here. {switch}"
+        toml = f'To switch it on:\n\n[index."{task.index}"]\n{index_settings}'
+        return f"It helps here. {toml if index_settings else 'Keep the settings of the proxy.'}"
     if comparison.verdict == "harms":
         return f"It harms here. Leave expansion off on {task.index}."
-    seen = f"No difference beyond chance was seen with {len(comparison.differences)} queries."
-    return f"{seen}\nLeave expansion off on {task.index}."
-
-
-def outcomes(searched: Searched) -> str:
-    """How many queries became what: "expanded 40, late;budget 3"."""
-    return ", ".join(
-        f"{name or 'sent as it was'} {count}" for name, count in Counter(searched.outcomes.values()).most_common()
+    return (
+        f"No difference beyond chance was seen with {len(comparison.differences)} queries.\n"
+        f"Leave expansion off on {task.index}."
     )
 
 
-def as_json(made: Report, systems: Mapping[str, System]) -> dict[str, Any]:
-    """The report's numbers for a program."""
+def format_outcomes(searched: SearchedRun) -> str:
+    """Return how many queries had each outcome, such as "expanded 40, late;budget 3"."""
+    counts = Counter(searched.outcomes.values()).most_common()
+    return ", ".join(f"{outcome or 'sent unchanged'} {count}" for outcome, count in counts)
+
+
+def report_to_json(report: Report, systems: Mapping[str, System]) -> dict[str, Any]:
+    """Return the numbers of the report for a program. `systems` are the measured systems by name."""
     return {
-        "corpus": made.corpus,
-        "split": made.split,
-        "index": made.index,
-        "engine": made.engine,
-        "mode": made.mode,
-        "weight": made.weight,
-        "systems": [_system_json(row, systems.get(row.name)) for row in made.systems],
+        "corpus": report.corpus,
+        "split": report.split,
+        "index": report.index,
+        "engine": report.engine,
+        "mode": report.mode,
+        "weight": report.weight,
+        "systems": [_row_to_json(row, systems.get(row.name)) for row in report.systems],
     }
 
 
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """The value below which `share` of `values` lie (nearest rank); None where there are none."""
+def calculate_percentile(values: Sequence[float], share: float) -> float | None:
+    """Return the value below which `share` of `values` lie (nearest rank), and None when there are no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
-def _row(task: Task, baseline: System, system: System, base: Evaluation, engine: Engine) -> SystemRow:
-    measured = evaluate(system.searched.run, task.qrels, relevant_from=task.relevant_from)
-    comparison = compare(base.per_query[MEASURE], measured.per_query[MEASURE])
+def _create_row(
+    task: Task, baseline: System, system: System, baseline_evaluation: Evaluation, engine: Engine
+) -> SystemRow:
+    evaluation = evaluate_run(system.searched.run, task.qrels, relevant_from=task.relevant_from)
+    comparison = compare_runs(baseline_evaluation.per_query[MAIN_MEASURE], evaluation.per_query[MAIN_MEASURE])
     return SystemRow(
         system.name,
-        measured,
+        evaluation,
         comparison,
-        added_ms_p50=percentile(system.added_ms, 0.5),
-        added_ms_p95=percentile(system.added_ms, 0.95),
-        details=_details(task, baseline.searched, system.searched, comparison, engine),
+        added_ms_p50=calculate_percentile(system.added_ms, 0.5),
+        added_ms_p95=calculate_percentile(system.added_ms, 0.95),
+        details=_create_query_details(task, baseline.searched, system.searched, comparison, engine),
     )
 
 
-def _details(
-    task: Task, before: Searched, after: Searched, comparison: Comparison, engine: Engine
+def _create_query_details(
+    task: Task, before: SearchedRun, after: SearchedRun, comparison: Comparison, engine: Engine
 ) -> dict[str, QueryDetail]:
-    """The worst and the best queries with their first hits."""
+    """Return the worst and the best queries with their first hits, by query id."""
     ordered = list(comparison.differences)
-    shown = dict.fromkeys(ordered[:_SHOWN_QUERIES] + ordered[-_SHOWN_QUERIES:])
-    first = {q: (before.run.get(q, [])[:_SHOWN_HITS], after.run.get(q, [])[:_SHOWN_HITS]) for q in shown}
-    titles = _titles(engine, task.index, {doc for pair in first.values() for ids in pair for doc in ids})
+    query_ids = dict.fromkeys(ordered[:MAX_LISTED_QUERIES] + ordered[-MAX_LISTED_QUERIES:])
+    hits_before = {query_id: before.run.get(query_id, [])[:SHOWN_HITS] for query_id in query_ids}
+    hits_after = {query_id: after.run.get(query_id, [])[:SHOWN_HITS] for query_id in query_ids}
+    doc_ids = {doc_id for hits in (*hits_before.values(), *hits_after.values()) for doc_id in hits}
+    titles = _fetch_titles(engine, task.index, doc_ids)
     return {
-        q: QueryDetail(
-            task.queries[q],
-            after.expansions.get(q, ""),
-            _hits(first[q][0], task.qrels[q], titles),
-            _hits(first[q][1], task.qrels[q], titles),
+        query_id: QueryDetail(
+            task.queries[query_id],
+            after.expansions.get(query_id, ""),
+            _create_hits(hits_before[query_id], task.qrels[query_id], titles),
+            _create_hits(hits_after[query_id], task.qrels[query_id], titles),
         )
-        for q in shown
+        for query_id in query_ids
     }
 
 
-def _hits(doc_ids: Iterable[str], grades: Mapping[str, int], titles: Mapping[str, str]) -> tuple[Hit, ...]:
-    return tuple(Hit(doc, titles.get(doc, ""), grades.get(doc)) for doc in doc_ids)
+def _create_hits(doc_ids: Iterable[str], grades: Mapping[str, int], titles: Mapping[str, str]) -> tuple[Hit, ...]:
+    return tuple(Hit(doc_id, titles.get(doc_id, ""), grades.get(doc_id)) for doc_id in doc_ids)
 
 
-def _titles(engine: Engine, index: str, doc_ids: set[str]) -> dict[str, str]:
-    """What to show of each document: its title, or the start of its text."""
+def _fetch_titles(engine: Engine, index: str, doc_ids: set[str]) -> dict[str, str]:
+    """Return the title of each document, or the start of its text when it has no title."""
     if not doc_ids:
         return {}
     answer = engine.call("POST", f"/{index}/_mget", {"ids": sorted(doc_ids)}, params={"_source": "title,text"})
-    return {doc["_id"]: _title(doc.get("_source", {})) for doc in answer["docs"]}
+    sources = {document["_id"]: document.get("_source", {}) for document in answer["docs"]}
+    return {
+        doc_id: str(source.get("title") or source.get("text") or "")[:_MAX_TITLE_CHARS]
+        for doc_id, source in sources.items()
+    }
 
 
-def _title(source: Mapping[str, Any]) -> str:
-    return str(source.get("title") or source.get("text") or "")[:120]
-
-
-def _system_json(row: SystemRow, system: System | None) -> dict[str, Any]:
-    made: dict[str, Any] = {"name": row.name, "queries": row.evaluation.queries, "means": dict(row.evaluation.means)}
+def _row_to_json(row: SystemRow, system: System | None) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "name": row.name,
+        "queries": row.evaluation.query_count,
+        "means": dict(row.evaluation.means),
+    }
     if row.comparison is not None:
-        c = row.comparison
-        made["comparison"] = {
-            "measure": MEASURE,
-            "difference": c.difference,
-            "p_value": c.p_value,
-            "interval": list(c.interval),
-            "wins": c.wins,
-            "ties": c.ties,
-            "losses": c.losses,
+        values["comparison"] = {
+            "measure": MAIN_MEASURE,
+            "difference": row.comparison.difference,
+            "p_value": row.comparison.p_value,
+            "interval": list(row.comparison.interval),
+            "wins": row.comparison.wins,
+            "ties": row.comparison.ties,
+            "losses": row.comparison.losses,
         }
     if system is not None:
-        made["outcomes"] = dict(Counter(system.searched.outcomes.values()))
+        values["outcomes"] = dict(Counter(system.searched.outcomes.values()))
     if row.added_ms_p50 is not None:
-        made |= {"added_ms_p50": row.added_ms_p50, "added_ms_p95": row.added_ms_p95}
-    return made
+        values |= {"added_ms_p50": row.added_ms_p50, "added_ms_p95": row.added_ms_p95}
+    return values

@@ -1,10 +1,10 @@
-"""How good a run is: five measures of trec_eval, one rule for the queries that it would silently drop.
+"""Measures of a run: how good it is, by trec_eval, with one rule for the queries that trec_eval would silently drop.
 
-Means are taken over every query that has at least one document graded `relevant_from` or above:
+Each mean is over the queries that have at least one document graded `relevant_from` or above:
 
-* such a query for which the run has no document counts 0 (trec_eval leaves it out, which flatters the run);
-* a judged query without such a document is left out of every measure, whatever the run says, and is counted;
-* a query of the run that nobody judged is ignored.
+* Such a query counts 0 where the run has no document for it. trec_eval leaves it out, which flatters the run.
+* A judged query without such a document is left out of every measure and is counted.
+* A query of the run that nobody judged is ignored.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from querylift.index_tools.corpora.trec_files import Qrels, Run
+from querylift.index_tools.corpora.records import Qrels, Run
 from querylift.plugin.errors import MissingExtra
 
-MEASURES: tuple[str, ...] = ("ndcg_at_10", "map", "mrr_at_10", "recall_at_100", "recall_at_1000")
+MAIN_MEASURE = "ndcg_at_10"
+"""The measure that systems are compared by."""
+SUMMARY_MEASURES: tuple[str, ...] = (MAIN_MEASURE, "recall_at_100")
+"""The measures that tables show."""
+MEASURES: tuple[str, ...] = (MAIN_MEASURE, "map", "mrr_at_10", "recall_at_100", "recall_at_1000")
+"""The measures of every evaluation."""
 LABELS: Mapping[str, str] = {
     "ndcg_at_10": "nDCG@10",
     "map": "MAP",
@@ -27,12 +32,14 @@ LABELS: Mapping[str, str] = {
 }
 """How people write each measure."""
 
-_TREC_EVAL = {
-    "ndcg_at_10": "ndcg_cut_10",
-    "map": "map",
-    "recall_at_100": "recall_100",
-    "recall_at_1000": "recall_1000",
+_CUT_OFFS = (5, 10, 15, 20, 30, 100)
+REWARD_MEASURES: Mapping[str, str] = {
+    **{f"ndcg_at_{cut_off}": f"ndcg_cut_{cut_off}" for cut_off in _CUT_OFFS},
+    **{f"recall_at_{cut_off}": f"recall_{cut_off}" for cut_off in _CUT_OFFS},
 }
+"""The measures that a reward may mix, each with trec_eval's name for it. They look at 100 hits or fewer."""
+
+_TREC_EVAL_NAMES = {"map": "map", "recall_at_1000": "recall_1000", **REWARD_MEASURES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,76 +49,90 @@ class Evaluation:
     per_query: Mapping[str, Mapping[str, float]]
     means: Mapping[str, float]
     missing: tuple[str, ...]
-    """Query ids that count 0 because the run has no document for them."""
+    """Ids of the queries that count 0 because the run has no document for them."""
     without_relevant: tuple[str, ...]
-    """Judged query ids that no measure includes: none of their documents is graded `relevant_from` or above."""
+    """Ids of the judged queries that every measure leaves out, because no document of theirs is relevant."""
 
     @property
-    def queries(self) -> int:
-        """How many queries every mean is taken over."""
-        return len(self.per_query["ndcg_at_10"])
+    def query_count(self) -> int:
+        """The number of queries that every mean is over."""
+        return len(self.per_query[MAIN_MEASURE])
 
 
-def evaluate(run: Run, qrels: Qrels, *, relevant_from: int = 1) -> Evaluation:
+def evaluate_run(run: Run, qrels: Qrels, *, relevant_from: int = 1) -> Evaluation:
     """Measure `run` against `qrels`.
 
-    nDCG@10 takes the grade itself as gain, the sum of grade / log2(rank + 1) over the same sum of the best order: the
-    LINEAR gain of trec_eval, not 2**grade - 1. A grade below 0 and a document without one gain 0.
+    nDCG@10 takes the grade itself as gain. It is the sum of grade / log2(rank + 1), over the same sum of the best order:
+    the LINEAR gain of trec_eval, not 2**grade - 1. A grade below 0 gains 0, and so does a document without a grade.
 
     MAP, MRR@10 and recall count a document as relevant from grade `relevant_from` (TREC Deep Learning: 2). Average
-    precision is the sum of the precision at each relevant document found, over the number of relevant ones; MRR@10 is
-    1 / rank of the first relevant document, 0 past rank 10; recall@k is the share of the relevant documents within k.
+    precision is the sum of the precision at each relevant document, over the number of relevant documents. MRR@10 is
+    1 / rank of the first relevant document, and 0 past rank 10. recall@k is the share of relevant documents within k.
 
-    Raises ValueError where `relevant_from` is below 1 or no query has a relevant document.
+    Raises ValueError when `relevant_from` is below 1, and when no query has a relevant document.
     """
     if relevant_from < 1:
         raise ValueError(f"relevant_from is the lowest grade that counts as relevant, 1 or more, not {relevant_from}")
-    judged = {q: grades for q, grades in qrels.items() if any(g >= relevant_from for g in grades.values())}
-    if not judged:
+    usable = {
+        query_id: grades
+        for query_id, grades in qrels.items()
+        if any(grade >= relevant_from for grade in grades.values())
+    }
+    if not usable:
         raise ValueError(f"no query of the qrels has a document graded {relevant_from} or above")
-    per_query = _per_query(run, judged, relevant_from)
+    per_query = _measure_queries(run, usable, relevant_from)
     return Evaluation(
         per_query=per_query,
-        means={measure: mean(values.values()) for measure, values in per_query.items()},
-        missing=tuple(q for q in judged if not run.get(q)),
-        without_relevant=tuple(q for q in qrels if q not in judged),
+        means={measure: calculate_mean(values.values()) for measure, values in per_query.items()},
+        missing=tuple(query_id for query_id in usable if not run.get(query_id)),
+        without_relevant=tuple(query_id for query_id in qrels if query_id not in usable),
     )
 
 
-def mean(values: Iterable[float]) -> float:
-    """The arithmetic mean. Raises ValueError where there are no values."""
-    listed = list(values)
-    if not listed:
+def calculate_mean(values: Iterable[float]) -> float:
+    """Return the arithmetic mean. Raises ValueError when there are no values."""
+    numbers = list(values)
+    if not numbers:
         raise ValueError("no values to take the mean of")
-    return math.fsum(listed) / len(listed)
+    return math.fsum(numbers) / len(numbers)
 
 
-def _per_query(run: Run, judged: Qrels, relevant_from: int) -> dict[str, dict[str, float]]:
-    found = _trec_eval(run, judged, relevant_from, tuple(_TREC_EVAL.values()))
-    # trec_eval's reciprocal rank has no cut-off: the run is cut instead.
-    first = _trec_eval({q: docs[:10] for q, docs in run.items()}, judged, relevant_from, ("recip_rank",))
-    values = {measure: {q: found.get(q, {}).get(name, 0.0) for q in judged} for measure, name in _TREC_EVAL.items()}
-    values["mrr_at_10"] = {q: first.get(q, {}).get("recip_rank", 0.0) for q in judged}
+def _measure_queries(run: Run, qrels: Qrels, relevant_from: int) -> dict[str, dict[str, float]]:
+    """Return each of `MEASURES` for each query of `qrels`: measure to query id to value."""
+    names = {measure: _TREC_EVAL_NAMES[measure] for measure in MEASURES if measure in _TREC_EVAL_NAMES}
+    scores = _run_trec_eval(run, qrels, relevant_from, tuple(names.values()))
+    # trec_eval's reciprocal rank has no cut-off, so the run is cut off instead.
+    first_ten = {query_id: doc_ids[:10] for query_id, doc_ids in run.items()}
+    reciprocal_ranks = _run_trec_eval(first_ten, qrels, relevant_from, ("recip_rank",))
+    values = {
+        measure: {query_id: scores.get(query_id, {}).get(name, 0.0) for query_id in qrels}
+        for measure, name in names.items()
+    }
+    values["mrr_at_10"] = {query_id: reciprocal_ranks.get(query_id, {}).get("recip_rank", 0.0) for query_id in qrels}
     return {measure: values[measure] for measure in MEASURES}
 
 
-def _trec_eval(run: Run, judged: Qrels, relevant_from: int, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    evaluator = import_pytrec_eval().RelevanceEvaluator(judged, names, relevance_level=relevant_from)
-    results: dict[str, dict[str, float]] = evaluator.evaluate({q: falling_scores(run[q]) for q in judged if run.get(q)})
+def _run_trec_eval(run: Run, qrels: Qrels, relevant_from: int, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Return what trec_eval measures, under its own names. Queries without a document in `run` are left out."""
+    evaluator = import_pytrec_eval().RelevanceEvaluator(qrels, names, relevance_level=relevant_from)
+    results: dict[str, dict[str, float]] = evaluator.evaluate(
+        {query_id: assign_falling_scores(run[query_id]) for query_id in qrels if run.get(query_id)}
+    )
     return results
 
 
-def falling_scores(doc_ids: Sequence[str]) -> dict[str, float]:
-    """Strictly falling scores: trec_eval sorts by score, and puts equal scores in the order of the document ids.
+def assign_falling_scores(doc_ids: Sequence[str]) -> dict[str, float]:
+    """Give each document a score below that of the document before it.
 
-    A document that is listed twice keeps its first place, and the next one moves up.
+    trec_eval sorts by score, and sorts documents of equal score by their ids. A document that is listed twice keeps its
+    first place, and the next document moves up.
     """
     distinct = list(dict.fromkeys(doc_ids))
     return {doc_id: float(len(distinct) - place) for place, doc_id in enumerate(distinct)}
 
 
 def import_pytrec_eval() -> Any:
-    """The module. Raises MissingExtra where it is not installed."""
+    """Return the module pytrec_eval. Raises MissingExtra when it is not installed."""
     try:
         import pytrec_eval
     except ImportError as error:

@@ -1,60 +1,70 @@
-"""The summary of a report as text for a terminal of 80 columns."""
+"""The summary of a report as a text table for a terminal of 80 columns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from querylift.index_tools.evaluation.report import SystemRow, milliseconds, number, p_text, signed
+from querylift.index_tools.evaluation.report import (
+    SystemRow,
+    format_difference,
+    format_measure,
+    format_milliseconds,
+    format_p_value,
+)
 
 WIDTH = 80
 
 _GAP = "  "
-
-
-def render_table(rows: Sequence[SystemRow]) -> str:
-    """One line per system under its headings, at most 80 columns wide; long names are cut. No rows give "".
-
-    The column "diff" is that of the measure compared. The last column is left out where no row has a time.
-    """
-    if not rows:
-        return ""
-    cells = [*_HEADINGS, *(_cells(row) for row in rows)]
-    if not any(row.timed for row in rows):
-        cells = [line[:-1] for line in cells[1:]]
-    return aligned(cells)
-
-
-def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """Lines of `cells`, the first column left-aligned and cut to what the others leave of 80 columns, the rest right."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    widths[0] = max(1, min(widths[0], WIDTH - sum(widths[1:]) - len(_GAP) * (len(widths) - 1)))
-    return "\n".join(_line(line, widths) for line in cells)
-
-
 _HEADINGS = (
     ("", "", "", "", "", "", "added ms"),
     ("system", "nDCG@10", "diff", "recall@100", "W/T/L", "p", "p50/p95"),
 )
 
 
-def _cells(row: SystemRow) -> tuple[str, ...]:
-    means, c = row.evaluation.means, row.comparison
-    compared = (signed(c.difference), f"{c.wins}/{c.ties}/{c.losses}", p_text(c.p_value)) if c else ("-", "-", "-")
+def render_table(rows: Sequence[SystemRow]) -> str:
+    """Return one line for each system below the headings, at most 80 columns wide. Long names are cut.
+
+    The column "diff" shows the difference in the compared measure. The last column is left out when no row has a time.
+    Returns "" when there are no rows.
+    """
+    if not rows:
+        return ""
+    lines = [*_HEADINGS, *(_format_cells(row) for row in rows)]
+    if not any(row.has_times for row in rows):
+        lines = [line[:-1] for line in lines[1:]]
+    return align_columns(lines)
+
+
+def align_columns(lines: Sequence[Sequence[str]]) -> str:
+    """Align the cells of `lines`: the first column to the left, the others to the right.
+
+    The first column is cut to the space that the others leave of 80 columns.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths[0] = max(1, min(widths[0], WIDTH - sum(widths[1:]) - len(_GAP) * (len(widths) - 1)))
+    return "\n".join(_format_line(line, widths) for line in lines)
+
+
+def _format_cells(row: SystemRow) -> tuple[str, ...]:
+    means, comparison = row.evaluation.means, row.comparison
+    difference, counts, p_value = "-", "-", "-"
+    if comparison is not None:
+        difference = format_difference(comparison.difference)
+        counts = f"{comparison.wins}/{comparison.ties}/{comparison.losses}"
+        p_value = format_p_value(comparison.p_value)
+    times = f"{format_milliseconds(row.added_ms_p50)}/{format_milliseconds(row.added_ms_p95)}"
     return (
         row.name,
-        number(means["ndcg_at_10"]),
-        compared[0],
-        number(means["recall_at_100"]),
-        *compared[1:],
-        _added(row),
+        format_measure(means["ndcg_at_10"]),
+        difference,
+        format_measure(means["recall_at_100"]),
+        counts,
+        p_value,
+        times if row.has_times else "-",
     )
 
 
-def _added(row: SystemRow) -> str:
-    return f"{milliseconds(row.added_ms_p50)}/{milliseconds(row.added_ms_p95)}" if row.timed else "-"
-
-
-def _line(line: Sequence[str], widths: Sequence[int]) -> str:
-    first = line[0] if len(line[0]) <= widths[0] else line[0][: widths[0] - 1] + "…"
-    rest = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-    return _GAP.join((first.ljust(widths[0]), *rest)).rstrip()
+def _format_line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    name = cells[0] if len(cells[0]) <= widths[0] else cells[0][: widths[0] - 1] + "…"
+    numbers = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
+    return _GAP.join((name.ljust(widths[0]), *numbers)).rstrip()

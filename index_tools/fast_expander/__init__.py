@@ -1,1 +1,1 @@
-"""Builds a fast expander from an index: its documents read, encoded and cut into terms."""
+"""Builds a fast expander from an index: reads and encodes its documents, and writes the files that are served."""

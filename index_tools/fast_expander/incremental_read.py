@@ -1,4 +1,4 @@
-"""Reads an index into parts: only documents whose text is new are encoded, and those that are gone are left out."""
+"""Reads an index into parts. Only documents with a new text are encoded, and documents that are gone are left out."""
 
 from __future__ import annotations
 
@@ -9,169 +9,166 @@ from itertools import islice
 from typing import Any
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.fast_expander.document_parts import Part, Parts
-from querylift.index_tools.fast_expander.index_reader import Field, Hit, scan, terms_of
-from querylift.index_tools.fast_expander.surface_words import Surfaces
-from querylift.plugin.fast_expander.document_vectors import in_eight_bits
+from querylift.index_tools.fast_expander.document_parts import DocumentPart, DocumentParts
+from querylift.index_tools.fast_expander.index_reader import (
+    AnalysedField,
+    IndexedDocument,
+    fetch_terms,
+    scan_documents,
+)
+from querylift.index_tools.fast_expander.surface_words import SurfaceWords
+from querylift.plugin.fast_expander.document_vectors import quantize_to_eight_bits
 from querylift.plugin.fast_expander.encoder import Encoder
 
 _PART_DOCUMENTS = 2000
-_TERMS_AT_ONCE = 200
-"""Documents of one `_mtermvectors`."""
-_IDS_AT_ONCE = 500
+_TERM_REQUEST_DOCUMENTS = 200
+"""The number of documents in one `_mtermvectors` request."""
+_ID_QUERY_DOCUMENTS = 500
 
 
-class Update:
-    """Brings `parts` to what the index holds now; `threads` documents are encoded at once."""
+class IncrementalReader:
+    """Brings `parts` up to date with the index. It encodes `threads` documents at once.
+
+    `encoded`, `without_text` and `unreadable` count documents: newly encoded, without text, and in unknown words.
+    """
 
     def __init__(
         self,
         engine: Engine,
         index: str,
-        found: Field,
-        parts: Parts,
+        field: AnalysedField,
+        parts: DocumentParts,
         encoder: Encoder,
         *,
         threads: int,
     ) -> None:
         self._engine = engine
         self._index = index
-        self._field = found
+        self._field = field
         self._parts = parts
         self._encoder = encoder
         self._threads = threads
-        self._surfaces = Surfaces(engine, found.indices[0], found.name)
+        self._surfaces = SurfaceWords(engine, field.indices[0], field.name)
         self._digests: list[Any] = []
+        """The digests of each part."""
         self._rows: dict[str, tuple[int, int]] = {}
+        """Document key to (number of the part, row)."""
         self.encoded = 0
         self.without_text = 0
         self.unreadable = 0
 
-    def run(
+    def read_changes(
         self,
         progress: Callable[[int, int], None],
         *,
         query: Mapping[str, Any] | None = None,
-        before: Sequence[Sequence[int]] | None = None,
+        rows_before: Sequence[Sequence[int]] | None = None,
     ) -> list[list[int]]:
-        """The rows of each part that hold a document as it is now.
+        """Read the index, and return the rows of each part that hold a document of today. Returns [] when there is none.
 
-        With a `query` for what has changed only that is read, and what is in none of the rows of `before`, those of the
-        last build: its date may be older than its place in the index.
+        With `query`, only the documents that it matches are read, and those that have no row in `rows_before`, the current
+        rows of the last build. The latter are new to the index although their date may be old.
         """
         for number, part in enumerate(self._parts):
-            self._remember(number, part, range(len(part.keys)) if before is None else before[number])
-        alive = set[str]()
+            self._record_rows(number, part, range(len(part.keys)) if rows_before is None else rows_before[number])
+        keys_in_index = set[str]()
 
-        def changed() -> Iterator[list[Hit]]:
-            total, read = self._engine.count(self._index), 0
-            for hits in scan(self._engine, self._index, sources=self._field.sources, query=query):
-                read += len(hits)
-                alive.update(hit.key for hit in hits)
-                yield hits
-                progress(read, total)
+        def scan_changed_documents() -> Iterator[IndexedDocument]:
+            total, read_count = self._engine.count_documents(self._index), 0
+            for documents in scan_documents(self._engine, self._index, sources=self._field.sources, query=query):
+                read_count += len(documents)
+                keys_in_index.update(document.key for document in documents)
+                yield from documents
+                progress(read_count, total)
 
-        self._take(changed())
-        if query is not None:  # the others are as they were, but some may be gone
-            missed: list[Hit] = []
-            for hits in scan(self._engine, self._index, sources=()):
-                missed += [hit for hit in hits if hit.key not in alive and hit.key not in self._rows]
-                alive.update(hit.key for hit in hits)
-            self._take(self._read(missed))
-        kept: list[list[int]] = [[] for _ in self._digests]
+        self._store_new_documents(scan_changed_documents())
+        if (
+            query is not None
+        ):  # The other documents have not changed, but some may be gone, and some may have come back.
+            missing: list[IndexedDocument] = []
+            for documents in scan_documents(self._engine, self._index, sources=()):
+                missing += [
+                    document
+                    for document in documents
+                    if document.key not in keys_in_index and document.key not in self._rows
+                ]
+                keys_in_index.update(document.key for document in documents)
+            self._store_new_documents(self._fetch_texts(missing))
+        current_rows: list[list[int]] = [[] for _ in self._digests]
         for key, (number, row) in self._rows.items():
-            if key in alive:
-                kept[number].append(row)
-        return kept if any(kept) else []
+            if key in keys_in_index:
+                current_rows[number].append(row)
+        return current_rows if any(current_rows) else []
 
-    def _take(self, scanned: Iterable[list[Hit]]) -> None:
-        """Put what is new of the documents into parts."""
-        new = _Batches(_PART_DOCUMENTS)
-        for hits in scanned:
-            for batch in new.add([hit for hit in hits if self._is_new(hit)]):
-                self._write(batch)
-        for batch in new.rest():
-            self._write(batch)
+    def _store_new_documents(self, documents: Iterable[IndexedDocument]) -> None:
+        """Encode the documents whose text is new, and add them to the parts."""
+        new_documents = (document for document in documents if self._should_encode(document))
+        while batch := list(islice(new_documents, _PART_DOCUMENTS)):
+            part = self._create_part(batch)
+            self._parts.add_part(part)
+            self._record_rows(len(self._digests), part, range(len(part.keys)))
+            self.encoded += len(batch)
 
-    def _read(self, missed: Sequence[Hit]) -> Iterator[list[Hit]]:
-        """The documents of hits without a text, with theirs."""
-        rest, wanted = iter(missed), {hit.key for hit in missed}
-        while batch := list(islice(rest, _IDS_AT_ONCE)):
-            query = {"ids": {"values": [hit.doc_id for hit in batch]}}
-            for hits in scan(self._engine, self._index, sources=self._field.sources, query=query):
-                found = [hit for hit in hits if hit.key in wanted]  # the same id may stand in several indices
-                wanted.difference_update(hit.key for hit in found)
-                yield found
+    def _fetch_texts(self, documents: Sequence[IndexedDocument]) -> Iterator[IndexedDocument]:
+        """Yield documents, which were scanned without their texts, with their texts."""
+        remaining, missing_keys = iter(documents), {document.key for document in documents}
+        while batch := list(islice(remaining, _ID_QUERY_DOCUMENTS)):
+            query = {"ids": {"values": [document.doc_id for document in batch]}}
+            for hits in scan_documents(self._engine, self._index, sources=self._field.sources, query=query):
+                # The same id may stand in several indices.
+                wanted_hits = [hit for hit in hits if hit.key in missing_keys]
+                missing_keys.difference_update(hit.key for hit in wanted_hits)
+                yield from wanted_hits
 
-    def _is_new(self, hit: Hit) -> bool:
-        if not hit.text:
+    def _should_encode(self, document: IndexedDocument) -> bool:
+        """Whether the text of the document is new. A document without text loses its row, and is counted."""
+        if not document.text:
             self.without_text += 1
-            self._rows.pop(hit.key, None)
+            self._rows.pop(document.key, None)
             return False
-        number, row = self._rows.get(hit.key, (None, 0))
-        return number is None or int(self._digests[number][row]) != _digest(hit.text)
+        number, row = self._rows.get(document.key, (None, 0))
+        return number is None or int(self._digests[number][row]) != _calculate_digest(document.text)
 
-    def _write(self, hits: Sequence[Hit]) -> None:
-        part = self._part(hits)
-        self._parts.write(part)
-        self._remember(len(self._digests), part, range(len(part.keys)))
-        self.encoded += len(hits)
-
-    def _remember(self, number: int, part: Part, rows: Sequence[int]) -> None:
+    def _record_rows(self, number: int, part: DocumentPart, rows: Sequence[int]) -> None:
+        """Note that part `number` holds its documents of `rows`. A later part replaces an earlier one."""
         self._digests.append(part.digests)
         self._rows.update({part.keys[row]: (number, row) for row in rows})
 
-    def _part(self, hits: Sequence[Hit]) -> Part:
+    def _create_part(self, documents: Sequence[IndexedDocument]) -> DocumentPart:
+        """Encode documents, and fetch their terms."""
         import numpy as np
 
         with ThreadPoolExecutor(self._threads) as pool:
-            whole = np.stack(list(pool.map(lambda hit: self._encoder.document(hit.text), hits)))
-        self.unreadable += len(hits) - int(whole.any(axis=1).sum())
+            vectors = np.stack(list(pool.map(lambda document: self._encoder.encode_document(document.text), documents)))
+        self.unreadable += len(documents) - int(vectors.any(axis=1).sum())
         numbers: dict[str, int] = {}
         terms: list[int] = []
         counts: list[int] = []
         ends, lengths = [], []
-        for counted in self._terms(hits):
-            terms.extend(numbers.setdefault(term, len(numbers)) for term in counted)
-            counts.extend(counted.values())
+        for term_counts in self._fetch_terms(documents):
+            terms.extend(numbers.setdefault(term, len(numbers)) for term in term_counts)
+            counts.extend(term_counts.values())
             ends.append(len(terms))
-            lengths.append(sum(counted.values()))
-        return Part(
-            [hit.key for hit in hits],
-            np.array([_digest(hit.text) for hit in hits], dtype=np.uint64),
-            in_eight_bits(whole),
-            np.array(ends, dtype=np.int64),
-            np.array(terms, dtype=np.uint32),
-            np.minimum(np.array(counts, dtype=np.int64), 65535).astype(np.uint16),
-            np.array(lengths, dtype=np.uint32),
-            list(numbers),
-            self._surfaces.count(hit.text for hit in hits),
+            lengths.append(sum(term_counts.values()))
+        return DocumentPart(
+            keys=[document.key for document in documents],
+            digests=np.array([_calculate_digest(document.text) for document in documents], dtype=np.uint64),
+            vectors=quantize_to_eight_bits(vectors),
+            ends=np.array(ends, dtype=np.int64),
+            terms=np.array(terms, dtype=np.uint32),
+            counts=np.minimum(np.array(counts, dtype=np.int64), 65535).astype(np.uint16),
+            lengths=np.array(lengths, dtype=np.uint32),
+            vocabulary=list(numbers),
+            surfaces=self._surfaces.find_commonest_words(document.text for document in documents),
         )
 
-    def _terms(self, hits: Sequence[Hit]) -> Iterator[dict[str, int]]:
-        rest = iter(hits)
-        while batch := list(islice(rest, _TERMS_AT_ONCE)):
-            yield from terms_of(self._engine, batch, self._field)
+    def _fetch_terms(self, documents: Sequence[IndexedDocument]) -> Iterator[dict[str, int]]:
+        """Yield how often each term stands in each document."""
+        remaining = iter(documents)
+        while batch := list(islice(remaining, _TERM_REQUEST_DOCUMENTS)):
+            yield from fetch_terms(self._engine, batch, self._field)
 
 
-class _Batches:
-    """Cuts what comes in pieces into batches of `size`."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._waiting: list[Hit] = []
-
-    def add(self, hits: Sequence[Hit]) -> Iterator[list[Hit]]:
-        self._waiting.extend(hits)
-        while len(self._waiting) >= self._size:
-            yield self._waiting[: self._size]
-            self._waiting = self._waiting[self._size :]
-
-    def rest(self) -> Iterator[list[Hit]]:
-        if self._waiting:
-            yield self._waiting
-        self._waiting = []
-
-
-def _digest(text: str) -> int:
+def _calculate_digest(text: str) -> int:
+    """Return a hash of 64 bits. Half of a surrogate pair in the text is allowed."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

@@ -1,4 +1,4 @@
-"""The served files of each form, out of the parts."""
+"""Writes the served files of the form `neighbours` out of the parts, and counts terms for both forms."""
 
 from __future__ import annotations
 
@@ -8,115 +8,125 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from querylift.index_tools.fast_expander.document_parts import Part, Parts
-from querylift.index_tools.fast_expander.surface_words import Surfaces
-from querylift.plugin.fast_expander.document_vectors import Vectors
-from querylift.plugin.fast_expander.neighbours import ENDS, TERMS, VECTORS, WEIGHTS
-from querylift.plugin.fast_expander.term_filter import is_usable, most_documents
+from querylift.index_tools.fast_expander.document_parts import DocumentPart, DocumentParts
+from querylift.index_tools.fast_expander.surface_words import SurfaceWords
+from querylift.plugin.fast_expander.document_vectors import DocumentVectors
+from querylift.plugin.fast_expander.neighbours import TERM_ENDS_FILE, TERMS_FILE, VECTORS_FILE, WEIGHTS_FILE
+from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term
 from querylift.plugin.fast_expander.vocabulary import Word, write_vocabulary
 
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.vocabulary import Array
 
-DOCUMENT_TERMS = 40
-"""Terms kept of a document, those with the largest sqrt(tf) x idf: more of them change nothing (docs/log.md)."""
-SAMPLE = 20_000
-"""Vectors that the eight-bit codes' range is taken from."""
-LEAST_DOCUMENTS = 2
-"""A term in fewer documents is most often a slip."""
+MAX_DOCUMENT_TERMS = 40
+"""A document keeps this many terms, those with the largest sqrt(tf) x idf. More terms change nothing (docs/log.md)."""
+SAMPLE_DOCUMENTS = 20_000
+"""The number of vectors that set the range of the eight-bit codes."""
+MIN_DOCUMENTS = 2
+"""A term in fewer documents is most often a spelling mistake."""
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """The names of the files, the terms that they know, the width of a vector."""
+class ServedFiles:
+    """The names of the files, the words of their vocabulary, and the width of a vector."""
 
-    files: tuple[str, ...]
+    names: tuple[str, ...]
     words: Sequence[Word]
     width: int
 
 
-class Statistics:
-    """Terms of the rows that are kept: in how many documents each is, and the number of each that is usable."""
+class TermStatistics:
+    """The usable terms of the current rows: their numbers, and their inverse document frequency."""
 
-    def __init__(self, parts: Parts, kept: Sequence[Sequence[int]]) -> None:
+    def __init__(self, parts: DocumentParts, current_rows: Sequence[Sequence[int]]) -> None:
         import numpy as np
 
-        documents = Counter[str]()
+        document_counts = Counter[str]()
         self.documents = 0
-        for part, rows in zip(parts, kept, strict=True):
-            inside = part.places(rows)
-            found = np.bincount(part.terms[inside], minlength=len(part.vocabulary))
-            documents.update({term: int(count) for term, count in zip(part.vocabulary, found, strict=True) if count})
+        for part, rows in zip(parts, current_rows, strict=True):
+            positions = part.find_term_positions(rows)
+            counts = np.bincount(part.terms[positions], minlength=len(part.vocabulary))
+            document_counts.update(
+                {term: int(count) for term, count in zip(part.vocabulary, counts, strict=True) if count}
+            )
             self.documents += len(rows)
-        most = most_documents(self.documents)
-        least = min(LEAST_DOCUMENTS, int(most))
-        usable = sorted(term for term, count in documents.items() if least <= count <= most and is_usable(term))
+        most = compute_document_limit(self.documents)
+        least = min(MIN_DOCUMENTS, int(most))
+        usable = sorted(
+            term for term, count in document_counts.items() if least <= count <= most and is_usable_term(term)
+        )
         self.numbers = {term: number for number, term in enumerate(usable)}
-        found_in = np.array([documents[term] for term in usable], dtype=np.float64)
-        self.idf = np.log(1 + (self.documents - found_in + 0.5) / (found_in + 0.5))
+        """Term to number, in alphabetical order."""
+        usable_counts = np.array([document_counts[term] for term in usable], dtype=np.float64)
+        self.idf = np.log(1 + (self.documents - usable_counts + 0.5) / (usable_counts + 0.5))
 
-    def document_terms(self, part: Part, rows: Sequence[int]) -> Iterator[tuple[Array, Array]]:
-        """For each of `rows`: numbers of its usable terms, the heaviest `DOCUMENT_TERMS`, and sqrt(tf / length) x idf."""
+    def weigh_document_terms(self, part: DocumentPart, rows: Sequence[int]) -> Iterator[tuple[Array, Array]]:
+        """Yield, for each row, the numbers of its heaviest usable terms and their weights sqrt(tf / length) x idf."""
         import numpy as np
 
         numbers = np.array([self.numbers.get(term, -1) for term in part.vocabulary], dtype=np.int64)
         for row in rows:
-            at = part.places([row])
-            terms = numbers[part.terms[at]]
-            at, terms = at[terms >= 0], terms[terms >= 0]
-            weights = np.sqrt(part.counts[at] / max(int(part.lengths[row]), 1)) * self.idf[terms]
-            best = np.argsort(-weights, kind="stable")[:DOCUMENT_TERMS]
-            yield terms[best].astype(np.uint32), weights[best].astype(np.float16)
+            positions = part.find_term_positions([row])
+            terms = numbers[part.terms[positions]]
+            positions, terms = positions[terms >= 0], terms[terms >= 0]
+            weights = np.sqrt(part.counts[positions] / max(int(part.lengths[row]), 1)) * self.idf[terms]
+            heaviest = np.argsort(-weights, kind="stable")[:MAX_DOCUMENT_TERMS]
+            yield terms[heaviest].astype(np.uint32), weights[heaviest].astype(np.float16)
 
 
-def write_neighbours(folder: Path, parts: Parts, kept: Sequence[Sequence[int]], surfaces: Surfaces) -> Written:
-    """Vectors and terms of the documents in the `kept` rows of each part."""
+def write_neighbours_form(
+    folder: Path, parts: DocumentParts, current_rows: Sequence[Sequence[int]], surfaces: SurfaceWords
+) -> ServedFiles:
+    """Write the vectors and the terms of the documents in the current rows of each part."""
     import numpy as np
 
-    statistics = Statistics(parts, kept)
-    vectors = Vectors.new(_sample(parts, kept))
+    statistics = TermStatistics(parts, current_rows)
+    vectors = DocumentVectors.create_empty(_sample_vectors(parts, current_rows))
     ends: list[int] = []
     terms, weights, end, width = [], [], 0, 0
-    for part, rows in zip(parts, kept, strict=True):
+    for part, rows in zip(parts, current_rows, strict=True):
         if not rows:
             continue
         width = part.vectors.shape[1]
         vectors.add(part.vectors[rows])
-        for numbers, heavy in statistics.document_terms(part, rows):
-            terms.append(numbers)
-            weights.append(heavy)
-            end += len(numbers)
+        for document_terms, document_weights in statistics.weigh_document_terms(part, rows):
+            terms.append(document_terms)
+            weights.append(document_weights)
+            end += len(document_terms)
             ends.append(end)
-    vectors.write(folder / VECTORS)
-    np.save(folder / ENDS, np.array(ends, dtype=np.int64))
-    np.save(folder / TERMS, np.concatenate(terms))
-    np.save(folder / WEIGHTS, np.concatenate(weights))
-    words = named(statistics, parts, surfaces)
-    return Written((VECTORS, ENDS, TERMS, WEIGHTS, *write_vocabulary(folder, words)), words, width)
+    vectors.write_file(folder / VECTORS_FILE)
+    np.save(folder / TERM_ENDS_FILE, np.array(ends, dtype=np.int64))
+    np.save(folder / TERMS_FILE, np.concatenate(terms))
+    np.save(folder / WEIGHTS_FILE, np.concatenate(weights))
+    words = choose_surface_words(statistics, parts, surfaces)
+    names = (VECTORS_FILE, TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE, *write_vocabulary(folder, words))
+    return ServedFiles(names, words, width)
 
 
-def _sample(parts: Parts, kept: Sequence[Sequence[int]]) -> Array:
-    """Vectors of at most `SAMPLE` documents, evenly drawn."""
-    import numpy as np
+def choose_surface_words(statistics: TermStatistics, parts: DocumentParts, surfaces: SurfaceWords) -> list[Word]:
+    """Return the usable terms by number, each with its commonest word.
 
-    every = max(1, sum(map(len, kept)) // SAMPLE)
-    return np.concatenate([part.vectors[rows[::every]] for part, rows in zip(parts, kept, strict=True) if rows])
-
-
-def named(statistics: Statistics, parts: Parts, surfaces: Surfaces) -> list[Word]:
-    """The usable terms by number, each with its commonest word; "" where the analyzer makes it of none."""
-    counted: dict[str, Counter[str]] = {}
+    A term without a counted word stands for itself if the analyzer makes that term of it. Otherwise its word is "".
+    """
+    word_counts: dict[str, Counter[str]] = {}
     for part in parts:
         for term, (word, count) in part.surfaces.items():
             if term in statistics.numbers:
-                counted.setdefault(term, Counter())[word] += count
-    alone = [term for term in statistics.numbers if term not in counted]
-    itself = {term for term, made in surfaces.made_of(alone).items() if made == (term,)}
-    return [
-        Word(term, _commonest(counted[term]) if term in counted else term if term in itself else "")
-        for term in statistics.numbers
-    ]
+                word_counts.setdefault(term, Counter())[word] += count
+    uncounted = [term for term in statistics.numbers if term not in word_counts]
+    surface_words = {term: term for term, terms in surfaces.analyze_words(uncounted).items() if terms == (term,)}
+    surface_words |= {term: _find_commonest_word(counts) for term, counts in word_counts.items()}
+    return [Word(term, surface_words.get(term, "")) for term in statistics.numbers]
 
 
-def _commonest(counted: Counter[str]) -> str:
-    return min(counted, key=lambda word: (-counted[word], word))
+def _find_commonest_word(counts: Counter[str]) -> str:
+    """Return the word with the highest count, the first in the alphabet when there are several."""
+    return min(counts, key=lambda word: (-counts[word], word))
+
+
+def _sample_vectors(parts: DocumentParts, current_rows: Sequence[Sequence[int]]) -> Array:
+    """Return the vectors of at most `SAMPLE_DOCUMENTS` documents, at even distances."""
+    import numpy as np
+
+    step = max(1, sum(map(len, current_rows)) // SAMPLE_DOCUMENTS)
+    return np.concatenate([part.vectors[rows[::step]] for part, rows in zip(parts, current_rows, strict=True) if rows])

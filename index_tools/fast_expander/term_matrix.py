@@ -1,7 +1,8 @@
-"""The matrix of the form `terms`: from the documents alone, and as a file.
+"""The matrix of the form `terms`: its untrained rows, made from the documents alone, and its file.
 
-Untrained, a term's row is the mean vector of the documents that hold it, each counting sqrt(tf / length) x idf, at length
-`UNTRAINED_SCALE`: a softmax over the rows' products with a query says which terms its neighbourhood speaks of.
+The untrained row of a term is the mean vector of the documents that hold the term. Each document counts
+sqrt(tf / length) x idf. The rows have the length `UNTRAINED_SCALE`. A softmax over the products of the rows with the vector
+of a query tells which terms the documents near the query use.
 """
 
 from __future__ import annotations
@@ -12,89 +13,99 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from querylift.index_tools.fast_expander.document_parts import Parts
-from querylift.index_tools.fast_expander.encoder_conversion import in_eight_bits
-from querylift.index_tools.fast_expander.served_files import Statistics, Written, named
-from querylift.index_tools.fast_expander.surface_words import Surfaces
+from querylift.index_tools.fast_expander.document_parts import DocumentParts
+from querylift.index_tools.fast_expander.encoder_conversion import quantize_onnx_file
+from querylift.index_tools.fast_expander.served_files import ServedFiles, TermStatistics, choose_surface_words
+from querylift.index_tools.fast_expander.surface_words import SurfaceWords
 from querylift.plugin.errors import MissingExtra
-from querylift.plugin.fast_expander.document_vectors import unit
-from querylift.plugin.fast_expander.term_matrix import HEAD, INPUT
+from querylift.plugin.fast_expander.document_vectors import normalize_vectors
+from querylift.plugin.fast_expander.term_matrix import INPUT_NAME, MATRIX_FILE
 from querylift.plugin.fast_expander.vocabulary import write_vocabulary
 
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.vocabulary import Array
 
 UNTRAINED_SCALE = 20.0
-"""Chosen on scifact's and nfcorpus's train queries from 20 and 40 (docs/log.md)."""
+"""Chosen from 20 and 40, on the train queries of scifact and nfcorpus (docs/log.md)."""
+_BLOCK_DOCUMENTS = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
-    """Documents as training reads them.
+class WeightedDocuments:
+    """Documents with their vectors and weighted terms, in memory.
 
-    `vectors` has shape (documents, width), eight bits. Of document i, `terms[ends[i-1]:ends[i]]` are numbers of terms and
-    `weights` their sqrt(tf / length) x idf. `count` is how many terms there are.
+    `vectors` has shape (documents, width), eight bits a number. The terms of document i are `terms[ends[i-1]:ends[i]]`, and
+    their `weights` are sqrt(tf / length) x idf. `term_count` is the number of different terms.
     """
 
     vectors: Array
     ends: Array
     terms: Array
     weights: Array
-    count: int
+    term_count: int
 
 
-def write_terms(folder: Path, parts: Parts, kept: Sequence[Sequence[int]], surfaces: Surfaces) -> Written:
-    """The untrained matrix of the documents in the `kept` rows of each part."""
+def write_terms_form(
+    folder: Path, parts: DocumentParts, current_rows: Sequence[Sequence[int]], surfaces: SurfaceWords
+) -> ServedFiles:
+    """Write the untrained matrix of the documents in the current rows of each part."""
     import numpy as np
 
-    statistics = Statistics(parts, kept)
-    words = named(statistics, parts, surfaces)
-    documents = read_documents(parts, kept, statistics)
-    rows = mean_vectors(documents) * UNTRAINED_SCALE
-    write_head(folder / HEAD, rows, np.zeros(len(rows), dtype=np.float32))
-    return Written((HEAD, *write_vocabulary(folder, words)), words, rows.shape[1])
+    statistics = TermStatistics(parts, current_rows)
+    words = choose_surface_words(statistics, parts, surfaces)
+    documents = load_weighted_documents(parts, current_rows, statistics)
+    rows = calculate_mean_vectors(documents) * UNTRAINED_SCALE
+    write_matrix(folder / MATRIX_FILE, rows, np.zeros(len(rows), dtype=np.float32))
+    return ServedFiles((MATRIX_FILE, *write_vocabulary(folder, words)), words, rows.shape[1])
 
 
-def read_documents(parts: Parts, kept: Sequence[Sequence[int]], statistics: Statistics) -> Documents:
-    """The documents in the `kept` rows of each part, in memory."""
+def load_weighted_documents(
+    parts: DocumentParts, current_rows: Sequence[Sequence[int]], statistics: TermStatistics
+) -> WeightedDocuments:
+    """Read the documents in the current rows of each part."""
     import numpy as np
 
-    found = [
-        (part.vectors[rows], list(statistics.document_terms(part, rows)))
-        for part, rows in zip(parts, kept, strict=True)
-        if rows
-    ]
-    pairs = [pair for _, document in found for pair in document]
-    return Documents(
-        np.concatenate([vectors for vectors, _ in found]),
-        np.cumsum([len(terms) for terms, _ in pairs]),
-        np.concatenate([terms for terms, _ in pairs]),
-        np.concatenate([weights for _, weights in pairs]).astype(np.float32),
-        len(statistics.numbers),
+    vectors, terms, weights = [], [], []
+    for part, rows in zip(parts, current_rows, strict=True):
+        if not rows:
+            continue
+        vectors.append(part.vectors[rows])
+        for document_terms, document_weights in statistics.weigh_document_terms(part, rows):
+            terms.append(document_terms)
+            weights.append(document_weights)
+    return WeightedDocuments(
+        vectors=np.concatenate(vectors),
+        ends=np.cumsum([len(document_terms) for document_terms in terms]),
+        terms=np.concatenate(terms),
+        weights=np.concatenate(weights).astype(np.float32),
+        term_count=len(statistics.numbers),
     )
 
 
-def mean_vectors(documents: Documents) -> Array:
-    """The weighted mean vector of each term's documents, of length 1: shape (terms, width)."""
+def calculate_mean_vectors(documents: WeightedDocuments) -> Array:
+    """Return the weighted mean vector of the documents of each term, with length 1: shape (terms, width)."""
     import numpy as np
 
     width = documents.vectors.shape[1]
-    summed = np.zeros((documents.count, width), dtype=np.float32)
-    for first, last in _blocks(documents.ends):
-        start = int(documents.ends[first - 1]) if first else 0
-        span = slice(start, int(documents.ends[last - 1]))
-        lengths = np.diff(documents.ends[first:last], prepend=start)
-        vectors = unit(documents.vectors[first:last])[np.repeat(np.arange(last - first), lengths)]
-        weighed = vectors * documents.weights[span, None]
+    sums = np.zeros((documents.term_count, width), dtype=np.float32)
+    for start, stop in _split_blocks(len(documents.ends)):
+        terms_start = int(documents.ends[start - 1]) if start else 0
+        span = slice(terms_start, int(documents.ends[stop - 1]))
+        lengths = np.diff(documents.ends[start:stop], prepend=terms_start)
+        vectors = normalize_vectors(documents.vectors[start:stop])[np.repeat(np.arange(stop - start), lengths)]
+        weighted_vectors = vectors * documents.weights[span, None]
         order = np.argsort(documents.terms[span], kind="stable")
-        terms, starts = np.unique(documents.terms[span][order], return_index=True)
+        terms, term_starts = np.unique(documents.terms[span][order], return_index=True)
         if len(terms):
-            summed[terms] += np.add.reduceat(weighed[order], starts, axis=0)
-    return unit(summed)
+            sums[terms] += np.add.reduceat(weighted_vectors[order], term_starts, axis=0)
+    return normalize_vectors(sums)
 
 
-def write_head(out: Path, rows: Array, bias: Array) -> None:
-    """Rows of shape (terms, width) and a bias of shape (terms,) as the file that `querylift.plugin.fast_expander.term_matrix` reads."""
+def write_matrix(out: Path, rows: Array, bias: Array) -> None:
+    """Write rows of shape (terms, width) and a bias of shape (terms,) as an ONNX file with weights of eight bits.
+
+    `querylift.plugin.fast_expander.term_matrix` reads the file. Raises MissingExtra when onnx is not installed.
+    """
     import numpy as np
 
     try:
@@ -105,21 +116,22 @@ def write_head(out: Path, rows: Array, bias: Array) -> None:
     constants = {"rows": np.ascontiguousarray(rows.T.astype(np.float32)), "bias": bias.astype(np.float32)}
     graph = helper.make_graph(
         [
-            helper.make_node("MatMul", [INPUT, "rows"], ["product"]),
+            helper.make_node("MatMul", [INPUT_NAME, "rows"], ["product"]),
             helper.make_node("Add", ["product", "bias"], ["scores"]),
         ],
         "terms",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [1, rows.shape[1]])],
+        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, [1, rows.shape[1]])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, len(rows)])],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     with TemporaryDirectory(dir=out.parent) as work:
-        whole = Path(work) / "whole.onnx"
-        made: Any = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-        onnx.save(made, whole)
-        in_eight_bits(whole, out)
+        float32_path = Path(work) / "float32.onnx"
+        model: Any = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+        onnx.save(model, float32_path)
+        quantize_onnx_file(float32_path, out)
 
 
-def _blocks(ends: Array, size: int = 2000) -> Iterator[tuple[int, int]]:
-    for first in range(0, len(ends), size):
-        yield first, min(first + size, len(ends))
+def _split_blocks(count: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of blocks of `_BLOCK_DOCUMENTS` documents."""
+    for start in range(0, count, _BLOCK_DOCUMENTS):
+        yield start, min(start + _BLOCK_DOCUMENTS, count)

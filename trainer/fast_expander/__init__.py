@@ -1,1 +1,1 @@
-"""Training of the fast expander's matrix."""
+"""Trains the matrix of a fast expander of the form `terms`."""

@@ -1,1 +1,1 @@
-"""The table of what every stage of training brought."""
+"""Results of training: rows of a table measured on collections, compared, and rendered as text, JSON, Markdown and HTML."""

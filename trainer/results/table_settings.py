@@ -1,6 +1,6 @@
-"""TABLE.toml of `querylift train report`: which rows are measured on which collections, checked when it is read.
+"""TABLE.toml of `querylift train report`: the rows to measure and the collections to measure them on.
 
-Paths are relative to the file.
+Paths are relative to the file. Everything is checked when the file is read.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -16,114 +16,125 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from querylift.plugin.errors import SettingsError
 
-_SHOWN_CHARS = 80
+_MAX_VALUE_CHARS = 80
 
 
-def _one_line(text: str) -> str:
+def _check_one_line(text: str) -> str:
     if not text.strip() or not text.isprintable():
         raise ValueError("write one line of printable characters")
     return text
 
 
-def _folder(info: ValidationInfo) -> Path:
+def _get_folder(info: ValidationInfo) -> Path:
+    """Return the folder of TABLE.toml."""
     return Path(info.context["folder"] if info.context else "")
 
 
-def _beside(path: Path, info: ValidationInfo) -> Path:
-    return _folder(info) / path
+def _resolve_path(path: Path, info: ValidationInfo) -> Path:
+    return _get_folder(info) / path
 
 
-def _corpus_beside(spec: str, info: ValidationInfo) -> str:
-    """`spec` with the paths in it, if any, taken from the file's folder."""
-    folder = _folder(info)
-    kind, colon, rest = spec.partition(":")
+def _resolve_corpus(spec: str, info: ValidationInfo) -> str:
+    """Resolve the paths in the name of a corpus, if there are any."""
+    folder = _get_folder(info)
+    kind, colon, location = spec.partition(":")
     if spec == "builtin" or (colon and kind in ("ir", "irds")):
         return spec
-    if kind == "trec" and re.match(r"(?:documents|topics|qrels)=", rest):
-        return re.sub(r"\b(documents|topics|qrels)=([^,]+)", lambda m: f"{m[1]}={folder / m[2]}", spec)
-    return f"{kind}:{folder / rest}" if colon and kind in ("beir", "trec") else str(folder / spec)
+    if kind == "trec" and re.match(r"(?:documents|topics|qrels)=", location):
+        return re.sub(r"\b(documents|topics|qrels)=([^,]+)", lambda match: f"{match[1]}={folder / match[2]}", spec)
+    return f"{kind}:{folder / location}" if colon and kind in ("beir", "trec") else str(folder / spec)
 
 
-def _generator_beside(spec: str, info: ValidationInfo) -> str:
-    kind, _, rest = spec.partition(":")
-    return f"{kind}:{_folder(info) / rest}" if rest and kind in ("table", "llama") else spec
+def _resolve_generator(spec: str, info: ValidationInfo) -> str:
+    """Resolve the path in the name of a generator, if there is one."""
+    kind, _, path = spec.partition(":")
+    return f"{kind}:{_get_folder(info) / path}" if path and kind in ("table", "llama") else spec
 
 
-Name = Annotated[str, AfterValidator(_one_line)]
+Name = Annotated[str, AfterValidator(_check_one_line)]
 Weight = Annotated[float, Field(gt=0, le=10)]
-BesidePath = Annotated[Path, AfterValidator(_beside)]
+RelativePath = Annotated[Path, AfterValidator(_resolve_path)]
 
 
-class _Strict(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CollectionSettings(_Strict):
-    """`[[collection]]`: a judged split and the index that holds its corpus. `split` may be left out where there is one."""
+class CollectionSettings(_Section):
+    """`[[collection]]`: a judged split, and the index that holds its corpus. `split` may be left out when there is one."""
 
     name: Name
-    corpus: Annotated[str, Field(min_length=1), AfterValidator(_corpus_beside)]
+    corpus: Annotated[str, Field(min_length=1), AfterValidator(_resolve_corpus)]
     split: str | None = None
     index: Annotated[str, Field(min_length=1)]
     relevant_from: Annotated[int, Field(ge=1)] | None = None
 
 
-class RowSettings(_Strict):
-    """`[[row]]`: one way to expand. `tables` has one mapping per seed, from a collection's name to a table of expansions."""
+class RowSettings(_Section):
+    """`[[row]]`: one way to expand. `tables` has one mapping for each seed, from collection to table of expansions."""
 
     name: Name
-    tables: tuple[Mapping[str, BesidePath], ...] = ()
-    generator: Annotated[str, Field(min_length=1), AfterValidator(_generator_beside)] | None = None
+    tables: tuple[Mapping[str, RelativePath], ...] = ()
+    generator: Annotated[str, Field(min_length=1), AfterValidator(_resolve_generator)] | None = None
     weight: Weight | None = None
     against: str | None = None
-    """The row that it is compared with instead of the row above."""
-    curves: tuple[BesidePath, ...] = ()
+    """The row to compare it with, instead of the row above."""
+    curves: tuple[RelativePath, ...] = ()
 
     @property
-    def plain(self) -> bool:
-        """Whether this is the search without expansion."""
+    def is_plain(self) -> bool:
+        """Whether this row is the search without expansion."""
         return not self.tables and self.generator is None
 
-    def generators(self, collection: str) -> tuple[str, ...]:
-        """What to measure on a collection, one a seed; nothing where the row lacks it."""
+    def list_generators(self, collection: str) -> tuple[str, ...]:
+        """Return the generators to measure on a collection, one for each seed. The row may lack the collection."""
         if self.generator is not None:
             return (self.generator,)
         return tuple(f"table:{seed[collection]}" for seed in self.tables if collection in seed)
 
     @model_validator(mode="after")
-    def _has_one_source(self) -> Self:
+    def _check_one_source(self) -> Self:
         if self.tables and self.generator is not None:
             raise ValueError("tables and generator are both given; keep one of them")
         return self
 
 
-class ResultsSettings(_Strict):
-    """The whole of TABLE.toml."""
+class ResultsSettings(_Section):
+    """All settings of TABLE.toml."""
 
     weight: Weight = 0.2
     teacher: str | None = None
-    """The row that the shares kept are shares of."""
+    """The row that shares are calculated against."""
     collection: Annotated[tuple[CollectionSettings, ...], Field(min_length=1)]
     row: Annotated[tuple[RowSettings, ...], Field(min_length=1)]
 
     @property
-    def measurements(self) -> int:
-        """How many runs are made: one for every row, collection and seed, and the plain search once a collection."""
-        return sum(max(row.plain, len(row.generators(c.name))) for c in self.collection for row in self.row)
+    def run_count(self) -> int:
+        """The number of runs: one for each row, collection and seed. The plain search runs once for each collection."""
+        return sum(
+            max(row.is_plain, len(row.list_generators(collection.name)))
+            for collection in self.collection
+            for row in self.row
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the results has to know of these settings."""
-        weights = [r for r in self.row if r.weight is not None and r.weight != self.weight]
-        named = [f"{row.name} is measured with weight {row.weight:g}" for row in weights]
-        unnamed = "no share is shown: no teacher is named; name a row with teacher = NAME"
-        return (*named, *(() if self.teacher else (unnamed,)))
+        """Sentences about these settings, for a reader of the results."""
+        notes = [
+            f"{row.name} is measured with weight {row.weight:g}"
+            for row in self.row
+            if row.weight is not None and row.weight != self.weight
+        ]
+        if not self.teacher:
+            notes.append("no share is shown: no teacher is named; name a row with teacher = NAME")
+        return tuple(notes)
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> Self:
-        names, collections = [row.name for row in self.row], [c.name for c in self.collection]
-        _distinct("row", names)
-        _distinct("collection", collections)
+    def _check_names(self) -> Self:
+        names = [row.name for row in self.row]
+        collections = [collection.name for collection in self.collection]
+        _check_distinct("row", names)
+        _check_distinct("collection", collections)
         if self.teacher is not None and self.teacher not in names:
             raise ValueError(f"teacher is {self.teacher!r}, which is no row; the rows are: {', '.join(names)}")
         for row in self.row:
@@ -131,48 +142,48 @@ class ResultsSettings(_Strict):
         return self
 
     @model_validator(mode="after")
-    def _only_the_first_row_is_plain(self) -> Self:
-        first, *others = self.row
-        if not first.plain or first.weight is not None or first.against is not None:
-            raise ValueError(f"row {first.name!r} is the first, the plain search; give it a name and nothing else")
-        for row in others:
-            if row.plain:
+    def _check_plain_row(self) -> Self:
+        plain, *expanding = self.row
+        if not plain.is_plain or plain.weight is not None or plain.against is not None:
+            raise ValueError(f"row {plain.name!r} is the first, the plain search; give it a name and nothing else")
+        for row in expanding:
+            if row.is_plain:
                 raise ValueError(f"row {row.name!r} has nothing to measure; give it tables or a generator")
         return self
 
 
-def read_settings(path: Path) -> ResultsSettings:
-    """Read and check TABLE.toml. Raises SettingsError, one sentence, also for a table of expansions that is not there."""
+def read_results_settings(path: Path) -> ResultsSettings:
+    """Read and check TABLE.toml. Raises SettingsError, also when a table of expansions does not exist."""
     values = _read_toml(path)
     try:
         settings = ResultsSettings.model_validate(values, context={"folder": path.parent})
     except ValidationError as error:
-        raise SettingsError(f"{path}: {_sentence(error.errors(include_url=False)[0], values)}") from None
-    for row, table in _tables(settings):
-        if not table.is_file():
-            raise SettingsError(f"{path}: {table} of row {row!r} does not exist; make it, or take it out of the row")
+        raise SettingsError(f"{path}: {_describe_error(error.errors(include_url=False)[0], values)}") from None
+    for row in settings.row:
+        for table in (table for seed in row.tables for table in seed.values()):
+            if not table.is_file():
+                raise SettingsError(
+                    f"{path}: {table} of row {row.name!r} does not exist; make it, or take it out of the row"
+                )
     return settings
 
 
-def _tables(settings: ResultsSettings) -> Iterator[tuple[str, Path]]:
-    return ((row.name, table) for row in settings.row for seed in row.tables for table in seed.values())
-
-
-def _distinct(what: str, names: Iterable[str]) -> None:
+def _check_distinct(kind: str, names: Iterable[str]) -> None:
     for name, count in Counter(names).items():
         if count > 1:
-            raise ValueError(f"{what} {name!r} comes {count} times; give every {what} a name of its own")
+            raise ValueError(f"{kind} {name!r} comes {count} times; give every {kind} a name of its own")
 
 
 def _check_row(row: RowSettings, names: list[str], collections: list[str]) -> None:
     for name in (name for seed in row.tables for name in seed if name not in collections):
-        known = ", ".join(collections)
-        raise ValueError(f"row {row.name!r} has a table for {name!r}, which is no collection; there are: {known}")
+        raise ValueError(
+            f"row {row.name!r} has a table for {name!r}, which is no collection; there are: {', '.join(collections)}"
+        )
     if row.tables and not any(row.tables):
         raise ValueError(f"row {row.name!r} has tables without a file; write {{ {collections[0]} = FILE }}")
     if row.against is not None and (row.against not in names or row.against == row.name):
-        known = ", ".join(name for name in names if name != row.name)
-        raise ValueError(f"row {row.name!r} is set against {row.against!r}; name another row: {known}")
+        other_names = ", ".join(name for name in names if name != row.name)
+        raise ValueError(f"row {row.name!r} is set against {row.against!r}; name another row: {other_names}")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -186,8 +197,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not TOML: {error}") from None
 
 
-def _sentence(error: Any, values: Mapping[str, Any]) -> str:
-    place = _place(error["loc"], values)
+def _describe_error(error: Any, values: Mapping[str, Any]) -> str:
+    """Return one sentence about an error of pydantic: the setting, its value and the remedy."""
+    place = _format_location(error["loc"], values)
     if error["type"] == "missing":
         return f"{place} is missing; every file needs it" if len(error["loc"]) == 1 else f"{place} is missing; add it"
     if error["type"] == "extra_forbidden":
@@ -195,17 +207,17 @@ def _sentence(error: Any, values: Mapping[str, Any]) -> str:
     problem = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error" and not isinstance(error["input"], str):
         return f"{place}: {problem}" if place else problem
-    shown = repr(error["input"])
-    shown = shown if len(shown) <= _SHOWN_CHARS else f"{shown[:_SHOWN_CHARS]}…"
-    return f"{place} is {shown}: {problem[0].lower()}{problem[1:]}"
+    value = repr(error["input"])
+    value = value if len(value) <= _MAX_VALUE_CHARS else f"{value[:_MAX_VALUE_CHARS]}…"
+    return f"{place} is {value}: {problem[0].lower()}{problem[1:]}"
 
 
-def _place(loc: tuple[str | int, ...], values: Mapping[str, Any]) -> str:
-    """ "row 'SFT', weight" for ("row", 3, "weight"); a row without a name is counted from 1."""
-    parts = [str(part + 1 if isinstance(part, int) else part) for part in loc]
-    if len(loc) < 2 or not isinstance(loc[1], int):
+def _format_location(location: tuple[str | int, ...], values: Mapping[str, Any]) -> str:
+    """Return "row 'SFT', weight" for ("row", 3, "weight"). A row without a name gets its number, from 1."""
+    parts = [str(part + 1 if isinstance(part, int) else part) for part in location]
+    if len(location) < 2 or not isinstance(location[1], int):
         return ".".join(parts)
-    entry = values[str(loc[0])][loc[1]]
+    entry = values[str(location[0])][location[1]]
     name = entry.get("name") if isinstance(entry, Mapping) else None
-    which = f"{loc[0]} {name!r}" if isinstance(name, str) and name else f"{loc[0]} {parts[1]}"
-    return ", ".join(filter(None, (which, ".".join(parts[2:]))))
+    entry_name = f"{location[0]} {name!r}" if isinstance(name, str) and name else f"{location[0]} {parts[1]}"
+    return ", ".join(filter(None, (entry_name, ".".join(parts[2:]))))

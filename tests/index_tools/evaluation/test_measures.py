@@ -6,57 +6,57 @@ from math import log2
 
 import pytest
 
-from querylift.index_tools.evaluation.measures import LABELS, MEASURES, evaluate, mean
+from querylift.index_tools.evaluation.measures import LABELS, MEASURES, calculate_mean, evaluate_run
 
 
-def test_ndcg_has_linear_gain():
-    found = evaluate({"q": ["b", "x", "a"]}, {"q": {"a": 3, "b": 1}})
+def test_ndcg_has_linear_gain() -> None:
+    found = evaluate_run({"q": ["b", "x", "a"]}, {"q": {"a": 3, "b": 1}})
     by_hand = (1 / log2(2) + 3 / log2(4)) / (3 / log2(2) + 1 / log2(3))
     assert found.per_query["ndcg_at_10"]["q"] == pytest.approx(by_hand)
     exponential = (1 / log2(2) + 7 / log2(4)) / (7 / log2(2) + 1 / log2(3))
     assert found.per_query["ndcg_at_10"]["q"] != pytest.approx(exponential, abs=0.05)
 
 
-def test_ndcg_is_cut_at_10_in_the_run_and_in_the_best_order():
+def test_ndcg_is_cut_at_10_in_the_run_and_in_the_best_order() -> None:
     eleven = {f"r{i}": 1 for i in range(11)}
-    best = evaluate({"q": list(eleven)}, {"q": eleven})
+    best = evaluate_run({"q": list(eleven)}, {"q": eleven})
     assert best.means["ndcg_at_10"] == pytest.approx(1.0)
-    late = evaluate({"q": [f"x{i}" for i in range(10)] + ["a"]}, {"q": {"a": 1}})
+    late = evaluate_run({"q": [f"x{i}" for i in range(10)] + ["a"]}, {"q": {"a": 1}})
     assert late.means["ndcg_at_10"] == 0.0
 
 
-def test_documents_without_a_grade_or_below_zero_gain_nothing():
-    found = evaluate({"q": ["spam", "unknown", "a"]}, {"q": {"spam": -2, "zero": 0, "a": 2}})
+def test_documents_without_a_grade_or_below_zero_gain_nothing() -> None:
+    found = evaluate_run({"q": ["spam", "unknown", "a"]}, {"q": {"spam": -2, "zero": 0, "a": 2}})
     assert found.means["ndcg_at_10"] == pytest.approx((2 / log2(4)) / (2 / log2(2)))
 
 
-def test_average_precision_counts_relevant_documents_that_were_not_found():
-    found = evaluate({"q": ["a", "x", "b"]}, {"q": {"a": 1, "b": 1, "c": 1, "d": 1}})
+def test_average_precision_counts_relevant_documents_that_were_not_found() -> None:
+    found = evaluate_run({"q": ["a", "x", "b"]}, {"q": {"a": 1, "b": 1, "c": 1, "d": 1}})
     assert found.means["map"] == pytest.approx((1 / 1 + 2 / 3) / 4)
 
 
-def test_mrr_is_one_over_the_rank_of_the_first_relevant_document():
-    assert evaluate({"q": ["x", "y", "a", "b"]}, {"q": {"a": 1, "b": 1}}).means["mrr_at_10"] == pytest.approx(1 / 3)
+def test_mrr_is_one_over_the_rank_of_the_first_relevant_document() -> None:
+    assert evaluate_run({"q": ["x", "y", "a", "b"]}, {"q": {"a": 1, "b": 1}}).means["mrr_at_10"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(("before", "expected"), [(9, 1 / 10), (10, 0.0)])
-def test_mrr_is_cut_at_10(before: int, expected: float):
+def test_mrr_is_cut_at_10(before: int, expected: float) -> None:
     run = {"q": [f"x{i}" for i in range(before)] + ["a"]}
-    assert evaluate(run, {"q": {"a": 1}}).means["mrr_at_10"] == pytest.approx(expected)
+    assert evaluate_run(run, {"q": {"a": 1}}).means["mrr_at_10"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     ("before", "at_100", "at_1000"), [(99, 1 / 2, 1 / 2), (100, 0.0, 1 / 2), (999, 0.0, 1 / 2), (1000, 0.0, 0.0)]
 )
-def test_recall_is_the_share_of_relevant_documents_within_the_cut(before: int, at_100: float, at_1000: float):
+def test_recall_is_the_share_of_relevant_documents_within_the_cut(before: int, at_100: float, at_1000: float) -> None:
     run = {"q": [f"x{i}" for i in range(before)] + ["a"]}
-    means = evaluate(run, {"q": {"a": 1, "never found": 1}}).means
+    means = evaluate_run(run, {"q": {"a": 1, "never found": 1}}).means
     assert (means["recall_at_100"], means["recall_at_1000"]) == (at_100, at_1000)
 
 
-def test_binary_measures_start_at_relevant_from_and_ndcg_keeps_every_grade():
+def test_binary_measures_start_at_relevant_from_and_ndcg_keeps_every_grade() -> None:
     run, qrels = {"q": ["low", "high"]}, {"q": {"low": 1, "high": 2}}
-    strict, loose = evaluate(run, qrels, relevant_from=2).means, evaluate(run, qrels).means
+    strict, loose = evaluate_run(run, qrels, relevant_from=2).means, evaluate_run(run, qrels).means
     assert (strict["map"], strict["mrr_at_10"], strict["recall_at_100"]) == (1 / 2, 1 / 2, 1.0)
     assert (loose["map"], loose["mrr_at_10"], loose["recall_at_100"]) == (1.0, 1.0, 1.0)
     by_hand = (1 / log2(2) + 2 / log2(3)) / (2 / log2(2) + 1 / log2(3))
@@ -64,65 +64,65 @@ def test_binary_measures_start_at_relevant_from_and_ndcg_keeps_every_grade():
 
 
 @pytest.mark.parametrize("run", [{"found": ["a"]}, {"found": ["a"], "lost": []}])
-def test_a_judged_query_without_hits_counts_zero_in_every_mean(run: dict[str, list[str]]):
-    found = evaluate(run, {"found": {"a": 1}, "lost": {"b": 1}})
+def test_a_judged_query_without_hits_counts_zero_in_every_mean(run: dict[str, list[str]]) -> None:
+    found = evaluate_run(run, {"found": {"a": 1}, "lost": {"b": 1}})
     assert {measure: found.per_query[measure]["lost"] for measure in MEASURES} == dict.fromkeys(MEASURES, 0.0)
     assert dict(found.means) == dict.fromkeys(MEASURES, 0.5)
-    assert (found.queries, found.missing) == (2, ("lost",))
+    assert (found.query_count, found.missing) == (2, ("lost",))
 
 
-def test_a_run_without_any_hit_scores_zero():
-    found = evaluate({}, {"q": {"a": 1}})
+def test_a_run_without_any_hit_scores_zero() -> None:
+    found = evaluate_run({}, {"q": {"a": 1}})
     assert dict(found.means) == dict.fromkeys(MEASURES, 0.0)
     assert found.missing == ("q",)
 
 
-def test_a_query_that_nobody_judged_is_ignored():
-    found = evaluate({"q": ["a"], "unjudged": ["a"]}, {"q": {"a": 1}})
-    assert (found.queries, found.means["map"]) == (1, 1.0)
+def test_a_query_that_nobody_judged_is_ignored() -> None:
+    found = evaluate_run({"q": ["a"], "unjudged": ["a"]}, {"q": {"a": 1}})
+    assert (found.query_count, found.means["map"]) == (1, 1.0)
     assert "unjudged" not in found.per_query["map"]
 
 
-def test_a_judged_query_without_a_relevant_document_is_left_out_of_every_mean_and_counted():
+def test_a_judged_query_without_a_relevant_document_is_left_out_of_every_mean_and_counted() -> None:
     qrels = {"q": {"a": 2}, "only low": {"a": 1}, "nothing": {"a": 0}, "empty": {}}
-    found = evaluate({"q": ["a"], "only low": ["a"], "nothing": ["a"]}, qrels, relevant_from=2)
-    assert (found.queries, found.means["ndcg_at_10"]) == (1, 1.0)
+    found = evaluate_run({"q": ["a"], "only low": ["a"], "nothing": ["a"]}, qrels, relevant_from=2)
+    assert (found.query_count, found.means["ndcg_at_10"]) == (1, 1.0)
     assert found.without_relevant == ("only low", "nothing", "empty")
     assert found.missing == ()
 
 
 @pytest.mark.parametrize("order", [["a", "z"], ["z", "a"]])
-def test_the_order_of_the_run_stands_whatever_the_document_ids(order: list[str]):
-    assert evaluate({"q": order}, {"q": {"z": 1}}).means["mrr_at_10"] == 1 / (order.index("z") + 1)
+def test_the_order_of_the_run_stands_whatever_the_document_ids(order: list[str]) -> None:
+    assert evaluate_run({"q": order}, {"q": {"z": 1}}).means["mrr_at_10"] == 1 / (order.index("z") + 1)
 
 
-def test_long_runs_keep_their_order_although_trec_eval_holds_scores_in_single_precision():
+def test_long_runs_keep_their_order_although_trec_eval_holds_scores_in_single_precision() -> None:
     run = {"q": [f"x{i:06}" for i in range(60_000, 0, -1)]}
-    assert evaluate(run, {"q": {"x059001": 1}}).means["recall_at_1000"] == 1.0
-    assert evaluate(run, {"q": {"x059000": 1}}).means["recall_at_1000"] == 0.0
+    assert evaluate_run(run, {"q": {"x059001": 1}}).means["recall_at_1000"] == 1.0
+    assert evaluate_run(run, {"q": {"x059000": 1}}).means["recall_at_1000"] == 0.0
 
 
-def test_a_document_listed_twice_keeps_its_first_place_only():
-    found = evaluate({"q": ["a", "a", "b"]}, {"q": {"a": 1, "b": 1}})
+def test_a_document_listed_twice_keeps_its_first_place_only() -> None:
+    found = evaluate_run({"q": ["a", "a", "b"]}, {"q": {"a": 1, "b": 1}})
     assert found.means["map"] == 1.0
 
 
-def test_every_measure_is_given_per_query_and_as_a_mean():
-    found = evaluate({"q": ["a"]}, {"q": {"a": 1}})
+def test_every_measure_is_given_per_query_and_as_a_mean() -> None:
+    found = evaluate_run({"q": ["a"]}, {"q": {"a": 1}})
     assert tuple(found.per_query) == tuple(found.means) == MEASURES == tuple(LABELS)
 
 
 @pytest.mark.parametrize(("qrels", "grade"), [({}, 1), ({"q": {"a": 0}}, 1), ({"q": {"a": 1}}, 2)])
-def test_qrels_without_any_relevant_document_are_refused(qrels: dict[str, dict[str, int]], grade: int):
+def test_qrels_without_any_relevant_document_are_refused(qrels: dict[str, dict[str, int]], grade: int) -> None:
     with pytest.raises(ValueError, match=f"no query of the qrels has a document graded {grade} or above"):
-        evaluate({"q": ["a"]}, qrels, relevant_from=grade)
+        evaluate_run({"q": ["a"]}, qrels, relevant_from=grade)
 
 
-def test_grade_zero_cannot_be_relevant():
+def test_grade_zero_cannot_be_relevant() -> None:
     with pytest.raises(ValueError, match="1 or more, not 0"):
-        evaluate({"q": ["a"]}, {"q": {"a": 1}}, relevant_from=0)
+        evaluate_run({"q": ["a"]}, {"q": {"a": 1}}, relevant_from=0)
 
 
-def test_the_mean_of_nothing_is_refused():
+def test_the_mean_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no values"):
-        mean([])
+        calculate_mean([])

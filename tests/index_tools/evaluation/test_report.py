@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from querylift.index_tools.evaluation.comparison import Comparison, compare
-from querylift.index_tools.evaluation.measures import Evaluation, evaluate
+from querylift.index_tools.evaluation.comparison import Comparison, compare_runs
+from querylift.index_tools.evaluation.measures import Evaluation, evaluate_run
 from querylift.index_tools.evaluation.report import (
     Hit,
     QueryDetail,
     Report,
     Scale,
     SystemRow,
-    bars,
-    milliseconds,
-    p_text,
-    queries,
+    create_bars,
+    format_difference,
+    format_milliseconds,
+    format_p_value,
+    format_query_count,
+    format_verdict,
     render_report,
-    signed,
-    verdict_sentence,
     write_report,
 )
 from querylift.index_tools.evaluation.text_table import render_table
@@ -29,12 +30,12 @@ from tests.helpers.page import Page
 
 HOSTILE = """</title><script>alert(1)</script><img src=x onerror='alert(2)'>" onload="alert(3)" {{ 7 * 7 }}"""
 QRELS = {f"q{i}": {"good": 2, "bad": 0} for i in range(8)}
-BEFORE = evaluate({f"q{i}": ["bad", "good"] for i in range(8)}, QRELS)
-AFTER = evaluate({f"q{i}": ["good", "bad"] if i else ["bad", "other"] for i in range(8)}, QRELS)
+BEFORE = evaluate_run({f"q{i}": ["bad", "good"] for i in range(8)}, QRELS)
+AFTER = evaluate_run({f"q{i}": ["good", "bad"] if i else ["bad", "other"] for i in range(8)}, QRELS)
 
 
 def _compared(before: Evaluation = BEFORE, after: Evaluation = AFTER) -> Comparison:
-    return compare(before.per_query["ndcg_at_10"], after.per_query["ndcg_at_10"])
+    return compare_runs(before.per_query["ndcg_at_10"], after.per_query["ndcg_at_10"])
 
 
 def _detail(text: str = "aspirin") -> QueryDetail:
@@ -42,10 +43,10 @@ def _detail(text: str = "aspirin") -> QueryDetail:
     return QueryDetail(text, expansion=text, hits_before=hits, hits_after=hits[1:])
 
 
-def _report(text: str = "aspirin", **changes: object) -> Report:
+def _report(text: str = "aspirin", **changes: Any) -> Report:
     details = {f"q{i}": _detail(text) for i in range(7)}
     systems = (SystemRow(f"none {text}", BEFORE), SystemRow(f"model {text}", AFTER, _compared(), 4.25, 12.0, details))
-    facts = dict.fromkeys(("corpus", "split", "index", "engine", "date", "generator", "mode"), text)
+    facts: dict[str, Any] = dict.fromkeys(("corpus", "split", "index", "engine", "date", "generator", "mode"), text)
     return Report(systems, **(facts | {"weight": 0.1} | changes))
 
 
@@ -53,7 +54,7 @@ def _words(page: str) -> str:
     return " ".join(Page(page).text.split())
 
 
-def test_hostile_texts_are_shown_as_text_wherever_they_stand():
+def test_hostile_texts_are_shown_as_text_wherever_they_stand() -> None:
     page = Page(render_report(_report(HOSTILE)))
     assert not {"script", "img"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
@@ -61,22 +62,22 @@ def test_hostile_texts_are_shown_as_text_wherever_they_stand():
     assert "49" not in page.text, "a text is no template"
 
 
-def test_a_hostile_query_id_is_shown_as_text():
-    before, after = evaluate({}, {HOSTILE: {"d": 1}}), evaluate({HOSTILE: ["d"]}, {HOSTILE: {"d": 1}})
+def test_a_hostile_query_id_is_shown_as_text() -> None:
+    before, after = evaluate_run({}, {HOSTILE: {"d": 1}}), evaluate_run({HOSTILE: ["d"]}, {HOSTILE: {"d": 1}})
     systems = (SystemRow("none", before), SystemRow("model", after, _compared(before, after)))
     page = Page(render_report(Report(systems, "tiny")))
     assert not {"script", "img"} & set(page.tags)
     assert HOSTILE in page.text
 
 
-def test_the_page_loads_nothing_runs_nothing_and_forbids_both():
+def test_the_page_loads_nothing_runs_nothing_and_forbids_both() -> None:
     page = render_report(_report())
     for loader in ("http:", "https:", "src=", "href=", "url(", "@import", "<script", "<link", "javascript:"):
         assert loader not in page
     assert "default-src 'none'" in page
 
 
-def test_every_element_is_closed_and_every_id_is_used_once():
+def test_every_element_is_closed_and_every_id_is_used_once() -> None:
     page = Page(render_report(_report()))
     assert page.open == []
     ids = [value for name, value in page.attributes if name == "id"]
@@ -85,25 +86,25 @@ def test_every_element_is_closed_and_every_id_is_used_once():
     assert set(named) <= set(ids)
 
 
-def test_the_plot_has_a_title_and_a_description_and_the_table_has_scopes():
+def test_the_plot_has_a_title_and_a_description_and_the_table_has_scopes() -> None:
     page = Page(render_report(_report()))
     assert {"svg", "title", "desc"} <= set(page.tags)
     assert ("scope", "col") in page.attributes and ("scope", "row") in page.attributes
     assert "1 query got worse, 0 stayed equal, 7 got better" in page.text
 
 
-def test_the_page_names_what_was_measured():
+def test_the_page_names_what_was_measured() -> None:
     words = _words(render_report(_report(generator="student.gguf", engine="OpenSearch 3.8.0", weight=0.25)))
     assert "Generator student.gguf" in words and "Engine OpenSearch 3.8.0" in words and "Weight 0.25" in words
 
 
-def test_facts_that_are_not_known_are_left_out():
+def test_facts_that_are_not_known_are_left_out() -> None:
     words = _words(render_report(Report((SystemRow("none", BEFORE),), "tiny")))
     assert "Queries 8" in words
     assert not [name for name in ("Split", "Index", "Engine", "Generator", "Mode", "Weight") if f"{name} " in words]
 
 
-def test_the_summary_has_every_number_of_a_system():
+def test_the_summary_has_every_number_of_a_system() -> None:
     words = _words(render_report(_report()))
     # Before, the good document is second, 1 / log2(3); after, it is first for 7 of 8 and not there for one.
     assert "none aspirin 0.631 1.000 0.500 – – – – –" in words
@@ -113,7 +114,7 @@ def test_the_summary_has_every_number_of_a_system():
     assert "0.070 7 / 0 / 1 4.2 / 12" in words
 
 
-def test_a_query_is_shown_with_its_expansion_both_values_and_graded_hits():
+def test_a_query_is_shown_with_its_expansion_both_values_and_graded_hits() -> None:
     details = {"q0": QueryDetail("head ache", "aspirin ibuprofen", (Hit("d7", "On aspirin", 2),), (Hit("d9"),))}
     systems = (SystemRow("none", BEFORE), SystemRow("model", AFTER, _compared(), details=details))
     words = _words(render_report(Report(systems, "tiny")))
@@ -122,12 +123,12 @@ def test_a_query_is_shown_with_its_expansion_both_values_and_graded_hits():
     assert "model 0.000 d9 not judged" in words
 
 
-def test_a_query_without_detail_is_listed_by_its_id():
+def test_a_query_without_detail_is_listed_by_its_id() -> None:
     systems = (SystemRow("none", BEFORE), SystemRow("model", AFTER, _compared()))
     assert "q0 0.631 → 0.000 −0.631" in _words(render_report(Report(systems, "tiny")))
 
 
-def test_only_the_first_five_hits_are_shown():
+def test_only_the_first_five_hits_are_shown() -> None:
     details = {"q0": QueryDetail("x", "y", tuple(Hit(f"doc{i}") for i in range(7)))}
     words = _words(
         render_report(Report((SystemRow("n", BEFORE), SystemRow("m", AFTER, _compared(), details=details)), "t"))
@@ -136,13 +137,13 @@ def test_only_the_first_five_hits_are_shown():
     assert "m 0.000 No documents." in words
 
 
-def test_times_are_shown_only_where_some_system_has_them():
+def test_times_are_shown_only_where_some_system_has_them() -> None:
     untimed = Report((SystemRow("none", BEFORE), SystemRow("model", AFTER, _compared())), "tiny")
     assert "Added ms" not in _words(render_report(untimed))
     assert "Added ms" in _words(render_report(_report()))
 
 
-def test_identical_systems_make_a_page_too():
+def test_identical_systems_make_a_page_too() -> None:
     systems = (SystemRow("none", BEFORE), SystemRow("same", BEFORE, _compared(BEFORE, BEFORE)))
     words = _words(render_report(Report(systems, "tiny")))
     assert "No measurable difference" not in words  # the capital is made by the style sheet
@@ -150,36 +151,36 @@ def test_identical_systems_make_a_page_too():
     assert "No query got worse." in words and "No query got better." in words
 
 
-def test_queries_that_count_zero_or_are_left_out_are_told():
+def test_queries_that_count_zero_or_are_left_out_are_told() -> None:
     qrels = {"q1": {"d": 1}, "q2": {"d": 1}, "none": {"d": 0}}
-    before, after = evaluate({"q1": ["d"]}, qrels), evaluate({"q1": ["d"], "q2": ["d"]}, qrels)
+    before, after = evaluate_run({"q1": ["d"]}, qrels), evaluate_run({"q1": ["d"], "q2": ["d"]}, qrels)
     systems = (SystemRow("base", before), SystemRow("model", after, _compared(before, after)))
     words = _words(render_report(Report(systems, "tiny")))
     assert "Left out: 1 judged query without any." in words
     assert "finds nothing for counts 0: 1 with base ." in words
 
 
-def test_half_a_surrogate_pair_in_a_document_does_not_stop_the_report(tmp_path: Path):
+def test_half_a_surrogate_pair_in_a_document_does_not_stop_the_report(tmp_path: Path) -> None:
     write_report(tmp_path / "r.html", _report("broken \ud800 title"))
     assert "broken ? title" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", ["absent/r.html", "."])
-def test_a_path_that_takes_no_file_is_one_sentence(tmp_path: Path, path: str):
+def test_a_path_that_takes_no_file_is_one_sentence(tmp_path: Path, path: str) -> None:
     with pytest.raises(SettingsError, match=r"r\.html|cannot be written|cannot write"):
         write_report(tmp_path / path, _report())
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("systems", [(), (SystemRow("a", BEFORE), SystemRow("b", AFTER))])
-def test_a_report_needs_one_baseline_and_it_comes_first(systems: tuple[SystemRow, ...]):
+def test_a_report_needs_one_baseline_and_it_comes_first(systems: tuple[SystemRow, ...]) -> None:
     with pytest.raises(ValueError, match="one system without a comparison, first"):
         Report(systems, "tiny")
 
 
-def test_bars_go_from_zero_to_the_difference():
+def test_bars_go_from_zero_to_the_difference() -> None:
     comparison = Comparison(0.5, 0.5, 1.0, (0.0, 0.0), {"down": -0.5, "tie": 0.0, "up": 1.0})
-    drawn = bars(comparison, Scale(-1.0, 1.0, (-1.0, 0.0, 1.0)))
+    drawn = create_bars(comparison, Scale(-1.0, 1.0, (-1.0, 0.0, 1.0)))
     assert [(bar.query_id, bar.x, bar.y, bar.height) for bar in drawn] == [
         ("down", 0, 50.0, 25.0),
         ("tie", 1, 50.0, 0.0),
@@ -197,18 +198,28 @@ def test_bars_go_from_zero_to_the_difference():
         (0.482, 0.004, "no measurable difference: +0.004 nDCG@10, p = 0.482"),
     ],
 )
-def test_the_verdict_is_one_plain_sentence(p_value: float, difference: float, sentence: str):
-    assert verdict_sentence(Comparison(0.5, 0.5 + difference, p_value, (0.0, 0.0), {}), "nDCG@10") == sentence
+def test_the_verdict_is_one_plain_sentence(p_value: float, difference: float, sentence: str) -> None:
+    assert format_verdict(Comparison(0.5, 0.5 + difference, p_value, (0.0, 0.0), {}), "nDCG@10") == sentence
 
 
-def test_numbers_are_rounded_without_a_sign_on_zero_and_without_hiding_a_small_p_value():
-    assert [signed(x) for x in (0.0004, -0.0004, 0.0516, -0.25)] == ["0.000", "0.000", "+0.052", "-0.250"]
-    assert [p_text(p) for p in (0.0009, 0.001, 0.0499, 0.05, 0.5)] == ["<0.001", "0.001", "0.0499", "0.0500", "0.500"]
-    assert [queries(1), queries(2590), queries(0, "judged")] == ["1 query", "2,590 queries", "0 judged queries"]
-    assert [milliseconds(t) for t in (None, 4.26, 9.96, 1430.4)] == ["–", "4.3", "10", "1,430"]
+def test_numbers_are_rounded_without_a_sign_on_zero_and_without_hiding_a_small_p_value() -> None:
+    assert [format_difference(x) for x in (0.0004, -0.0004, 0.0516, -0.25)] == ["0.000", "0.000", "+0.052", "-0.250"]
+    assert [format_p_value(p) for p in (0.0009, 0.001, 0.0499, 0.05, 0.5)] == [
+        "<0.001",
+        "0.001",
+        "0.0499",
+        "0.0500",
+        "0.500",
+    ]
+    assert [format_query_count(1), format_query_count(2590), format_query_count(0, "judged")] == [
+        "1 query",
+        "2,590 queries",
+        "0 judged queries",
+    ]
+    assert [format_milliseconds(t) for t in (None, 4.26, 9.96, 1430.4)] == ["–", "4.3", "10", "1,430"]
 
 
-def test_the_table_has_a_line_per_system():
+def test_the_table_has_a_line_per_system() -> None:
     rows = [SystemRow("no expansion", BEFORE), SystemRow("embedded model", AFTER, _compared(), 4.26, 812.0)]
     assert render_table(rows).splitlines() == [
         "                                                           added ms",
@@ -218,18 +229,18 @@ def test_the_table_has_a_line_per_system():
     ]
 
 
-def test_the_table_leaves_the_times_out_where_there_are_none():
+def test_the_table_leaves_the_times_out_where_there_are_none() -> None:
     lines = render_table([SystemRow("a", BEFORE), SystemRow("b", AFTER, _compared())]).splitlines()
     assert lines[0] == "system  nDCG@10    diff  recall@100  W/T/L      p"
     assert len(lines) == 3
 
 
-def test_the_table_never_is_wider_than_80_columns():
+def test_the_table_never_is_wider_than_80_columns() -> None:
     many = Comparison(0.1, 0.2, 0.0001, (0.0, 0.1), {f"q{i}": float(i % 3 - 1) for i in range(100_000)})
     table = render_table([SystemRow("a" * 90, BEFORE), SystemRow("b" * 90, AFTER, many, 12_000.0, 13_000.0)])
     assert max(map(len, table.splitlines())) <= 80
     assert "aaa…" in table
 
 
-def test_a_table_of_nothing_is_empty():
+def test_a_table_of_nothing_is_empty() -> None:
     assert render_table([]) == ""

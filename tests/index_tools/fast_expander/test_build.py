@@ -14,16 +14,25 @@ from typing import Any
 import pytest
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.fast_expander.build import Built, Request, build
-from querylift.index_tools.fast_expander.document_parts import Parts
+from querylift.index_tools.fast_expander.build import BuildRequest, BuildResult, build_expander
+from querylift.index_tools.fast_expander.document_parts import DocumentParts
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import Expansion
-from querylift.plugin.fast_expander.folder import ABOUT, Shape, read_about
-from querylift.plugin.fast_expander.neighbours import VECTORS
-from querylift.plugin.generators.base import Ask
-from querylift.plugin.generators.fast_expander import ExpanderGenerator, open_parts
-from querylift.plugin.settings import check
-from tests.helpers.expanders import PROPERTIES, TEXTS, TOPICS, create, fill, parts_of, removed, tiny_encoder
+from querylift.plugin.fast_expander.folder import RECORD_FILE, ExpansionShape, read_expander_record
+from querylift.plugin.fast_expander.neighbours import VECTORS_FILE
+from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.generators.fast_expander import FastExpanderGenerator, open_expander_model
+from querylift.plugin.settings import parse_settings
+from tests.helpers.expanders import (
+    PROPERTIES,
+    TEXTS,
+    TOPICS,
+    create_index,
+    fill_index,
+    list_part_files,
+    remove_indices,
+    write_tiny_encoder,
+)
 
 pytestmark = pytest.mark.engine
 INDEX = "expander-build"
@@ -32,31 +41,31 @@ DATED = PROPERTIES | {"changed": {"type": "date"}, "number": {"type": "long"}}
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("build") / "encoder")
+    return write_tiny_encoder(tmp_path_factory.mktemp("build") / "encoder")
 
 
 @pytest.fixture
 def engine(opensearch: str) -> Iterator[Engine]:
-    with Engine(check({"engine": opensearch})) as made:
-        removed(made, INDEX)
+    with Engine(parse_settings({"engine": opensearch})) as made:
+        remove_indices(made, INDEX)
         yield made
-        removed(made, INDEX)
+        remove_indices(made, INDEX)
 
 
 @pytest.fixture
 def topics(engine: Engine) -> Engine:
     """The engine with the forty documents."""
-    create(engine, INDEX, DATED)
-    fill(engine, INDEX, TEXTS)
+    create_index(engine, INDEX, DATED)
+    fill_index(engine, INDEX, TEXTS)
     return engine
 
 
-def _build(engine: Engine, folder: Path, encoder: Path, **options: Any) -> Built:
-    return build(engine, Request(INDEX, "contents", folder, encoder=encoder, **options))
+def _build(engine: Engine, folder: Path, encoder: Path, **options: Any) -> BuildResult:
+    return build_expander(engine, BuildRequest(INDEX, "contents", folder, encoder=encoder, **options))
 
 
 def _expanded(folder: Path, text: str) -> Expansion:
-    found = open_parts(folder)[1].expand(text)
+    found = open_expander_model(folder)[1].expand(text)
     assert found is not None
     return found
 
@@ -65,10 +74,10 @@ def _started(folder: Path, url: str) -> Expansion | None:
     """What is served from the folder, once the engine has been asked whether the index is still the same."""
 
     async def main() -> Expansion | None:
-        generator = ExpanderGenerator(folder, url)
+        generator = FastExpanderGenerator(folder, url)
         try:
             await generator.start()
-            return await generator.expand(Ask("boats", INDEX))
+            return await generator.expand(ExpansionRequest("boats", INDEX))
         finally:
             await generator.close()
 
@@ -82,25 +91,25 @@ def _started(folder: Path, url: str) -> Expansion | None:
 def test_terms_stand_as_in_the_index_with_their_commonest_words(
     topics: Engine, encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, form: Any
 ) -> None:
-    fill(topics, INDEX, {"more": "zebra zebras Zebras zebras", "other": "Zebra"})
+    fill_index(topics, INDEX, {"more": "zebra zebras Zebras zebras", "other": "Zebra"})
     seen: list[tuple[int, int]] = []
-    request = Request(INDEX, "contents", tmp_path / "out", encoder=encoder, form=form)
-    built = build(topics, request, progress=lambda done, of: seen.append((done, of)))
-    assert (built.encoded, built.without_text, built.about.source.documents, built.about.form) == (42, 0, 42, form)
+    request = BuildRequest(INDEX, "contents", tmp_path / "out", encoder=encoder, form=form)
+    built = build_expander(topics, request, progress=lambda done, of: seen.append((done, of)))
+    assert (built.encoded, built.without_text, built.record.source.documents, built.record.form) == (42, 0, 42, form)
     assert seen == [(42, 42)]
     found = _started(tmp_path / "out", topics.url)
     assert found is not None and found.field == "contents"
     surfaces = {term.term: term.surface for term in found.terms}
     assert {"sail": "sailing", "boat": "boats"}.items() <= surfaces.items()
     assert {term.surface for term in found.terms[:8]} < set(TOPICS["sea"])
-    vocabulary = open_parts(tmp_path / "out")[1].vocabulary
+    vocabulary = open_expander_model(tmp_path / "out")[1].vocabulary
     everything = dict(vocabulary[number] for number in range(len(vocabulary)))
     assert len(everything) == 41 and everything["zebra"] == "zebras" and everything["galaxi"] == "galaxies"
     assert caplog.messages == []
 
 
 def test_the_record_says_where_it_came_from(topics: Engine, encoder: Path, tmp_path: Path) -> None:
-    source = _build(topics, tmp_path / "out", encoder).about.source
+    source = _build(topics, tmp_path / "out", encoder).record.source
     assert (source.index, source.indices, source.aliases) == (INDEX, (INDEX,), ())
     assert (source.documents, source.in_index, source.changed_until) == (40, 40, "")
     assert source.engine.startswith(("OpenSearch ", "Elasticsearch "))
@@ -114,20 +123,20 @@ def test_a_second_build_encodes_nothing_and_comes_to_the_same(topics: Engine, en
     first = _build(topics, tmp_path / "out", encoder)
     second = _build(topics, tmp_path / "out", encoder)
     assert (first.encoded, second.encoded) == (40, 0)
-    assert second.about == first.about
-    assert len(list(parts_of(tmp_path / "out"))) == 1
+    assert second.record == first.record
+    assert len(list(list_part_files(tmp_path / "out"))) == 1
 
 
 def test_a_build_with_nothing_new_writes_no_file_but_the_record(topics: Engine, encoder: Path, tmp_path: Path) -> None:
     _build(topics, tmp_path / "out", encoder)
-    before = (tmp_path / "out" / VECTORS).stat().st_ino
+    before = (tmp_path / "out" / VECTORS_FILE).stat().st_ino
     _build(topics, tmp_path / "out", encoder)
-    assert (tmp_path / "out" / VECTORS).stat().st_ino == before
-    (tmp_path / "out" / VECTORS).write_bytes(b"damaged")
+    assert (tmp_path / "out" / VECTORS_FILE).stat().st_ino == before
+    (tmp_path / "out" / VECTORS_FILE).write_bytes(b"damaged")
     _build(topics, tmp_path / "out", encoder)
     assert {term.surface for term in _expanded(tmp_path / "out", "courts").terms[:8]} < set(TOPICS["law"])
-    cooler = _build(topics, tmp_path / "out", encoder, shape=Shape(temperature=0.02))
-    assert (cooler.encoded, cooler.about.shape.temperature) == (0, 0.02)
+    cooler = _build(topics, tmp_path / "out", encoder, shape=ExpansionShape(temperature=0.02))
+    assert (cooler.encoded, cooler.record.shape.temperature) == (0, 0.02)
 
 
 @pytest.mark.parametrize("form", ["neighbours", "terms"])
@@ -135,18 +144,18 @@ def test_what_is_no_longer_in_the_index_leaves_the_folder(
     engine: Engine, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any
 ) -> None:
     monkeypatch.setattr("querylift.index_tools.fast_expander.incremental_read._PART_DOCUMENTS", 10)
-    create(engine, INDEX, DATED)
-    fill(engine, INDEX, TEXTS)
+    create_index(engine, INDEX, DATED)
+    fill_index(engine, INDEX, TEXTS)
     _build(engine, tmp_path / "out", encoder, form=form)
-    assert [len(part.keys) for part in Parts.found(tmp_path / "out")] == [10, 10, 10, 10]
+    assert [len(part.keys) for part in DocumentParts.open_existing(tmp_path / "out")] == [10, 10, 10, 10]
     gone = [*list(TEXTS)[:10], *list(TEXTS)[10:17], *list(TEXTS)[20:23]]  # all of a topic, seven and three of others
     for doc_id in gone:
         engine.call("DELETE", f"/{INDEX}/_doc/{doc_id}", params={"refresh": "true"})
     built = _build(engine, tmp_path / "out", encoder, form=form)
-    assert (built.encoded, built.about.source.documents) == (0, 20)
-    assert [len(part.keys) for part in Parts.found(tmp_path / "out")] == [3, 10, 10]
+    assert (built.encoded, built.record.source.documents) == (0, 20)
+    assert [len(part.keys) for part in DocumentParts.open_existing(tmp_path / "out")] == [3, 10, 10]
     fresh = _build(engine, tmp_path / "fresh", encoder, form=form)
-    assert fresh.about.source == built.about.source
+    assert fresh.record.source == built.record.source
     for query in ("courts", "stars planets", "ovens"):
         assert _expanded(tmp_path / "out", query) == _expanded(tmp_path / "fresh", query)
     assert _build(engine, tmp_path / "out", encoder, form=form).encoded == 0
@@ -155,7 +164,7 @@ def test_what_is_no_longer_in_the_index_leaves_the_folder(
 def test_another_form_is_made_of_what_has_been_encoded(topics: Engine, encoder: Path, tmp_path: Path) -> None:
     _build(topics, tmp_path / "out", encoder)
     other = _build(topics, tmp_path / "out", encoder, form="terms")
-    assert (other.encoded, other.about.form) == (0, "terms")
+    assert (other.encoded, other.record.form) == (0, "terms")
     assert {term.surface for term in _expanded(tmp_path / "out", "courts").terms[:8]} < set(TOPICS["law"])
 
 
@@ -163,25 +172,25 @@ def test_only_what_has_changed_is_encoded_and_what_was_deleted_is_gone(
     topics: Engine, encoder: Path, tmp_path: Path
 ) -> None:
     _build(topics, tmp_path / "out", encoder)
-    fill(topics, INDEX, {"sea-0": "zebras lions", "new": "zebras lions tigers", "sea-1": TEXTS["sea-1"]})
+    fill_index(topics, INDEX, {"sea-0": "zebras lions", "new": "zebras lions tigers", "sea-1": TEXTS["sea-1"]})
     changed = _build(topics, tmp_path / "out", encoder)
-    assert (changed.encoded, changed.about.source.documents) == (2, 41)
-    assert "zebra" in changed.about.source.probe["zebras"]
+    assert (changed.encoded, changed.record.source.documents) == (2, 41)
+    assert "zebra" in changed.record.source.probe["zebras"]
     for doc_id in ("sea-0", "new"):
         topics.call("DELETE", f"/{INDEX}/_doc/{doc_id}", params={"refresh": "true"})
-    fill(topics, INDEX, {"sea-2": "boats"})
+    fill_index(topics, INDEX, {"sea-2": "boats"})
     less = _build(topics, tmp_path / "out", encoder)
-    assert (less.encoded, less.about.source.documents) == (1, 39)
-    assert "zebras" not in less.about.source.probe
+    assert (less.encoded, less.record.source.documents) == (1, 39)
+    assert "zebras" not in less.record.source.probe
     assert "zebra" not in {term.term for term in _expanded(tmp_path / "out", "zebras lions").terms}
 
 
 def test_a_document_that_loses_its_text_is_gone(topics: Engine, encoder: Path, tmp_path: Path) -> None:
     _build(topics, tmp_path / "out", encoder)
-    fill(topics, INDEX, {"sea-0": "", "sea-1": {"other": "boats"}, "sea-2": {"contents": [" ", None]}})
+    fill_index(topics, INDEX, {"sea-0": "", "sea-1": {"other": "boats"}, "sea-2": {"contents": [" ", None]}})
     built = _build(topics, tmp_path / "out", encoder)
-    assert (built.encoded, built.without_text, built.about.source.documents) == (0, 3, 37)
-    assert built.about.source.in_index == 40
+    assert (built.encoded, built.without_text, built.record.source.documents) == (0, 3, 37)
+    assert built.record.source.in_index == 40
 
 
 def test_a_document_that_comes_back_as_it_was_is_encoded_at_most_once_more(
@@ -189,10 +198,10 @@ def test_a_document_that_comes_back_as_it_was_is_encoded_at_most_once_more(
 ) -> None:
     _build(topics, tmp_path / "out", encoder)
     topics.call("DELETE", f"/{INDEX}/_doc/sea-0", params={"refresh": "true"})
-    assert _build(topics, tmp_path / "out", encoder).about.source.documents == 39
-    fill(topics, INDEX, {"sea-0": TEXTS["sea-0"]})
+    assert _build(topics, tmp_path / "out", encoder).record.source.documents == 39
+    fill_index(topics, INDEX, {"sea-0": TEXTS["sea-0"]})
     back = _build(topics, tmp_path / "out", encoder)
-    assert (back.encoded, back.about.source.documents) == (0, 40)
+    assert (back.encoded, back.record.source.documents) == (0, 40)
 
 
 def _dated(doc_id: str, day: int, text: str | None = None) -> dict[str, Any]:
@@ -203,21 +212,25 @@ def _dated(doc_id: str, day: int, text: str | None = None) -> dict[str, Any]:
 def test_with_a_field_of_changes_only_newer_documents_are_asked_for(
     engine: Engine, encoder: Path, tmp_path: Path, changed_field: str
 ) -> None:
-    create(engine, INDEX, DATED)
-    fill(engine, INDEX, {key: one for i, doc_id in enumerate(TEXTS) for key, one in _dated(doc_id, 1 + i // 4).items()})
+    create_index(engine, INDEX, DATED)
+    fill_index(
+        engine, INDEX, {key: one for i, doc_id in enumerate(TEXTS) for key, one in _dated(doc_id, 1 + i // 4).items()}
+    )
     options: Any = {"changed_field": changed_field}
     first = _build(engine, tmp_path / "out", encoder, **options)
     assert first.encoded == 40
-    assert first.about.source.changed_until in ("2025-01-10T00:00:00.000Z", 10.0)
+    assert first.record.source.changed_until in ("2025-01-10T00:00:00.000Z", 10.0)
     assert _build(engine, tmp_path / "out", encoder, **options).encoded == 0
-    fill(engine, INDEX, _dated("sea-0", 11, "zebras") | _dated("law-9", 10, "lions") | _dated("sea-1", 9, "unseen"))
-    fill(engine, INDEX, _dated("sea-2", 12, " "))
+    fill_index(
+        engine, INDEX, _dated("sea-0", 11, "zebras") | _dated("law-9", 10, "lions") | _dated("sea-1", 9, "unseen")
+    )
+    fill_index(engine, INDEX, _dated("sea-2", 12, " "))
     engine.call("DELETE", f"/{INDEX}/_doc/sky-0", params={"refresh": "true"})
     read: list[int] = []
-    request = Request(INDEX, "contents", tmp_path / "out", encoder=encoder, **options)
-    later = build(engine, request, progress=lambda done, of: read.append(done))
+    request = BuildRequest(INDEX, "contents", tmp_path / "out", encoder=encoder, **options)
+    later = build_expander(engine, request, progress=lambda done, of: read.append(done))
     assert read[-1] == 6  # those of the tenth and after
-    assert (later.encoded, later.without_text, later.about.source.documents) == (2, 1, 38)
+    assert (later.encoded, later.without_text, later.record.source.documents) == (2, 1, 38)
     assert (
         _build(engine, tmp_path / "out", encoder).encoded == 1
     )  # asked for all, it sees the one whose day did not change
@@ -232,27 +245,27 @@ def test_a_document_that_comes_back_with_its_old_date_is_read_again(
     found = []
     for there in ([*dated, copies], [*dated[:10], copies], dated[10:]):
         if copies in there:
-            removed(engine, INDEX)
-            create(engine, INDEX, DATED)
+            remove_indices(engine, INDEX)
+            create_index(engine, INDEX, DATED)
         for documents in there:
-            fill(engine, INDEX, documents)
+            fill_index(engine, INDEX, documents)
         built = _build(engine, tmp_path / "out", encoder, changed_field="changed")
-        found.append((built.encoded, built.about.source.documents))
+        found.append((built.encoded, built.record.source.documents))
     assert found == [(80, 80), (0, 50), (30, 80)]
 
 
 def test_a_document_that_lost_its_text_stays_away_from_the_builds_after(
     engine: Engine, encoder: Path, tmp_path: Path
 ) -> None:
-    create(engine, INDEX, DATED)
+    create_index(engine, INDEX, DATED)
     for doc_id in TEXTS:
-        fill(engine, INDEX, _dated(doc_id, 1))
+        fill_index(engine, INDEX, _dated(doc_id, 1))
     _build(engine, tmp_path / "out", encoder, changed_field="changed")
-    fill(engine, INDEX, {"sea-0": {"contents": "", "changed": "2025-01-02", "number": 2}})
-    found = [_build(engine, tmp_path / "out", encoder, changed_field="changed").about.source.documents]
+    fill_index(engine, INDEX, {"sea-0": {"contents": "", "changed": "2025-01-02", "number": 2}})
+    found = [_build(engine, tmp_path / "out", encoder, changed_field="changed").record.source.documents]
     for day in (3, 4):
-        fill(engine, INDEX, _dated("sea-1", day, f"boats {day}"))
-        found.append(_build(engine, tmp_path / "out", encoder, changed_field="changed").about.source.documents)
+        fill_index(engine, INDEX, _dated("sea-1", day, f"boats {day}"))
+        found.append(_build(engine, tmp_path / "out", encoder, changed_field="changed").record.source.documents)
     assert found == [39, 39, 39]
 
 
@@ -261,12 +274,12 @@ def test_a_build_that_failed_before_its_files_were_placed_is_made_anew(
     topics: Engine, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any
 ) -> None:
     _build(topics, tmp_path / "out", encoder, form=form)
-    fill(topics, INDEX, {f"new-{number}": "zebras lions tigers" for number in range(3)})
+    fill_index(topics, INDEX, {f"new-{number}": "zebras lions tigers" for number in range(3)})
     with monkeypatch.context() as broken, pytest.raises(OSError, match="full"):
-        broken.setattr("querylift.index_tools.fast_expander.build._place", _full)
+        broken.setattr("querylift.index_tools.fast_expander.build._place_files", _full)
         _build(topics, tmp_path / "out", encoder, form=form)
     built = _build(topics, tmp_path / "out", encoder, form=form)
-    assert (built.encoded, built.about.source.documents) == (0, 43)
+    assert (built.encoded, built.record.source.documents) == (0, 43)
     assert "zebra" in {word.term for word in _expanded(tmp_path / "out", "zebras lions").terms}
 
 
@@ -278,14 +291,14 @@ def test_terms_that_the_analyzer_no_longer_makes_are_asked_for_again(
     topics: Engine, encoder: Path, tmp_path: Path
 ) -> None:
     """What a synonyms file or an upgrade of the engine changes stands in no setting of the index."""
-    about = _build(topics, tmp_path / "out", encoder).about
+    about = _build(topics, tmp_path / "out", encoder).record
     right = about.source.probe
     source = about.source.model_copy(update={"probe": {**right, "galaxies": ("galaxies",)}})
-    (tmp_path / "out" / ABOUT).write_text(
+    (tmp_path / "out" / RECORD_FILE).write_text(
         about.model_copy(update={"source": source}).model_dump_json(), encoding="utf-8"
     )
-    assert read_about(tmp_path / "out").source.probe != right
-    assert _build(topics, tmp_path / "out", encoder).about.source.probe == right
+    assert read_expander_record(tmp_path / "out").source.probe != right
+    assert _build(topics, tmp_path / "out", encoder).record.source.probe == right
 
 
 def test_a_field_of_changes_without_a_date_is_named(topics: Engine, encoder: Path, tmp_path: Path) -> None:
@@ -301,8 +314,10 @@ def test_a_field_of_changes_without_a_date_is_named(topics: Engine, encoder: Pat
 def test_an_index_in_another_language_than_the_encoders_is_refused(
     engine: Engine, encoder: Path, tmp_path: Path, form: Any
 ) -> None:
-    create(engine, INDEX, DATED)
-    fill(engine, INDEX, {str(number): f"合同法第{number}条" for number in range(30)} | dict(list(TEXTS.items())[:20]))
+    create_index(engine, INDEX, DATED)
+    fill_index(
+        engine, INDEX, {str(number): f"合同法第{number}条" for number in range(30)} | dict(list(TEXTS.items())[:20])
+    )
     with pytest.raises(SettingsError, match=r"30 of 50 documents of .* name an encoder of their language"):
         _build(engine, tmp_path / "out", encoder, form=form)
 
@@ -310,39 +325,39 @@ def test_an_index_in_another_language_than_the_encoders_is_refused(
 def test_documents_in_another_language_are_counted_and_the_others_served(
     topics: Engine, encoder: Path, tmp_path: Path
 ) -> None:
-    fill(topics, INDEX, {str(number): f"合同法第{number}条" for number in range(10)})
+    fill_index(topics, INDEX, {str(number): f"合同法第{number}条" for number in range(10)})
     built = _build(topics, tmp_path / "out", encoder)
-    assert (built.about.source.documents, built.unreadable) == (50, 10)
+    assert (built.record.source.documents, built.unreadable) == (50, 10)
     assert "boat" in {word.term for word in _expanded(tmp_path / "out", "sailing anchors").terms}
-    assert open_parts(tmp_path / "out")[1].expand("合同法") is None
+    assert open_expander_model(tmp_path / "out")[1].expand("合同法") is None
 
 
 def test_a_killed_build_goes_on_where_it_was(engine: Engine, encoder: Path, tmp_path: Path) -> None:
-    create(engine, INDEX)
+    create_index(engine, INDEX)
     texts = list(TEXTS.values())
-    fill(engine, INDEX, {str(i): f"{texts[i % 40]} {i}" for i in range(4400)})
+    fill_index(engine, INDEX, {str(i): f"{texts[i % 40]} {i}" for i in range(4400)})
     folder = tmp_path / "out"
     command = [sys.executable, "-m", "querylift", "expander", "build", INDEX, "--engine", engine.url]
     command += ["--out", str(folder), "--encoder", str(encoder), "--threads", "1"]
     with subprocess.Popen(command) as running:
         deadline_s = time.monotonic() + 120
-        while not list(parts_of(folder)) and running.poll() is None and time.monotonic() < deadline_s:
+        while not list(list_part_files(folder)) and running.poll() is None and time.monotonic() < deadline_s:
             time.sleep(0.005)
         running.send_signal(signal.SIGKILL)
     assert running.returncode == -signal.SIGKILL
-    left = {path: path.read_bytes() for path in parts_of(folder)}
+    left = {path: path.read_bytes() for path in list_part_files(folder)}
     assert 1 <= len(left) <= 2 and not (folder / "expander.json").exists()
     built = _build(engine, folder, encoder)
-    assert (built.encoded, built.about.source.documents) == (4400 - 2000 * len(left), 4400)
+    assert (built.encoded, built.record.source.documents) == (4400 - 2000 * len(left), 4400)
     assert {path: path.read_bytes() for path in left} == left
     assert not [path for path in folder.iterdir() if path.name.startswith(".new")]
     assert {path.suffix for path in (folder / "parts").iterdir()} == {".json", ".npz"}
-    assert built.about.terms == 40
+    assert built.record.terms == 40
 
 
 def test_a_part_that_cannot_be_read_is_named_and_may_be_deleted(topics: Engine, encoder: Path, tmp_path: Path) -> None:
     _build(topics, tmp_path / "out", encoder)
-    (part,) = parts_of(tmp_path / "out")
+    (part,) = list_part_files(tmp_path / "out")
     whole = part.read_bytes()
     for broken in (b"", b"nonsense", whole[: len(whole) // 2], whole[:-5]):
         part.write_bytes(broken)
@@ -354,9 +369,9 @@ def test_a_part_that_cannot_be_read_is_named_and_may_be_deleted(topics: Engine, 
 
 def test_a_proxy_that_serves_is_not_disturbed_by_a_later_build(topics: Engine, encoder: Path, tmp_path: Path) -> None:
     _build(topics, tmp_path / "out", encoder)
-    _, serving = open_parts(tmp_path / "out")
+    _, serving = open_expander_model(tmp_path / "out")
     before = [serving.expand(text) for text in TEXTS.values()]
-    fill(topics, INDEX, {doc_id: "zebras lions" for doc_id in list(TEXTS)[:30]})
+    fill_index(topics, INDEX, {doc_id: "zebras lions" for doc_id in list(TEXTS)[:30]})
     _build(topics, tmp_path / "out", encoder)
     assert [serving.expand(text) for text in TEXTS.values()] == before
     assert _expanded(tmp_path / "out", "boats") != before[0]

@@ -13,12 +13,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from querylift.index_tools.corpora import builtin
-from querylift.index_tools.fast_expander.encoder_conversion import _written, packaged_encoder, write_encoder
+from querylift.index_tools.corpora import builtin_corpus
+from querylift.index_tools.fast_expander.encoder_conversion import (
+    find_packaged_encoder,
+    write_bert_graph,
+    write_encoder,
+)
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.encoder import MODEL, TOKENIZER, Encoder, Reading, _unknown
-from tests.helpers.expanders import BERT, MEAN, TEXTS, TOPICS, sentence_folder, tiny_encoder, tokenizer_file
-from tests.helpers.folders import edit
+from querylift.plugin.fast_expander.encoder import (
+    MODEL_FILE,
+    TOKENIZER_FILE,
+    Encoder,
+    EncoderSettings,
+    find_unknown_token_id,
+)
+from tests.helpers.expanders import (
+    BERT,
+    MEAN,
+    TEXTS,
+    TOPICS,
+    write_sentence_transformers_files,
+    write_tiny_encoder,
+    write_tokenizer,
+)
+from tests.helpers.folders import edit_json_file
 
 CLS = {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
 LONG = " ".join(word for topic in TOPICS.values() for word in topic)
@@ -30,8 +48,8 @@ def _saved(folder: Path, pooling: Mapping[str, bool] = MEAN, kind: str = "BertMo
     import torch
     import transformers
 
-    sentence_folder(folder, pooling=pooling)
-    size = tokenizer_file(folder)
+    write_sentence_transformers_files(folder, pooling=pooling)
+    size = write_tokenizer(folder)
     given = BERT | {"vocab_size": size, "num_hidden_layers": 2, "layer_norm_eps": 1e-5, "initializer_range": 0.2}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(3)
@@ -56,7 +74,7 @@ def _expected(folder: Path, model: Any, text: str, *, pooling: str = "mean", max
 def _ids(folder: Path, text: str, max_tokens: int) -> list[int]:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
     return list(tokenizer.encode(text).ids)
@@ -80,7 +98,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("encoders") / "tiny")
+    return write_tiny_encoder(tmp_path_factory.mktemp("encoders") / "tiny")
 
 
 @pytest.fixture
@@ -99,9 +117,10 @@ def test_a_vector_in_eight_bits_is_that_of_transformers_to_a_cosine_of_0_999(
 ) -> None:
     model = _saved(tmp_path / "bert", modes, kind)
     encoder = _encoder(tmp_path / "bert", tmp_path / "out")
-    vectors = [encoder.document(text) for text in MIXED]
+    vectors = [encoder.encode_document(text) for text in MIXED]
     for text, found in zip(MIXED, vectors, strict=True):
-        assert (found.shape, found.dtype) == ((32,), np.float32)
+        assert found.shape == (32,)
+        assert found.dtype == np.float32
         assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
         assert found @ _expected(tmp_path / "bert", model, text, pooling=pooling) > 0.999
     assert (
@@ -114,7 +133,7 @@ def test_the_graph_before_it_is_made_eight_bits_is_transformers_to_five_digits(t
     import onnxruntime
 
     model = _saved(tmp_path / "bert")
-    session = onnxruntime.InferenceSession(str(_written(tmp_path / "bert", tmp_path / "whole.onnx")))
+    session = onnxruntime.InferenceSession(str(write_bert_graph(tmp_path / "bert", tmp_path / "whole.onnx")))
     for text in MIXED:
         ids = _ids(tmp_path / "bert", text, 64)
         tokens = session.run(None, {"input_ids": np.array([ids], dtype=np.int64)})[0][0]
@@ -126,16 +145,16 @@ def test_the_packaged_encoder_gives_fifty_texts_the_vectors_of_transformers_to_a
     """The built-in corpus's queries, and documents of which some are cut at 256 tokens."""
     from transformers import BertModel
 
-    folder = packaged_encoder()
+    folder = find_packaged_encoder()
     model = BertModel.from_pretrained(folder).eval()
     encoder = _encoder(folder, tmp_path / "out")
-    documents = [one.text for one in islice(builtin.documents(), 0, 580, 20)]
-    texts = [" ".join(documents), *documents, *islice(builtin.queries().values(), 20)]
+    documents = [one.text for one in islice(builtin_corpus.iter_documents(), 0, 580, 20)]
+    texts = [" ".join(documents), *documents, *islice(builtin_corpus.read_queries().values(), 20)]
     assert len(texts) == 50
     assert len(_ids(folder, texts[0], 512)) > 256
-    same = [encoder.query(text) @ _expected(folder, model, text, max_tokens=256) for text in texts]
+    same = [encoder.encode_query(text) @ _expected(folder, model, text, max_tokens=256) for text in texts]
     assert min(same) > 0.98
-    assert (tmp_path / "out" / MODEL).stat().st_size < 24e6
+    assert (tmp_path / "out" / MODEL_FILE).stat().st_size < 24e6
 
 
 @pytest.mark.filterwarnings("ignore")  # torch tells of its tracer's limits
@@ -146,7 +165,7 @@ def test_the_folders_own_graph_is_taken_whatever_its_architecture(tmp_path: Path
     folder = tmp_path / "bert"
     model = _saved(folder, CLS)
 
-    class Tokens(torch.nn.Module):
+    class Tokens(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
         def __init__(self) -> None:
             super().__init__()
             self.model = model
@@ -165,17 +184,17 @@ def test_the_folders_own_graph_is_taken_whatever_its_architecture(tmp_path: Path
         dynamic_axes={name: {1: "n"} for name in names},
         dynamo=False,
     )
-    edit(folder / "config.json", {"architectures": ["SomethingNew"]})
+    edit_json_file(folder / "config.json", {"architectures": ["SomethingNew"]})
     (folder / "model.safetensors").unlink()
     encoder = _encoder(folder, tmp_path / "out")
     for text in MIXED:
-        assert encoder.query(text) @ _expected(folder, model, text, pooling="cls") > 0.999
+        assert encoder.encode_query(text) @ _expected(folder, model, text, pooling="cls") > 0.999
 
 
 def test_weights_in_sixteen_bits_are_read(tiny: Path, tmp_path: Path) -> None:
-    folder = tiny_encoder(tmp_path / "half", stored="F16")
+    folder = write_tiny_encoder(tmp_path / "half", stored="F16")
     whole, half = _encoder(tiny, tmp_path / "a"), _encoder(folder, tmp_path / "b")
-    assert all(whole.query(text) @ half.query(text) > 0.9999 for text in MIXED)
+    assert all(whole.encode_query(text) @ half.encode_query(text) > 0.9999 for text in MIXED)
 
 
 # -- how a text is read -------------------------------------------------------------------------------------------------
@@ -183,13 +202,15 @@ def test_weights_in_sixteen_bits_are_read(tiny: Path, tmp_path: Path) -> None:
 
 def test_the_prefixes_of_the_folder_go_before_the_text(copy: Path, tiny: Path, tmp_path: Path) -> None:
     plain = _encoder(tiny, tmp_path / "plain")
-    sentence_folder(copy, config_sentence_transformers={"prompts": {"query": "query: ", "passage": "passage: "}})
+    write_sentence_transformers_files(
+        copy, config_sentence_transformers={"prompts": {"query": "query: ", "passage": "passage: "}}
+    )
     encoder = _encoder(copy, tmp_path / "out")
-    np.testing.assert_array_equal(encoder.query("boats"), plain.query("query: boats"))
-    np.testing.assert_array_equal(encoder.document("boats"), plain.document("passage: boats"))
-    assert encoder.query("boats") @ plain.query("boats") < 0.99
-    sentence_folder(copy, config_sentence_transformers={"prompts": {"document": "doc: "}})
-    assert write_encoder(copy, tmp_path / "out") == Reading("mean", 64, "", "doc: ")
+    np.testing.assert_array_equal(encoder.encode_query("boats"), plain.encode_query("query: boats"))
+    np.testing.assert_array_equal(encoder.encode_document("boats"), plain.encode_document("passage: boats"))
+    assert encoder.encode_query("boats") @ plain.encode_query("boats") < 0.99
+    write_sentence_transformers_files(copy, config_sentence_transformers={"prompts": {"document": "doc: "}})
+    assert write_encoder(copy, tmp_path / "out") == EncoderSettings("mean", 64, "", "doc: ")
 
 
 @pytest.mark.parametrize(
@@ -198,30 +219,30 @@ def test_the_prefixes_of_the_folder_go_before_the_text(copy: Path, tiny: Path, t
 def test_a_text_is_cut_at_the_folders_length_and_at_the_models_positions(
     copy: Path, tmp_path: Path, settings: Mapping[str, int], max_tokens: int
 ) -> None:
-    sentence_folder(copy, sentence_bert_config=settings)
+    write_sentence_transformers_files(copy, sentence_bert_config=settings)
     encoder = _encoder(copy, tmp_path / "out")
     words = " ".join([LONG] * 3).split()  # two tokens go to the marks at both ends
     cut, longer, shorter = (" ".join(words[:count]) for count in (max_tokens - 2, 120, max_tokens - 3))
-    np.testing.assert_array_equal(encoder.document(longer), encoder.document(cut))
-    assert (encoder.document(cut) != encoder.document(shorter)).any()
+    np.testing.assert_array_equal(encoder.encode_document(longer), encoder.encode_document(cut))
+    assert (encoder.encode_document(cut) != encoder.encode_document(shorter)).any()
 
 
 def test_a_text_without_a_token_is_all_zeros(copy: Path, tmp_path: Path) -> None:
-    assert np.linalg.norm(_encoder(copy, tmp_path / "marks").query("")) == pytest.approx(1)
-    tokenizer_file(copy, special=False)
+    assert np.linalg.norm(_encoder(copy, tmp_path / "marks").encode_query("")) == pytest.approx(1)
+    write_tokenizer(copy, special=False)
     for pooling in (MEAN, CLS):
-        sentence_folder(copy, pooling=pooling)
+        write_sentence_transformers_files(copy, pooling=pooling)
         encoder = _encoder(copy, tmp_path / str(pooling["pooling_mode_cls_token"]))
-        assert encoder.query("").tolist() == [0] * 32
+        assert encoder.encode_query("").tolist() == [0] * 32
 
 
 def test_a_text_in_words_that_the_tokenizer_does_not_know_is_all_zeros(tiny: Path, tmp_path: Path) -> None:
     encoder = _encoder(tiny, tmp_path / "out")
-    assert encoder.query("法 judges trials courts").any()
-    assert encoder.query("judges! 🍕 ?").any()  # signs are no letters
-    assert encoder.query("法律 judges").any()  # two of eight letters
-    assert not encoder.query("法律书 judges").any()  # three of nine
-    assert not encoder.document("离婚后孩子归谁").any()
+    assert encoder.encode_query("法 judges trials courts").any()
+    assert encoder.encode_query("judges! 🍕 ?").any()  # signs are no letters
+    assert encoder.encode_query("法律 judges").any()  # two of eight letters
+    assert not encoder.encode_query("法律书 judges").any()  # three of nine
+    assert not encoder.encode_document("离婚后孩子归谁").any()
 
 
 def test_a_tokenizer_that_spells_everything_out_knows_every_text(tiny: Path, tmp_path: Path) -> None:
@@ -230,16 +251,16 @@ def test_a_tokenizer_that_spells_everything_out_knows_every_text(tiny: Path, tmp
 
     encoder = _encoder(tiny, tmp_path / "out")
     unigram = Tokenizer(Unigram([("a", -1.0), ("b", -1.0)], None, byte_fallback=False))
-    assert _unknown(unigram) is None
-    assert _unknown(Tokenizer(Unigram([("<unk>", 0.0), ("a", -1.0)], 0))) == 0
-    assert _unknown(encoder._tokenizer) == 1
+    assert find_unknown_token_id(unigram) is None
+    assert find_unknown_token_id(Tokenizer(Unigram([("<unk>", 0.0), ("a", -1.0)], 0))) == 0
+    assert find_unknown_token_id(encoder._tokenizer) == 1
 
 
 def test_a_vector_is_the_same_whoever_asks_beside_it(tiny: Path, tmp_path: Path) -> None:
     encoder = _encoder(tiny, tmp_path / "out")
-    alone = [encoder.query(text) for text in MIXED]
+    alone = [encoder.encode_query(text) for text in MIXED]
     with ThreadPoolExecutor(8) as pool:
-        for found, expected in zip(pool.map(encoder.query, MIXED * 20), alone * 20, strict=True):
+        for found, expected in zip(pool.map(encoder.encode_query, MIXED * 20), alone * 20, strict=True):
             np.testing.assert_array_equal(found, expected)
 
 
@@ -251,7 +272,7 @@ def refused(folder: Path, out: Path) -> str:
     out.mkdir(exist_ok=True)
     with pytest.raises(SettingsError) as caught:
         write_encoder(folder, out)
-    assert {path.name for path in out.iterdir()} <= {TOKENIZER}
+    assert {path.name for path in out.iterdir()} <= {TOKENIZER_FILE}
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -260,9 +281,9 @@ def refused(folder: Path, out: Path) -> str:
     ("file", "changes", "sentence"),
     [
         ("config", {"architectures": ["RobertaModel"]},
-         "its architecture is 'RobertaModel'; only BERT is written here, give it with its onnx/model.onnx"),
+         "its architecture is 'RobertaModel'; only BERT can be converted; add the encoder's own onnx/model.onnx"),
         ("config", {"architectures": None, "model_type": "mpnet"}, "its architecture is 'mpnet'; only BERT"),
-        ("config", {"hidden_act": "relu"}, "hidden_act is 'relu'; only 'gelu' is written here"),
+        ("config", {"hidden_act": "relu"}, "hidden_act is 'relu'; only 'gelu' can be converted"),
         ("config", {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'; only 'absolute'"),
         ("config", {"num_hidden_layers": 2}, "its weights cannot be read (KeyError('encoder.layer.1.attention"),
         ("config", {"hidden_size": None}, "its weights cannot be read (KeyError('hidden_size'))"),
@@ -274,7 +295,7 @@ def refused(folder: Path, out: Path) -> str:
 def test_a_model_that_would_be_computed_otherwise_is_refused(
     copy: Path, tmp_path: Path, file: str, changes: Mapping[str, Any], sentence: str
 ) -> None:
-    edit(copy / f"{file}.json", changes)
+    edit_json_file(copy / f"{file}.json", changes)
     assert f"{copy}: {sentence}" in refused(copy, tmp_path / "out")
 
 
@@ -287,14 +308,13 @@ def test_a_length_that_is_none_is_named(copy: Path, tmp_path: Path, length: obje
 def test_a_layer_after_the_pooling_is_refused_and_a_length_of_one_is_not(copy: Path, tmp_path: Path) -> None:
     before = "sentence_transformers.models."
     modules = [{"type": before + kind} for kind in ("Transformer", "Pooling", "Dense", "Normalize")]
-    sentence_folder(copy, modules=modules)
-    assert refused(copy, tmp_path / "out") == (
-        f"{copy}: its module Dense is none that is written here; name another encoder"
-    )
-    sentence_folder(copy, modules=[one for one in modules if "Dense" not in one["type"]])
+    write_sentence_transformers_files(copy, modules=modules)
+    assert refused(copy, tmp_path / "out") == (f"{copy}: its module Dense is not supported; name another encoder")
+    write_sentence_transformers_files(copy, modules=[one for one in modules if "Dense" not in one["type"]])
     assert write_encoder(copy, tmp_path / "out").pooling == "mean"
-    for broken in ({"modules": []}, [{"kind": "Dense"}], ["Dense"]):
-        sentence_folder(copy, modules=broken)
+    broken_modules: tuple[Any, ...] = ({"modules": []}, [{"kind": "Dense"}], ["Dense"])
+    for broken in broken_modules:
+        write_sentence_transformers_files(copy, modules=broken)
         assert f"{copy}/modules.json cannot be read" in refused(copy, tmp_path / "new")
 
 
@@ -321,7 +341,7 @@ def test_broken_files_are_named(copy: Path, tmp_path: Path) -> None:
         assert f"{copy}: its weights cannot be read (" in refused(copy, tmp_path / "out")
     weights.write_bytes(whole)
     for name in ("config.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
-        for text, problem in [("{", "is no JSON"), ("[]", "holds no JSON object"), ("\udcff", "is no JSON")]:
+        for text, problem in [("{", "is not JSON"), ("[]", "holds no JSON object"), ("\udcff", "is not JSON")]:
             before = (copy / name).read_bytes() if (copy / name).exists() else b"{}"
             (copy / name).write_bytes(text.encode(errors="surrogateescape"))
             assert f"{copy / name} {problem}" in refused(copy, tmp_path / "out")
@@ -329,12 +349,12 @@ def test_broken_files_are_named(copy: Path, tmp_path: Path) -> None:
     (copy / "onnx").mkdir()
     for broken in (b"", b"nonsense"):
         (copy / "onnx" / "model.onnx").write_bytes(broken)
-        assert f"{copy}/onnx/model.onnx cannot be made eight bits" in refused(copy, tmp_path / "out")
+        assert f"{copy}/onnx/model.onnx cannot be quantised to eight bits" in refused(copy, tmp_path / "out")
 
 
 def test_a_served_file_that_is_none_of_its_kind_is_named(tiny: Path, tmp_path: Path) -> None:
     reading = write_encoder(tiny, tmp_path)
-    for name, kind in ((TOKENIZER, "a tokenizer"), (MODEL, "an encoder")):
+    for name, kind in ((TOKENIZER_FILE, "a tokenizer"), (MODEL_FILE, "an encoder")):
         before = (tmp_path / name).read_bytes()
         for broken in (b"", b"{}", before[: len(before) // 2]):
             (tmp_path / name).write_bytes(broken)

@@ -10,30 +10,41 @@ from typing import Any
 import numpy as np
 import pytest
 
-from querylift.index_tools.fast_expander.document_parts import Part, Parts
-from querylift.index_tools.fast_expander.served_files import DOCUMENT_TERMS, Statistics, named
-from querylift.index_tools.fast_expander.term_matrix import UNTRAINED_SCALE, mean_vectors, read_documents, write_head
+from querylift.index_tools.fast_expander.document_parts import DocumentPart, DocumentParts
+from querylift.index_tools.fast_expander.served_files import MAX_DOCUMENT_TERMS, TermStatistics, choose_surface_words
+from querylift.index_tools.fast_expander.term_matrix import (
+    UNTRAINED_SCALE,
+    calculate_mean_vectors,
+    load_weighted_documents,
+    write_matrix,
+)
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.document_vectors import Vectors, in_eight_bits, unit
-from querylift.plugin.fast_expander.folder import Shape
-from querylift.plugin.fast_expander.index_check import tokens_by_text
-from querylift.plugin.fast_expander.neighbours import ENDS, TERMS, VECTORS, WEIGHTS, Neighbours
-from querylift.plugin.fast_expander.term_filter import is_usable, most_documents
-from querylift.plugin.fast_expander.term_matrix import HEAD, Matrix
+from querylift.plugin.fast_expander.document_vectors import DocumentVectors, normalize_vectors, quantize_to_eight_bits
+from querylift.plugin.fast_expander.folder import ExpansionShape
+from querylift.plugin.fast_expander.index_check import group_tokens_by_text
+from querylift.plugin.fast_expander.neighbours import (
+    TERM_ENDS_FILE,
+    TERMS_FILE,
+    VECTORS_FILE,
+    WEIGHTS_FILE,
+    NeighboursWeigher,
+)
+from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term
+from querylift.plugin.fast_expander.term_matrix import MATRIX_FILE, MatrixWeigher
 
 PLAN = {"index": "docs", "encoder": "aa"}
 
 
 def _part(
     documents: Sequence[dict[str, int]], surfaces: dict[str, tuple[str, int]] | None = None, width: int = 4
-) -> Part:
+) -> DocumentPart:
     """A part of documents as counted terms, with random vectors."""
     vocabulary = list(dict.fromkeys(term for counted in documents for term in counted))
     vectors = np.random.default_rng(len(documents)).standard_normal((len(documents), width)).astype("f4")
-    return Part(
+    return DocumentPart(
         keys=[f"docs/{i}" for i in range(len(documents))],
         digests=np.arange(len(documents), dtype=np.uint64),
-        vectors=in_eight_bits(vectors),
+        vectors=quantize_to_eight_bits(vectors),
         ends=np.cumsum([len(counted) for counted in documents]),
         terms=np.array([vocabulary.index(term) for counted in documents for term in counted], dtype=np.uint32),
         counts=np.array([count for counted in documents for count in counted.values()], dtype=np.uint16),
@@ -43,14 +54,14 @@ def _part(
     )
 
 
-def _parts(folder: Path, *parts: Part) -> Parts:
-    made = Parts(folder, PLAN)
+def _parts(folder: Path, *parts: DocumentPart) -> DocumentParts:
+    made = DocumentParts(folder, PLAN)
     for part in parts:
-        made.write(part)
+        made.add_part(part)
     return made
 
 
-def _all(*parts: Part) -> list[list[int]]:
+def _all(*parts: DocumentPart) -> list[list[int]]:
     return [list(range(len(part.keys))) for part in parts]
 
 
@@ -65,20 +76,20 @@ def test_a_term_is_usable_in_two_documents_and_up_to_a_tenth_of_them(tmp_path: P
         counted |= {"two": 3, "x": 1, "2024": 1} if doc_id in (7, 30) else {}
     first, second = _part(documents[:25]), _part(documents[25:])
     parts = _parts(tmp_path, first, second)
-    assert list(Statistics(parts, _all(first, second)).numbers) == ["four", "two"]
+    assert list(TermStatistics(parts, _all(first, second)).numbers) == ["four", "two"]
     kept = [list(range(25)), list(range(5))]  # without the document 30, of 30 in all
-    assert list(Statistics(parts, kept).numbers) == []
-    assert (most_documents(40), most_documents(3)) == (4, 1)
-    assert [is_usable(term) for term in ("ab", "a", "12", "a1", "法律")] == [True, False, False, True, True]
+    assert list(TermStatistics(parts, kept).numbers) == []
+    assert (compute_document_limit(40), compute_document_limit(3)) == (4, 1)
+    assert [is_usable_term(term) for term in ("ab", "a", "12", "a1", "法律")] == [True, False, False, True, True]
 
 
 def test_a_term_of_a_document_weighs_the_root_of_its_share_times_its_idf(tmp_path: Path) -> None:
     documents = [{"boat": 3, "sail": 1, "rest": 5}, {"boat": 1}, {"sail": 2, "rope": 1}, {"rope": 1}]
     part = _part(documents + [{f"other{i}": 1} for i in range(16)])
-    statistics = Statistics(_parts(tmp_path, part), _all(part))
+    statistics = TermStatistics(_parts(tmp_path, part), _all(part))
     assert statistics.numbers == {"boat": 0, "rope": 1, "sail": 2}
     idf = math.log(1 + (20 - 2 + 0.5) / (2 + 0.5))
-    numbers, weights = next(statistics.document_terms(part, [0]))
+    numbers, weights = next(statistics.weigh_document_terms(part, [0]))
     assert numbers.tolist() == [0, 2]
     assert weights.tolist() == pytest.approx([math.sqrt(3 / 9) * idf, math.sqrt(1 / 9) * idf], rel=1e-3)
 
@@ -86,9 +97,9 @@ def test_a_term_of_a_document_weighs_the_root_of_its_share_times_its_idf(tmp_pat
 def test_of_a_long_document_the_heaviest_terms_stay(tmp_path: Path) -> None:
     long = {f"term{i:03}": 1 + (i % 7 == 0) for i in range(100)}
     part = _part([long, long, *({f"other{i}": 1} for i in range(30))])
-    statistics = Statistics(_parts(tmp_path, part), _all(part))
-    numbers, weights = next(statistics.document_terms(part, [0]))
-    assert len(numbers) == DOCUMENT_TERMS
+    statistics = TermStatistics(_parts(tmp_path, part), _all(part))
+    numbers, weights = next(statistics.weigh_document_terms(part, [0]))
+    assert len(numbers) == MAX_DOCUMENT_TERMS
     assert (np.diff(weights) <= 0).all()
     assert {number for number in range(100) if number % 7 == 0} <= set(numbers.tolist())
 
@@ -96,7 +107,7 @@ def test_of_a_long_document_the_heaviest_terms_stay(tmp_path: Path) -> None:
 class Stems:
     """In the place of the engine's analyzer: a word without its last s."""
 
-    def made_of(self, words: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    def analyze_words(self, words: Sequence[str]) -> dict[str, tuple[str, ...]]:
         return {word: (word.rstrip("s"),) for word in words}
 
 
@@ -110,7 +121,7 @@ def test_a_term_is_named_by_its_commonest_word_over_all_parts(tmp_path: Path) ->
     second = _part(rest, {"boat": ("boats", 9), "sail": ("sail", 2)})
     third = _part([], {"boat": ("boat", 3)})
     parts = _parts(tmp_path, first, second, third)
-    words: Any = named(Statistics(parts, _all(first, second, third)), parts, Stems())  # type: ignore[arg-type]
+    words: Any = choose_surface_words(TermStatistics(parts, _all(first, second, third)), parts, Stems())  # type: ignore[arg-type]
     assert dict(words) == {"boat": "boats", "glass": "", "rope": "rope", "sail": "sail"}
 
 
@@ -118,42 +129,42 @@ def test_a_term_is_named_by_its_commonest_word_over_all_parts(tmp_path: Path) ->
 
 
 def _write_vectors(path: Path, vectors: Any) -> None:
-    index = Vectors.new(vectors)
+    index = DocumentVectors.create_empty(vectors)
     index.add(vectors)
-    index.write(path)
+    index.write_file(path)
 
 
 def test_neighbours_weigh_their_terms_by_how_near_they_are(tmp_path: Path) -> None:
     """Against every document, one by one: the graph finds them all where they are few."""
     random = np.random.default_rng(1)
-    vectors = in_eight_bits(random.standard_normal((30, 16)).astype("f4"))
+    vectors = quantize_to_eight_bits(random.standard_normal((30, 16)).astype("f4"))
     terms = [random.choice(50, size=random.integers(0, 9), replace=False) for _ in range(30)]
     weights = [random.random(len(numbers)).astype(np.float16) for numbers in terms]
-    _write_vectors(tmp_path / VECTORS, vectors)
-    np.save(tmp_path / ENDS, np.cumsum([len(numbers) for numbers in terms]))
-    np.save(tmp_path / TERMS, np.concatenate(terms).astype(np.uint32))
-    np.save(tmp_path / WEIGHTS, np.concatenate(weights))
-    shape = Shape(terms=7, power=0.5, documents=5, temperature=0.1)
+    _write_vectors(tmp_path / VECTORS_FILE, vectors)
+    np.save(tmp_path / TERM_ENDS_FILE, np.cumsum([len(numbers) for numbers in terms]))
+    np.save(tmp_path / TERMS_FILE, np.concatenate(terms).astype(np.uint32))
+    np.save(tmp_path / WEIGHTS_FILE, np.concatenate(weights))
+    shape = ExpansionShape(terms=7, power=0.5, documents=5, temperature=0.1)
     query = random.standard_normal(16).astype("f4")
 
-    similar = unit(vectors) @ unit(query)
+    similar = normalize_vectors(vectors) @ normalize_vectors(query)
     summed = dict.fromkeys(range(50), 0.0)
     for nearest in np.argsort(-similar)[:5]:
         for number, weight in zip(terms[nearest], weights[nearest], strict=True):
             summed[int(number)] += float(weight) * math.exp((similar[nearest] - similar.max()) / 0.1)
     expected = sorted(summed, key=lambda number: -summed[number])[:7]
 
-    found, heavy = Neighbours(tmp_path, shape, width=16).weigh(query)
+    found, heavy = NeighboursWeigher(tmp_path, shape, width=16).weigh_terms(query)
     assert found.tolist() == expected
     assert heavy.tolist() == pytest.approx([summed[number] ** 0.5 for number in expected], rel=1e-2)
 
 
 def test_neighbours_without_a_term_have_nothing_to_add(tmp_path: Path) -> None:
-    _write_vectors(tmp_path / VECTORS, np.ones((3, 16), dtype=np.int8))
-    np.save(tmp_path / ENDS, np.zeros(3, dtype=np.int64))
-    np.save(tmp_path / TERMS, np.array([], dtype=np.uint32))
-    np.save(tmp_path / WEIGHTS, np.array([], dtype=np.float16))
-    numbers, weights = Neighbours(tmp_path, Shape(), width=16).weigh(np.ones(16, dtype="f4"))
+    _write_vectors(tmp_path / VECTORS_FILE, np.ones((3, 16), dtype=np.int8))
+    np.save(tmp_path / TERM_ENDS_FILE, np.zeros(3, dtype=np.int64))
+    np.save(tmp_path / TERMS_FILE, np.array([], dtype=np.uint32))
+    np.save(tmp_path / WEIGHTS_FILE, np.array([], dtype=np.float16))
+    numbers, weights = NeighboursWeigher(tmp_path, ExpansionShape(), width=16).weigh_terms(np.ones(16, dtype="f4"))
     assert (len(numbers), len(weights)) == (0, 0)
 
 
@@ -161,34 +172,34 @@ def test_the_nearest_are_those_that_looking_at_every_vector_finds(tmp_path: Path
     """Nineteen of twenty of them, with cosines that are right to a hundredth."""
     random = np.random.default_rng(5)
     vectors, queries = random.standard_normal((5000, 64)).astype("f4"), random.standard_normal((50, 64)).astype("f4")
-    _write_vectors(tmp_path / VECTORS, vectors)
-    read = Vectors.read(tmp_path / VECTORS, width=64)
-    exact = unit(queries) @ unit(vectors).T
+    _write_vectors(tmp_path / VECTORS_FILE, vectors)
+    read = DocumentVectors.read_file(tmp_path / VECTORS_FILE, width=64)
+    exact = normalize_vectors(queries) @ normalize_vectors(vectors).T
     best = np.argsort(-exact, axis=1)[:, :20]
     for exactly in (False, True):
-        numbers, cosines = read.nearest(queries, 20, exactly=exactly)
+        numbers, cosines = read.find_nearest(queries, 20, exactly=exactly)
         shares = [
             len(set(found) & set(wanted)) / 20 for found, wanted in zip(numbers.tolist(), best.tolist(), strict=True)
         ]
         assert np.mean(shares) > 0.95
         assert np.abs(cosines - np.take_along_axis(exact, numbers, axis=1)).max() < 0.01
-    assert read.nearest(queries[:1], 9000, exactly=True)[0].shape == (1, 5000)
+    assert read.find_nearest(queries[:1], 9000, exactly=True)[0].shape == (1, 5000)
 
 
 def test_vectors_of_another_width_are_named(tmp_path: Path) -> None:
-    _write_vectors(tmp_path / VECTORS, np.ones((3, 16), dtype=np.int8))
+    _write_vectors(tmp_path / VECTORS_FILE, np.ones((3, 16), dtype=np.int8))
     with pytest.raises(
         SettingsError, match=r"documents\.faiss holds no vectors of 8 numbers; build the expander again"
     ):
-        Vectors.read(tmp_path / VECTORS, width=8)
+        DocumentVectors.read_file(tmp_path / VECTORS_FILE, width=8)
 
 
 def test_vectors_keep_their_directions_in_eight_bits() -> None:
     vectors = np.random.default_rng(2).standard_normal((50, 384)).astype("f4") * np.float32(1e-3)
-    small = in_eight_bits(vectors)
+    small = quantize_to_eight_bits(vectors)
     assert small.dtype == np.int8 and np.abs(small).max(axis=1).tolist() == [127] * 50
-    assert (unit(small) * unit(vectors)).sum(axis=1).min() > 0.9995
-    assert in_eight_bits(np.zeros(4, dtype="f4")).tolist() == [0] * 4
+    assert (normalize_vectors(small) * normalize_vectors(vectors)).sum(axis=1).min() > 0.9995
+    assert quantize_to_eight_bits(np.zeros(4, dtype="f4")).tolist() == [0] * 4
 
 
 # -- the form `terms` ---------------------------------------------------------------------------------------------------
@@ -197,27 +208,27 @@ def test_vectors_keep_their_directions_in_eight_bits() -> None:
 def test_an_untrained_row_is_the_mean_of_the_vectors_of_its_documents(tmp_path: Path) -> None:
     documents = [{"boat": 3, "sail": 1}, {"boat": 1}, {"sail": 2, "boats": 1}]
     part = _part(documents + [{f"other{i}": 1} for i in range(17)])
-    statistics = Statistics(_parts(tmp_path, part), _all(part))
-    rows = mean_vectors(read_documents(_parts(tmp_path, part), [*_all(part), []], statistics))
+    statistics = TermStatistics(_parts(tmp_path, part), _all(part))
+    rows = calculate_mean_vectors(load_weighted_documents(_parts(tmp_path, part), [*_all(part), []], statistics))
     assert list(statistics.numbers) == ["boat", "sail"]
-    vectors = unit(part.vectors)
+    vectors = normalize_vectors(part.vectors)
     boat = math.sqrt(3 / 4) * vectors[0] + math.sqrt(1 / 1) * vectors[1]  # the idf is the same in both
     np.testing.assert_allclose(rows[0], boat / np.linalg.norm(boat), atol=1e-3)
 
 
 def test_a_matrix_weighs_terms_by_the_power_of_their_scores(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
-    rows = unit(random.standard_normal((60, 32))) * UNTRAINED_SCALE
+    rows = normalize_vectors(random.standard_normal((60, 32))) * UNTRAINED_SCALE
     bias = random.standard_normal(60).astype("f4")
-    write_head(tmp_path / HEAD, rows, bias)
-    query = unit(random.standard_normal(32))
-    numbers, weights = Matrix(tmp_path, Shape(terms=10, power=0.5)).weigh(query)
+    write_matrix(tmp_path / MATRIX_FILE, rows, bias)
+    query = normalize_vectors(random.standard_normal(32))
+    numbers, weights = MatrixWeigher(tmp_path, ExpansionShape(terms=10, power=0.5)).weigh_terms(query)
     scores = rows @ query + bias
     assert set(numbers.tolist()[:5]) <= set(np.argsort(-scores)[:8].tolist())  # eight bits may turn what is near
     expected = [math.exp(scores[number] * 0.5) for number in numbers]
     assert weights.tolist() == pytest.approx([one / expected[0] for one in expected], rel=0.15)
     assert weights[0] == 1 and (np.diff(weights) <= 0).all()
-    few, _ = Matrix(tmp_path, Shape(terms=128)).weigh(query)
+    few, _ = MatrixWeigher(tmp_path, ExpansionShape(terms=128)).weigh_terms(query)
     assert sorted(few.tolist()) == list(range(60))
 
 
@@ -228,9 +239,9 @@ def test_a_part_is_read_as_it_was_written_and_half_a_one_is_thrown_away(tmp_path
     part = _part([{"boat": 3, "müll": 1}, {}], {"boat": ("boats", 9)})
     _parts(tmp_path, part, part)
     (tmp_path / "parts" / "000002.tmp").write_bytes(b"half")
-    again = Parts(tmp_path, PLAN)
+    again = DocumentParts(tmp_path, PLAN)
     found = list(again)
-    assert [path.name for path in again.files()] == ["000000.npz", "000001.npz"]
+    assert [path.name for path in again.list_files()] == ["000000.npz", "000001.npz"]
     assert not (tmp_path / "parts" / "000002.tmp").exists()
     for name in ("digests", "vectors", "ends", "terms", "counts", "lengths"):
         np.testing.assert_array_equal(getattr(found[1], name), getattr(part, name))
@@ -238,16 +249,16 @@ def test_a_part_is_read_as_it_was_written_and_half_a_one_is_thrown_away(tmp_path
 
 
 def test_parts_of_other_settings_are_named_with_what_is_other(tmp_path: Path) -> None:
-    Parts(tmp_path, {"index": "elsewhere"})  # holds nothing yet
+    DocumentParts(tmp_path, {"index": "elsewhere"})  # holds nothing yet
     _parts(tmp_path, _part([{"boat": 1}]))
     with pytest.raises(SettingsError) as caught:
-        Parts(tmp_path, PLAN | {"encoder": "bb"})
+        DocumentParts(tmp_path, PLAN | {"encoder": "bb"})
     assert str(caught.value) == (
         f"{tmp_path} holds an expander of other settings (encoder was 'aa'); name another folder, or delete it"
     )
     (tmp_path / "parts" / "plan.json").write_text("{", encoding="utf-8")
     with pytest.raises(SettingsError, match="its plan cannot be read"):
-        Parts(tmp_path, PLAN)
+        DocumentParts(tmp_path, PLAN)
 
 
 # -- which token is of which text ---------------------------------------------------------------------------------------
@@ -270,4 +281,4 @@ def test_tokens_go_to_the_text_that_they_stand_in(
 ) -> None:
     """Offsets run on over the texts, one apart, and count UTF-16."""
     given = [{"token": token, "start_offset": start} for token, start in tokens]
-    assert tokens_by_text(texts, given) == dict(zip(texts, made, strict=True))
+    assert group_tokens_by_text(texts, given) == dict(zip(texts, made, strict=True))

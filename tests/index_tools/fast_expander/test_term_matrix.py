@@ -10,17 +10,21 @@ import numpy as np
 import pytest
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.fast_expander.build import Built, Request, build
-from querylift.index_tools.fast_expander.document_parts import LOCK, Parts, alone
-from querylift.index_tools.fast_expander.served_files import Statistics
-from querylift.index_tools.fast_expander.term_matrix import mean_vectors, read_documents, write_head
+from querylift.index_tools.fast_expander.build import BuildRequest, BuildResult, build_expander
+from querylift.index_tools.fast_expander.document_parts import LOCK_FILE, DocumentParts, lock_folder
+from querylift.index_tools.fast_expander.served_files import TermStatistics
+from querylift.index_tools.fast_expander.term_matrix import (
+    calculate_mean_vectors,
+    load_weighted_documents,
+    write_matrix,
+)
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.document_vectors import unit
-from querylift.plugin.fast_expander.folder import Shape
-from querylift.plugin.fast_expander.term_matrix import HEAD, Matrix
-from querylift.plugin.generators.fast_expander import open_parts
-from querylift.plugin.settings import check
-from tests.helpers.expanders import TEXTS, TOPICS, create, fill, removed, tiny_encoder
+from querylift.plugin.fast_expander.document_vectors import normalize_vectors
+from querylift.plugin.fast_expander.folder import ExpansionShape
+from querylift.plugin.fast_expander.term_matrix import MATRIX_FILE, MatrixWeigher
+from querylift.plugin.generators.fast_expander import open_expander_model
+from querylift.plugin.settings import parse_settings
+from tests.helpers.expanders import TEXTS, TOPICS, create_index, fill_index, remove_indices, write_tiny_encoder
 
 pytestmark = pytest.mark.engine
 INDEX = "expander-terms"
@@ -29,27 +33,27 @@ SEA = {"sail", "boat", "harbour", "wave", "anchor", "sailor", "tide", "rope", "m
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("terms") / "encoder")
+    return write_tiny_encoder(tmp_path_factory.mktemp("terms") / "encoder")
 
 
 @pytest.fixture(params=["opensearch", "opensearch2"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    with Engine(check({"engine": request.getfixturevalue(request.param)})) as made:
-        removed(made, INDEX)
-        create(made, INDEX)
-        fill(made, INDEX, TEXTS)
+    with Engine(parse_settings({"engine": request.getfixturevalue(request.param)})) as made:
+        remove_indices(made, INDEX)
+        create_index(made, INDEX)
+        fill_index(made, INDEX, TEXTS)
         yield made
-        removed(made, INDEX)
+        remove_indices(made, INDEX)
 
 
-def _build(engine: Engine, folder: Path, encoder: Path, form: Any) -> Built:
-    return build(engine, Request(INDEX, "contents", folder, form=form, encoder=encoder))
+def _build(engine: Engine, folder: Path, encoder: Path, form: Any) -> BuildResult:
+    return build_expander(engine, BuildRequest(INDEX, "contents", folder, form=form, encoder=encoder))
 
 
 def test_a_query_of_one_topic_gets_the_terms_of_that_topic(engine: Engine, encoder: Path, tmp_path: Path) -> None:
     for form in ("terms", "neighbours"):
         built = _build(engine, tmp_path / form, encoder, form)
-        about, parts = open_parts(tmp_path / form)
+        about, parts = open_expander_model(tmp_path / form)
         assert (about.form, built.encoded, about.terms) == (form, 40, 40)
         found = parts.expand("harbour boats")
         assert found is not None
@@ -61,16 +65,16 @@ def test_a_query_of_one_topic_gets_the_terms_of_that_topic(engine: Engine, encod
 def test_one_form_is_built_from_the_parts_of_the_other(engine: Engine, encoder: Path, tmp_path: Path) -> None:
     _build(engine, tmp_path / "both", encoder, "neighbours")
     assert _build(engine, tmp_path / "both", encoder, "terms").encoded == 0
-    assert open_parts(tmp_path / "both")[0].form == "terms"
+    assert open_expander_model(tmp_path / "both")[0].form == "terms"
 
 
 def test_a_row_is_the_weighted_mean_vector_of_the_terms_documents(
     engine: Engine, encoder: Path, tmp_path: Path
 ) -> None:
     _build(engine, tmp_path / "x", encoder, "terms")
-    parts = Parts.found(tmp_path / "x")
-    statistics = Statistics(parts, parts.kept())
-    documents = read_documents(parts, parts.kept(), statistics)
+    parts = DocumentParts.open_existing(tmp_path / "x")
+    statistics = TermStatistics(parts, parts.read_current_rows())
+    documents = load_weighted_documents(parts, parts.read_current_rows(), statistics)
     boat = statistics.numbers["boat"]
     summed = np.zeros(32)
     for number, end in enumerate(documents.ends):
@@ -78,15 +82,18 @@ def test_a_row_is_the_weighted_mean_vector_of_the_terms_documents(
         for term, weight in zip(documents.terms[span], documents.weights[span], strict=True):
             if term == boat:
                 summed += weight * documents.vectors[number] / np.linalg.norm(documents.vectors[number].astype(float))
-    assert np.allclose(mean_vectors(documents)[boat], summed / np.linalg.norm(summed), atol=1e-5)
+    assert np.allclose(calculate_mean_vectors(documents)[boat], summed / np.linalg.norm(summed), atol=1e-5)
 
 
 def test_two_builds_of_one_folder_do_not_mix(engine: Engine, encoder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "x"
     _build(engine, folder, encoder, "terms")
-    with alone(folder), pytest.raises(SettingsError, match="is being built by another process; wait for it to end"):
+    with (
+        lock_folder(folder),
+        pytest.raises(SettingsError, match="is being built by another process; wait for it to end"),
+    ):
         _build(engine, folder, encoder, "terms")
-    assert (folder / LOCK).exists()
+    assert (folder / LOCK_FILE).exists()
     assert _build(engine, folder, encoder, "terms").encoded == 0
 
 
@@ -94,12 +101,12 @@ def test_the_eight_bit_matrix_ranks_as_the_whole_one(tmp_path: Path) -> None:
     """Scores lie within 2% of their spread, and the heaviest term is the same for nine queries of ten."""
     draw = np.random.default_rng(3)
     rows, bias = draw.standard_normal((500, 32)).astype("f4"), draw.standard_normal(500).astype("f4")
-    write_head(tmp_path / HEAD, rows, bias)
-    matrix, same = Matrix(tmp_path, Shape(terms=10, power=0.5)), 0
+    write_matrix(tmp_path / MATRIX_FILE, rows, bias)
+    matrix, same = MatrixWeigher(tmp_path, ExpansionShape(terms=10, power=0.5)), 0
     for _ in range(100):
-        vector = unit(draw.standard_normal(32).astype("f4"))
+        vector = normalize_vectors(draw.standard_normal(32).astype("f4"))
         scores = rows @ vector + bias
-        numbers, weights = matrix.weigh(vector)
+        numbers, weights = matrix.weigh_terms(vector)
         assert len(numbers) == 10
         assert weights[0] == 1
         assert np.allclose(np.log(weights) * 2, scores[numbers] - scores[numbers[0]], atol=0.04 * float(np.ptp(scores)))
@@ -108,16 +115,18 @@ def test_the_eight_bit_matrix_ranks_as_the_whole_one(tmp_path: Path) -> None:
 
 
 def test_a_matrix_of_few_terms_gives_those_it_has(tmp_path: Path) -> None:
-    write_head(tmp_path / HEAD, np.eye(3, 8, dtype="f4"), np.zeros(3, dtype="f4"))
-    numbers, _ = Matrix(tmp_path, Shape(terms=40)).weigh(np.array([1, 0, 0, 0, 0, 0, 0, 0], dtype="f4"))
+    write_matrix(tmp_path / MATRIX_FILE, np.eye(3, 8, dtype="f4"), np.zeros(3, dtype="f4"))
+    numbers, _ = MatrixWeigher(tmp_path, ExpansionShape(terms=40)).weigh_terms(
+        np.array([1, 0, 0, 0, 0, 0, 0, 0], dtype="f4")
+    )
     assert numbers[0] == 0
     assert sorted(numbers.tolist()) == [0, 1, 2]
 
 
 def test_a_torn_matrix_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / HEAD).write_bytes(b"nothing")
+    (tmp_path / MATRIX_FILE).write_bytes(b"nothing")
     with pytest.raises(SettingsError, match=r"terms\.onnx cannot be read as an encoder .*; build the expander again"):
-        Matrix(tmp_path, Shape())
+        MatrixWeigher(tmp_path, ExpansionShape())
 
 
 def test_the_topics_are_apart_for_the_encoder(encoder: Path) -> None:

@@ -12,15 +12,15 @@ import pytest
 from click.testing import CliRunner
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.fast_expander.build import Request, build
+from querylift.index_tools.fast_expander.build import BuildRequest, build_expander
 from querylift.plugin.commands.main import querylift
-from querylift.plugin.fast_expander.folder import Shape
-from querylift.plugin.generators.fast_expander import Parts, open_parts
-from querylift.plugin.settings import check
+from querylift.plugin.fast_expander.folder import ExpansionShape
+from querylift.plugin.generators.fast_expander import ExpanderModel, open_expander_model
+from querylift.plugin.settings import parse_settings
 from querylift.trainer.candidates import Candidate
-from querylift.trainer.fast_expander.inverse_cloze import pseudo_queries
-from querylift.trainer.rewards.scoring import TERMS, served
-from tests.helpers.expanders import TEXTS, TOPICS, create, fill, removed, tiny_encoder
+from querylift.trainer.fast_expander.inverse_cloze import create_pseudo_queries
+from querylift.trainer.rewards.scoring import EXPANSION_PARAM, make_served_expansion
+from tests.helpers.expanders import TEXTS, TOPICS, create_index, fill_index, remove_indices, write_tiny_encoder
 
 INDEX = "expander-training"
 
@@ -33,30 +33,30 @@ def _run(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def url(opensearch: str) -> Iterator[str]:
-    with Engine(check({"engine": opensearch})) as engine:
-        removed(engine, INDEX)
-        create(engine, INDEX)
-        fill(engine, INDEX, TEXTS)
+    with Engine(parse_settings({"engine": opensearch})) as engine:
+        remove_indices(engine, INDEX)
+        create_index(engine, INDEX)
+        fill_index(engine, INDEX, TEXTS)
         yield opensearch
-        removed(engine, INDEX)
+        remove_indices(engine, INDEX)
 
 
 @pytest.fixture(scope="module")
 def folder(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained expander of the forty documents, which adds five terms."""
     place = tmp_path_factory.mktemp("training")
-    encoder = tiny_encoder(place / "encoder")
+    encoder = write_tiny_encoder(place / "encoder")
     for form in ("neighbours", "terms"):
-        with Engine(check({"engine": url})) as engine:
-            build(
+        with Engine(parse_settings({"engine": url})) as engine:
+            build_expander(
                 engine,
-                Request(
+                BuildRequest(
                     INDEX,
                     "contents",
                     place / form,
                     form=form,
                     encoder=encoder,
-                    shape=Shape(terms=5, documents=2, temperature=0.01),
+                    shape=ExpansionShape(terms=5, documents=2, temperature=0.01),
                 ),
             )
     return place / "terms"
@@ -99,15 +99,15 @@ def test_the_index_alone_teaches_the_matrix_what_the_nearest_documents_say(
     losses = _losses(_run(str(folder), "--engine", url, "--out", str(out), "--training", toml))
     assert len(losses) == 30
     assert losses[-1] < losses[0] - 0.1
-    about, parts = open_parts(out)
+    about, parts = open_expander_model(out)
     assert about.trained == ("index",)
-    _, untrained = open_parts(folder)
-    _, nearest = open_parts(folder.parent / "neighbours")
+    _, untrained = open_expander_model(folder)
+    _, nearest = open_expander_model(folder.parent / "neighbours")
     agreed = [_agreement(one, nearest) for one in (untrained, parts)]
     assert agreed[1] >= agreed[0]
 
 
-def _agreement(one: Parts, other: Parts) -> float:
+def _agreement(one: ExpanderModel, other: ExpanderModel) -> float:
     """The share of the five heaviest terms that two expanders have in common, over every text."""
     shares = []
     for text in TEXTS.values():
@@ -134,7 +134,7 @@ def test_judgments_and_the_engine_follow_and_a_stage_that_ended_is_not_run_again
     assert "40 judged queries" in said
     assert "of 40 queries give a pair" in said
     assert "pairs right" in said
-    assert open_parts(out)[0].trained == ("index", "judged", "feedback")
+    assert open_expander_model(out)[0].trained == ("index", "judged", "feedback")
     before = (out / "training" / "2-judged.npz").stat().st_mtime_ns
     (out / "manifest.json").unlink()
     (out / "training" / "3-feedback.npz").unlink()
@@ -195,18 +195,20 @@ def test_pseudo_queries_are_short_texts_of_the_document_and_the_same_for_the_sam
     text = (
         "Anchors hold boats in a harbour. The tide turns every six hours! Sailors mend ropes and sails all winter long."
     )
-    first, second = (pseudo_queries(text, count=5, draw=random.Random(4)) for _ in range(2))
+    first, second = (create_pseudo_queries(text, count=5, draw=random.Random(4)) for _ in range(2))
     assert first == second
     assert 3 <= len(first) <= 5
     assert all(
         set(query.split()) <= set(text.replace(".", " ").replace("!", " ").split()) | set(text.split())
         for query in first
     )
-    assert pseudo_queries("", count=5, draw=random.Random(4)) == []
+    assert create_pseudo_queries("", count=5, draw=random.Random(4)) == []
 
 
 def test_a_candidate_of_terms_is_served_as_these_terms() -> None:
     said = {"field": "contents", "terms": {"boat": 1.0, "tide": 0.5}}
-    found = served(Candidate("q", "anchors", "expander", "expander", "boat tide", {TERMS: said}))
+    found = make_served_expansion(
+        Candidate("q", "anchors", "expander", "expander", "boat tide", {EXPANSION_PARAM: said})
+    )
     assert found is not None
     assert found.to_json() == said

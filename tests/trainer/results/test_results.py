@@ -13,23 +13,21 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from querylift.index_tools.corpora.trec_files import Document
+from querylift.index_tools.corpora.records import Document
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.evaluation.experiment import Task
-from querylift.index_tools.indexing import IndexPlan, build
+from querylift.index_tools.indexing import IndexPlan, build_index
 from querylift.plugin.errors import EngineError, SettingsError
-from querylift.plugin.settings import check
+from querylift.plugin.settings import parse_settings
 from querylift.trainer.commands.report import report
-from querylift.trainer.results.measurement import Block, Cell, Measured, Results, cells
-from querylift.trainer.results.rendering import (
-    Picture,
-    percent,
-    read_pictures,
-    render_html,
-    render_markdown,
-    render_text,
-)
-from querylift.trainer.results.table_settings import RowSettings, read_settings
+from querylift.trainer.results.formatting import format_percent
+from querylift.trainer.results.html_rendering import render_html
+from querylift.trainer.results.markdown_rendering import render_markdown
+from querylift.trainer.results.pictures import Picture, read_pictures
+from querylift.trainer.results.records import CollectionResult, Results, RowResult, SeedResult
+from querylift.trainer.results.row_comparison import compare_rows
+from querylift.trainer.results.table_settings import RowSettings, read_results_settings
+from querylift.trainer.results.text_rendering import render_text
 from tests.helpers.page import Page
 
 HOSTILE = """</title><script>alert(1)</script><img src=x onerror='alert(2)'>" {{ 7 * 7 }} | a_b"""
@@ -49,34 +47,34 @@ def _rows(*names: str, **against: str) -> list[RowSettings]:
     return [RowSettings(name=name, against=against.get(name)) for name in names]
 
 
-def _measured(*seeds: Mapping[str, float]) -> tuple[Measured, ...]:
-    return tuple(Measured(per_query=seed, recall_at_100=0.5) for seed in seeds)
+def _measured(*seeds: Mapping[str, float]) -> tuple[SeedResult, ...]:
+    return tuple(SeedResult(per_query=seed, recall_at_100=0.5) for seed in seeds)
 
 
-def _cells(teacher: str | None = "teacher", **measured: Sequence[Measured]) -> dict[str, Cell]:
+def _cells(teacher: str | None = "teacher", **measured: Sequence[SeedResult]) -> dict[str, RowResult]:
     names = {"plain": _measured(PLAIN), "teacher": _measured(TAUGHT), **measured}
-    return cells(_rows(*names), names, teacher=teacher)
+    return compare_rows(_rows(*names), names, teacher=teacher)
 
 
-def test_a_share_is_that_of_the_teachers_mean_and_of_what_it_gains():
+def test_a_share_is_that_of_the_teachers_mean_and_of_what_it_gains() -> None:
     # Means: plain 1.2 / 4 = 0.30, teacher 2.2 / 4 = 0.55, student 1.7 / 4 = 0.425.
     student = _cells(student=_measured({"q1": 0.5, "q2": 0.5, "q3": 0.6, "q4": 0.1}))["student"]
     assert student.ndcg_at_10 == pytest.approx(0.425)
-    assert student.kept == pytest.approx(0.425 / 0.55)
+    assert student.share_kept == pytest.approx(0.425 / 0.55)
     assert student.gain_kept == pytest.approx(0.125 / 0.25)
 
 
-def test_the_teacher_keeps_all_and_the_plain_search_no_gain():
+def test_the_teacher_keeps_all_and_the_plain_search_no_gain() -> None:
     made = _cells()
-    assert (made["teacher"].kept, made["teacher"].gain_kept) == (1, 1)
-    assert made["plain"].kept == pytest.approx(0.30 / 0.55)
+    assert (made["teacher"].share_kept, made["teacher"].gain_kept) == (1, 1)
+    assert made["plain"].share_kept == pytest.approx(0.30 / 0.55)
     assert made["plain"].gain_kept == 0
 
 
-def test_seeds_are_averaged_by_query_before_anything_is_compared():
+def test_seeds_are_averaged_by_query_before_anything_is_compared() -> None:
     student = _cells(student=_measured({**PLAIN, "q1": 0.6}, {**PLAIN, "q1": 0.2}, {**PLAIN, "q1": 0.1}))["student"]
     # Seeds: (1.2 + 0.4) / 4, 1.2 / 4, (1.2 - 0.1) / 4; q1 is 0.3 on average, one query wins by 0.1.
-    assert student.by_seed == pytest.approx((0.4, 0.3, 0.275))
+    assert student.ndcg_by_seed == pytest.approx((0.4, 0.3, 0.275))
     assert student.per_query == pytest.approx({**PLAIN, "q1": 0.3})
     mean = 0.975 / 3
     assert student.deviation == pytest.approx(
@@ -88,7 +86,7 @@ def test_seeds_are_averaged_by_query_before_anything_is_compared():
     assert compared.p_value == 1, "a single difference lies as far from zero with either sign"
 
 
-def test_the_p_value_counts_the_sign_patterns_that_lie_as_far_from_zero():
+def test_the_p_value_counts_the_sign_patterns_that_lie_as_far_from_zero() -> None:
     # Differences of the teacher .4 .4 .1 .1, sum 1: of 16 patterns only ++++ and ---- reach it.
     against_plain = _cells()["teacher"].against_plain
     assert against_plain is not None
@@ -97,41 +95,43 @@ def test_the_p_value_counts_the_sign_patterns_that_lie_as_far_from_zero():
     assert 0.09 < against_plain.interval[0] < 0.25 < against_plain.interval[1] < 0.41
 
 
-def test_the_row_above_is_the_nearest_that_has_the_collection():
+def test_the_row_above_is_the_nearest_that_has_the_collection() -> None:
     measured = {"plain": _measured(PLAIN), "base": (), "student": _measured(TAUGHT)}
-    student = cells(_rows("plain", "base", "student"), measured, teacher=None)["student"]
+    student = compare_rows(_rows("plain", "base", "student"), measured, teacher=None)["student"]
     assert student.above == "plain"
     assert student.against_above == student.against_plain
-    assert (student.kept, student.gain_kept) == (None, None)
+    assert (student.share_kept, student.gain_kept) == (None, None)
 
 
-def test_a_row_may_be_set_against_another_than_the_one_above():
+def test_a_row_may_be_set_against_another_than_the_one_above() -> None:
     measured = {"plain": _measured(PLAIN), "base": _measured(TAUGHT), "sft": _measured(PLAIN), "dpo": _measured(TAUGHT)}
-    dpo = cells(_rows("plain", "base", "sft", "dpo", dpo="base"), measured, teacher=None)["dpo"]
+    dpo = compare_rows(_rows("plain", "base", "sft", "dpo", dpo="base"), measured, teacher=None)["dpo"]
     assert dpo.above == "base"
     assert dpo.against_above is not None
     assert dpo.against_above.ties == 4
-    absent = cells(_rows("plain", "base", "sft", "dpo", dpo="base"), {**measured, "base": ()}, teacher=None)["dpo"]
+    absent = compare_rows(_rows("plain", "base", "sft", "dpo", dpo="base"), {**measured, "base": ()}, teacher=None)[
+        "dpo"
+    ]
     assert (absent.above, absent.against_above) == ("base", None)
 
 
-def test_a_teacher_that_gains_nothing_has_no_gain_to_keep():
+def test_a_teacher_that_gains_nothing_has_no_gain_to_keep() -> None:
     names = {"plain": _measured(TAUGHT), "teacher": _measured(PLAIN)}
-    made = cells(_rows("plain", "teacher"), names, teacher="teacher")
-    assert made["plain"].kept == pytest.approx(0.55 / 0.30)
+    made = compare_rows(_rows("plain", "teacher"), names, teacher="teacher")
+    assert made["plain"].share_kept == pytest.approx(0.55 / 0.30)
     assert made["plain"].gain_kept is None
 
 
-def test_a_teacher_without_a_result_here_leaves_the_shares_out():
-    made = cells(_rows("plain", "teacher"), {"plain": _measured(PLAIN), "teacher": ()}, teacher="teacher")
-    assert (made["plain"].kept, made["plain"].gain_kept, list(made)) == (None, None, ["plain"])
+def test_a_teacher_without_a_result_here_leaves_the_shares_out() -> None:
+    made = compare_rows(_rows("plain", "teacher"), {"plain": _measured(PLAIN), "teacher": ()}, teacher="teacher")
+    assert (made["plain"].share_kept, made["plain"].gain_kept, list(made)) == (None, None, ["plain"])
 
 
 @pytest.mark.parametrize(
     ("share", "text"), [(None, "-"), (0.954, "95%"), (-0.4, "-40%"), (-0.001, "0%"), (1.04, "104%")]
 )
-def test_a_share_is_whole_percent(share: float | None, text: str):
-    assert percent(share) == text
+def test_a_share_is_whole_percent(share: float | None, text: str) -> None:
+    assert format_percent(share) == text
 
 
 # --- TABLE.toml
@@ -139,7 +139,7 @@ def test_a_share_is_whole_percent(share: float | None, text: str):
 
 def _read(folder: Path, text: str) -> Any:
     (folder / "table.toml").write_text(text, encoding="utf-8")
-    return read_settings(folder / "table.toml")
+    return read_results_settings(folder / "table.toml")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def _read(folder: Path, text: str) -> Any:
         ),
     ],
 )
-def test_a_wrong_value_is_one_sentence(tmp_path: Path, text: str, sentence: str):
+def test_a_wrong_value_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(SettingsError) as error:
         _read(tmp_path, text)
     assert sentence in str(error.value)
@@ -186,11 +186,11 @@ def test_a_wrong_value_is_one_sentence(tmp_path: Path, text: str, sentence: str)
     assert str(error.value).startswith(f"{tmp_path / 'table.toml'}")
 
 
-def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path):
+def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"gone.toml cannot be read \(No such file or directory\); name a TOML file"
     ):
-        read_settings(tmp_path / "gone.toml")
+        read_results_settings(tmp_path / "gone.toml")
 
 
 @pytest.mark.parametrize(
@@ -204,19 +204,19 @@ def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path):
         ("trec:documents=d.trec,topics=/t,qrels=q", "trec:documents=HERE/d.trec,topics=/t,qrels=HERE/q"),
     ],
 )
-def test_the_paths_of_a_corpus_are_relative_to_the_file(tmp_path: Path, corpus: str, read: str):
+def test_the_paths_of_a_corpus_are_relative_to_the_file(tmp_path: Path, corpus: str, read: str) -> None:
     settings = _read(tmp_path, COLLECTION.replace('corpus = "tiny"', f'corpus = "{corpus}"') + ROWS)
     assert settings.collection[0].corpus == read.replace("HERE", str(tmp_path))
 
 
-def test_the_paths_of_a_row_are_relative_to_the_file(tmp_path: Path):
+def test_the_paths_of_a_row_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").touch()
     row = '[[row]]\nname = "SFT"\ntables = [{ tiny = "t.jsonl" }]\ncurves = ["c.png"]\n'
     model = '[[row]]\nname = "model"\ngenerator = "llama:m.gguf"\n'
     _, sft, other = _read(tmp_path, COLLECTION + ROWS + row + model).row
-    assert sft.generators("tiny") == (f"table:{tmp_path / 't.jsonl'}",)
-    assert sft.generators("other") == ()
-    assert (other.generators("other"), sft.curves) == ((f"llama:{tmp_path / 'm.gguf'}",), (tmp_path / "c.png",))
+    assert sft.list_generators("tiny") == (f"table:{tmp_path / 't.jsonl'}",)
+    assert sft.list_generators("other") == ()
+    assert (other.list_generators("other"), sft.curves) == ((f"llama:{tmp_path / 'm.gguf'}",), (tmp_path / "c.png",))
 
 
 # --- the page
@@ -235,12 +235,12 @@ def _png() -> bytes:
 
 def _results(text: str = "student") -> Results:
     measured = {"plain": _measured(PLAIN), text: _measured(TAUGHT, PLAIN), "absent": ()}
-    made = cells(_rows(*measured), measured, teacher=text)
+    made = compare_rows(_rows(*measured), measured, teacher=text)
     task = Task(text, text, text, {}, {})
-    block = Block(name=text, task=task, queries=4, mode="boost", cells=made, notes=(text,))
+    collection = CollectionResult(name=text, task=task, query_count=4, mode="boost", rows=made, notes=(text,))
     return Results(
-        rows=tuple(measured),
-        blocks=(block,),
+        row_names=tuple(measured),
+        collections=(collection,),
         engine=text,
         date="2031-01-02",
         weight=0.25,
@@ -250,7 +250,7 @@ def _results(text: str = "student") -> Results:
     )
 
 
-def test_hostile_names_are_shown_as_text_wherever_they_stand():
+def test_hostile_names_are_shown_as_text_wherever_they_stand() -> None:
     page = Page(render_html(_results(HOSTILE), (Picture(HOSTILE, HOSTILE, _png()),), (HOSTILE,)))
     assert "script" not in page.tags
     assert page.tags.count("img") == 1
@@ -260,7 +260,7 @@ def test_hostile_names_are_shown_as_text_wherever_they_stand():
     assert "49" not in page.text, "a name is no template"
 
 
-def test_the_page_loads_nothing_runs_nothing_and_forbids_both():
+def test_the_page_loads_nothing_runs_nothing_and_forbids_both() -> None:
     page = render_html(_results(), (Picture("student", "curves.png", _png()),))
     for loader in ("http:", "https:", "href=", "url(", "@import", "<script", "<link", "javascript:"):
         assert loader not in page
@@ -268,7 +268,7 @@ def test_the_page_loads_nothing_runs_nothing_and_forbids_both():
     assert page.count("src=") == page.count('src="data:image/png;base64,iVBORw0KGgo') == 1
 
 
-def test_every_id_is_used_once_and_the_tables_have_scopes():
+def test_every_id_is_used_once_and_the_tables_have_scopes() -> None:
     page = Page(render_html(_results(), (Picture("student", "curves.png", _png()),)))
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
@@ -276,7 +276,7 @@ def test_every_id_is_used_once_and_the_tables_have_scopes():
     assert ("scope", "col") in page.attributes and ("scope", "row") in page.attributes
 
 
-def test_the_page_has_every_number_of_a_row():
+def test_the_page_has_every_number_of_a_row() -> None:
     words = " ".join(Page(render_html(_results())).text.split())
     # The two seeds have 0.55 and 0.30: their mean is 0.425, their deviation 0.25 / sqrt(2), p as in the test above.
     assert "student 0.425 2 seeds ±0.177 0.300–0.550 0.500 100% 100%" in words
@@ -285,7 +285,7 @@ def test_the_page_has_every_number_of_a_row():
     assert "Weight 0.25" in words and "2031-01-02" in words
 
 
-def test_the_text_fits_80_columns_and_a_row_without_a_result_is_empty():
+def test_the_text_fits_80_columns_and_a_row_without_a_result_is_empty() -> None:
     text = render_text(_results("a student whose name is so long that no terminal would hold it beside its numbers"))
     assert all(len(line) <= 80 for line in text.splitlines())
     lines = [line.split() for line in text.splitlines()]
@@ -302,7 +302,7 @@ def test_the_text_fits_80_columns_and_a_row_without_a_result_is_empty():
     ]
 
 
-def test_a_name_breaks_no_table_of_markdown():
+def test_a_name_breaks_no_table_of_markdown() -> None:
     made = render_markdown(_results(HOSTILE))
     widths = {len(line.replace("\\|", "").split("|")) for line in made.splitlines() if line.startswith("|")}
     assert widths == {2 + 2, 9 + 2}, "a row has the name and one collection, or the name and eight columns"
@@ -310,7 +310,7 @@ def test_a_name_breaks_no_table_of_markdown():
     assert "| student | 0.425 | 2 ±0.177 | 100% | 100% | +0.125 |" in render_markdown(_results())
 
 
-def test_a_picture_that_is_absent_or_none_is_named_and_left_out(tmp_path: Path):
+def test_a_picture_that_is_absent_or_none_is_named_and_left_out(tmp_path: Path) -> None:
     (tmp_path / "curves.png").write_bytes(_png())
     (tmp_path / "page.png").write_text("<svg onload='alert(1)'/>", encoding="utf-8")
     names = [tmp_path / name for name in ("curves.png", "page.png", "gone.png")]
@@ -344,14 +344,14 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
 class _Corpus:
     language = "en"
 
-    def documents(self) -> Iterator[Document]:
+    def iter_documents(self) -> Iterator[Document]:
         yield from DOCUMENTS
 
 
 @pytest.fixture(scope="module")
 def engine(opensearch: str) -> Iterator[str]:
-    with Engine(check({"engine": opensearch})) as made:
-        build(made, _Corpus(), IndexPlan(INDEX))
+    with Engine(parse_settings({"engine": opensearch})) as made:
+        build_index(made, _Corpus(), IndexPlan(INDEX))
         yield opensearch
         made.call("DELETE", f"/{INDEX}")
 
@@ -402,7 +402,7 @@ def run(folder: Path, engine: str) -> Report:
 
 
 @pytest.mark.engine
-def test_the_rows_are_measured_through_the_rewrite_and_all_files_are_written(run: Report, folder: Path):
+def test_the_rows_are_measured_through_the_rewrite_and_all_files_are_written(run: Report, folder: Path) -> None:
     done = run(TABLE, "--out", str(folder / "out"))
     assert done.exit_code == 0, done.output
     assert all(len(line) <= 80 for line in done.stdout.splitlines() if not line.startswith("report: "))
@@ -419,7 +419,7 @@ def test_the_rows_are_measured_through_the_rewrite_and_all_files_are_written(run
 
 
 @pytest.mark.engine
-def test_the_json_has_every_number_and_says_which_tables_were_measured(run: Report, folder: Path):
+def test_the_json_has_every_number_and_says_which_tables_were_measured(run: Report, folder: Path) -> None:
     done = run(TABLE, "--json", "--out", str(folder / "out"))
     told = json.loads(done.stdout)
     assert told == json.loads((folder / "out/results.json").read_text(encoding="utf-8"))
@@ -447,14 +447,14 @@ def test_the_json_has_every_number_and_says_which_tables_were_measured(run: Repo
 
 
 @pytest.mark.engine
-def test_a_weight_given_is_that_of_the_rows_without_their_own(run: Report):
+def test_a_weight_given_is_that_of_the_rows_without_their_own(run: Report) -> None:
     told = json.loads(run(TABLE + "weight = 0.1\n", "--json", "--weight", "0.7").stdout)
     assert [row["weight"] for row in told["collections"][0]["rows"]] == [None, 0.7, 0.7, 0.1]
     assert told["notes"] == ["SFT is measured with weight 0.1"]
 
 
 @pytest.mark.engine
-def test_a_collection_that_a_row_lacks_is_left_empty_and_what_is_missing_is_named(run: Report):
+def test_a_collection_that_a_row_lacks_is_left_empty_and_what_is_missing_is_named(run: Report) -> None:
     second = COLLECTION.replace('"tiny"\ncorpus', '"other"\ncorpus')
     done = run(TABLE.replace(ROWS, second + ROWS) + '[[row]]\nname = "again"\ngenerator = "none"\n')
     other = done.stdout.partition("\nother: ")[2]
@@ -475,7 +475,7 @@ def test_a_collection_that_a_row_lacks_is_left_empty_and_what_is_missing_is_name
         ("weight = 0.5", "weight = 0.5 # as it is", ""),
     ],
 )
-def test_what_cannot_be_measured_is_one_sentence(run: Report, before: str, after: str, sentence: str):
+def test_what_cannot_be_measured_is_one_sentence(run: Report, before: str, after: str, sentence: str) -> None:
     done = run(TABLE.replace(before, after))
     assert isinstance(done.exception, SettingsError) == bool(sentence)
     assert sentence in str(done.exception)
@@ -483,20 +483,20 @@ def test_what_cannot_be_measured_is_one_sentence(run: Report, before: str, after
 
 
 @pytest.mark.engine
-def test_an_index_of_another_corpus_is_no_result(run: Report, folder: Path):
+def test_an_index_of_another_corpus_is_no_result(run: Report, folder: Path) -> None:
     (folder / "tiny/qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\telsewhere\t1\n", encoding="utf-8")
     error = run(TABLE).exception
     assert str(error).endswith("not one query finds a relevant document on results-test; index tiny there")
 
 
 @pytest.mark.parametrize("weight", ["0", "11", "nan"])
-def test_a_wrong_weight_given_is_one_sentence(folder: Path, weight: str):
+def test_a_wrong_weight_given_is_one_sentence(folder: Path, weight: str) -> None:
     (folder / "table.toml").write_text(TABLE, encoding="utf-8")
     done = CliRunner().invoke(report, [str(folder / "table.toml"), "--weight", weight])
     assert str(done.exception) == f"--weight is {weight}; use a number above 0 and at most 10"
 
 
-def test_an_engine_that_is_not_there_is_one_sentence(folder: Path):
+def test_an_engine_that_is_not_there_is_one_sentence(folder: Path) -> None:
     (folder / "table.toml").write_text(TABLE, encoding="utf-8")
     done = CliRunner().invoke(report, [str(folder / "table.toml"), "--engine", "http://127.0.0.1:9"])
     assert isinstance(done.exception, EngineError)

@@ -1,0 +1,42 @@
+"""Arrays that a stage leaves behind. A file is written under another name first, so that half a file is never read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from querylift.trainer.fast_expander.matrix_training import MatrixWeights
+
+if TYPE_CHECKING:
+    from querylift.plugin.fast_expander.vocabulary import Array
+
+
+def save_weights(path: Path, weights: MatrixWeights) -> None:
+    """Write the matrix as an npz file."""
+    _write_atomically(path, lambda file: np.savez(file, rows=weights.rows, bias=weights.bias))
+
+
+def load_weights(path: Path) -> MatrixWeights:
+    """Read a matrix that `save_weights` wrote."""
+    with np.load(path, allow_pickle=False) as entries:
+        return MatrixWeights(entries["rows"], entries["bias"])
+
+
+def save_array(path: Path, array: Array) -> None:
+    """Write an array as an npy file."""
+    _write_atomically(path, lambda file: np.save(file, array))
+
+
+def load_array(path: Path) -> Array:
+    """Read an array that `save_array` wrote."""
+    return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def _write_atomically(path: Path, write: Callable[[Any], None]) -> None:
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("wb") as file:
+        write(file)
+    unfinished.replace(path)

@@ -1,0 +1,58 @@
+"""How the numbers of a row are written, in every kind of output."""
+
+from __future__ import annotations
+
+from querylift.index_tools.evaluation.comparison import Comparison
+from querylift.index_tools.evaluation.report import format_measure, format_p_value, format_query_count
+from querylift.trainer.results.records import CollectionResult, RowResult
+
+BLANK = "-"
+"""Stands where there is no value."""
+LEGEND = (
+    "seeds: their number, and the standard deviation of nDCG@10 over them.",
+    "share kept: nDCG@10 divided by the teacher's; gain kept: the gain over the first row divided by the teacher's gain.",
+    "p: two-sided paired randomisation test over queries, each with its mean nDCG@10 over seeds, against the first row "
+    "(plain) and the row above. It is not corrected for the number of tests.",
+)
+_VERDICT_MARKS = {"helps": " ▲", "harms": " ▼"}
+
+
+def format_facts(collection: CollectionResult) -> str:
+    """Return a line such as "trec_dl dl19 on index trec_dl, 43 queries"."""
+    task = collection.task
+    return f"{task.corpus} {task.split} on index {task.index}, {format_query_count(collection.query_count)}"
+
+
+def format_cells(result: RowResult | None) -> tuple[str, ...]:
+    """Return nDCG@10, seeds, share kept, gain kept, and the p-values against the first row and the row above."""
+    if result is None:
+        return (BLANK,) * 6
+    return (
+        format_measure(result.ndcg_at_10),
+        BLANK if result.deviation is None else f"{len(result.seeds)} ±{format_measure(result.deviation)}",
+        format_percent(result.share_kept),
+        format_percent(result.gain_kept),
+        format_comparison_p_value(result.against_plain),
+        format_comparison_p_value(result.against_above),
+    )
+
+
+def format_percent(share: float | None) -> str:
+    """Return a share in whole percent, and "-" for None."""
+    if share is None:
+        return BLANK
+    text = f"{share:.0%}"
+    return "0%" if text == "-0%" else text
+
+
+def format_comparison_p_value(comparison: Comparison | None) -> str:
+    """Return the p-value of a comparison, and "-" for None."""
+    return BLANK if comparison is None else format_p_value(comparison.p_value)
+
+
+def format_marked_ndcg(result: RowResult | None) -> str:
+    """Return nDCG@10, with a mark when it differs from that of the first row by more than chance."""
+    if result is None:
+        return BLANK
+    verdict = result.against_plain.verdict if result.against_plain else ""
+    return format_measure(result.ndcg_at_10) + _VERDICT_MARKS.get(verdict, "")
