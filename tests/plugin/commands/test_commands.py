@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+
+from querylift.plugin.commands.main import COMMANDS_ENTRY_POINT, load_command
+from querylift.plugin.errors import MissingExtra
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("QUERYLIFT_") or k == "QUERYLIFT_CACHE"}
 
@@ -78,6 +82,15 @@ def test_explain_prints_the_sent_search_and_the_reason(tmp_path: Path) -> None:
     assert explanation["body"]["query"]["bool"]["should"][0]["match"]["text"]["boost"] == 0.3
     plain = _run_querylift("explain", "download a page", "--index", "other", cwd=tmp_path).stdout
     assert plain.startswith("skipped: no settings table allows expansion on every index searched\nsent:\n")
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"), [("index_tools", "index"), ("trainer", "train"), ("quantize", "quantize")]
+)
+def test_a_command_without_its_packages_names_the_extra_to_install(package: str, extra: str) -> None:
+    entry = EntryPoint("gone", f"querylift.{package}.commands.gone:gone", COMMANDS_ENTRY_POINT)
+    with pytest.raises(MissingExtra, match=rf"pip install 'querylift\[{extra}\]'"):
+        load_command(entry)
 
 
 @pytest.mark.engine

@@ -49,8 +49,13 @@ def test_control_c_ends_the_run_cleanly_and_the_same_command_resumes_it(tmp_path
     write_log(tmp_path, *QUERIES)
     endpoint.max_answers = 5
     options = make_popen_options("warm", "log.txt", "--concurrency", "3")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(cwd=tmp_path, preexec_fn=accept_interrupts, **pipes, **options) as process:
+    with subprocess.Popen(
+        cwd=tmp_path,
+        preexec_fn=accept_interrupts,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    ) as process:
         assert wait_until(
             lambda: len(read_cache_values(tmp_path)) == 5 and len(endpoint.asked_queries) == 8, timeout_s=60
         )
