@@ -1,4 +1,4 @@
-"""Adapters as PEFT saves them, made on the spot; what becomes of them as GGUF files; what they do to a model."""
+"""Adapters in the format of PEFT, with random weights, and tools to read their GGUF files and their effect on a model."""
 
 import json
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ import pytest
 import safetensors.numpy
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.generators.llama.model_file import packaged_model
-from querylift.quantize.adapters.export_adapter import Base, export_adapter
+from querylift.plugin.generators.llama.model_file import find_packaged_model
+from querylift.quantize.adapters.export_adapter import BaseModelInfo, export_adapter
 
 Weights = dict[str, Any]
 SHAPES = {
@@ -34,61 +34,67 @@ PROMPT = (
 )
 
 
-def weight_name(layer: int, module: str, half: str) -> str:
+def format_weight_name(layer: int, module: str, half: str) -> str:
     return f"base_model.model.model.layers.{layer}.{module}.lora_{half}.weight"
 
 
-def random_weights(rank: int = 4) -> Weights:
-    """Random matrices for every linear layer of SmolLM2-135M, large enough to change what it writes."""
-    random, weights = np.random.RandomState(rank), {}  # a generator whose numbers never change
+def make_random_adapter_weights(rank: int = 4) -> Weights:
+    """Return random matrices for every linear layer of SmolLM2-135M, large enough to change its output."""
+    # RandomState gives the same numbers in every version of numpy.
+    random, weights = np.random.RandomState(rank), {}
     for layer in range(30):
         for module, (rows, columns) in SHAPES.items():
-            weights[weight_name(layer, module, "A")] = (random.standard_normal((rank, columns)) * 0.05).astype("f4")
-            weights[weight_name(layer, module, "B")] = (random.standard_normal((rows, rank)) * 0.05).astype("f4")
+            weights[format_weight_name(layer, module, "A")] = (random.standard_normal((rank, columns)) * 0.05).astype(
+                "f4"
+            )
+            weights[format_weight_name(layer, module, "B")] = (random.standard_normal((rows, rank)) * 0.05).astype("f4")
     return weights
 
 
 def save_adapter(folder: Path, weights: Weights, **changes: object) -> Path:
-    """A folder as PEFT saves an adapter."""
+    """Write the files that PEFT writes for an adapter. `changes` overrides entries of its configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps({**CONFIG, **changes}), encoding="utf-8")
     safetensors.numpy.save_file(weights, folder / "adapter_model.safetensors")
     return folder
 
 
-def tiny_base(**changes: Any) -> Base:
-    """A model of one layer and two heads of four rows each."""
+def make_tiny_base(**changes: Any) -> BaseModelInfo:
+    """Return the facts of a model with one layer and two heads of four rows each."""
     shapes = {"blk.0.attn_q.weight": (8, 32), "blk.0.attn_v.weight": (8, 32)}
-    return replace(Base("tiny.gguf", "00", "llama", 2, 2, shapes, frozenset({"smollm2-135m"})), **changes)
+    return replace(BaseModelInfo("tiny.gguf", "00", "llama", 2, 2, shapes, frozenset({"smollm2-135m"})), **changes)
 
 
-def tiny_weights(module: str = "self_attn.q_proj") -> Weights:
-    b = np.arange(32, dtype="f4").reshape(8, 4)
-    return {weight_name(0, module, "A"): np.ones((4, 32), "f4"), weight_name(0, module, "B"): b}
+def make_tiny_adapter_weights(module: str = "self_attn.q_proj") -> Weights:
+    """Return an adapter of one module for the model of `make_tiny_base`."""
+    matrix_b = np.arange(32, dtype="f4").reshape(8, 4)
+    return {format_weight_name(0, module, "A"): np.ones((4, 32), "f4"), format_weight_name(0, module, "B"): matrix_b}
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metadata and tensors of a GGUF file, the tensors as float32."""
+    """Return the metadata and the tensors of a GGUF file, the tensors as float32."""
     reader = gguf.GGUFReader(path)
-    tensors = {t.name: gguf.quants.dequantize(t.data, t.tensor_type).astype("f4") for t in reader.tensors}
+    tensors = {
+        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype("f4") for tensor in reader.tensors
+    }
     return {key: field.contents() for key, field in reader.fields.items()}, tensors
 
 
-def refused(folder: Path, base: Base | None = None, **options: Any) -> str:
-    """What the export says, in one sentence, having written nothing."""
+def read_export_refusal(folder: Path, base: BaseModelInfo | None = None, **options: Any) -> str:
+    """Return the error of an export that must be refused. Assert that it is one line and that nothing was written."""
     out = folder.parent / "refused.gguf"
     with pytest.raises(SettingsError) as caught:
-        export_adapter(folder, out, base=base or tiny_base(), **options)
+        export_adapter(folder, out, base=base or make_tiny_base(), **options)
     assert not list(folder.parent.glob("*refused.gguf*"))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 @contextmanager
-def float32_model(path: Path, *added: Weights) -> Iterator[Path]:
-    """SmolLM2-135M in float32, so that nothing hides behind rounding, with `added` in its weights; half a gigabyte."""
-    reader = gguf.GGUFReader(packaged_model())
-    weights = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+def write_float32_model(path: Path, *added: Weights) -> Iterator[Path]:
+    """Write SmolLM2-135M in float32 with `added` in its weights. Rounding can then hide nothing. It takes half a gigabyte."""
+    reader = gguf.GGUFReader(find_packaged_model())
+    weights = {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
     for changes in added:
         weights |= {name: weights[name] + change for name, change in changes.items()}
     _write_model(path, reader, weights)
@@ -112,35 +118,38 @@ def _write_model(path: Path, reader: gguf.GGUFReader, weights: Weights) -> None:
     writer.close()
 
 
-def deltas_of(weights: Weights, scale: float) -> Weights:
-    """What an adapter adds to each weight, with rows where the GGUF file has them."""
+def compute_weight_deltas(weights: Weights, scale: float) -> Weights:
+    """Return what an adapter adds to each weight, with the rows in the order of the GGUF file."""
     deltas = {}
     for name in [name for name in weights if name.endswith("A.weight")]:
         _, _, _, _, layer, *module, _, _ = name.split(".")
-        at = GGUF_NAMES[".".join(module)]
+        gguf_name = GGUF_NAMES[".".join(module)]
         delta = scale * weights[name.replace("lora_A", "lora_B")] @ weights[name]
-        heads = {"attn_q": 9, "attn_k": 3}.get(at)
-        deltas[f"blk.{layer}.{at}.weight"] = delta[gguf_order(heads)] if heads else delta
+        heads = {"attn_q": 9, "attn_k": 3}.get(gguf_name)
+        deltas[f"blk.{layer}.{gguf_name}.weight"] = delta[list_gguf_row_order(heads)] if heads else delta
     return deltas
 
 
-def gguf_order(heads: int) -> list[int]:
-    """Row by row, without the code under test: 0, 32, 1, 33 ... of each head of 64."""
+def list_gguf_row_order(heads: int) -> list[int]:
+    """Return the order of rows without using the code under test: 0, 32, 1, 33 ... of each head of 64."""
     return [head * 64 + i + half for head in range(heads) for i in range(32) for half in (0, 32)]
 
 
-def _tokens() -> list[int]:
+def _tokenize_prompt() -> list[int]:
     from llama_cpp import Llama
 
-    with closing(Llama(str(packaged_model()), vocab_only=True, verbose=False)) as model:
+    with closing(Llama(str(find_packaged_model()), vocab_only=True, verbose=False)) as model:
         return model.tokenize(PROMPT.encode(), add_bos=False, special=True)
 
 
-def logits_of(model: Path, adapter: Path | None = None, *, write: int = 0) -> tuple[Any, list[int]]:
-    """After each token of a prompt, and the `write` tokens that follow; by llama-cpp-python's own class, not by ours."""
+def compute_logits(model: Path, adapter: Path | None = None, *, write: int = 0) -> tuple[Any, list[int]]:
+    """Return the logits after each token of a prompt, and the `write` tokens that follow.
+
+    llama-cpp-python's own class computes them, not ours.
+    """
     from llama_cpp import Llama
 
-    tokens, float32 = _tokens(), 0
+    tokens, float32 = _tokenize_prompt(), 0
     model_options: dict[str, Any] = {"lora_path": str(adapter)} if adapter else {}
     llama = Llama(
         str(model), **model_options, logits_all=True, n_ctx=128, n_threads=1, n_threads_batch=1,
@@ -148,8 +157,8 @@ def logits_of(model: Path, adapter: Path | None = None, *, write: int = 0) -> tu
     )  # fmt: skip
     with closing(llama):
         llama.eval(tokens)
-        logits, written = np.array(llama.scores[: len(tokens)]), []
-        for at in range(len(tokens) - 1, len(tokens) - 1 + write):
-            written.append(int(llama.scores[at].argmax()))
-            llama.eval(written[-1:])
-        return logits, written
+        logits, next_tokens = np.array(llama.scores[: len(tokens)]), []
+        for position in range(len(tokens) - 1, len(tokens) - 1 + write):
+            next_tokens.append(int(llama.scores[position].argmax()))
+            llama.eval(next_tokens[-1:])
+        return logits, next_tokens

@@ -1,1 +1,1 @@
-"""What a candidate expansion is worth, measured on the engine."""
+"""Rewards: how much better the engine ranks a query with a candidate expansion than without it."""

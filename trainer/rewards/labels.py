@@ -1,4 +1,4 @@
-"""Labels: which documents answer which query, from a corpus's judgments or a judge's file."""
+"""Labels: which documents answer which query. They come from a corpus's judgments or from a judge's file."""
 
 from __future__ import annotations
 
@@ -8,42 +8,49 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from querylift.index_tools.corpora.loading import Corpus
+from querylift.index_tools.corpora.corpus import Corpus
 from querylift.index_tools.corpora.trec_files import read_qrels
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Which documents answer which query, and where that is known from. `relevant_from` is the lowest grade recall counts."""
+    """Graded judgments and the name of their source. Recall counts documents graded `relevant_from` or higher."""
 
     qrels: Mapping[str, Mapping[str, int]] = field(repr=False)
     source: str
     relevant_from: int = 1
 
-    def usable(self) -> dict[str, dict[str, int]]:
-        """The queries that a measure can say something of: those with a relevant document."""
-        return {q: dict(g) for q, g in self.qrels.items() if any(grade >= self.relevant_from for grade in g.values())}
+    def select_usable_qrels(self) -> dict[str, dict[str, int]]:
+        """Return the judgments of the queries that have a relevant document. No measure is defined for the others."""
+        return {
+            query_id: dict(grades)
+            for query_id, grades in self.qrels.items()
+            if any(grade >= self.relevant_from for grade in grades.values())
+        }
 
-    def digest(self) -> str:
-        """SHA-256 of the grades, whatever their order."""
-        return sha256_of([self.qrels, self.relevant_from])
+    def compute_digest(self) -> str:
+        """Return the SHA-256 of the grades. It does not depend on their order."""
+        return hash_json([self.qrels, self.relevant_from])
 
 
-def labels_of(corpus: Corpus, split: str, *, prefix: str = "") -> Labels:
-    """The judgments of a split; `prefix` stands before its query ids in the candidates."""
-    qrels = {prefix + query_id: grades for query_id, grades in corpus.qrels(split).items()}
+def load_split_labels(corpus: Corpus, split: str, *, prefix: str = "") -> Labels:
+    """Return the judgments of a split of `corpus`.
+
+    `prefix` is put before every query id, so that the ids match those of the candidates.
+    """
+    qrels = {prefix + query_id: grades for query_id, grades in corpus.read_qrels(split).items()}
     return Labels(qrels, f"{corpus.name}/{split}", corpus.relevant_from)
 
 
-def labels_from(path: Path, *, relevant_from: int = 1, prefix: str = "") -> Labels:
-    """The labels of a judge: a file of TREC or BEIR qrels, whatever wrote it.
+def read_labels(path: Path, *, relevant_from: int = 1, prefix: str = "") -> Labels:
+    """Read a judge's labels from a file of TREC or BEIR qrels.
 
-    `prefix` stands before its query ids in the candidates; an id that begins with it already is a candidate's own.
+    `prefix` is put before every query id that does not begin with it, so that the ids match those of the candidates.
     """
     qrels = {prefix + query_id.removeprefix(prefix): grades for query_id, grades in read_qrels(path).items()}
     return Labels(qrels, path.name, relevant_from)
 
 
-def sha256_of(value: object) -> str:
-    """Of plain JSON, whatever the order of its keys."""
+def hash_json(value: object) -> str:
+    """Return the SHA-256 of a JSON value. It does not depend on the order of the keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Reads what `querylift train pairs` wrote."""
+"""The reader of pair files, which `querylift train pairs` writes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from querylift.index_tools.corpora.trec_files import read_jsonl
+from querylift.index_tools.corpora.text_files import read_jsonl
 from querylift.plugin.errors import DataError
 
 
-class Preference(NamedTuple):
-    """Of two passages for a query, the one that served it better and the other one."""
+class PassagePair(NamedTuple):
+    """The texts of a pair: the chosen passage had the higher reward for the query."""
 
     query_id: str
     query: str
@@ -19,11 +19,14 @@ class Preference(NamedTuple):
     rejected: str
 
 
-def read(path: Path) -> Iterator[Preference]:
-    """The pairs of a JSONL file, `.gz` or not. Raises DataError with path and line, SettingsError where there is no file."""
-    for number, row in read_jsonl(path):
-        values = [row.get(name) for name in Preference._fields]
-        for name, value in zip(Preference._fields, values, strict=True):
+def read_passage_pairs(path: Path) -> Iterator[PassagePair]:
+    """Read the pairs of a JSONL file, `.gz` or not.
+
+    Raises DataError with path and line, and SettingsError when there is no file.
+    """
+    for line_number, row in read_jsonl(path):
+        values = [row.get(name) for name in PassagePair._fields]
+        for name, value in zip(PassagePair._fields, values, strict=True):
             if not isinstance(value, str) or (name in ("query_id", "query") and not value.strip()):
-                raise DataError(path, number, f"{name!r} is {value!r}; write it as a text")
-        yield Preference(*map(str, values))
+                raise DataError(path, line_number, f"{name!r} is {value!r}; write it as a text")
+        yield PassagePair(*map(str, values))

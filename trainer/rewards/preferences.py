@@ -1,6 +1,7 @@
-"""Which of two passages is to be preferred, by reward. Pure: the same scored candidates, options and seed give the same pairs.
+"""Pairs of passages for training on preferences, chosen by reward.
 
-A query that gives no pair has one reason, the first condition that nothing of it meets; queries with and without sum to all.
+The functions are pure: the same scored candidates, options and seed give the same pairs. A query without a pair is counted
+under one reason: the first condition that no pair of its candidates meets.
 """
 
 from __future__ import annotations
@@ -10,33 +11,35 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.candidates import Candidate
-from querylift.trainer.rewards.scored_candidates import Scored, check_comparable
-from querylift.trainer.rewards.scoring import served
+from querylift.trainer.rewards.scored_candidates import ScoredCandidate, check_comparable
+from querylift.trainer.rewards.scoring import make_served_expansion
 
-VOTED = "voted"
-"""The method of a candidate that several others of its query voted for."""
-ALIKE = 1e-9
-"""Rewards that differ by less are one reward."""
+VOTED_METHOD = "voted"
+"""The method of a candidate that several other candidates of its query voted for."""
+REWARD_TOLERANCE = 1e-9
+"""Rewards that differ by less count as equal."""
 NO_CANDIDATES = "no candidates in the pool"
 ONE_CANDIDATE = "one candidate only"
-ALL_ALIKE = "all candidates score alike"
+EQUAL_REWARDS = "all candidates score alike"
 SMALL_MARGIN = "margin too small"
 BELOW_FLOOR = "nothing at the floor"
-LENGTHS = "lengths too different"
-REASONS = (NO_CANDIDATES, ONE_CANDIDATE, ALL_ALIKE, SMALL_MARGIN, BELOW_FLOOR, LENGTHS)
+LENGTHS_DIFFER = "lengths too different"
+REASONS = (NO_CANDIDATES, ONE_CANDIDATE, EQUAL_REWARDS, SMALL_MARGIN, BELOW_FLOOR, LENGTHS_DIFFER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairOptions:
-    """Which pairs are made. `pools` are methods, none for all; "best-worst" gives one pair a query, "all" up to `cap`.
+    """Which pairs are made.
 
-    `margin` is the least difference of rewards. With `floor` the chosen one is at least `min_gain` better than the query as it
-    is. `max_length_ratio` bounds the longer passage's words over the shorter's. `order` says which pairs the cap keeps: those
-    of the largest margin, or any, by `seed`, which settles ties too.
+    `pools` names the methods whose candidates take part, none for all. The strategy "best-worst" gives one pair per query,
+    "all" gives up to `cap`. `margin` is the least difference of the two rewards. With `floor`, the chosen passage is at
+    least `min_gain` better than the original query. `max_length_ratio` bounds the words of the longer passage over those
+    of the shorter. `order` says which pairs the cap keeps: those with the largest margin, or random ones. `seed` decides
+    the random order and ties.
     """
 
     pools: tuple[str, ...] = ()
@@ -57,16 +60,14 @@ class PairOptions:
         if not self.margin >= 0 or self.cap < 1:
             raise SettingsError(f"margin is {self.margin} and cap {self.cap}; use 0 or more, and 1 or more")
         if self.min_gain and not self.floor:
-            raise SettingsError(
-                f"min_gain is {self.min_gain} without a floor to raise; leave it out, or ask for the floor"
-            )
+            raise SettingsError(f"min_gain is {self.min_gain} without a floor; leave it out, or ask for the floor")
         if self.max_length_ratio is not None and not self.max_length_ratio >= 1:
             raise SettingsError(f"max_length_ratio is {self.max_length_ratio}; use 1 or more, or leave it out")
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Two passages for one query, the first worth `margin` more."""
+class PreferencePair:
+    """Two passages for one query. The reward of the chosen one is `margin` higher."""
 
     query_id: str
     query: str
@@ -79,157 +80,177 @@ class Pair:
     margin: float
 
     def to_json(self) -> dict[str, Any]:
-        """One line of a file of pairs."""
+        """Return one line of a file of pairs."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Preferences:
-    """The pairs, how many queries gave one, and why the others did not: a count for every one of `REASONS`."""
+class PairingResult:
+    """The pairs, and the number of queries without a pair for every one of `REASONS`."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[PreferencePair, ...]
     reasons: Mapping[str, int]
 
     @property
-    def paired(self) -> int:
-        """Queries that gave a pair."""
+    def queries_with_pair(self) -> int:
+        """The number of queries that gave a pair."""
         return len({(pair.query_id, pair.query) for pair in self.pairs})
 
     @property
     def queries(self) -> int:
-        """All queries, with a pair and without."""
-        return self.paired + sum(self.reasons.values())
+        """The number of all queries, with a pair and without."""
+        return self.queries_with_pair + sum(self.reasons.values())
 
 
-def pairs(scored: Iterable[Scored], options: PairOptions) -> Preferences:
-    """The pairs of every query, queries in the order in which they first come.
+def make_pairs(scored_candidates: Iterable[ScoredCandidate], options: PairOptions) -> PairingResult:
+    """Return the pairs of every query, in the order in which the queries first appear.
 
-    Raises SettingsError where rewards of different kinds are among them.
+    Raises SettingsError when the rewards were made in different ways.
     """
-    scored = list(scored)
-    check_comparable(scored)
-    made: list[Pair] = []
+    scored_candidates = list(scored_candidates)
+    check_comparable(scored_candidates)
+    pairs: list[PreferencePair] = []
     reasons = Counter(dict.fromkeys(REASONS, 0))
-    for candidates in _by_query(scored):
-        of_query = _pairs(candidates, options)
-        if isinstance(of_query, str):
-            reasons[of_query] += 1
-        else:
-            made += of_query
-    return Preferences(tuple(made), dict(reasons))
+    for candidates in _group_by_query(scored_candidates):
+        query_pairs, reason = _pair_candidates(candidates, options)
+        pairs += query_pairs
+        if reason:
+            reasons[reason] += 1
+    return PairingResult(tuple(pairs), dict(reasons))
 
 
-def best(scored: Iterable[Scored], *, per_query: int = 1, floor: float = 0.0) -> tuple[Scored, ...]:
-    """The candidates that helped: of every query the `per_query` best with a reward above `floor`, best first."""
+def select_best(
+    scored_candidates: Iterable[ScoredCandidate], *, per_query: int = 1, floor: float = 0.0
+) -> tuple[ScoredCandidate, ...]:
+    """Return the `per_query` best candidates of every query, best first. Rewards up to `floor` are left out."""
     if per_query < 1:
         raise ValueError(f"per_query is {per_query}; take at least 1")
-    kept: list[Scored] = []
-    for candidates in _by_query(scored):
-        helped = [one for one in _distinct(candidates) if one.reward.reward > floor]
-        kept += sorted(helped, key=lambda one: -one.reward.reward)[:per_query]
-    return tuple(kept)
+    best: list[ScoredCandidate] = []
+    for candidates in _group_by_query(scored_candidates):
+        helpful = [scored for scored in _drop_duplicates(candidates) if scored.reward.value > floor]
+        best += sorted(helpful, key=lambda scored: -scored.reward.value)[:per_query]
+    return tuple(best)
 
 
-def voted(
+def make_voted_candidate(
     candidates: Sequence[Candidate], *, words: int, min_count: int = 2, idf: Mapping[str, float] | None = None
 ) -> Candidate | None:
-    """The `words` words that most candidates of one query agree on, `min_count` of them at least, as one candidate.
+    """Return a candidate of the `words` words that most of `candidates` contain. All must be of one query.
 
-    Words count once a candidate, letter case aside, and rank by count, times `idf` where it is given: a word that it does not
-    hold is in no document, and left out. Ties go by first use. None where no word is left.
+    A word counts once per candidate, letter case aside, and must be in at least `min_count` of them. Words rank by count,
+    times `idf` when that is given; words that `idf` lacks are in no document and are left out. The word that is used first
+    wins a tie. Returns None when no word is left.
     """
     if len({(candidate.query_id, candidate.query) for candidate in candidates}) != 1:
         raise ValueError("the candidates that vote are of one query, and at least one")
     counts: Counter[str] = Counter()
-    spelt: dict[str, str] = {}
-    for expansion in map(served, candidates):
+    spellings: dict[str, str] = {}
+    for expansion in map(make_served_expansion, candidates):
         for word in expansion.text.split() if expansion else ():
             counts[word.casefold()] += 1
-            spelt.setdefault(word.casefold(), word)
-    weights = {word: n * (1.0 if idf is None else idf.get(word, 0.0)) for word, n in counts.items() if n >= min_count}
+            spellings.setdefault(word.casefold(), word)
+    weights = {
+        word: count * (1.0 if idf is None else idf.get(word, 0.0))
+        for word, count in counts.items()
+        if count >= min_count
+    }
     ranked = sorted((word for word, weight in weights.items() if weight > 0), key=lambda word: -weights[word])[:words]
     if not ranked:
         return None
-    first = candidates[0]
+    query_id, query = candidates[0].query_id, candidates[0].query
     model = "+".join(sorted({candidate.model for candidate in candidates}))
     params = {"voters": len(candidates), "words": words, "min_count": min_count, "idf": idf is not None}
-    return Candidate(first.query_id, first.query, VOTED, model, " ".join(spelt[word] for word in ranked), params)
+    return Candidate(query_id, query, VOTED_METHOD, model, " ".join(spellings[word] for word in ranked), params)
 
 
-def _by_query(scored: Iterable[Scored]) -> list[list[Scored]]:
-    groups: dict[tuple[str, str], list[Scored]] = {}
-    for one in scored:
-        groups.setdefault((one.candidate.query_id, one.candidate.query), []).append(one)
+def _group_by_query(scored_candidates: Iterable[ScoredCandidate]) -> list[list[ScoredCandidate]]:
+    groups: dict[tuple[str, str], list[ScoredCandidate]] = {}
+    for scored in scored_candidates:
+        groups.setdefault((scored.candidate.query_id, scored.candidate.query), []).append(scored)
     return list(groups.values())
 
 
-def _distinct(candidates: Iterable[Scored]) -> list[Scored]:
-    """Those of which a word is served, the first of each that are served alike."""
-    kept: dict[str, Scored] = {}
-    for one in candidates:
-        if one.words:
-            kept.setdefault(one.words, one)
-    return list(kept.values())
+def _drop_duplicates(candidates: Iterable[ScoredCandidate]) -> list[ScoredCandidate]:
+    """Keep the first of candidates that are served alike, and drop those of which no word is served."""
+    by_words: dict[str, ScoredCandidate] = {}
+    for scored in candidates:
+        if scored.words:
+            by_words.setdefault(scored.words, scored)
+    return list(by_words.values())
 
 
-_Two = tuple[Scored, Scored]
+class _Choice(NamedTuple):
+    """Two candidates of one query, of which the first has the higher reward."""
+
+    chosen: ScoredCandidate
+    rejected: ScoredCandidate
+
+    @property
+    def margin(self) -> float:
+        return self.chosen.reward.value - self.rejected.reward.value
+
+    @property
+    def length_ratio(self) -> float:
+        """The words of the longer passage over those of the shorter."""
+        lengths = [max(1, len(scored.passage.split())) for scored in self]
+        return max(lengths) / min(lengths)
+
+    def to_pair(self) -> PreferencePair:
+        return PreferencePair(
+            query_id=self.chosen.candidate.query_id,
+            query=self.chosen.candidate.query,
+            chosen=self.chosen.passage,
+            rejected=self.rejected.passage,
+            chosen_reward=self.chosen.reward.value,
+            rejected_reward=self.rejected.reward.value,
+            chosen_method=self.chosen.candidate.method,
+            rejected_method=self.rejected.candidate.method,
+            margin=self.margin,
+        )
 
 
-def _pairs(candidates: Sequence[Scored], options: PairOptions) -> list[Pair] | str:
-    """The pairs of one query, or why there are none."""
-    pool = _distinct(one for one in candidates if not options.pools or one.candidate.method in options.pools)
+def _pair_candidates(
+    candidates: Sequence[ScoredCandidate], options: PairOptions
+) -> tuple[list[PreferencePair], str | None]:
+    """Return the pairs of one query, or no pair and the reason."""
+    pool = _drop_duplicates(
+        scored for scored in candidates if not options.pools or scored.candidate.method in options.pools
+    )
     if len(pool) < 2:
-        return ONE_CANDIDATE if pool else NO_CANDIDATES
-    left = [_ordered(*two) for two in combinations(pool, 2)]
-    for reason, is_met in _conditions(pool, options):
-        left = [two for two in left if is_met(two)]
-        if not left:
-            return reason
-    draw = random.Random(f"{options.seed}:{pool[0].candidate.query_id}:{pool[0].candidate.query}")
-    draw.shuffle(left)
+        return [], ONE_CANDIDATE if pool else NO_CANDIDATES
+    choices = [_choose_by_reward(left, right) for left, right in combinations(pool, 2)]
+    for reason, is_met in _list_conditions(pool, options):
+        choices = [choice for choice in choices if is_met(choice)]
+        if not choices:
+            return [], reason
+    # The query is part of the seed, so that other queries of the file do not change its order.
+    rng = random.Random(f"{options.seed}:{pool[0].candidate.query_id}:{pool[0].candidate.query}")
+    rng.shuffle(choices)
     if options.order == "margin":
-        left.sort(key=lambda two: -_margin(two))
-    return [_pair(*two) for two in left[: options.cap if options.strategy == "all" else 1]]
+        choices.sort(key=lambda choice: -choice.margin)
+    return [choice.to_pair() for choice in choices[: options.cap if options.strategy == "all" else 1]], None
 
 
-def _conditions(pool: Sequence[Scored], options: PairOptions) -> Iterator[tuple[str, Callable[[_Two], bool]]]:
-    """What a pair must meet, in order, and the reason where none does."""
-    rewards = [one.reward.reward for one in pool]
-    least, most = min(rewards), max(rewards)
-    yield ALL_ALIKE, lambda two: _margin(two) > ALIKE
-    yield SMALL_MARGIN, lambda two: _margin(two) >= options.margin - ALIKE
+def _choose_by_reward(left: ScoredCandidate, right: ScoredCandidate) -> _Choice:
+    return _Choice(left, right) if left.reward.value >= right.reward.value else _Choice(right, left)
+
+
+def _list_conditions(
+    pool: Sequence[ScoredCandidate], options: PairOptions
+) -> Iterator[tuple[str, Callable[[_Choice], bool]]]:
+    """Yield the conditions of a pair, in order, each with the reason to give when no pair meets it."""
+    rewards = [scored.reward.value for scored in pool]
+    lowest, highest = min(rewards), max(rewards)
+    yield EQUAL_REWARDS, lambda choice: choice.margin > REWARD_TOLERANCE
+    yield SMALL_MARGIN, lambda choice: choice.margin >= options.margin - REWARD_TOLERANCE
     if options.floor:
-        yield BELOW_FLOOR, lambda two: two[0].reward.reward >= options.min_gain - ALIKE
+        yield BELOW_FLOOR, lambda choice: choice.chosen.reward.value >= options.min_gain - REWARD_TOLERANCE
     if options.strategy == "best-worst":
-        # Never the reason itself: the best and the worst meet every condition so far where any two do.
-        yield SMALL_MARGIN, lambda two: two[0].reward.reward == most and two[1].reward.reward == least
+        # This is never the reason: when any pair meets the conditions above, the best and the worst meet them too.
+        yield (
+            SMALL_MARGIN,
+            lambda choice: choice.chosen.reward.value == highest and choice.rejected.reward.value == lowest,
+        )
     if options.max_length_ratio is not None:
         ratio = options.max_length_ratio
-        yield LENGTHS, lambda two: _length_ratio(two) <= ratio
-
-
-def _ordered(one: Scored, other: Scored) -> _Two:
-    return (one, other) if one.reward.reward >= other.reward.reward else (other, one)
-
-
-def _margin(two: _Two) -> float:
-    return two[0].reward.reward - two[1].reward.reward
-
-
-def _length_ratio(two: _Two) -> float:
-    lengths = [max(1, len(one.passage.split())) for one in two]
-    return max(lengths) / min(lengths)
-
-
-def _pair(chosen: Scored, rejected: Scored) -> Pair:
-    return Pair(
-        query_id=chosen.candidate.query_id,
-        query=chosen.candidate.query,
-        chosen=chosen.passage,
-        rejected=rejected.passage,
-        chosen_reward=chosen.reward.reward,
-        rejected_reward=rejected.reward.reward,
-        chosen_method=chosen.candidate.method,
-        rejected_method=rejected.candidate.method,
-        margin=_margin((chosen, rejected)),
-    )
+        yield LENGTHS_DIFFER, lambda choice: choice.length_ratio <= ratio

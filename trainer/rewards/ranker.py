@@ -1,7 +1,8 @@
-"""What an index ranks for a search, asked once: in `_msearch` batches, through the engine's absences, from the cache if there.
+"""Rankings of searches on one index. Each search is made once, in `_msearch` batches, and its ranking is cached.
 
-Reading `_id` takes the engine most of a search that wants 100 hits, because it is a stored field. Where the index is one
-shard, hits are named by their sequence number, which is a column, and each number is looked up once.
+Reading `_id` costs the engine most of the time of a search for 100 hits, because `_id` is a stored field. A sequence number
+is a column and is cheap. On an index of one shard, searches therefore ask for sequence numbers. The document id of each
+number is looked up once.
 """
 
 from __future__ import annotations
@@ -14,39 +15,49 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from querylift.index_tools.engine import Engine, compact
+from querylift.index_tools.engine import Engine, encode_json
 from querylift.plugin.errors import EngineError
-from querylift.trainer.rewards.ranking_cache import RankingCache, Snapshot, snapshot
-from querylift.trainer.rewards.retry import OURS, PASSING, Away, Patience, Refused, told_apart
+from querylift.trainer.rewards.ranking_cache import IndexSnapshot, RankingCache, take_snapshot
+from querylift.trainer.rewards.retry import (
+    FATAL_STATUSES,
+    RETRYABLE_STATUSES,
+    EngineRetry,
+    EngineUnavailable,
+    RequestRejected,
+    classify_engine_errors,
+)
 
-BATCH = 64
+SEARCHES_PER_BATCH = 64
 """Searches in one `_msearch`."""
-AT_ONCE = 2
-"""Batches under way: one is searched while the answer to another is read."""
-_LOOKED_UP = 1000
+CONCURRENT_BATCHES = 2
+"""Batches under way: the engine searches one while the answer to another is read."""
+_IDS_PER_LOOKUP = 1000
 _PLAIN_KEYS = frozenset({"query", "size", "_source"})
-# A shard that fails makes an error of the answer: part of a ranking would be kept as the whole.
+# A failed shard makes the whole answer an error: part of a ranking must not be cached as the whole.
 _HEADER = b'{"allow_partial_search_results":false}\n'
+_RESPONSE_FILTER = {
+    "filter_path": "responses.error,responses.status,responses.hits.hits._id,responses.hits.hits._seq_no"
+}
 _T = TypeVar("_T")
-_SHOWN = {"filter_path": "responses.error,responses.status,responses.hits.hits._id,responses.hits.hits._seq_no"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Hits:
-    """The answer to one search: its hits, or why it was refused."""
+class _SearchAnswer:
+    """The hits of one search, or the reason why the engine rejected it."""
 
     hits: Sequence[Mapping[str, Any]] = ()
-    refusal: str = ""
+    rejection: str = ""
 
 
-_Answers = tuple[dict[bytes, list[str]], dict[bytes, str]]
-"""Rankings, and reasons of refusal, by body."""
+_BatchAnswer = tuple[dict[bytes, list[str]], dict[bytes, str]]
+"""The rankings by search body, and the reasons of rejection by search body."""
 
 
 class Ranker:
-    """The rankings of searches on one index: from the cache, else from the engine.
+    """Finds the rankings of searches on one index, in the cache or on the engine.
 
-    `searched` and `from_cache` count bodies; `refused` says of each body that the engine would not take why not.
+    `search_count` counts the bodies that were searched, `cache_hits` those that were in the cache. `rejections` holds the
+    reason for every body that the engine rejected.
     """
 
     def __init__(
@@ -55,161 +66,174 @@ class Ranker:
         index: str,
         *,
         cache: RankingCache,
-        patience: Patience,
-        batch: int = BATCH,
-        at_once: int = AT_ONCE,
+        retry: EngineRetry,
+        batch_size: int = SEARCHES_PER_BATCH,
+        concurrent_batches: int = CONCURRENT_BATCHES,
     ) -> None:
         self._engine = engine
         self._index = index
         self._cache = cache
-        self._patience = patience
-        self._batch = batch
-        self._at_once = at_once
-        self._found = patience.ask(self._snapshot)
-        self._names: dict[int, str] = {}
-        self._by_number = self._found.one_shard
-        self.searched = 0
-        self.from_cache = 0
-        self.refused: dict[bytes, str] = {}
+        self._retry = retry
+        self._batch_size = batch_size
+        self._concurrent_batches = concurrent_batches
+        self._snapshot = retry.call_until_answered(self._take_snapshot)
+        self._doc_ids: dict[int, str] = {}
+        self._use_sequence_numbers = self._snapshot.one_shard
+        self.search_count = 0
+        self.cache_hits = 0
+        self.rejections: dict[bytes, str] = {}
 
     @property
     def fingerprint(self) -> str:
-        """The index's, as it stood when this began."""
-        return self._found.fingerprint
+        """The fingerprint of the index when this ranker was made."""
+        return self._snapshot.fingerprint
 
-    def rank(self, bodies: Iterable[bytes]) -> dict[bytes, list[str]]:
-        """The ranking of every body that is not refused; equal bodies are searched once. Raises EngineError.
+    def find_rankings(self, bodies: Iterable[bytes]) -> dict[bytes, list[str]]:
+        """Return the document ids, best first, of every body that the engine accepts. Raises EngineError.
 
-        `bodies` is drawn from while the engine searches, so it may do the work of making them.
+        Equal bodies are searched once. A lazy iterable works best, because it is read while the engine searches.
         """
-        found: dict[bytes, list[str]] = {}
-        with ThreadPoolExecutor(self._at_once) as pool:
-            left: Iterable[list[bytes]] = batched(self._unknown(bodies, found), self._batch)
-            while again := list(self._walk(pool, left, found)):
-                left = again
-        return found
+        rankings: dict[bytes, list[str]] = {}
+        with ThreadPoolExecutor(self._concurrent_batches) as pool:
+            batches: Iterable[list[bytes]] = split_into_batches(
+                self._take_from_cache(bodies, rankings), self._batch_size
+            )
+            while unanswered := list(self._search_batches(pool, batches, rankings)):
+                batches = unanswered
+        return rankings
 
-    def _unknown(self, bodies: Iterable[bytes], found: dict[bytes, list[str]]) -> Iterator[bytes]:
-        """Each body once that has to be searched; what the cache knows goes into `found`."""
-        seen = set(self.refused)
+    def _take_from_cache(self, bodies: Iterable[bytes], rankings: dict[bytes, list[str]]) -> Iterator[bytes]:
+        """Add cached rankings to `rankings`, and yield once each body that must be searched."""
+        seen = set(self.rejections)
         for body in bodies:
             if body in seen:
                 continue
             seen.add(body)
-            known = self._cache.find(self._found.key(body))
-            if known is None:
+            ranking = self._cache.find_ranking(self._snapshot.cache_key(body))
+            if ranking is None:
                 yield body
             else:
-                found[body] = known
-                self.from_cache += 1
+                rankings[body] = ranking
+                self.cache_hits += 1
 
-    def changed(self) -> bool:
-        """Whether the index is another than when this began, so that what was found may belong to either."""
-        return self._patience.ask(self._snapshot) != self._found
+    def has_index_changed(self) -> bool:
+        """Whether the index differs from when this ranker was made. The rankings may then mix two states."""
+        return self._retry.call_until_answered(self._take_snapshot) != self._snapshot
 
-    def _snapshot(self) -> Snapshot:
-        return snapshot(self._engine, self._index)
+    def _take_snapshot(self) -> IndexSnapshot:
+        return take_snapshot(self._engine, self._index)
 
-    def _walk(
-        self,
-        pool: ThreadPoolExecutor,
-        batches: Iterable[list[bytes]],
-        found: dict[bytes, list[str]],
+    def _search_batches(
+        self, pool: ThreadPoolExecutor, batches: Iterable[list[bytes]], rankings: dict[bytes, list[str]]
     ) -> Iterator[list[bytes]]:
-        """Search every batch into `found`, and give back those that the engine was away for."""
-        for batch, answer in self._ahead(pool, batches):
+        """Add the rankings of every batch to `rankings`. Yield each batch for which the engine was unavailable."""
+        for batch, answer in self._search_ahead(pool, batches):
             try:
-                rankings, refused = answer.result()
-            except Away as away:
-                self._patience.wait(away)
+                batch_rankings, rejections = answer.result()
+            except EngineUnavailable as error:
+                self._retry.wait_for_engine(error)
                 yield batch
                 continue
-            self._patience.well()
-            self._cache.keep({self._found.key(body): doc_ids for body, doc_ids in rankings.items()})
-            self.searched += len(batch)
-            self.refused |= refused
-            found |= rankings
+            self._retry.record_answer()
+            self._cache.save_rankings(
+                {self._snapshot.cache_key(body): doc_ids for body, doc_ids in batch_rankings.items()}
+            )
+            self.search_count += len(batch)
+            self.rejections |= rejections
+            rankings |= batch_rankings
 
-    def _ahead(
+    def _search_ahead(
         self, pool: ThreadPoolExecutor, batches: Iterable[list[bytes]]
-    ) -> Iterator[tuple[list[bytes], Future[_Answers]]]:
-        """Every batch with its answers, in order, `at_once` of them under way."""
-        waiting: deque[tuple[list[bytes], Future[_Answers]]] = deque()
+    ) -> Iterator[tuple[list[bytes], Future[_BatchAnswer]]]:
+        """Yield every batch with its answer, in order, and keep `concurrent_batches` under way."""
+        waiting: deque[tuple[list[bytes], Future[_BatchAnswer]]] = deque()
         for batch in batches:
-            waiting.append((batch, pool.submit(self._search, batch)))
-            if len(waiting) >= self._at_once:
+            waiting.append((batch, pool.submit(self._search_batch, batch)))
+            if len(waiting) >= self._concurrent_batches:
                 yield waiting.popleft()
         yield from waiting
 
-    def _search(self, batch: list[bytes]) -> _Answers:
-        """Rankings and refusals by body, from one thread of several. Raises Away, EngineError."""
-        answers = self._ask(batch, by_number=self._by_number)
+    def _search_batch(self, batch: list[bytes]) -> _BatchAnswer:
+        """Search one batch. Several threads call this at once. Raises EngineUnavailable and EngineError."""
+        answers = self._send_batch(batch, use_sequence_numbers=self._use_sequence_numbers)
         numbers = {hit["_seq_no"] for answer in answers for hit in answer.hits if "_id" not in hit}
-        if not self._look_up({number for number in numbers if number not in self._names}):
-            self._by_number = False
-            answers = self._ask(batch, by_number=False)
-        rankings, refused = {}, {}
+        if not self._look_up_doc_ids({number for number in numbers if number not in self._doc_ids}):
+            self._use_sequence_numbers = False
+            answers = self._send_batch(batch, use_sequence_numbers=False)
+        rankings, rejections = {}, {}
         for body, answer in zip(batch, answers, strict=True):
-            if answer.refusal:
-                refused[body] = answer.refusal
+            if answer.rejection:
+                rejections[body] = answer.rejection
             else:
-                rankings[body] = [hit["_id"] if "_id" in hit else self._names[hit["_seq_no"]] for hit in answer.hits]
-        return rankings, refused
+                rankings[body] = [hit["_id"] if "_id" in hit else self._doc_ids[hit["_seq_no"]] for hit in answer.hits]
+        return rankings, rejections
 
-    def _ask(self, bodies: list[bytes], *, by_number: bool) -> list[_Hits]:
-        """The answers in order. A refusal of the whole is taken apart until it is one body's. Raises Away, EngineError."""
-        sent = [_by_number(body) for body in bodies] if by_number else bodies
+    def _send_batch(self, bodies: list[bytes], *, use_sequence_numbers: bool) -> list[_SearchAnswer]:
+        """Return the answers to `bodies`, in order. Raises EngineUnavailable and EngineError.
+
+        A batch that is rejected as a whole is halved until the one body at fault stands alone.
+        """
+        sent = [_ask_for_sequence_numbers(body) for body in bodies] if use_sequence_numbers else bodies
         lines = b"".join(_HEADER + body + b"\n" for body in sent)
         try:
-            answers = self._call(f"/{self._index}/_msearch", lines.decode(), _SHOWN)["responses"]
-        except Refused as refused:
+            responses = self._post(f"/{self._index}/_msearch", lines.decode(), _RESPONSE_FILTER)["responses"]
+        except RequestRejected as error:
             if len(bodies) == 1:
-                return [_Hits(refusal=str(refused))]
-            half = len(bodies) // 2
-            return [*self._ask(bodies[:half], by_number=by_number), *self._ask(bodies[half:], by_number=by_number)]
-        return [_hits(answer) for answer in answers]
+                return [_SearchAnswer(rejection=str(error))]
+            middle = len(bodies) // 2
+            halves = (bodies[:middle], bodies[middle:])
+            return [
+                answer
+                for half in halves
+                for answer in self._send_batch(half, use_sequence_numbers=use_sequence_numbers)
+            ]
+        return [_parse_response(response) for response in responses]
 
-    def _call(self, path: str, body: Any, params: Mapping[str, str]) -> Any:
-        with told_apart():
+    def _post(self, path: str, body: Any, params: Mapping[str, str]) -> Any:
+        with classify_engine_errors():
             return self._engine.call("POST", path, body, params=params)
 
-    def _look_up(self, numbers: Collection[int]) -> bool:
-        """Learn the ids of documents by their sequence numbers; False where one stays unknown: it was written anew since."""
-        for some in batched(sorted(numbers), _LOOKED_UP):
-            query = {"query": {"terms": {"_seq_no": some}}, "size": len(some), "_source": False}
+    def _look_up_doc_ids(self, numbers: Collection[int]) -> bool:
+        """Learn the ids of the documents with these sequence numbers.
+
+        Returns False when one is unknown, because its document was written again since the search.
+        """
+        for batch in split_into_batches(sorted(numbers), _IDS_PER_LOOKUP):
+            query = {"query": {"terms": {"_seq_no": batch}}, "size": len(batch), "_source": False}
             try:
-                answer = self._call(f"/{self._index}/_search", {**query, "seq_no_primary_term": True}, {})
-            except Refused:
+                response = self._post(f"/{self._index}/_search", {**query, "seq_no_primary_term": True}, {})
+            except RequestRejected:
                 return False
-            self._names.update({hit["_seq_no"]: hit["_id"] for hit in answer["hits"]["hits"]})
-        return all(number in self._names for number in numbers)
+            self._doc_ids.update({hit["_seq_no"]: hit["_id"] for hit in response["hits"]["hits"]})
+        return all(number in self._doc_ids for number in numbers)
 
 
-def _hits(answer: Mapping[str, Any]) -> _Hits:
-    if "error" not in answer:
-        return _Hits(answer.get("hits", {}).get("hits", ()))
-    error = answer["error"]
+def _parse_response(response: Mapping[str, Any]) -> _SearchAnswer:
+    """Return the hits or the rejection of one search of an `_msearch`. Raises EngineUnavailable and EngineError."""
+    if "error" not in response:
+        return _SearchAnswer(response.get("hits", {}).get("hits", ()))
+    error = response["error"]
     cause = (error.get("root_cause") or [error])[0] if isinstance(error, Mapping) else {"reason": error}
     reason = str(cause.get("reason") or cause.get("type"))
-    status = answer.get("status")
-    if status in PASSING:
-        raise Away(f"the engine has no room for a search just now ({status}: {reason})")
-    if status in OURS:
+    status = response.get("status")
+    if status in RETRYABLE_STATUSES:
+        raise EngineUnavailable(f"the engine is overloaded ({status}: {reason})")
+    if status in FATAL_STATUSES:
         raise EngineError(f"a search was answered with status {status}: {reason}")
-    return _Hits(refusal=f"status {status}: {reason}")
+    return _SearchAnswer(rejection=f"status {status}: {reason}")
 
 
-def _by_number(body: bytes) -> bytes:
-    """The same search, its hits named by sequence number; one that asks for more than hits stays as it is."""
-    asked = json.loads(body)
-    if not isinstance(asked, dict) or asked.keys() - _PLAIN_KEYS or asked.get("_source", True) is not False:
+def _ask_for_sequence_numbers(body: bytes) -> bytes:
+    """Return the same search with sequence numbers instead of ids. A body that asks for more than hits stays as it is."""
+    search = json.loads(body)
+    if not isinstance(search, dict) or search.keys() - _PLAIN_KEYS or search.get("_source", True) is not False:
         return body
-    del asked["_source"]
-    return compact({**asked, "stored_fields": "_none_", "seq_no_primary_term": True})
+    del search["_source"]
+    return encode_json({**search, "stored_fields": "_none_", "seq_no_primary_term": True})
 
 
-def batched(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """The items in order, `size` at a time."""
-    left = iter(items)
-    while batch := list(islice(left, size)):
+def split_into_batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Yield the items in order, in lists of at most `size`."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
         yield batch

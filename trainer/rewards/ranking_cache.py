@@ -1,6 +1,6 @@
-"""Rankings, kept by content: under the digest of the index as it stands and of the body that is sent.
+"""A cache of rankings. The key is a digest of the search body and of the index as it stands.
 
-So other labels or another mix of measures need no new search, and an index that was built anew or has changed gives new ones.
+Other labels or another mix of measures need no new search. An index that was rebuilt or written to is searched anew.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from typing import Any, Self
 
 from querylift.index_tools.engine import Engine
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.rewards.retry import Away, told_apart
+from querylift.trainer.rewards.retry import EngineUnavailable, classify_engine_errors
 
-_VOLATILE = frozenset({"refresh_interval", "number_of_replicas", "auto_expand_replicas"})
+_VOLATILE_SETTINGS = frozenset({"refresh_interval", "number_of_replicas", "auto_expand_replicas"})
+"""Index settings that change no ranking."""
 
 
 class RankingCache:
-    """Document ids, best first, by key, in one SQLite file; in memory where `path` is None. For one thread."""
+    """A SQLite file of rankings: document ids, best first, by key. It is in memory when `path` is None.
+
+    One thread may use it.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         try:
@@ -48,65 +52,66 @@ class RankingCache:
     ) -> None:
         self._db.close()
 
-    def find(self, key: bytes) -> list[str] | None:
-        """The ranking under `key`, None where there is none."""
+    def find_ranking(self, key: bytes) -> list[str] | None:
+        """Return the ranking under `key`, or None when there is no such key."""
         row = self._db.execute("SELECT doc_ids FROM rankings WHERE key = ?", (key,)).fetchone()
         return list(json.loads(row[0])) if row is not None else None
 
-    def keep(self, rankings: Mapping[bytes, Sequence[str]]) -> None:
-        """Write them down, all or none."""
+    def save_rankings(self, rankings: Mapping[bytes, Sequence[str]]) -> None:
+        """Write all of `rankings`, or none of them when writing fails."""
         rows = [(key, json.dumps(doc_ids, ensure_ascii=False)) for key, doc_ids in rankings.items()]
         with self._db:
             self._db.executemany("INSERT OR REPLACE INTO rankings VALUES (?, ?)", rows)
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """An index as it stands: `fingerprint` changes with whatever may change a ranking."""
+class IndexSnapshot:
+    """The state of an index. The fingerprint changes with everything that may change a ranking."""
 
     fingerprint: str
     one_shard: bool
 
-    def key(self, body: bytes) -> bytes:
-        """What the ranking of `body` is kept under."""
+    def cache_key(self, body: bytes) -> bytes:
+        """The key under which the ranking of the search `body` is cached."""
         return hashlib.sha256(self.fingerprint.encode() + b"\0" + body).digest()
 
 
-def snapshot(engine: Engine, index: str) -> Snapshot:
-    """The engine's version, and the settings, mappings, identity, documents and last write of every index behind `index`.
+def take_snapshot(engine: Engine, index: str) -> IndexSnapshot:
+    """Return the state of every index behind the name `index`.
 
-    Raises Away where the engine, or a shard of the index, may be back later, else EngineError.
+    It covers the engine's version and each index's settings, mappings, identity, document count and last write. Raises
+    EngineUnavailable when the engine or a shard may be back later, and EngineError for other failures.
     """
-    with told_apart():
-        engine.count(index)  # An idle shard shows new documents only once it is searched.
+    with classify_engine_errors():
+        engine.count_documents(index)  # An idle shard shows new documents only once it is searched.
         settings = engine.call("GET", f"/{index}/_settings")
         mappings = engine.call("GET", f"/{index}/_mapping")
         stats = engine.call("GET", f"/{index}/_stats/docs", params={"level": "shards"})["indices"]
-        version = str(engine.info())
-    given = {name: of["settings"]["index"] for name, of in settings.items()}
-    seen = {
+        version = str(engine.read_info())
+    index_settings = {name: response["settings"]["index"] for name, response in settings.items()}
+    states = {
         name: [
-            {key: value for key, value in of.items() if key not in _VOLATILE},
+            {key: value for key, value in values.items() if key not in _VOLATILE_SETTINGS},
             mappings[name],
-            *_documents(name, stats.get(name, {}), shards=int(of["number_of_shards"])),
+            *_describe_documents(name, stats.get(name, {}), shards=int(values["number_of_shards"])),
         ]
-        for name, of in given.items()
+        for name, values in index_settings.items()
     }
-    lasting = json.dumps([version, index, seen], sort_keys=True)
-    one_shard = [str(of["number_of_shards"]) for of in given.values()] == ["1"]
-    return Snapshot(hashlib.sha256(lasting.encode()).hexdigest(), one_shard)
+    description = json.dumps([version, index, states], sort_keys=True)
+    one_shard = [str(values["number_of_shards"]) for values in index_settings.values()] == ["1"]
+    return IndexSnapshot(hashlib.sha256(description.encode()).hexdigest(), one_shard)
 
 
-def _documents(name: str, stats: Mapping[str, Any], *, shards: int) -> tuple[Any, dict[str, int]]:
-    """The count of documents and the last writes. Raises Away while a shard is not there: an engine that starts."""
-    writes = _last_writes(stats.get("shards", {}))
-    if len(writes) < shards:
-        raise Away(f"{len(writes)} of the {shards} shards of {name} are ready")
-    return stats["primaries"]["docs"], writes
+def _describe_documents(name: str, stats: Mapping[str, Any], *, shards: int) -> tuple[Any, dict[str, int]]:
+    """Return the document counts and the last write of each shard. Raises EngineUnavailable while a shard is starting."""
+    last_writes = _find_last_writes(stats.get("shards", {}))
+    if len(last_writes) < shards:
+        raise EngineUnavailable(f"{len(last_writes)} of the {shards} shards of {name} are ready")
+    return stats["primaries"]["docs"], last_writes
 
 
-def _last_writes(shards: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
-    """The highest sequence number of each primary that is ready."""
+def _find_last_writes(shards: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
+    """Return the highest sequence number of each primary shard that is ready."""
     return {
         number: copy["seq_no"]["max_seq_no"]
         for number, copies in shards.items()

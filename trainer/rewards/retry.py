@@ -1,6 +1,6 @@
-"""An engine that goes away is waited for: which of its errors pass, and how long it is asked again.
+"""Retries of engine requests: which errors may pass, and how long the same request is sent again.
 
-One that was never there is not: its URL is mistyped, or nobody has started it.
+An engine that never answered is not retried. Its URL is probably mistyped, or nobody has started it.
 """
 
 from __future__ import annotations
@@ -14,58 +14,62 @@ from querylift.plugin.errors import EngineError, SettingsError
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 30.0
-PASSING = frozenset({429, 502, 503, 504})
-"""Statuses of an engine that may answer the same request later."""
-OURS = frozenset({401, 403, 404})
-"""Statuses that no other request to the same index would do without."""
+RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
+"""With these statuses the engine may accept the same request later."""
+FATAL_STATUSES = frozenset({401, 403, 404})
+"""With these statuses every request to the same index fails."""
 _T = TypeVar("_T")
 
 
-class Away(EngineError):
-    """The engine does not answer, or has no room just now."""
+class EngineUnavailable(EngineError):
+    """The engine does not answer, or is overloaded. The same request may succeed later."""
 
 
-class Silent(Away):
-    """No engine answers at all, not even that it has no room."""
+class EngineUnreachable(EngineUnavailable):
+    """Nothing answers at the engine's URL, not even with an error status."""
 
 
-class Refused(EngineError):
-    """The engine does not take this request, and will not take it later."""
+class RequestRejected(EngineError):
+    """The engine rejects this one request, and will reject it again."""
 
 
 @contextmanager
-def told_apart() -> Iterator[None]:
-    """An EngineError of the block that may pass leaves it as Away, one that never will as Refused, our fault as it is."""
+def classify_engine_errors() -> Iterator[None]:
+    """Turn an EngineError of the block into EngineUnavailable or RequestRejected.
+
+    Failures of the login, of TLS and of the index name stay EngineErrors, because no retry mends them.
+    """
     try:
         yield
-    except (Away, Refused):
+    except (EngineUnavailable, RequestRejected):
         raise
     except EngineError as error:
         status = getattr(error.__cause__, "status_code", None)
-        if _is_tls(error.__cause__) or status in OURS:
+        if _is_tls_error(error.__cause__) or status in FATAL_STATUSES:
             raise
-        if isinstance(status, int) and status not in PASSING:
-            raise Refused(str(error)) from error
-        answers = isinstance(status, int) or _is_late(error.__cause__)
-        raise (Away if answers else Silent)(str(error)) from error
+        if isinstance(status, int) and status not in RETRYABLE_STATUSES:
+            raise RequestRejected(str(error)) from error
+        engine_is_there = isinstance(status, int) or _is_timeout(error.__cause__)
+        raise (EngineUnavailable if engine_is_there else EngineUnreachable)(str(error)) from error
 
 
-def _is_tls(cause: object) -> bool:
+def _is_tls_error(cause: object) -> bool:
     from opensearchpy.exceptions import SSLError
 
     return isinstance(cause, SSLError)
 
 
-def _is_late(cause: object) -> bool:
+def _is_timeout(cause: object) -> bool:
     from opensearchpy.exceptions import ConnectionTimeout
 
     return isinstance(cause, ConnectionTimeout)
 
 
-class Patience:
-    """Waits for an engine that went away, longer each time; after `patience_s` without one answer it raises EngineError.
+class EngineRetry:
+    """Waits for an engine that became unavailable, twice as long after every try.
 
-    Where no engine has answered yet, it raises SettingsError at once.
+    It gives up with EngineError when no request succeeded for `patience_s`. It gives up at once with SettingsError when
+    the engine never answered. `say` gets a sentence for the user before every wait, and one when the engine is back.
     """
 
     def __init__(
@@ -74,48 +78,51 @@ class Patience:
         *,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
-        tell: Callable[[str], None] = lambda sentence: None,
+        say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self._patience_s = patience_s
         self._sleep = sleep
         self._clock = clock
-        self._tell = tell
-        self._was_there = False
-        self._away_since: float | None = None
+        self._say = say
+        self._has_answered = False
+        self._unavailable_since: float | None = None
         self._delay_s = _FIRST_DELAY_S
 
-    def ask(self, request: Callable[[], _T]) -> _T:
-        """What `request` gives, called again for as long as it raises Away. Raises as `wait` does."""
+    def call_until_answered(self, request: Callable[[], _T]) -> _T:
+        """Return the result of `request`, and call it again while it raises EngineUnavailable.
+
+        Raises EngineError and SettingsError as `wait_for_engine` does.
+        """
         while True:
             try:
-                answer = request()
-            except Away as away:
-                self.wait(away)
+                result = request()
+            except EngineUnavailable as error:
+                self.wait_for_engine(error)
             else:
-                self.well()
-                return answer
+                self.record_answer()
+                return result
 
-    def wait(self, away: Away) -> None:
-        """Sleep, and say so in a sentence.
+    def wait_for_engine(self, error: EngineUnavailable) -> None:
+        """Sleep before the next try, and say so.
 
-        Raises EngineError where that would be longer than the patience lasts, SettingsError where the engine never was there.
+        Raises EngineError when the wait would exceed the patience, and SettingsError when the engine never answered.
         """
-        if isinstance(away, Silent) and not self._was_there:
-            raise SettingsError(str(away))
-        self._was_there = True
-        now = self._clock()
-        self._away_since = now if self._away_since is None else self._away_since
-        if now + self._delay_s - self._away_since > self._patience_s:
+        if isinstance(error, EngineUnreachable) and not self._has_answered:
+            raise SettingsError(str(error))
+        self._has_answered = True
+        now_s = self._clock()
+        self._unavailable_since = now_s if self._unavailable_since is None else self._unavailable_since
+        if now_s + self._delay_s - self._unavailable_since > self._patience_s:
             raise EngineError(
-                f"{away}; waited {self._patience_s:g} s: what was found is kept, so run the same command again"
+                f"{error}; gave up after {self._patience_s:g} s; run the same command again, finished searches are kept"
             )
-        self._tell(f"{away}; asking again in {self._delay_s:g} s")
+        self._say(f"{error}; next try in {self._delay_s:g} s")
         self._sleep(self._delay_s)
         self._delay_s = min(self._delay_s * 2, _LONGEST_DELAY_S)
 
-    def well(self) -> None:
-        """The engine has answered."""
-        if self._away_since is not None:
-            self._tell("the engine is back")
-        self._was_there = True
-        self._away_since, self._delay_s = None, _FIRST_DELAY_S
+    def record_answer(self) -> None:
+        """Note that the engine answered. The next wait is short again."""
+        if self._unavailable_since is not None:
+            self._say("the engine is back")
+        self._has_answered = True
+        self._unavailable_since, self._delay_s = None, _FIRST_DELAY_S

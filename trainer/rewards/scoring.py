@@ -1,7 +1,8 @@
-"""What a candidate is worth: how much better its query ranks on a real engine, through the rewrite that is served.
+"""Scoring of candidates: how much better a query ranks on a real engine with the expansion that would be served.
 
-A reward is the mean over weights of a weighted mix of differences: a measure of the rewritten query less that of the query as
-it is. Measures are trec_eval's, by the rules of `querylift.index_tools.evaluation.measures`, over the first `DEPTH` hits.
+A reward is a weighted mix of differences, averaged over expansion weights. Each difference is a measure of the rewritten
+query less that of the original query. The measures are trec_eval's, over the first `DEPTH` hits. They follow the rules of
+`querylift.index_tools.evaluation.measures`.
 """
 
 from __future__ import annotations
@@ -14,73 +15,54 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.searching import Form, search_body
+from querylift.index_tools.evaluation.measures import MAIN_MEASURE, REWARD_MEASURES, SUMMARY_MEASURES
+from querylift.index_tools.searching import BodyFormatter, format_search_body
 from querylift.plugin.broker import Answer
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.expansion import Expansion, clean_prose, from_words, parse
-from querylift.plugin.flow import Result, Rules, Search, run, search_flow
+from querylift.plugin.expansion import Expansion, clean_prose, expansion_from_text, parse_output
+from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow, search_flow
 from querylift.plugin.outcome import Outcome
-from querylift.plugin.settings import IndexSettings, Settings, switched_on
+from querylift.plugin.settings import IndexSettings, Settings, enable_index
 from querylift.trainer.candidates import Candidate
-from querylift.trainer.rewards.labels import Labels, labels_from, labels_of, sha256_of
-from querylift.trainer.rewards.ranker import Ranker, batched
+from querylift.trainer.rewards.labels import Labels, hash_json
+from querylift.trainer.rewards.ranker import Ranker, split_into_batches
 from querylift.trainer.rewards.ranking_cache import RankingCache
-from querylift.trainer.rewards.ranking_measures import MEASURES, Measurer, mixed
-from querylift.trainer.rewards.retry import Patience
-from querylift.trainer.rewards.scored_candidates import Basis, Reward, Scored, read_scored, write_scored
-
-__all__ = [
-    "DEPTH",
-    "MEASURES",
-    "STUDENT",
-    "Basis",
-    "Labels",
-    "Measurer",
-    "Reward",
-    "RewardOptions",
-    "Scored",
-    "Scoring",
-    "labels_from",
-    "labels_of",
-    "mixed",
-    "passage",
-    "read_scored",
-    "score",
-    "served",
-    "write_scored",
-]
+from querylift.trainer.rewards.ranking_measures import Measurer, compute_reward
+from querylift.trainer.rewards.retry import EngineRetry
+from querylift.trainer.rewards.scored_candidates import Reward, RewardBasis, ScoredCandidate
 
 DEPTH = 100
 """Hits that a search asks for."""
-STUDENT = "student"
-"""Methods that begin so are the student's own samples: raw output, read as the served model's is."""
-TERMS = "expansion"
-_ALWAYS = ("ndcg_at_10", "recall_at_100")
-_BLOCK = 1024
-_DIGITS = 16
+STUDENT_PREFIX = "student"
+"""A method that begins so is the student's own. Its text is raw output and is read as the served model's is."""
+EXPANSION_PARAM = "expansion"
+"""The entry of a candidate's `params` that holds the weighted terms of a fast expander."""
+_BLOCK_SIZE = 1024
+_DIGEST_CHARACTERS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardOptions:
-    """How candidates are scored. `mix` gives each measure its share of the reward; `weights` are the expansion's.
+    """How candidates are scored.
 
-    `max_words` cuts a teacher's passage to what the student can write (48 words are about its 64 tokens); None does not.
+    `weights` are the weights of the expansion. `mix` gives each measure its share of the reward. `max_words` cuts a
+    teacher's passage to a length that the student can write; 48 words are about its 64 tokens. None does not cut.
     """
 
     index: str
     weights: tuple[float, ...] = (0.2,)
-    mix: Mapping[str, float] = field(default_factory=lambda: {"ndcg_at_10": 1.0})
+    mix: Mapping[str, float] = field(default_factory=lambda: {MAIN_MEASURE: 1.0})
     max_words: int | None = None
-    form: Form = search_body
+    format_body: BodyFormatter = format_search_body
 
     def __post_init__(self) -> None:
         if not self.weights or not all(0 < weight <= 10 for weight in self.weights):
             raise SettingsError(f"weights are {self.weights}; give one or more, above 0 and at most 10")
         if len(set(self.weights)) < len(self.weights):
             raise SettingsError(f"weights are {self.weights}; give each of them once")
-        unknown = sorted(self.mix.keys() - MEASURES.keys())
+        unknown = sorted(self.mix.keys() - REWARD_MEASURES.keys())
         if unknown:
-            raise SettingsError(f"{unknown[0]!r} is no measure; mix any of {', '.join(MEASURES)}")
+            raise SettingsError(f"{unknown[0]!r} is no measure; mix any of {', '.join(REWARD_MEASURES)}")
         if not self.mix or not all(math.isfinite(share) for share in self.mix.values()) or not any(self.mix.values()):
             raise SettingsError(f"the mix is {dict(self.mix)}; give at least one measure a share other than 0")
         if self.max_words is not None and self.max_words < 1:
@@ -88,63 +70,65 @@ class RewardOptions:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Those taken of every candidate: nDCG@10, recall@100, and what the mix has besides."""
-        return tuple(dict.fromkeys((*_ALWAYS, *self.mix)))
+        """The measures of every candidate: nDCG@10, recall@100, and the other measures of the mix."""
+        return tuple(dict.fromkeys((*SUMMARY_MEASURES, *self.mix)))
 
 
 @dataclass(frozen=True, slots=True)
-class Scoring:
-    """What became of all candidates. `as_it_is` counts why a query was sent without its candidate, which then scores 0.
+class ScoringResult:
+    """The scored candidates, and the counts of the others.
 
-    `refused` names the candidates whose search the engine would not take, by key and reason. `fingerprint` is the index's as it
-    stood at the start, `changed` whether it is another one at the end.
+    `unlabelled` counts candidates whose query has no relevant document. `rejections` holds, by candidate key, the reason
+    why the engine rejected a search. `not_expanded` counts the reasons why a query was sent without its candidate, which
+    then scores 0. `fingerprint` is that of the index at the start. `index_changed` says that it differs at the end.
     """
 
-    scored: tuple[Scored, ...]
+    scored: tuple[ScoredCandidate, ...]
     unlabelled: int
-    refused: Mapping[str, str]
-    as_it_is: Mapping[str, int]
-    searched: int
-    from_cache: int
+    rejections: Mapping[str, str]
+    not_expanded: Mapping[str, int]
+    search_count: int
+    cache_hits: int
     fingerprint: str
-    changed: bool
+    index_changed: bool
 
 
-def served(candidate: Candidate, *, max_words: int | None = None) -> Expansion | None:
-    """What the proxy would expand the query with: a student's output as the served model's, else a table's row.
+def make_served_expansion(candidate: Candidate, *, max_words: int | None = None) -> Expansion | None:
+    """Return the expansion that the proxy would serve for `candidate`, or None when no word is left.
 
-    A fast expander's candidate holds its weighted terms as `params["expansion"]`.
+    A student's text is read as the output of the served model. A teacher's text is read as a row of a table. The
+    candidate of a fast expander holds its weighted terms as `params["expansion"]`.
     """
-    if TERMS in candidate.params:
-        return Expansion.from_json(candidate.params[TERMS])
-    if candidate.method.startswith(STUDENT):
-        return parse(candidate.text, query=candidate.query)
-    return from_words(_clipped(clean_prose(candidate.text), max_words))
+    if EXPANSION_PARAM in candidate.params:
+        return Expansion.from_json(candidate.params[EXPANSION_PARAM])
+    if candidate.method.startswith(STUDENT_PREFIX):
+        return parse_output(candidate.text, query=candidate.query)
+    return expansion_from_text(_cut_to_words(clean_prose(candidate.text), max_words))
 
 
-def passage(candidate: Candidate, *, max_words: int | None = None) -> str:
-    """What the student has to write to be served as this candidate is, one line; "" where no word is left.
+def make_passage(candidate: Candidate, *, max_words: int | None = None) -> str:
+    """Return the one line that the student must write to be served as `candidate` is, "" when no word is left.
 
-    The cleaned and clipped text, or only its words where the contract would read that text otherwise.
+    That is the cleaned and cut text. It is the bare words where the parser would read the text differently.
     """
-    return _passage(candidate, served(candidate, max_words=max_words), max_words)
+    return _make_passage(candidate, make_served_expansion(candidate, max_words=max_words), max_words)
 
 
-def _passage(candidate: Candidate, expansion: Expansion | None, max_words: int | None) -> str:
+def _make_passage(candidate: Candidate, expansion: Expansion | None, max_words: int | None) -> str:
     if expansion is None:
         return ""
-    student = candidate.method.startswith(STUDENT)
-    text = _clipped(clean_prose(candidate.text), None if student else max_words)
-    if student and text == candidate.text:
+    is_student = candidate.method.startswith(STUDENT_PREFIX)
+    text = _cut_to_words(clean_prose(candidate.text), None if is_student else max_words)
+    if is_student and text == candidate.text:
         return text
-    return text if parse(text, query=candidate.query) == expansion else expansion.text
+    return text if parse_output(text, query=candidate.query) == expansion else expansion.text
 
 
-def _clipped(text: str, max_words: int | None) -> str:
+def _cut_to_words(text: str, max_words: int | None) -> str:
     return text if max_words is None else " ".join(text.split()[:max_words])
 
 
-def score(
+def score_candidates(
     candidates: Iterable[Candidate],
     *,
     engine: Engine,
@@ -152,39 +136,42 @@ def score(
     labels: Labels,
     options: RewardOptions,
     cache: RankingCache | None = None,
-    patience: Patience | None = None,
+    retry: EngineRetry | None = None,
     progress: Callable[[int], None] = lambda count: None,
-) -> Scoring:
-    """Score candidates on the engine, in their order; those of queries without a relevant document are left out.
+) -> ScoringResult:
+    """Score candidates on the engine, in order. Candidates of queries without a relevant document are left out.
 
-    What is allowed on the index comes from its table in `settings`, the weight from `options`. `progress` is called with
-    the count of candidates so far. Raises EngineError where the engine stays away longer than `patience`.
+    The index's table in `settings` decides how it is searched; the weights come from `options`. `progress` is called with
+    the number of candidates so far. Raises EngineError when the engine stays away longer than `retry` allows.
     """
     with ExitStack() as stack:
-        kept = stack.enter_context(RankingCache()) if cache is None else cache
-        ranker = Ranker(engine, options.index, cache=kept, patience=patience or Patience())
-        scorer = _Scorer(ranker, settings, labels, options)
-        found: list[Scored] = []
-        done = 0
-        for block in batched(candidates, _BLOCK):
-            found += scorer.score(block)
-            done += len(block)
-            progress(done)
-        return Scoring(
-            scored=tuple(found),
+        cache = stack.enter_context(RankingCache()) if cache is None else cache
+        ranker = Ranker(engine, options.index, cache=cache, retry=retry or EngineRetry())
+        scorer = _BlockScorer(ranker, settings, labels, options)
+        scored: list[ScoredCandidate] = []
+        candidate_count = 0
+        for block in split_into_batches(candidates, _BLOCK_SIZE):
+            scored += scorer.score_block(block)
+            candidate_count += len(block)
+            progress(candidate_count)
+        return ScoringResult(
+            scored=tuple(scored),
             unlabelled=scorer.unlabelled,
-            refused=scorer.refused,
-            as_it_is=dict(scorer.as_it_is),
-            searched=ranker.searched,
-            from_cache=ranker.from_cache,
+            rejections=scorer.rejections,
+            not_expanded=dict(scorer.not_expanded),
+            search_count=ranker.search_count,
+            cache_hits=ranker.cache_hits,
             fingerprint=ranker.fingerprint,
-            changed=ranker.changed(),
+            index_changed=ranker.has_index_changed(),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A candidate, what is served of it, and its searches: of the query as it is, then by each weight."""
+class _CandidateSearches:
+    """A candidate with its expansion, its passage and its search bodies.
+
+    The first body is the original query. The others are its rewrites, one for each weight.
+    """
 
     candidate: Candidate
     expansion: Expansion | None
@@ -192,85 +179,93 @@ class _Asked:
     bodies: Sequence[bytes]
 
 
-class _Scorer:
-    """Scores blocks of candidates and counts what it could not score."""
+class _BlockScorer:
+    """Scores blocks of candidates, and counts those that it cannot score."""
 
     def __init__(self, ranker: Ranker, settings: Settings, labels: Labels, options: RewardOptions) -> None:
         self._ranker = ranker
         self._options = options
         self._labels = labels
-        self._usable = labels.usable()
-        self._measure = Measurer(self._usable, options.measures, relevant_from=labels.relevant_from)
-        self._rules = {weight: _rules(settings, options.index, weight) for weight in options.weights}
-        self._basis = _basis(ranker, settings, labels, options)
-        self.unlabelled = 0
-        self.refused: dict[str, str] = {}
-        self.as_it_is: Counter[str] = Counter()
-
-    def score(self, block: Sequence[Candidate]) -> Iterator[Scored]:
-        """The block's candidates, less those that cannot be scored."""
-        labelled = [candidate for candidate in block if candidate.query_id in self._usable]
-        self.unlabelled += len(block) - len(labelled)
-        asked: list[_Asked] = []
-        found = self._ranker.rank(self._searches(labelled, asked))
-        rankings = {
-            (one.candidate.query_id, body): found[body] for one in asked for body in one.bodies if body in found
+        self._qrels = labels.select_usable_qrels()
+        self._measure = Measurer(self._qrels, options.measures, relevant_from=labels.relevant_from)
+        self._rules = {
+            weight: ExpansionRules(enable_index(settings, options.index, weight=weight), clock=time.monotonic)
+            for weight in options.weights
         }
-        measured = dict(
-            zip(rankings, self._measure([(query_id, found[body]) for query_id, body in rankings]), strict=True)
-        )
-        for one in asked:
-            reasons = [self._ranker.refused[body] for body in one.bodies if body in self._ranker.refused]
-            if reasons:
-                self.refused[one.candidate.key] = reasons[0]
+        self._basis = _make_basis(ranker, settings, labels, options)
+        self.unlabelled = 0
+        self.rejections: dict[str, str] = {}
+        self.not_expanded: Counter[str] = Counter()
+
+    def score_block(self, block: Sequence[Candidate]) -> Iterator[ScoredCandidate]:
+        """Yield the block's candidates with their rewards, less those that cannot be scored."""
+        labelled = [candidate for candidate in block if candidate.query_id in self._qrels]
+        self.unlabelled += len(block) - len(labelled)
+        prepared: list[_CandidateSearches] = []
+        rankings = self._ranker.find_rankings(self._prepare_bodies(labelled, prepared))
+        measured = self._measure_rankings(prepared, rankings)
+        for searches in prepared:
+            candidate = searches.candidate
+            rejections = [self._ranker.rejections[body] for body in searches.bodies if body in self._ranker.rejections]
+            if rejections:
+                self.rejections[candidate.request_key] = rejections[0]
             else:
-                yield self._scored(one, [measured[one.candidate.query_id, body] for body in one.bodies])
+                yield self._make_scored(searches, [measured[candidate.query_id, body] for body in searches.bodies])
 
-    def _scored(self, one: _Asked, measured: Sequence[Mapping[str, float]]) -> Scored:
-        base, *values = measured
-        by_weight = dict(zip(self._options.weights, values, strict=True))
-        reward = Reward(one.candidate.query_id, mixed(base, values, self._options.mix), base, by_weight)
-        words = one.expansion.text if one.expansion else ""
-        return Scored(one.candidate, one.passage, words, reward, self._labels.source, self._basis)
-
-    def _searches(self, candidates: Iterable[Candidate], asked: list[_Asked]) -> Iterator[bytes]:
-        """The searches of each candidate, which goes into `asked`."""
+    def _prepare_bodies(self, candidates: Iterable[Candidate], prepared: list[_CandidateSearches]) -> Iterator[bytes]:
+        """Yield the search bodies of all candidates, and add each candidate with its bodies to `prepared`."""
         for candidate in candidates:
-            expansion, bodies = self._bodies(candidate)
-            asked.append(_Asked(candidate, expansion, _passage(candidate, expansion, self._options.max_words), bodies))
+            expansion = make_served_expansion(candidate, max_words=self._options.max_words)
+            passage = _make_passage(candidate, expansion, self._options.max_words)
+            bodies = self._make_bodies(candidate, expansion)
+            prepared.append(_CandidateSearches(candidate, expansion, passage, bodies))
             yield from bodies
 
-    def _bodies(self, candidate: Candidate) -> tuple[Expansion | None, list[bytes]]:
-        """What is served, and the searches to make."""
-        expansion = served(candidate, max_words=self._options.max_words)
-        plain = self._options.form(candidate.query, DEPTH)
-        results = [_rewrite(plain, self._options.index, rules, expansion) for rules in self._rules.values()]
+    def _make_bodies(self, candidate: Candidate, expansion: Expansion | None) -> list[bytes]:
+        """Return the original search and its rewrites. A rewrite that does not apply is the original search."""
+        original = self._options.format_body(candidate.query, DEPTH)
+        results = [_rewrite(original, self._options.index, rules, expansion) for rules in self._rules.values()]
         if results[0].body is None:
-            self.as_it_is[results[0].outcome.header()] += 1
-        return expansion, [plain, *(plain if result.body is None else result.body for result in results)]
+            self.not_expanded[results[0].outcome.format_header()] += 1
+        return [original, *(original if result.body is None else result.body for result in results)]
+
+    def _measure_rankings(
+        self, prepared: Iterable[_CandidateSearches], rankings: Mapping[bytes, list[str]]
+    ) -> dict[tuple[str, bytes], dict[str, float]]:
+        """Return the measures of every ranking, by query id and search body."""
+        by_query = {
+            (searches.candidate.query_id, body): rankings[body]
+            for searches in prepared
+            for body in searches.bodies
+            if body in rankings
+        }
+        measured = self._measure([(query_id, ranking) for (query_id, _), ranking in by_query.items()])
+        return dict(zip(by_query, measured, strict=True))
+
+    def _make_scored(self, searches: _CandidateSearches, measured: Sequence[Mapping[str, float]]) -> ScoredCandidate:
+        """Return the candidate with its reward. `measured` is in the order of its search bodies."""
+        base, *values = measured
+        by_weight = dict(zip(self._options.weights, values, strict=True))
+        value = compute_reward(base, values, self._options.mix)
+        reward = Reward(searches.candidate.query_id, value, base, by_weight)
+        words = searches.expansion.text if searches.expansion else ""
+        return ScoredCandidate(searches.candidate, searches.passage, words, reward, self._labels.source, self._basis)
 
 
-def _rewrite(plain: bytes, index: str, rules: Rules, expansion: Expansion | None) -> Result:
+def _rewrite(body: bytes, index: str, rules: ExpansionRules, expansion: Expansion | None) -> FlowResult:
+    """Return the result of the search `body` as the proxy would send it with `expansion`."""
     outcome = Outcome("expanded") if expansion is not None else Outcome("skipped", "nothing")
-    return run(search_flow(Search(index, plain), rules), lambda question: Answer(expansion, outcome))
+    return run_flow(search_flow(Search(index, body), rules), lambda question: Answer(expansion, outcome))
 
 
-def _rules(settings: Settings, index: str, weight: float) -> Rules:
-    """The served rules of the index with `weight`, expansion switched on."""
-    return Rules(switched_on(settings, index, weight=weight), clock=time.monotonic)
-
-
-def _table(settings: Settings, index: str) -> IndexSettings:
-    return settings.index_for(index) or IndexSettings()
-
-
-def _basis(ranker: Ranker, settings: Settings, labels: Labels, options: RewardOptions) -> Basis:
-    rules = _table(settings, options.index).model_dump(mode="json", exclude={"weight", "enabled"})
-    return Basis(
+def _make_basis(ranker: Ranker, settings: Settings, labels: Labels, options: RewardOptions) -> RewardBasis:
+    index_settings = settings.find_index_settings(options.index) or IndexSettings()
+    rules = index_settings.model_dump(mode="json", exclude={"weight", "enabled"})
+    return RewardBasis(
         weights=tuple(sorted(options.weights)),
         mix={measure: share for measure, share in sorted(options.mix.items()) if share},
         index=options.index,
-        index_state=ranker.fingerprint[:_DIGITS],
-        labels_digest=labels.digest()[:_DIGITS],
-        rules=sha256_of(rules)[:_DIGITS],
+        index_state=ranker.fingerprint[:_DIGEST_CHARACTERS],
+        labels_digest=labels.compute_digest()[:_DIGEST_CHARACTERS],
+        rules=hash_json(rules)[:_DIGEST_CHARACTERS],
     )

@@ -1,1 +1,1 @@
-"""The student model: its weights, its training and its samples."""
+"""The student model: loading and saving it, training it, and sampling expansions from it."""

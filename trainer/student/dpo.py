@@ -1,8 +1,8 @@
-"""Direct preference optimisation (arXiv 2305.18290): the student learns which of two passages served a query better.
+"""Direct preference optimisation (DPO, arXiv 2305.18290): the student learns which passage helped its query more.
 
-The student that comes in is the reference. Where it is an adapter, it is merged into its base in memory and a new adapter is
-trained on top: switched off, that one leaves the reference, so that no second model is held. The result names the student
-that came in as its base, and `querylift.trainer.student.models.load` merges one after the other.
+The student before training is the reference model. When it is an adapter, it is merged into its base in memory, and a new
+adapter is trained on top. With the new adapter switched off, the model is the reference, so that no second model is held.
+The new adapter names the student before training as its base. `models.load_model` merges the whole chain.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.rewards import preference_file
-from querylift.trainer.rewards.preference_file import Preference
-from querylift.trainer.settings import DpoSettings, Settings
-from querylift.trainer.student import models, shared_training, training_texts
-from querylift.trainer.student.shared_training import Say, Trained
+from querylift.trainer.rewards.preference_file import PassagePair, read_passage_pairs
+from querylift.trainer.settings import DpoOptions, TrainingConfig
+from querylift.trainer.student import libraries, models, shared_training, training_texts
+from querylift.trainer.student.shared_training import Say, TrainingResult
 from querylift.trainer.student.training_texts import Completion
 
-_REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+_REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
-class Example(NamedTuple):
+class PreferenceExample(NamedTuple):
     """Two passages after one prompt."""
 
     query_id: str
     chosen: Completion
     rejected: Completion
 
-    def row(self) -> dict[str, Any]:
-        """For the trainer, which turns texts into tokens itself."""
+    def to_row(self) -> dict[str, Any]:
+        """Return a row for TRL's trainer, which tokenizes the texts itself."""
         length = max(self.chosen.length, self.rejected.length)
         return {
             "prompt": self.chosen.prompt,
@@ -41,109 +40,115 @@ class Example(NamedTuple):
         }
 
 
-def train(
-    pairs: Sequence[Path], settings: Settings, *, model: str | Path, out: Path, seed: int | None = None, say: Say
-) -> Trained:
-    """Train the student `model` on the preferences of `pairs`; write an adapter (or a whole model), curves, a manifest.
+def train_on_pairs(
+    files: Sequence[Path], config: TrainingConfig, *, model: str | Path, out: Path, seed: int | None = None, say: Say
+) -> TrainingResult:
+    """Train the student `model` on the pairs in `files`. Write an adapter (or a whole model), curves and a manifest.
 
-    A run that was killed goes on from its last checkpoint; one that has ended is not run again. Raises SettingsError,
-    DataError, MissingExtra.
+    `seed` overrides that of `config`. A run that was killed continues from its last checkpoint. A run that is complete is
+    not repeated. Raises SettingsError, DataError and MissingExtra.
     """
-    seed = settings.seed if seed is None else seed
-    manifest = shared_training.manifest(out, "dpo", pairs, settings, base=model, seed=seed, table="dpo")
-    return shared_training.once(
-        manifest, lambda: _train(pairs, settings, base=model, out=out, seed=seed, say=say), out=out, say=say
+    seed = config.seed if seed is None else seed
+    manifest = shared_training.make_training_manifest(out, "dpo", files, config, base=model, seed=seed)
+    return shared_training.train_once(
+        manifest, lambda: _train(files, config, base=model, out=out, seed=seed, say=say), out=out, say=say
     )
 
 
-def examples(pairs: Iterable[Preference], tokenizer: Any, settings: DpoSettings) -> list[Example]:
-    """What is trained on; pairs whose passages are alike once they are cut are left out, and so are repeated ones."""
-    made: dict[tuple[str, str, str], Example] = {}
+def make_examples(pairs: Iterable[PassagePair], tokenizer: Any, options: DpoOptions) -> list[PreferenceExample]:
+    """Return the training examples. Repeated pairs, and pairs whose passages are the same once cut, are left out."""
+    examples: dict[tuple[str, str, str], PreferenceExample] = {}
     for pair in pairs:
         chosen, rejected = (
-            training_texts.completion(pair.query, passage, tokenizer, settings)
+            training_texts.make_completion(pair.query, passage, tokenizer, options)
             for passage in (pair.chosen, pair.rejected)
         )
         if chosen.text != rejected.text:
             key = (pair.query_id, chosen.text, rejected.text)
-            made.setdefault(key, Example(pair.query_id, chosen, rejected))
-    return list(made.values())
+            examples.setdefault(key, PreferenceExample(pair.query_id, chosen, rejected))
+    return list(examples.values())
 
 
-def _train(pairs: Sequence[Path], settings: Settings, *, base: str | Path, out: Path, seed: int, say: Say) -> Trained:
-    model, tokenizer = models.load(base, dtype=settings.model.dtype, seed=seed)
-    read = [pair for path in pairs for pair in preference_file.read(path)]
-    usable = examples(read, tokenizer, settings.dpo)
-    if not usable:
-        raise SettingsError(f"{', '.join(map(str, pairs))} has no pair of passages that differ; name another file")
-    taught, checked = training_texts.split(usable, settings.dpo.validation_share)
-    say(f"{len(taught)} pairs to learn, {len(checked)} of other queries to check, on {models.device()}")
-    trainer = trainer_for(model, tokenizer, settings, taught, checked, out=out, seed=seed)
-    left_out = len(read) - len(usable)
-    return shared_training.trained(
-        trainer, tokenizer, out=out, base=base, examples=len(taught), left_out=left_out, say=say
+def _train(
+    files: Sequence[Path], config: TrainingConfig, *, base: str | Path, out: Path, seed: int, say: Say
+) -> TrainingResult:
+    model, tokenizer = models.load_model(base, dtype=config.model.dtype, seed=seed)
+    pairs = [pair for path in files for pair in read_passage_pairs(path)]
+    examples = make_examples(pairs, tokenizer, config.dpo)
+    if not examples:
+        raise SettingsError(f"{', '.join(map(str, files))} has no pair of passages that differ; name another file")
+    training, validation = training_texts.split_by_query(examples, config.dpo.validation_share)
+    device = libraries.choose_device()
+    say(f"{len(training)} training pairs, {len(validation)} validation pairs of other queries, on {device}")
+    trainer = make_trainer(model, tokenizer, config, training, validation, out=out, seed=seed)
+    left_out = len(pairs) - len(examples)
+    return shared_training.train_and_save(
+        trainer, tokenizer, out=out, base=base, examples=len(training), left_out=left_out, say=say
     )
 
 
-@models.harmless_warnings()
-def trainer_for(
+@libraries.hide_harmless_warnings()
+def make_trainer(
     model: Any,
     tokenizer: Any,
-    settings: Settings,
-    taught: Sequence[Example],
-    checked: Sequence[Example],
+    config: TrainingConfig,
+    training: Sequence[PreferenceExample],
+    validation: Sequence[PreferenceExample],
     *,
     out: Path,
     seed: int,
 ) -> Any:
-    """TRL's trainer for `taught`, which validates on `checked`; nothing is trained yet."""
+    """Return TRL's trainer. Nothing is trained yet."""
     from trl import DPOConfig, DPOTrainer
 
-    table, on_cpu = settings.dpo, models.device() == "cpu"
-    whole = settings.lora.rank == 0
+    options, on_cpu = config.dpo, libraries.choose_device() == "cpu"
+    trains_all_weights = config.lora.rank == 0
+    arguments = shared_training.make_trainer_arguments(config, options, out=out, seed=seed, validate=bool(validation))
     trainer = DPOTrainer(
         model=model,
-        # On a GPU TRL computes the reference when it is made. On a CPU that would be before our head is in place.
-        ref_model=copy.deepcopy(model) if whole and on_cpu else None,
+        # On a GPU, TRL computes the reference when the trainer is made. On a CPU that is too early: our head comes later.
+        ref_model=copy.deepcopy(model) if trains_all_weights and on_cpu else None,
         args=DPOConfig(
-            **shared_training.arguments(settings, table, out=out, seed=seed, validate=bool(checked)),
-            beta=table.beta,
-            loss_type=[table.loss, *(["sft"] if table.sft_weight else [])],
-            loss_weights=[1.0, *([table.sft_weight] if table.sft_weight else [])],
-            label_smoothing=table.label_smoothing,
+            **arguments,
+            beta=options.beta,
+            loss_type=[options.loss, *(["sft"] if options.sft_weight else [])],
+            loss_weights=[1.0, *([options.sft_weight] if options.sft_weight else [])],
+            label_smoothing=options.label_smoothing,
             precompute_ref_log_probs=not on_cpu,
         ),
-        train_dataset=shared_training.dataset([example.row() for example in taught]),
-        eval_dataset=shared_training.dataset([example.row() for example in checked]) if checked else None,
+        train_dataset=shared_training.make_dataset([example.to_row() for example in training]),
+        eval_dataset=shared_training.make_dataset([example.to_row() for example in validation]) if validation else None,
         processing_class=tokenizer,
-        peft_config=shared_training.lora(settings.lora),
+        peft_config=shared_training.make_lora_config(config.lora),
     )
-    shared_training.prepare(trainer)
+    shared_training.install_cpu_head(trainer)
     if on_cpu:
         _precompute_reference(trainer)
     return trainer
 
 
 def _precompute_reference(trainer: Any) -> None:
-    """Compute the reference's log-probabilities once, rows of like length together, instead of once an epoch."""
-    trainer.train_dataset = _with_reference(trainer, trainer.train_dataset)
+    """Compute the log-probabilities of the reference model once, and not in every epoch."""
+    trainer.train_dataset = _add_reference_columns(trainer, trainer.train_dataset)
     if trainer.eval_dataset is not None:
-        trainer.eval_dataset = _with_reference(trainer, trainer.eval_dataset)
+        trainer.eval_dataset = _add_reference_columns(trainer, trainer.eval_dataset)
     trainer.precompute_ref_logps = True
     trainer.ref_model = None
 
 
-def _with_reference(trainer: Any, dataset: Any) -> Any:
+def _add_reference_columns(trainer: Any, dataset: Any) -> Any:
+    """Return `dataset` with the reference's log-probabilities. Rows of similar length share a batch."""
     lengths = dataset["length"]
-    order = sorted(range(len(dataset)), key=lambda place: lengths[place])
-    size = trainer.args.per_device_train_batch_size
-    columns = {name: [0.0] * len(dataset) for name in _REFERENCE}
-    for start in range(0, len(order), size):
-        places = order[start : start + size]
-        batch = trainer.data_collator([dataset[place] for place in places])
-        for name, values in zip(_REFERENCE, trainer.compute_ref_log_probs(trainer.model, batch), strict=True):
-            for place, value in zip(places, values.tolist(), strict=True):
-                columns[name][place] = value
+    order = sorted(range(len(dataset)), key=lambda row: lengths[row])
+    batch_size = trainer.args.per_device_train_batch_size
+    columns = {name: [0.0] * len(dataset) for name in _REFERENCE_COLUMNS}
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = trainer.data_collator([dataset[row] for row in rows])
+        log_probs = trainer.compute_ref_log_probs(trainer.model, batch)
+        for name, values in zip(_REFERENCE_COLUMNS, log_probs, strict=True):
+            for row, value in zip(rows, values.tolist(), strict=True):
+                columns[name][row] = value
     for name, column in columns.items():
         dataset = dataset.add_column(name, column)
     return dataset

@@ -1,7 +1,7 @@
-"""How a run goes: a line for a person, a line of curves.jsonl and, at the end, curves.png.
+"""Progress of a training run: lines for the user, curves.jsonl, and curves.png at the end.
 
-A loss that is logged is the mean over the steps since the one logged before: its window. Every checkpoint and the last step
-end a window, so that a run that goes on from a checkpoint has the windows, and the mean, of one that was never stopped.
+A logged loss is the mean over its window: the steps since the loss that was logged before. Every checkpoint and the last step
+end a window. So a run that continues from a checkpoint has the same windows as a run that never stopped.
 """
 
 from __future__ import annotations
@@ -11,67 +11,70 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
 
-_TIMING = ("runtime", "per_second", "total_flos", "train_loss")
+_BLUE, _ORANGE = "#2b6cb0", "#c05621"
+_NOT_CURVES = ("runtime", "per_second", "total_flos", "train_loss")
+"""Parts of the names of logged values that are no curve."""
 
 
-class Curves(TrainerCallback):  # type: ignore[misc]
-    """Records what the trainer logs. A run that goes on from a checkpoint writes no step twice.
+class CurveRecorder(TrainerCallback):  # type: ignore[misc]
+    """Writes the trainer's logs to curves.jsonl, and a line for the user.
 
-    `clock` gives seconds; only differences matter.
+    A run that continues from a checkpoint writes no step twice. `clock` returns seconds; only differences matter.
     """
 
     def __init__(
         self, folder: Path, *, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._path, self._say, self._clock = folder / "curves.jsonl", say, clock
-        self._began_s, self._began_step, self._is_partial = 0.0, 0, False
+        self._start_s, self._start_step, self._window_is_cut = 0.0, 0, False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forget what was logged after the checkpoint that the run goes on from."""
-        self._began_s, self._began_step = self._clock(), state.global_step
-        self._is_partial = _logged_last(state.log_history) < state.global_step
+        """Remove the rows that were logged after the checkpoint."""
+        self._start_s, self._start_step = self._clock(), state.global_step
+        last_step = max((int(row["step"]) for row in state.log_history if "loss" in row), default=0)
+        self._window_is_cut = last_step < state.global_step
         if state.is_world_process_zero:
-            kept = [row for row in read(self._path) if row["step"] <= state.global_step]
+            rows = [row for row in read_curves(self._path) if row["step"] <= state.global_step]
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            self._path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let every checkpoint and the last step end a window."""
+        """End a window at every checkpoint and at the last step."""
         if control.should_save or state.global_step >= state.max_steps:
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        """Write one line to the file, and one for the person."""
-        row = {key: value for key, value in (logs or {}).items() if _is_curve(key, value)}
+        """Write one row to the file, and one line for the user."""
+        row = {key: value for key, value in (logs or {}).items() if _is_curve_value(key, value)}
         if not state.is_world_process_zero or not ("loss" in row or "eval_loss" in row):
             return
-        if "loss" in row and self._is_partial:  # part of its window was lost with the run before
-            self._is_partial = False
+        if "loss" in row and self._window_is_cut:  # the steps before the checkpoint are missing from its mean
+            self._window_is_cut = False
             return
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": state.global_step, **row}) + "\n")
-        self._say(self._line(row, state.global_step, state.max_steps))
+        self._say(self._format_progress(row, state.global_step, state.max_steps))
 
-    def draw(self) -> None:
-        """Write curves.png beside curves.jsonl, where anything was logged."""
-        rows = read(self._path)
+    def draw_chart(self) -> None:
+        """Draw curves.png beside curves.jsonl, unless nothing was logged."""
+        rows = read_curves(self._path)
         if rows:
-            draw(rows, self._path.with_suffix(".png"))
+            draw_curves(rows, self._path.with_suffix(".png"))
 
-    def _line(self, row: Mapping[str, float], step: int, last: int) -> str:
-        parts = [f"step {step:>5}/{last}", *_said(row)]
-        taken_s, done = self._clock() - self._began_s, step - self._began_step
-        if "loss" in row and done > 0:
-            parts.append(f"{_duration((last - step) * taken_s / done)} left")
+    def _format_progress(self, row: Mapping[str, float], step: int, last_step: int) -> str:
+        parts = [f"step {step:>5}/{last_step}", *_format_values(row)]
+        elapsed_s, steps = self._clock() - self._start_s, step - self._start_step
+        if "loss" in row and steps > 0:
+            parts.append(f"{_format_duration((last_step - step) * elapsed_s / steps)} left")
         return "  ".join(parts)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a curves.jsonl: none where there is no file; a line that a kill tore off is passed over."""
+def read_curves(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a curves.jsonl, [] when there is no file. A line that a kill left incomplete is skipped."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -81,64 +84,82 @@ def read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def mean_loss(history: Sequence[Mapping[str, Any]], *, resumed_at: int) -> float | None:
-    """The mean training loss of all steps that were logged; None where none was.
+def compute_mean_loss(history: Sequence[Mapping[str, Any]], *, resumed_at: int) -> float | None:
+    """Return the mean training loss over all logged steps, None when no step was logged.
 
-    Left out is a window that began before the checkpoint at `resumed_at` and ended after it: its first part was lost.
+    A window that began before the step `resumed_at` and ended after it is left out, because its first part was lost.
     """
-    before, total, steps = 0, 0.0, 0
+    window_start, total, steps = 0, 0.0, 0
     for row in history:
         if "loss" not in row:
             continue
-        if not before < resumed_at < row["step"]:
-            total += row["loss"] * (row["step"] - before)
-            steps += row["step"] - before
-        before = row["step"]
+        if not window_start < resumed_at < row["step"]:
+            total += row["loss"] * (row["step"] - window_start)
+            steps += row["step"] - window_start
+        window_start = row["step"]
     return total / steps if steps else None
 
 
-def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Loss over steps, in training and on held-out queries; for preferences also the rewards, and how often they are right."""
+class _Curve(NamedTuple):
+    """A value of the rows to draw. `name` is its part of the legend."""
+
+    key: str
+    name: str
+    colour: str
+
+
+class _Panel(NamedTuple):
+    """One of the charts side by side. `is_share` fixes the axis from 0 to 1 and draws a line at one half."""
+
+    title: str
+    curves: Sequence[_Curve]
+    is_share: bool = False
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the loss over steps, in training and in validation.
+
+    For DPO, also draw the rewards and the share of pairs that the student ranks right.
+    """
     from matplotlib.figure import Figure
 
-    preferences = any("rewards/chosen" in row for row in rows)
-    loss = "loss" if preferences else "loss, nats a token"
-    panels: list[tuple[str, Sequence[tuple[str, str, str]]]] = [(loss, (("loss", "", _BLUE),))]
-    if preferences:
-        panels.append(("reward", (("rewards/chosen", "chosen", _BLUE), ("rewards/rejected", "rejected", _ORANGE))))
-        panels.append(("share of pairs ranked right", (("rewards/accuracies", "", _BLUE),)))
+    has_preferences = any("rewards/chosen" in row for row in rows)
+    panels = [_Panel("loss" if has_preferences else "loss, nats a token", [_Curve("loss", "", _BLUE)])]
+    if has_preferences:
+        rewards = [_Curve("rewards/chosen", "chosen", _BLUE), _Curve("rewards/rejected", "rejected", _ORANGE)]
+        panels.append(_Panel("reward", rewards))
+        accuracy = _Curve("rewards/accuracies", "", _BLUE)
+        panels.append(_Panel("share of pairs ranked right", [accuracy], is_share=True))
     figure = Figure(figsize=(4.8 * len(panels), 3.4), dpi=120, layout="constrained")
-    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _panel(axes, rows, title, lines)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw_panel(axes, rows, panel)
     figure.savefig(path)
 
 
-_BLUE, _ORANGE = "#2b6cb0", "#c05621"
-
-
-def _panel(axes: Any, rows: Sequence[Mapping[str, Any]], title: str, lines: Sequence[tuple[str, str, str]]) -> None:
-    for key, name, colour in lines:
-        for prefix, label, style in (("", "training", "-"), ("eval_", "held out", "--")):
-            points = [(row["step"], row[prefix + key]) for row in rows if prefix + key in row]
+def _draw_panel(axes: Any, rows: Sequence[Mapping[str, Any]], panel: _Panel) -> None:
+    for curve in panel.curves:
+        for prefix, phase, style in (("", "training", "-"), ("eval_", "validation", "--")):
+            points = [(row["step"], row[prefix + curve.key]) for row in rows if prefix + curve.key in row]
             marker = "o" if prefix or len(points) < 3 else ""
-            shown = ", ".join(word for word in (name, label) if word)
+            label = ", ".join(word for word in (curve.name, phase) if word)
             if points:
-                axes.plot(*zip(*points, strict=True), style, color=colour, label=shown, marker=marker, ms=3.5, lw=1.4)
-    if title.startswith("share"):
+                steps, values = zip(*points, strict=True)
+                axes.plot(steps, values, style, color=curve.colour, label=label, marker=marker, ms=3.5, lw=1.4)
+    if panel.is_share:
         axes.set_ylim(0, 1.03)
         axes.axhline(0.5, color="#a0aec0", lw=0.8, zorder=0)
     axes.set_xlim(left=0)
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(panel.title, fontsize=10, loc="left")
     axes.set_xlabel("step", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.grid(color="#e2e8f0", lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, loc="lower right" if title.startswith("share") else "best")
+    axes.legend(fontsize=8, frameon=False, loc="lower right" if panel.is_share else "best")
 
 
-def _said(row: Mapping[str, float]) -> list[str]:
+def _format_values(row: Mapping[str, float]) -> list[str]:
     prefix = "" if "loss" in row else "eval_"
-    name = "loss" if prefix == "" else "held-out loss"
+    name = "loss" if prefix == "" else "validation loss"
     parts = [f"{name} {row[prefix + 'loss']:.3f}"]
     if f"{prefix}rewards/chosen" in row:
         chosen, rejected = row[f"{prefix}rewards/chosen"], row[f"{prefix}rewards/rejected"]
@@ -149,16 +170,12 @@ def _said(row: Mapping[str, float]) -> list[str]:
     return parts
 
 
-def _logged_last(history: Sequence[Mapping[str, Any]]) -> int:
-    return max((int(row["step"]) for row in history if "loss" in row), default=0)
-
-
-def _is_curve(key: str, value: Any) -> bool:
+def _is_curve_value(key: str, value: Any) -> bool:
     is_number = isinstance(value, float | int) and math.isfinite(value)
-    return is_number and not any(word in key for word in _TIMING)
+    return is_number and not any(word in key for word in _NOT_CURVES)
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,38 +1,38 @@
-"""An adapter becomes part of its base: a plain Hugging Face folder, ready to be converted to GGUF."""
+"""Merging of an adapter into its base. The result is a Hugging Face folder that can be converted to GGUF."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.manifest import Manifest
-from querylift.trainer.student import models
+from querylift.trainer.student import model_bases, models
 from querylift.trainer.student.shared_training import Say
 
-DTYPES = ("bfloat16", "float32")
 
+def merge_adapter(adapter: Path, *, out: Path, dtype: str = "bfloat16", say: Say) -> Path:
+    """Merge `adapter` into its base, write the model into `out` in `dtype`, and return `out`.
 
-def merge(adapter: Path, *, out: Path, dtype: str = "bfloat16", say: Say) -> Path:
-    """Write the model that `adapter` makes of its base into `out`, in `dtype`; returns `out`.
-
-    An adapter on an adapter (preferences after supervised fine-tuning) takes both in. The sums are float32 whatever
-    `dtype`. Raises SettingsError where `adapter` is no adapter's folder.
+    An adapter on another adapter, as after DPO, merges both. The sums are computed in float32 whatever `dtype` is. Raises
+    SettingsError when `adapter` is not the folder of an adapter.
     """
-    if not models.is_adapter(adapter):
+    if not model_bases.is_adapter(adapter):
         raise SettingsError(f"{adapter} is no adapter's folder; name what `querylift train sft` or `dpo` wrote")
-    inputs = models.read_for(adapter, name="adapter")
-    manifest = Manifest(out, stage="merge", inputs=inputs, settings={"dtype": dtype}, folder=True, vital=models.VITAL)
-    if manifest.done:
+    manifest = Manifest(
+        out,
+        stage="merge",
+        inputs=model_bases.list_model_inputs(adapter, name="adapter"),
+        settings={"dtype": dtype},
+        is_folder=True,
+        essential_files=model_bases.ESSENTIAL_FILES,
+    )
+    if manifest.is_done:
         say(f"{out} is done")
         return out
-    with manifest.running() as results:
-        model, tokenizer = models.load(adapter, dtype=dtype)
-        models.save(model, tokenizer, out)
-        results.update(_described(model, adapter))
+    with manifest.record_run() as results:
+        model, tokenizer = models.load_model(adapter, dtype=dtype)
+        models.save_model(model, tokenizer, out)
+        results["made_of"] = model_bases.list_base_chain(adapter)
+        results["parameters"] = sum(weights.numel() for weights in model.parameters())
     say(f"merged into {out}, {results['parameters'] / 1e6:.0f} million weights in {dtype}")
     return out
-
-
-def _described(model: Any, adapter: Path) -> dict[str, Any]:
-    return {"made_of": models.chain(adapter), "parameters": sum(weights.numel() for weights in model.parameters())}

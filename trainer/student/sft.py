@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the student learns to write what the teacher wrote, after the prompt that is served."""
+"""Supervised fine-tuning (SFT): the student learns to write what the teacher wrote, after the served prompt."""
 
 from __future__ import annotations
 
@@ -7,110 +7,114 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.expansion import from_words
-from querylift.trainer import candidates
-from querylift.trainer.candidates import Candidate
-from querylift.trainer.settings import Settings, SftSettings
-from querylift.trainer.student import models, shared_training, training_texts
-from querylift.trainer.student.shared_training import Say, Trained
+from querylift.plugin.expansion import expansion_from_text
+from querylift.trainer.candidates import Candidate, read_candidates
+from querylift.trainer.settings import SftOptions, TrainingConfig
+from querylift.trainer.student import libraries, model_bases, models, shared_training, training_texts
+from querylift.trainer.student.shared_training import Say, TrainingResult
 
 _NO_LABEL = -100
 
 
-class Example(NamedTuple):
-    """Tokens of a prompt and of the passage that follows it; no label on the prompt's."""
+class SftExample(NamedTuple):
+    """The tokens of a prompt and of the passage after it. The prompt's tokens have no label."""
 
     query_id: str
     input_ids: list[int]
     labels: list[int]
 
-    def row(self) -> dict[str, Any]:
-        """For the trainer."""
+    def to_row(self) -> dict[str, Any]:
+        """Return a row for TRL's trainer."""
         return {"input_ids": self.input_ids, "labels": self.labels, "length": len(self.input_ids)}
 
 
-def train(
-    rows: Sequence[Path],
-    settings: Settings,
+def train_on_passages(
+    files: Sequence[Path],
+    config: TrainingConfig,
     *,
     out: Path,
     base: str | Path | None = None,
     seed: int | None = None,
     say: Say,
-) -> Trained:
-    """Train on the candidates of `rows`, and write an adapter (or a whole model), curves and a manifest into `out`.
+) -> TrainingResult:
+    """Train on the candidates in `files`. Write an adapter (or a whole model), curves and a manifest into `out`.
 
-    `base` and `seed` stand in for the settings' own. A run that was killed goes on from its last checkpoint; one that has
-    ended is not run again. Raises SettingsError, DataError, MissingExtra.
+    `base` and `seed` override those of `config`. A run that was killed continues from its last checkpoint. A run that is
+    complete is not repeated. Raises SettingsError, DataError and MissingExtra.
     """
-    base = settings.model.base if base is None else base
-    seed = settings.seed if seed is None else seed
-    manifest = shared_training.manifest(out, "sft", rows, settings, base=base, seed=seed, table="sft")
-    return shared_training.once(
-        manifest, lambda: _train(rows, settings, out=out, base=base, seed=seed, say=say), out=out, say=say
+    base = config.model.base if base is None else base
+    seed = config.seed if seed is None else seed
+    manifest = shared_training.make_training_manifest(out, "sft", files, config, base=base, seed=seed)
+    return shared_training.train_once(
+        manifest, lambda: _train(files, config, out=out, base=base, seed=seed, say=say), out=out, say=say
     )
 
 
-def examples(rows: Iterable[Candidate], tokenizer: Any, settings: SftSettings) -> list[Example]:
-    """What is trained on; candidates without a word are left out, and so is what an earlier row of its query says too."""
-    made: dict[tuple[str, tuple[int, ...]], Example] = {}
-    for row in rows:
-        written = training_texts.completion(row.query, row.text, tokenizer, settings)
-        if from_words(written.text.removesuffix(models.END)) is None:  # nothing of it would be served
+def make_examples(candidates: Iterable[Candidate], tokenizer: Any, options: SftOptions) -> list[SftExample]:
+    """Return the training examples. Candidates without a word and repeated passages of a query are left out."""
+    examples: dict[tuple[str, tuple[int, ...]], SftExample] = {}
+    for candidate in candidates:
+        completion = training_texts.make_completion(candidate.query, candidate.text, tokenizer, options)
+        if expansion_from_text(completion.text.removesuffix(models.END_TOKEN)) is None:  # no word would be served
             continue
-        both = [*written.prompt_ids, *written.ids]
-        labels = [_NO_LABEL] * len(written.prompt_ids) + written.ids
-        made.setdefault((row.query_id, tuple(both)), Example(row.query_id, both, labels))
-    return list(made.values())
+        input_ids = [*completion.prompt_ids, *completion.ids]
+        labels = [_NO_LABEL] * len(completion.prompt_ids) + completion.ids
+        key = (candidate.query_id, tuple(input_ids))
+        examples.setdefault(key, SftExample(candidate.query_id, input_ids, labels))
+    return list(examples.values())
 
 
-def _train(rows: Sequence[Path], settings: Settings, *, out: Path, base: str | Path, seed: int, say: Say) -> Trained:
-    model, tokenizer = models.load(base, dtype=settings.model.dtype, seed=seed)
-    read = [candidate for path in rows for candidate in candidates.read(path)]
-    usable = examples(read, tokenizer, settings.sft)
-    if not usable:
-        raise SettingsError(f"{', '.join(map(str, rows))} has no candidate with a word in it; name another file")
-    base = _kept_base(model, tokenizer, base, out=out, whole=settings.lora.rank == 0)
-    taught, checked = training_texts.split(usable, settings.sft.validation_share)
-    say(f"{len(taught)} passages to learn, {len(checked)} of other queries to check, on {models.device()}")
-    trainer = trainer_for(model, tokenizer, settings, taught, checked, out=out, seed=seed)
-    left_out = len(read) - len(usable)
-    return shared_training.trained(
-        trainer, tokenizer, out=out, base=base, examples=len(taught), left_out=left_out, say=say
+def _train(
+    files: Sequence[Path], config: TrainingConfig, *, out: Path, base: str | Path, seed: int, say: Say
+) -> TrainingResult:
+    model, tokenizer = models.load_model(base, dtype=config.model.dtype, seed=seed)
+    candidates = [candidate for path in files for candidate in read_candidates(path)]
+    examples = make_examples(candidates, tokenizer, config.sft)
+    if not examples:
+        raise SettingsError(f"{', '.join(map(str, files))} has no candidate with a word in it; name another file")
+    if str(base) in model_bases.RANDOM_BASES and config.lora.rank:
+        base = _save_random_base(model, tokenizer, out=out)
+    training, validation = training_texts.split_by_query(examples, config.sft.validation_share)
+    device = libraries.choose_device()
+    say(f"{len(training)} training passages, {len(validation)} validation passages of other queries, on {device}")
+    trainer = make_trainer(model, tokenizer, config, training, validation, out=out, seed=seed)
+    left_out = len(candidates) - len(examples)
+    return shared_training.train_and_save(
+        trainer, tokenizer, out=out, base=base, examples=len(training), left_out=left_out, say=say
     )
 
 
-def _kept_base(model: Any, tokenizer: Any, base: str | Path, *, out: Path, whole: bool) -> str | Path:
-    """A base that was made on the spot is kept beside its adapter: it may not come out the same elsewhere."""
-    if whole or str(base) not in models.MADE:
-        return base
+def _save_random_base(model: Any, tokenizer: Any, *, out: Path) -> Path:
+    """Save a model that was made on the spot beside its adapter: another machine may not make the same one."""
     if shared_training.is_first_process():
-        models.save(model, tokenizer, out / "base")
+        models.save_model(model, tokenizer, out / "base")
     return out / "base"
 
 
-@models.harmless_warnings()
-def trainer_for(
+@libraries.hide_harmless_warnings()
+def make_trainer(
     model: Any,
     tokenizer: Any,
-    settings: Settings,
-    taught: Sequence[Example],
-    checked: Sequence[Example],
+    config: TrainingConfig,
+    training: Sequence[SftExample],
+    validation: Sequence[SftExample],
     *,
     out: Path,
     seed: int,
 ) -> Any:
-    """TRL's trainer for `taught`, which validates on `checked`; nothing is trained yet."""
+    """Return TRL's trainer. Nothing is trained yet."""
     from trl import SFTConfig, SFTTrainer
 
-    shared = shared_training.arguments(settings, settings.sft, out=out, seed=seed, validate=bool(checked))
+    arguments = shared_training.make_trainer_arguments(
+        config, config.sft, out=out, seed=seed, validate=bool(validation)
+    )
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(**shared, completion_only_loss=True),
-        train_dataset=shared_training.dataset([example.row() for example in taught]),
-        eval_dataset=shared_training.dataset([example.row() for example in checked]) if checked else None,
+        args=SFTConfig(**arguments, completion_only_loss=True),
+        train_dataset=shared_training.make_dataset([example.to_row() for example in training]),
+        eval_dataset=shared_training.make_dataset([example.to_row() for example in validation]) if validation else None,
         processing_class=tokenizer,
-        peft_config=shared_training.lora(settings.lora),
+        peft_config=shared_training.make_lora_config(config.lora),
     )
-    shared_training.prepare(trainer)
+    shared_training.install_cpu_head(trainer)
     return trainer

@@ -1,7 +1,7 @@
-"""What supervised fine-tuning and preference optimisation share: arguments, checkpoints, the run, what is left of it.
+"""Steps that supervised fine-tuning and DPO share: arguments, checkpoints, the training run and the saved result.
 
-On one machine with several GPUs: `accelerate launch --multi_gpu -m querylift train sft ...`; every process trains on its
-share of each batch, and only the first writes.
+One machine with several GPUs trains with `accelerate launch --multi_gpu -m querylift train sft ...`. Every process trains on
+its share of each batch. Only the first process writes.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from typing import Any
 
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.manifest import Manifest
-from querylift.trainer.settings import LoraSettings, Settings, TrainingSettings
-from querylift.trainer.student import models
+from querylift.trainer.settings import FineTuningOptions, LoraOptions, TrainingConfig
+from querylift.trainer.student import libraries, model_bases, models
 
 Say = Callable[[str], None]
-"""Where lines for a person go."""
+"""Prints a line for the user."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """A stage's result. `resumed_at` is the step of the checkpoint that the run began from, 0 for a fresh one.
+class TrainingResult:
+    """The result of a stage. `examples` counts training examples, `left_out` the rows that gave none.
 
-    `loss` is the mean of all steps, those before a resume too; losses are means over completion tokens (SFT) or pairs
-    (DPO); `validation` is empty where nothing was held out.
+    `resumed_at` is the step of the checkpoint that the run continued from, 0 for a fresh run. `loss` is the mean over all
+    steps, also those before the checkpoint. Losses are means over completion tokens (SFT) or pairs (DPO). `validation` is
+    empty when no query was held out.
     """
 
     folder: str
@@ -41,223 +42,238 @@ class Trained:
     validation: Mapping[str, float] = field(default_factory=dict)
 
 
-def arguments(settings: Settings, table: TrainingSettings, *, out: Path, seed: int, validate: bool) -> dict[str, Any]:
-    """The `TrainingArguments` that both stages share, as keyword arguments.
+def make_trainer_arguments(
+    config: TrainingConfig, options: FineTuningOptions, *, out: Path, seed: int, validate: bool
+) -> dict[str, Any]:
+    """Return the `TrainingArguments` that both stages share, as keyword arguments.
 
-    bf16 means autocast: weights stay in the format that they were loaded in. Rows of like length share a batch.
+    bf16 means autocast: the weights stay in the format that they were loaded in. Rows of similar length share a batch.
     """
-    gpu = models.device() == "cuda"
-    save = {"save_strategy": "steps", "save_steps": table.save_steps} if table.save_steps else {"save_strategy": "no"}
-    check = {"eval_strategy": "steps", "eval_steps": table.validation_steps} if validate else {"eval_strategy": "no"}
+    on_gpu = libraries.choose_device() == "cuda"
+    save = (
+        {"save_strategy": "steps", "save_steps": options.save_steps} if options.save_steps else {"save_strategy": "no"}
+    )
+    validation = (
+        {"eval_strategy": "steps", "eval_steps": options.validation_steps} if validate else {"eval_strategy": "no"}
+    )
     return {
-        "output_dir": str(checkpoints(out)),
+        "output_dir": str(checkpoint_folder(out)),
         "seed": seed,
-        "num_train_epochs": table.epochs,
-        "learning_rate": table.learning_rate,
-        "lr_scheduler_type": table.scheduler,
-        "warmup_steps": table.warmup_share,  # below 1 it is a share of the steps
-        "weight_decay": table.weight_decay,
-        "max_grad_norm": table.max_grad_norm,
-        "per_device_train_batch_size": table.batch_size,
-        "per_device_eval_batch_size": table.batch_size,
-        "gradient_accumulation_steps": table.gradient_accumulation,
-        "activation_checkpointing": table.activation_checkpointing and gpu,
+        "num_train_epochs": options.epochs,
+        "learning_rate": options.learning_rate,
+        "lr_scheduler_type": options.scheduler,
+        "warmup_steps": options.warmup_share,  # below 1 it is a share of the steps
+        "weight_decay": options.weight_decay,
+        "max_grad_norm": options.max_grad_norm,
+        "per_device_train_batch_size": options.batch_size,
+        "per_device_eval_batch_size": options.batch_size,
+        "gradient_accumulation_steps": options.gradient_accumulation,
+        "activation_checkpointing": options.activation_checkpointing and on_gpu,
         "train_sampling_strategy": "group_by_length",
         "optim": "adamw_torch_fused",
-        "bf16": settings.model.compute == "bfloat16",
-        "use_cpu": not gpu,
-        "dataloader_pin_memory": gpu,
+        "bf16": config.model.compute == "bfloat16",
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
         "ddp_find_unused_parameters": False,
-        "remove_unused_columns": False,  # the collators take what they need; `length` is for the sampler
-        "logging_steps": table.logging_steps,
+        "remove_unused_columns": False,  # the collators take the columns they need; `length` is for the sampler
+        "logging_steps": options.logging_steps,
         "logging_nan_inf_filter": False,
-        "save_total_limit": 2,  # the last may be torn by a kill
+        "save_total_limit": 2,  # a kill may leave the newest one incomplete
         **save,
-        **check,
-        "max_length": None,  # what is trained on is cut before
+        **validation,
+        "max_length": None,  # the texts are cut already
         "report_to": [],
         "disable_tqdm": True,
     }
 
 
-def lora(settings: LoraSettings) -> Any:
-    """PEFT's configuration; None for full fine-tuning."""
-    if settings.rank == 0:
+def make_lora_config(options: LoraOptions) -> Any:
+    """Return PEFT's configuration, or None when every weight is trained."""
+    if options.rank == 0:
         return None
     from peft import LoraConfig
 
-    target = settings.target if isinstance(settings.target, str) else list(settings.target)
+    target = options.target if isinstance(options.target, str) else list(options.target)
     return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
         target_modules=target,
         task_type="CAUSAL_LM",
     )
 
 
-def checkpoints(out: Path) -> Path:
-    """Where the state of a run under way is kept; it goes when the run ends well."""
+def checkpoint_folder(out: Path) -> Path:
+    """The folder of the checkpoints. It is removed when the run succeeds."""
     return out / "checkpoints"
 
 
-def last_checkpoint(out: Path) -> Path | None:
-    """The newest checkpoint that was written to its end, by its step."""
-    found = sorted(checkpoints(out).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    return next((path for path in reversed(found) if _is_whole(path)), None)
+def find_last_checkpoint(out: Path) -> Path | None:
+    """Return the complete checkpoint with the highest step, or None."""
+    checkpoints = sorted(checkpoint_folder(out).glob("checkpoint-*"), key=_parse_step)
+    return next((path for path in reversed(checkpoints) if _is_complete(path)), None)
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """The trainer's state is what is written last."""
+def _parse_step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the checkpoint holds the trainer's state, which is written last."""
     try:
         return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
 
 
-def manifest(
-    out: Path, stage: str, files: Sequence[Path], settings: Settings, *, base: str | Path, seed: int, table: str
+def make_training_manifest(
+    out: Path, stage: str, files: Sequence[Path], config: TrainingConfig, *, base: str | Path, seed: int
 ) -> Manifest:
-    """The manifest of a training stage: what is read, all that `base` lies on, and the settings that matter to it."""
+    """Return the manifest of a training stage: its input files, the chain of `base`, and the settings that matter to it."""
     if not files:
         raise SettingsError(f"{stage} has nothing to train on; name one JSONL file or more")
     inputs = {f"rows {number}": path for number, path in enumerate(files, 1)}
-    inputs |= models.read_for(base, name="base")
-    tables: dict[str, Any] = settings.model_dump(mode="json", include={"model", "lora", table})
-    tables["model"]["base"] = "an input" if "base" in inputs else str(base)
-    return Manifest(out, stage=stage, inputs=inputs, settings=tables, seed=seed, folder=True, vital=models.VITAL)
+    inputs |= model_bases.list_model_inputs(base, name="base")
+    settings: dict[str, Any] = config.model_dump(mode="json", include={"model", "lora", stage})
+    settings["model"]["base"] = "an input" if "base" in inputs else str(base)
+    return Manifest(
+        out,
+        stage=stage,
+        inputs=inputs,
+        settings=settings,
+        seed=seed,
+        is_folder=True,
+        essential_files=model_bases.ESSENTIAL_FILES,
+    )
 
 
-def once(manifest: Manifest, train: Callable[[], Trained], *, out: Path, say: Say) -> Trained:
-    """What `train` gives, or what it gave when it ran to its end before. The first process alone keeps the manifest."""
-    models.check_installed()
-    models.quiet_libraries()
-    if manifest.done:
+def train_once(manifest: Manifest, train: Callable[[], TrainingResult], *, out: Path, say: Say) -> TrainingResult:
+    """Return the result of `train`, or the recorded result when the stage is complete.
+
+    Only the first process writes the manifest.
+    """
+    libraries.check_training_packages()
+    libraries.silence_libraries()
+    if manifest.is_done:
         say(f"{out} is done")
-        return Trained(**manifest.results)
-    if manifest.lost:
-        say(f"{out} was done, and its {manifest.lost} is no longer what was written: it is made again")
+        return TrainingResult(**manifest.results)
+    if manifest.damaged_output:
+        say(f"{out} was done, but its {manifest.damaged_output} is missing or has changed; it is made again")
     with ExitStack() as stack:
-        stack.enter_context(models.harmless_warnings())
-        results = stack.enter_context(manifest.running()) if is_first_process() else {}
-        trained = train()
-        results.update(asdict(trained))
-    _part()
-    return trained
+        stack.enter_context(libraries.hide_harmless_warnings())
+        results = stack.enter_context(manifest.record_run()) if is_first_process() else {}
+        result = train()
+        results.update(asdict(result))
+    _leave_process_group()
+    return result
 
 
 def is_first_process() -> bool:
-    """Whether this process writes: the only one, or the first that `accelerate launch` started."""
-    return bool(_processes().is_main_process)
+    """Whether this process writes: it is the only one, or the first that `accelerate launch` started."""
+    return bool(_get_process_state().is_main_process)
 
 
-def _processes() -> Any:
-    """accelerate's state, which must be told of a CPU: there it would take every process for the only one."""
+def _get_process_state() -> Any:
+    """Return accelerate's state. Without `cpu=True`, accelerate takes every process on a CPU for the only one."""
     from accelerate import PartialState
 
-    return PartialState(cpu=models.device() == "cpu")
+    return PartialState(cpu=libraries.choose_device() == "cpu")
 
 
-def _part() -> None:
-    """Wait for the first process to have written: one that left before would take the others with it."""
-    state = _processes()
+def _leave_process_group() -> None:
+    """Wait until the first process has written. A process that ends earlier would end the others too."""
+    state = _get_process_state()
     if state.num_processes > 1:
         state.wait_for_everyone()
         state.destroy_process_group()
 
 
-def for_one(say: Say) -> Say:
-    """`say` in the first process; what says nothing in the others."""
-    return say if is_first_process() else _silence
+def silence_other_processes(say: Say) -> Say:
+    """Return `say` in the first process, and a function that prints nothing in the others."""
+    return say if is_first_process() else lambda line: None
 
 
-def prepare(trainer: Any) -> None:
-    """Put our head in place of TRL's on a CPU; on a GPU its own is made for it."""
+def install_cpu_head(trainer: Any) -> None:
+    """Replace TRL's fused head by ours on a CPU. On a GPU, TRL's own head is the fast one."""
     if trainer.args.device.type == "cpu":
         from querylift.trainer.student.cpu_head import use_cpu_head
 
         use_cpu_head(trainer.model)
 
 
-def run(trainer: Any, *, out: Path, say: Say) -> tuple[int, float, dict[str, float]]:
-    """Train, from the last checkpoint where there is one, and validate: (step it began at, mean loss, validation)."""
+def train_and_save(
+    trainer: Any, tokenizer: Any, *, out: Path, base: str | Path, examples: int, left_out: int, say: Say
+) -> TrainingResult:
+    """Train, and save the model into `out`. `examples` and `left_out` go into the result."""
+    resumed_at, loss, validation = run_trainer(trainer, out=out, say=say)
+    save_trained_model(trainer, tokenizer, out, base=base)
+    return TrainingResult(str(out), examples, left_out, trainer.state.global_step, resumed_at, loss, validation)
+
+
+def run_trainer(trainer: Any, *, out: Path, say: Say) -> tuple[int, float, dict[str, float]]:
+    """Train from the last checkpoint, or from the start, and validate.
+
+    Returns the step of that checkpoint, the mean loss and the validation values.
+    """
     from transformers.trainer_callback import PrinterCallback
 
-    from querylift.trainer.student.loss_curves import Curves, mean_loss
+    from querylift.trainer.student.loss_curves import CurveRecorder, compute_mean_loss
 
-    first = is_first_process()
-    curves = Curves(out, say=say)
+    recorder = CurveRecorder(out, say=say)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(curves)
-    begun = last_checkpoint(out)
-    resumed_at = int(begun.name.rpartition("-")[2]) if begun else 0
-    if begun:
-        say(f"resumed at step {resumed_at}, from {begun}")
-    output = trainer.train(resume_from_checkpoint=str(begun) if begun else None)
-    measured = _measured(trainer)
-    if first:
-        curves.draw()
-    loss = mean_loss(trainer.state.log_history, resumed_at=resumed_at)
-    return resumed_at, float(output.training_loss if loss is None else loss), _validation(measured)
+    trainer.add_callback(recorder)
+    checkpoint = find_last_checkpoint(out)
+    resumed_at = _parse_step(checkpoint) if checkpoint else 0
+    if checkpoint:
+        say(f"resumed at step {resumed_at}, from {checkpoint}")
+    output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    validation = _validate(trainer)
+    if is_first_process():
+        recorder.draw_chart()
+    loss = compute_mean_loss(trainer.state.log_history, resumed_at=resumed_at)
+    return resumed_at, float(output.training_loss if loss is None else loss), validation
 
 
-def trained(
-    trainer: Any, tokenizer: Any, *, out: Path, base: str | Path, examples: int, left_out: int, say: Say
-) -> Trained:
-    """Train, write what came of it into `out`, and say what it is; `examples` and `left_out` are counts of rows."""
-    resumed_at, loss, validation = run(trainer, out=out, say=say)
-    keep(trainer, tokenizer, out, base=base)
-    return Trained(str(out), examples, left_out, trainer.state.global_step, resumed_at, loss, validation)
+def _validate(trainer: Any) -> dict[str, float]:
+    """Return the validation values after the last step, {} without validation rows. They are computed if not logged."""
+    if trainer.eval_dataset is None:
+        return {}
+    step = trainer.state.global_step
+    logged = [logs for logs in trainer.state.log_history if "eval_loss" in logs and logs["step"] == step]
+    values = logged[-1] if logged else trainer.evaluate()
+    ignored = ("runtime", "per_second", "epoch", "num_tokens", "step")
+    return {
+        key.removeprefix("eval_"): float(value)
+        for key, value in values.items()
+        if key.startswith("eval_")
+        and isinstance(value, float | int)
+        and math.isfinite(value)
+        and not any(word in key for word in ignored)
+    }
 
 
-def keep(trainer: Any, tokenizer: Any, out: Path, *, base: str | Path) -> None:
-    """Write what was trained, an adapter or a whole model, into `out`, and remove the checkpoints."""
+def save_trained_model(trainer: Any, tokenizer: Any, out: Path, *, base: str | Path) -> None:
+    """Write the trained adapter or whole model into `out`, and remove the checkpoints."""
     if not is_first_process():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "peft_config"):
         models.save_adapter(model, tokenizer, out, base=base)
     else:
-        models.save(model, tokenizer, out)
-    shutil.rmtree(checkpoints(out), ignore_errors=True)
+        models.save_model(model, tokenizer, out)
+    shutil.rmtree(checkpoint_folder(out), ignore_errors=True)
 
 
-def closing(trained: Trained) -> str:
-    """What came out, for a person, on two lines."""
-    steps = f"{trained.steps} steps" + (f", from {trained.resumed_at} on" if trained.resumed_at else "")
-    held_out = f", held-out loss {trained.validation['loss']:.3f}" if "loss" in trained.validation else ""
-    return f"{trained.folder}: {steps}, loss {trained.loss:.3f}{held_out}\ncurves: {trained.folder}/curves.png"
+def format_result(result: TrainingResult) -> str:
+    """Return two lines for the user: steps and losses, and where the curves are."""
+    steps = f"{result.steps} steps" + (f", resumed at {result.resumed_at}" if result.resumed_at else "")
+    validation = f", validation loss {result.validation['loss']:.3f}" if "loss" in result.validation else ""
+    return f"{result.folder}: {steps}, loss {result.loss:.3f}{validation}\ncurves: {result.folder}/curves.png"
 
 
-def dataset(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Rows as the trainers take them, held in memory."""
+def make_dataset(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the rows as a dataset of the `datasets` library, in memory."""
     import datasets
 
     datasets.disable_progress_bars()
     return datasets.Dataset.from_list([dict(row) for row in rows])
-
-
-def _measured(trainer: Any) -> dict[str, Any]:
-    """The held-out rows after the last step: as the run itself measured them, if it did."""
-    if trainer.eval_dataset is None:
-        return {}
-    last = [
-        logs for logs in trainer.state.log_history if "eval_loss" in logs and logs["step"] == trainer.state.global_step
-    ]
-    return last[-1] if last else dict(trainer.evaluate())
-
-
-def _validation(measured: Mapping[str, Any]) -> dict[str, float]:
-    aside = ("runtime", "per_second", "epoch", "num_tokens", "step")
-    return {
-        key.removeprefix("eval_"): float(value)
-        for key, value in measured.items()
-        if key.startswith("eval_")
-        and isinstance(value, float | int)
-        and math.isfinite(value)
-        and not any(word in key for word in aside)
-    }
-
-
-def _silence(line: str) -> None:
-    del line

@@ -1,4 +1,7 @@
-"""What a student is trained to write: the served prompt, a passage cut to size, the end; and which queries are held out."""
+"""The texts that a student is trained on: the served prompt, a passage that is cut to size, and the end token.
+
+The module also decides which queries are held out for validation.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ import hashlib
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
-from querylift.plugin.expansion import clean_prose, prompt
-from querylift.trainer.settings import TrainingSettings
-from querylift.trainer.student.models import END
+from querylift.plugin.expansion import build_prompt, clean_prose
+from querylift.trainer.settings import FineTuningOptions
+from querylift.trainer.student.models import END_TOKEN
 
 
 class Completion(NamedTuple):
-    """A query's prompt and what is to follow it, as text and as tokens. The end is part of the completion."""
+    """The prompt of a query and the text that must follow it, each with its tokens. The text ends with the end token."""
 
     prompt: str
     text: str
@@ -21,52 +24,56 @@ class Completion(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Tokens in all."""
+        """The number of tokens of both."""
         return len(self.prompt_ids) + len(self.ids)
 
 
-def completion(query: str, passage: str, tokenizer: Any, settings: TrainingSettings) -> Completion:
-    """`passage`, cleaned and cut to the settings' words and tokens, after the prompt that is served for `query`.
+def make_completion(query: str, passage: str, tokenizer: Any, options: FineTuningOptions) -> Completion:
+    """Return the served prompt of `query` and the passage, cleaned and cut to the words and tokens of `options`.
 
-    The prompt and the passage are turned into tokens one by one, as they are when the student writes.
+    Prompt and passage are tokenized apart, as they are when the student writes.
     """
-    asked, text = prompt(query), cut(passage, tokenizer, max_words=settings.max_words, max_tokens=settings.max_tokens)
-    return Completion(asked, text + END, ids(asked, tokenizer), ids(text + END, tokenizer))
+    prompt = build_prompt(query)
+    text = cut_passage(passage, tokenizer, max_words=options.max_words, max_tokens=options.max_tokens) + END_TOKEN
+    return Completion(prompt, text, encode_text(prompt, tokenizer), encode_text(text, tokenizer))
 
 
-def cut(passage: str, tokenizer: Any, *, max_words: int, max_tokens: int) -> str:
-    """The first whole words of the cleaned passage that keep within both bounds; the end is not counted."""
+def cut_passage(passage: str, tokenizer: Any, *, max_words: int, max_tokens: int) -> str:
+    """Clean the passage and keep its first whole words within both bounds. The end token is not counted."""
     text = " ".join(clean_prose(passage).split()[:max_words])
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    if len(encoded["input_ids"]) <= max_tokens:
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if len(encoding["input_ids"]) <= max_tokens:
         return text
-    end = encoded["offset_mapping"][max_tokens - 1][1]
-    # A token may end inside a word: what is left of that word goes.
+    end = encoding["offset_mapping"][max_tokens - 1][1]
+    # The last token may end inside a word. That word is dropped.
     return text[:end].rstrip() if text[end : end + 1].isspace() else text[:end].rpartition(" ")[0].rstrip()
 
 
-def ids(text: str, tokenizer: Any) -> list[int]:
-    """The tokens of `text`, none added."""
+def encode_text(text: str, tokenizer: Any) -> list[int]:
+    """Return the token ids of `text`, without added special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def held_out(query_ids: Iterable[str], share: float) -> frozenset[str]:
-    """About `share` of the queries, for validation: the same ones whatever the others are, in every stage and every run.
+def choose_validation_queries(query_ids: Iterable[str], share: float) -> frozenset[str]:
+    """Choose about `share` of the queries for validation.
 
-    At least one where `share` is above 0 and there are two or more; never all.
+    A query's own id decides, so that every stage and every run chooses the same queries. At least one query is chosen
+    when `share` is above 0 and there are two queries or more. At least one is left for training.
     """
-    placed = sorted((_place(query_id), query_id) for query_id in set(query_ids))
-    if share <= 0 or len(placed) < 2:
+    positions = sorted((_hash_to_fraction(query_id), query_id) for query_id in set(query_ids))
+    if share <= 0 or len(positions) < 2:
         return frozenset()
-    chosen = [query_id for place, query_id in placed[:-1] if place < share]
-    return frozenset(chosen or [placed[0][1]])
+    chosen = [query_id for position, query_id in positions[:-1] if position < share]
+    return frozenset(chosen or [positions[0][1]])
 
 
-def split(rows: Collection[Any], share: float) -> tuple[list[Any], list[Any]]:
-    """Rows with a `query_id`, as (training, validation)."""
-    out = held_out((row.query_id for row in rows), share)
-    return [row for row in rows if row.query_id not in out], [row for row in rows if row.query_id in out]
+def split_by_query(rows: Collection[Any], share: float) -> tuple[list[Any], list[Any]]:
+    """Split rows with a `query_id` into (training, validation). All rows of a query go to one side."""
+    validation_ids = choose_validation_queries((row.query_id for row in rows), share)
+    training = [row for row in rows if row.query_id not in validation_ids]
+    return training, [row for row in rows if row.query_id in validation_ids]
 
 
-def _place(query_id: str) -> float:
+def _hash_to_fraction(query_id: str) -> float:
+    """Return a number from 0 to 1 that depends on the id alone."""
     return int(hashlib.sha256(query_id.encode()).hexdigest()[:13], 16) / 16**13

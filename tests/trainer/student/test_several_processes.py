@@ -1,4 +1,4 @@
-"""Several processes train one student, as on a machine with several GPUs: each on its share of a batch, and one writes."""
+"""Several processes train one student, as on a machine with several GPUs. Only the first writes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("trl", reason="needs the training stack: pip install 'querylift[train]'")
 
-from querylift.trainer.student import loss_curves, models
-from tests.helpers.lessons import pairs_file, rows_file
+from querylift.trainer.student import loss_curves, model_bases
+from tests.helpers.lessons import write_pair_file, write_passage_file
 from tests.helpers.paths import ROOT
 
 CONFIG = """
@@ -40,8 +40,8 @@ validation_share = 0.2
 """
 
 
-def _train(folder: Path, *arguments: object) -> str:
-    """What two processes print."""
+def _train_in_two_processes(folder: Path, *arguments: object) -> str:
+    """Return the output of both processes."""
     root = str(ROOT)
     command = [
         sys.executable,
@@ -55,23 +55,29 @@ def _train(folder: Path, *arguments: object) -> str:
     ]
     options = ["train", *map(str, arguments), "--config", str(folder / "c.toml"), "--held-out", "none"]
     environment = {**os.environ, "PYTHONPATH": root, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *options], env=environment, cwd=root, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(
+        [*command, *options], env=environment, cwd=root, capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
-def test_two_processes_train_one_student_and_one_of_them_writes_and_speaks(tmp_path: Path) -> None:
+def test_two_processes_train_one_student_and_only_one_writes_and_prints(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(CONFIG, encoding="utf-8")
     student = tmp_path / "sft"
-    said = _train(tmp_path, "sft", rows_file(tmp_path / "rows.jsonl"), "--out", student)
+    output = _train_in_two_processes(tmp_path, "sft", write_passage_file(tmp_path / "rows.jsonl"), "--out", student)
     # Eight rows, two by two in two processes: two steps an epoch.
-    assert said.count("passages to learn") == said.count(f"{student}: 24 steps") == 1
-    losses = [row["loss"] for row in loss_curves.read(student / "curves.jsonl") if "loss" in row]
+    assert output.count("training passages") == output.count(f"{student}: 24 steps") == 1
+    losses = [row["loss"] for row in loss_curves.read_curves(student / "curves.jsonl") if "loss" in row]
     assert len(losses) == 6 and losses[-1] < losses[0] / 2
-    assert models.is_adapter(student) and not (student / "checkpoints").exists()
+    assert model_bases.is_adapter(student) and not (student / "checkpoints").exists()
 
-    preferring = tmp_path / "dpo"
-    told = _train(tmp_path, "dpo", pairs_file(tmp_path / "p.jsonl"), "--model", student, "--out", preferring)
-    assert told.count("pairs to learn") == told.count(f"{preferring}: 8 steps") == 1
-    right = [row["rewards/accuracies"] for row in loss_curves.read(preferring / "curves.jsonl") if "loss" in row]
-    assert right[-1] > 0.9
+    dpo_folder = tmp_path / "dpo"
+    output = _train_in_two_processes(
+        tmp_path, "dpo", write_pair_file(tmp_path / "p.jsonl"), "--model", student, "--out", dpo_folder
+    )
+    assert output.count("training pairs") == output.count(f"{dpo_folder}: 8 steps") == 1
+    accuracies = [
+        row["rewards/accuracies"] for row in loss_curves.read_curves(dpo_folder / "curves.jsonl") if "loss" in row
+    ]
+    assert accuracies[-1] > 0.9

@@ -1,0 +1,48 @@
+"""The training libraries: torch, transformers, PEFT and TRL. They are checked for, kept offline and kept quiet."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from querylift.plugin.errors import MissingExtra
+
+# PEFT and TRL call functions that transformers has renamed.
+_HARMLESS_WARNINGS = (r"`[a-z_]+` is deprecated and will be removed in v6",)
+
+
+def check_training_packages() -> None:
+    """Raise MissingExtra for the first package of the training stack that is not installed."""
+    for package in ("torch", "transformers", "peft", "trl", "datasets"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, "train")
+
+
+def silence_libraries() -> None:
+    """Stop the libraries from downloading, sending telemetry and drawing progress bars. Call it before importing them."""
+    for variable in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
+        os.environ.setdefault(variable, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def hide_harmless_warnings() -> Iterator[None]:
+    """Hide the warnings that the libraries raise about each other. Nothing follows from them."""
+    with warnings.catch_warnings():
+        for message in _HARMLESS_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+def choose_device() -> str:
+    """Return the device to compute on: "cuda" when there is a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
