@@ -1,10 +1,12 @@
-"""The contract between training, evaluation and serving: prompt, stop rule, parser, and what an expansion is.
+"""The contract between training, evaluation and serving: the prompt, the stop rule, the parser, and the expansion.
 
-Standard library only, so that every other package can import it. Nothing else in the project writes a prompt or reads a
-model's output. Change anything here that alters either and `PROMPT_VERSION` must change with it: caches and models are
-keyed by it. The one exception is a rule that only takes away what should never have been served, as that of the query's
-language does: the prompt, and so what a model was trained for, stays the same, and what a cache kept without the rule is
-gone within its `ttl_s`.
+Standard library only, so that every other package can import it. Nothing else in the project writes the student's prompt
+or reads a model's output. A change that alters either must also change `PROMPT_VERSION`, because caches and models are
+keyed by it.
+
+There is one exception: a rule that only takes away words that should never be served, such as the rule about the query's
+language. It leaves the prompt as it is, and so the models stay usable. Cached expansions from before the rule expire
+within `ttl_s`.
 """
 
 from __future__ import annotations
@@ -19,17 +21,17 @@ from querylift.plugin.language import QueryLanguage
 
 PROMPT_VERSION = "passage-2"
 MAX_TOKENS = 64
-"""Tokens that a model may write for one expansion."""
-STOP = ("<|im_end|>", "<|endoftext|>", "\n")
-"""Generation ends before the first of these."""
+"""The number of tokens that a model may write for one expansion."""
+STOP_STRINGS = ("<|im_end|>", "<|endoftext|>", "\n")
+"""Generation ends before the first of these strings."""
 MAX_WORDS = 128
-"""Distinct words kept of one expansion, whatever wrote it."""
+"""An expansion keeps at most so many distinct words."""
 MAX_WORD_CHARS = 40
-"""A longer run of letters is no word that a document would be found by."""
+"""A longer run of letters does not help to find documents."""
 MAX_TERMS = 128
-"""Weighted terms kept of one expansion, heaviest first."""
+"""An expansion keeps at most so many weighted terms, the heaviest ones."""
 MAX_TERM_WEIGHT = 1e12
-"""Weights are relative; a larger one is a fault of whatever wrote it."""
+"""Weights are relative. A larger one is a fault of its source."""
 
 _SYSTEM = "You write short passages for a search engine."
 _TASK = "Write a short passage that answers this search query: "
@@ -37,9 +39,9 @@ _TASK = "Write a short passage that answers this search query: "
 
 @dataclass(frozen=True, slots=True)
 class WeightedTerm:
-    """A term as it stands in an index (already analysed) and its weight, relative to the others, above zero.
+    """A term as the engine's analyzer writes it into an index, and its weight above 0, relative to the other terms.
 
-    `surface` is a word that the term is made of, for fields that are analysed another way; "" where none is known.
+    `surface` is the surface word of the term, for fields with another analyzer. It is "" when none is known.
     """
 
     term: str
@@ -49,7 +51,7 @@ class WeightedTerm:
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """Words that relevant documents would use: either `text`, to be analysed by the engine, or `terms` of one `field`."""
+    """Words that relevant documents probably use: either `text`, which the engine analyses, or `terms` of one `field`."""
 
     text: str = ""
     terms: tuple[WeightedTerm, ...] = ()
@@ -57,24 +59,24 @@ class Expansion:
 
     def __post_init__(self) -> None:
         if bool(self.text) == bool(self.terms):
-            raise ValueError("an expansion is either text or terms: give exactly one of the two")
+            raise ValueError("an expansion is either text or terms; give exactly one of the two")
         if self.terms and not self.field:
-            raise ValueError("an expansion made of terms names the analysed field that they belong to")
+            raise ValueError("an expansion of terms has no field; name the analysed field that the terms belong to")
 
     def __repr__(self) -> str:
         size = f"{len(self.terms)} terms of {self.field}" if self.terms else f"{len(self.text)} chars"
         return f"Expansion({size})"
 
-    def size(self) -> int:
-        """How many words or terms it adds to a query for one field."""
+    def count_words(self) -> int:
+        """Return the number of words or terms that the expansion adds to a query of one field."""
         return len(self.terms) or len(self.text.split())
 
-    def words(self) -> str:
-        """The text, or the terms as text: for a person to read."""
+    def to_text(self) -> str:
+        """Return the text, or the surface words of the terms, for a person to read."""
         return self.text or " ".join(t.surface or t.term for t in self.terms)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that `from_json` reads back."""
+        """Return a JSON object that `from_json` reads."""
         if self.terms:
             surfaces = {t.term: t.surface for t in self.terms if t.surface}
             terms = {"field": self.field, "terms": {t.term: t.weight for t in self.terms}}
@@ -83,123 +85,131 @@ class Expansion:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Expansion:
-        """Read what `to_json` wrote. Raises ValueError where it is neither shape."""
+        """Read an object that `to_json` wrote. Raises ValueError when it has another shape."""
         if isinstance(value.get("text"), str):
             return cls(text=value["text"])
         terms, field, surfaces = value.get("terms"), value.get("field"), value.get("surfaces", {})
         if not isinstance(terms, Mapping) or not isinstance(field, str) or not isinstance(surfaces, Mapping):
-            raise ValueError('an expansion has "text", or "field" and "terms"')
-        parsed = from_terms(((t, w) for t, w in terms.items()), field=field, surfaces=surfaces)
-        if parsed is None:
-            raise ValueError("an expansion made of terms needs at least one with a weight above zero")
-        return parsed
+            raise ValueError('the expansion has neither "text" nor "field" and "terms"; write one of the two')
+        expansion = expansion_from_terms(terms.items(), field=field, surfaces=surfaces)
+        if expansion is None:
+            raise ValueError("the expansion has no usable term; give at least one a weight above 0")
+        return expansion
 
 
 def clean_query(text: str) -> str:
-    """The user's words as the prompt and every key see them: control characters out, whitespace collapsed."""
-    return " ".join(_without_controls(text).split())
+    """Return the query as prompts and cache keys hold it: without control characters, with whitespace collapsed."""
+    return " ".join(_remove_control_characters(text).split())
 
 
-def messages(query: str) -> list[dict[str, str]]:
-    """The prompt as chat messages, for servers that apply the model's own chat template."""
+def build_messages(query: str) -> list[dict[str, str]]:
+    """Return the prompt as chat messages, for servers that apply the model's own chat template."""
     return [
         {"role": "system", "content": _SYSTEM},
-        {"role": "user", "content": _TASK + _without_markup(clean_query(query))},
+        {"role": "user", "content": _TASK + _remove_markup(clean_query(query))},
     ]
 
 
-def prompt(query: str) -> str:
-    """The prompt as one string in ChatML, the format of the SmolLM2 and Qwen students.
+def build_prompt(query: str) -> str:
+    """Return the prompt as one string in ChatML, the format of the SmolLM2 and Qwen students.
 
-    Special-token look-alikes in `query` are removed, so tokenising with special tokens on is safe.
+    Text in `query` that looks like a special token is removed. A tokenizer may therefore parse special tokens safely.
     """
-    turns = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages(query))
+    turns = "".join(
+        f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in build_messages(query)
+    )
     return turns + "<|im_start|>assistant\n"
 
 
-def parse(output: str, *, query: str) -> Expansion | None:
-    """What a model wrote for `query`, as data: lead-in and markdown off, cut at the stop rule, words deduplicated and bounded.
+def parse_output(output: str, *, query: str) -> Expansion | None:
+    """Return the expansion in a model's output for `query`, or None when no word is left.
 
-    Words that are not in the query's language are dropped (`querylift.plugin.language` has the rule). Returns None where no word is
-    left. Works on a teacher's prose as on a small model's loops. What people wrote on purpose, as in a table, is read by
-    `from_words`, which knows no query: there an expansion may well be in another language.
+    Lead-in and Markdown are removed, and the text is cut at the stop rule. Each word stays once, up to `MAX_WORDS`.
+    Words that are not in the query's language are dropped; `querylift.plugin.language` has the rule. The parser handles
+    the prose of a teacher as well as the loops of a small model.
+
+    Expansions that people wrote, as in a table, are read by `expansion_from_text`. It knows no query, because such an
+    expansion may be in another language on purpose.
     """
-    found = from_words(clean_prose(_cut_at_stop(_without_thinking(output).strip())))
-    if found is None:
+    prose = clean_prose(_cut_at_stop_string(_remove_thinking(output).strip()))
+    expansion = expansion_from_text(prose)
+    if expansion is None:
         return None
-    return from_words(" ".join(QueryLanguage.of(_words(query)).own(found.text.split())))
+    query_language = QueryLanguage.detect(_find_words(query))
+    return expansion_from_text(" ".join(query_language.select_own_words(expansion.text.split())))
 
 
 def clean_prose(text: str) -> str:
-    """A large model's answer without its thinking, its lead-in ("Certainly! Here is...") and its markup, on one line."""
-    return " ".join(_without_markup(_without_lead_in(_without_markdown(_without_thinking(text)))).split())
+    """Return a large model's answer on one line, without thinking, lead-in ("Certainly! Here is...") and markup."""
+    return " ".join(_remove_markup(_remove_lead_in(_remove_markdown(_remove_thinking(text)))).split())
 
 
-def from_words(text: str) -> Expansion | None:
-    """`text` as an expansion: only words stay, each once, at most `MAX_WORDS`. None where there are none."""
-    kept: dict[str, str] = {}
-    for word in _words(text):
-        for piece in _pieces(word):
-            kept.setdefault(piece.casefold(), piece)
-        if len(kept) >= MAX_WORDS:
+def expansion_from_text(text: str) -> Expansion | None:
+    """Return the words of `text` as an expansion, each once and at most `MAX_WORDS`. None when there are no words."""
+    words: dict[str, str] = {}
+    for long_word in _find_words(text):
+        for word in _split_long_word(long_word):
+            words.setdefault(word.casefold(), word)
+        if len(words) >= MAX_WORDS:
             break
-    return Expansion(text=" ".join(list(kept.values())[:MAX_WORDS])) if kept else None
+    return Expansion(text=" ".join(list(words.values())[:MAX_WORDS])) if words else None
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(unicodedata.normalize("NFC", _without_controls(_without_markup(text))))
+def _find_words(text: str) -> list[str]:
+    return _WORD.findall(unicodedata.normalize("NFC", _remove_control_characters(_remove_markup(text))))
 
 
-def from_terms(
+def expansion_from_terms(
     terms: Iterable[tuple[str, float]], *, field: str, surfaces: Mapping[str, str] | None = None
 ) -> Expansion | None:
-    """The heaviest `MAX_TERMS` of (term, weight), heaviest first, ties by term. None where none has a usable weight.
+    """Return the `MAX_TERMS` heaviest of (term, weight), heaviest first and ties by term. None when none is usable.
 
-    Usable is a number above 0 and at most `MAX_TERM_WEIGHT`. A term that comes twice keeps the heavier weight. `surfaces`
-    holds words by term.
+    A usable weight is above 0 and at most `MAX_TERM_WEIGHT`. A term that comes twice gets the heavier weight.
+    `surfaces` maps terms to their surface words.
     """
     usable: dict[str, float] = {}
     for term, weight in terms:
         if isinstance(term, str) and term and isinstance(weight, int | float) and 0 < weight <= MAX_TERM_WEIGHT:
             usable[term] = max(float(weight), usable.get(term, 0.0))
-    ranked = sorted(usable.items(), key=lambda tw: (-tw[1], tw[0]))[:MAX_TERMS]
-    if not ranked:
+    heaviest = sorted(usable.items(), key=lambda item: (-item[1], item[0]))[:MAX_TERMS]
+    if not heaviest:
         return None
-    return Expansion(terms=tuple(WeightedTerm(t, w, _surface(surfaces, t)) for t, w in ranked), field=field)
+    weighted_terms = tuple(WeightedTerm(term, weight, _get_surface_word(surfaces, term)) for term, weight in heaviest)
+    return Expansion(terms=weighted_terms, field=field)
 
 
-def _surface(surfaces: Mapping[str, str] | None, term: str) -> str:
+def _get_surface_word(surfaces: Mapping[str, str] | None, term: str) -> str:
     surface = surfaces.get(term, "") if surfaces else ""
     return surface if isinstance(surface, str) else ""
 
 
-def _combining_marks() -> str:
-    """Vowel signs, accents and the like as ranges of a character class: `\\w` takes in no mark."""
+def _build_combining_mark_ranges() -> str:
+    """Return vowel signs, accents and the like as ranges of a character class, because `\\w` matches no mark."""
     marks = [i for i in (*range(0x300, 0x1F000), *range(0xE0100, 0xE01F0)) if unicodedata.category(chr(i))[0] == "M"]
-    runs: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for mark in marks:
-        if runs and runs[-1][1] == mark - 1:
-            runs[-1] = (runs[-1][0], mark)
+        if ranges and ranges[-1][1] == mark - 1:
+            ranges[-1] = (ranges[-1][0], mark)
         else:
-            runs.append((mark, mark))
-    return "".join(f"{chr(first)}-{chr(last)}" for first, last in runs)
+            ranges.append((mark, mark))
+    return "".join(f"{chr(start)}-{chr(end)}" for start, end in ranges)
 
 
-MARKS = _combining_marks()
-"""The inside of a regular expression's character class that matches every combining mark."""
+COMBINING_MARKS = _build_combining_mark_ranges()
+"""The inside of a character class, in a regular expression, that matches every combining mark."""
 
-# A word: letters, marks and digits of any script, with inner hyphens, apostrophes and dots (well-known, don't, U.S).
-_INNER = rf"(?:[^\W_]|[{MARKS}\u200c\u200d])"
+# A word has letters, marks and digits of any script, and inner hyphens, apostrophes and dots (well-known, don't, U.S).
+_INNER = rf"(?:[^\W_]|[{COMBINING_MARKS}\u200c\u200d])"
 _WORD = re.compile(rf"[^\W_]{_INNER}*+(?:[-'’.]{_INNER}++)*+")
 _MARKUP = re.compile(
     r"<\|im_start\|>(?:system|user|assistant)?|<\|[^|<>]{0,64}\|>|</?[A-Za-z][^<>]{0,64}>|https?://\S+"
 )
-# Published answers have often lost their line ends, so a heading's marks may stand in the middle of a line.
+# Published answers have often lost their line ends, so the signs of a heading may stand inside a line.
 _EMPHASIS = re.compile(r"\*{2,3}|(?<!\w)\*(?=\w)|(?<=[\w.,])\*(?!\w)|(?<!\w)__|__(?!\w)")
-_BLOCK = re.compile(r"```[\w-]*|(?:^|(?<=\s))#{1,6}(?=\s)|^[ \t]*(?:[-*+•>]|\d{1,2}[.)])[ \t]+", re.M)
+_BLOCK_MARKUP = re.compile(r"```[\w-]*|(?:^|(?<=\s))#{1,6}(?=\s)|^[ \t]*(?:[-*+•>]|\d{1,2}[.)])[ \t]+", re.M)
 _THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
-_THOUGHT = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_INVISIBLE = str.maketrans("", "", "\u00ad\u2060")
+_THINKING_WITHOUT_OPENING = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_WITHOUT_INVISIBLE_CHARACTERS = str.maketrans("", "", "\u00ad\u2060")
 _LEAD_IN = re.compile(
     r"\A\W*(?:"
     r"(?:certainly|sure(?: thing)?|of course|absolutely|okay|ok)(?:\s*[!.,:–—]\s*|\s+(?=here\b))"
@@ -209,58 +219,58 @@ _LEAD_IN = re.compile(
     r"){1,3}",
     re.IGNORECASE,
 )
-_ROLE = re.compile(r"\A\W*(?:assistant|system|user)\W*\Z", re.IGNORECASE)
+_ROLE_NAME = re.compile(r"\A\W*(?:assistant|system|user)\W*\Z", re.IGNORECASE)
 _LIST_NUMBER = re.compile(r"\A\s*\d{1,2}[.)]\s+")
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f]")
 
 
-def _without_controls(text: str) -> str:
-    """Control, format, surrogate and private-use characters become spaces; soft hyphens go without a trace.
+def _remove_control_characters(text: str) -> str:
+    """Replace control, format, surrogate and private-use characters by spaces.
 
-    Joiners inside words (ZWJ, ZWNJ) stay.
+    Soft hyphens disappear without a space. Joiners inside words (ZWJ, ZWNJ) stay.
     """
     if text.isascii() and text.isprintable():
         return text
-    text = text.translate(_INVISIBLE)
-    return "".join(c if unicodedata.category(c)[0] != "C" or c in "\u200c\u200d" else " " for c in text)
+    text = text.translate(_WITHOUT_INVISIBLE_CHARACTERS)
+    return "".join(char if unicodedata.category(char)[0] != "C" or char in "\u200c\u200d" else " " for char in text)
 
 
-def _without_markup(text: str) -> str:
+def _remove_markup(text: str) -> str:
     return _MARKUP.sub(" ", text)
 
 
-def _without_markdown(text: str) -> str:
-    return _BLOCK.sub(" ", _EMPHASIS.sub("", text))
+def _remove_markdown(text: str) -> str:
+    return _BLOCK_MARKUP.sub(" ", _EMPHASIS.sub("", text))
 
 
-def _without_thinking(text: str) -> str:
-    """`text` less its thinking, closed or not; a chat template may have written the opening tag into the prompt."""
-    return _THOUGHT.sub(" ", _THINKING.sub(" ", text))
+def _remove_thinking(text: str) -> str:
+    """Remove the thinking, closed or not. Its opening tag may be missing, as some chat templates put it into the prompt."""
+    return _THINKING_WITHOUT_OPENING.sub(" ", _THINKING.sub(" ", text))
 
 
-def _cut_at_stop(text: str) -> str:
-    """`text` up to the first stop string, once the lines that only announce it are passed over."""
+def _cut_at_stop_string(text: str) -> str:
+    """Return the text before the first stop string. Lines that only announce an answer are dropped first."""
     lines = [line for line in text.split("\n") if line.strip()]
-    text = next((line for line in lines[:-1] if not _announces(line)), lines[-1] if lines else "")
-    for stop in STOP:
-        text = text.split(stop, 1)[0]
-    return _LIST_NUMBER.sub("", text)
+    answer = next((line for line in lines[:-1] if not _only_announces(line)), lines[-1] if lines else "")
+    for stop in STOP_STRINGS:
+        answer = answer.split(stop, 1)[0]
+    return _LIST_NUMBER.sub("", answer)
 
 
-def _announces(line: str) -> bool:
-    """Whether a line is a heading, a fence, a role's name, or a lead-in that ends in a colon."""
-    bare = _without_lead_in(_without_markup(line)).strip()
-    is_heading = bare.startswith(("#", "```")) or bare.rstrip(" *").endswith(":")
-    is_empty = not _WORD.search(bare) and not any(stop in line for stop in STOP)
-    return is_heading or is_empty or bool(_ROLE.match(bare))
+def _only_announces(line: str) -> bool:
+    """Whether a line is only a heading, a code fence, the name of a role, or a lead-in that ends in a colon."""
+    text = _remove_lead_in(_remove_markup(line)).strip()
+    is_heading = text.startswith(("#", "```")) or text.rstrip(" *").endswith(":")
+    is_empty = not _WORD.search(text) and not any(stop in line for stop in STOP_STRINGS)
+    return is_heading or is_empty or bool(_ROLE_NAME.match(text))
 
 
-def _without_lead_in(text: str) -> str:
+def _remove_lead_in(text: str) -> str:
     return _LEAD_IN.sub("", text, count=1)
 
 
-def _pieces(word: str) -> list[str]:
-    """`word`, or nothing where it is too long; scripts written without spaces are cut into runs that are not."""
+def _split_long_word(word: str) -> list[str]:
+    """Return [word], or [] when it is too long. A long word of a script without spaces is cut into shorter pieces."""
     if len(word) <= MAX_WORD_CHARS:
         return [word]
     if _UNSPACED.search(word):

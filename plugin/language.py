@@ -1,10 +1,12 @@
-"""Which of a model's words are in the language of the query: told by script, and within Latin script by function words.
+"""Decide which words of a model's output are in the language of the query.
 
-Standard library only. A small model that is asked in Chinese answers in English, and a large one asked in English may slip
-into Chinese halfway; such words find nothing, or the wrong thing. Unicode's names say what script a letter is of (the
-standard library has no script property). Of the languages in Latin script those listed below are told apart, where query
-and answer both show several of their function words; any other is told from English alone. A query that shows too little
-decides nothing. Languages that share another script (Russian and Bulgarian, Arabic and Persian) are not told apart.
+Standard library only. A small model that gets a Chinese query may answer in English, and a large model may slip into
+Chinese halfway. Such words find nothing, or the wrong documents.
+
+The first sign is the script. It comes from Unicode's names, because the standard library has no script property. Within
+Latin script, function words tell the languages listed below apart: query and output must both show several of them. A
+language that is not listed is only told from English. Languages that share another script (Russian and Bulgarian, Arabic
+and Persian) are not told apart. A query with too few signs decides nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 
-Runs = list[tuple[str, str]]
+ScriptRuns = list[tuple[str, str]]
+"""Pairs of a script and the part of a word that is written in it."""
 HAN, KANA, GREEK, LATIN = "HAN", "KANA", "GREEK", "LATIN"
-_BY_NAME = {
+_SCRIPT_BY_NAME = {
     "CJK": HAN,
     "IDEOGRAPHIC": HAN,
     "BOPOMOFO": HAN,
@@ -26,14 +29,14 @@ _BY_NAME = {
     "KATAKANA-HIRAGANA": KANA,
     "MODIFIER": "",  # apostrophe-like letters of any script
 }
-_UNSPACED = frozenset({HAN, KANA, "THAI", "LAO", "KHMER", "MYANMAR"})
-"""Written without spaces, so that a word may run into one of another script."""
-_SYLLABLES = _UNSPACED | {"HANGUL"}
-"""One sign is a word, or much of one."""
-_MOST_SYMBOLS = 2
-"""So many Greek letters together are no Greek: β-catenin, αβ, Δψ."""
+_UNSPACED_SCRIPTS = frozenset({HAN, KANA, "THAI", "LAO", "KHMER", "MYANMAR"})
+"""Scripts without spaces, so that a word may run into a word of another script."""
+_SCRIPTS_OF_WHOLE_WORDS = _UNSPACED_SCRIPTS | {"HANGUL"}
+"""Scripts in which one sign is a word, or a large part of one."""
+_MAX_GREEK_SYMBOLS = 2
+"""Up to so many Greek letters together are symbols, not Greek: β-catenin, αβ, Δψ."""
 
-# Words that are written alike in several of these languages say nothing between those. Single letters are left out.
+# Several of these languages share words. A shared word does not tell them apart. Single letters are left out.
 _FUNCTION_WORDS = {
     "en": "the of and to in is are was were be been for on with as at by from that this these those it its an or not can "
     "how what why when where who which does do did will would should could has have had you your they their he she his "
@@ -72,186 +75,213 @@ _FUNCTION_WORDS = {
     "még mint lehet",
     "vi": "là của và các có cho không được trong một những với này khi người tại sao gì như thế nào ở đó bị để",
 }  # fmt: skip
-_WORDS = {language: frozenset(words.split()) for language, words in _FUNCTION_WORDS.items()}
-"""By language; `da` is Norwegian too, and `id` Malay."""
-_ENGLISH_TOO = _WORDS["en"] | frozenset(
+_FUNCTION_WORDS_BY_LANGUAGE = {language: frozenset(words.split()) for language, words in _FUNCTION_WORDS.items()}
+"""The code `da` also covers Norwegian, and `id` also covers Malay."""
+_SHARED_WITH_ENGLISH = _FUNCTION_WORDS_BY_LANGUAGE["en"] | frozenset(
     "al als am apa au aux ben bin bis biz but ca co com come dan den des die dove er est han hat her il im jan kim la las los "
     "man me med men mi mit ne non over pa par per plus po pour pro sa sans se sem sen si sin son sur tag tan te ten till un "
     "under van var vi war ya".split()
 )
-"""Function words of other languages that are English words, names or abbreviations as well: no sign against English."""
-_ALL_OTHERS = frozenset().union(*(words for language, words in _WORDS.items() if language != "en"))
-_NO_ENGLISH = _ALL_OTHERS - _ENGLISH_TOO
-_ONLY_ENGLISH = _WORDS["en"] - _ALL_OTHERS
-_SIGNS = 2
-"""Function words, each counted once, that it takes to tell a language."""
-_SURE_SIGNS = 5
-"""As many English ones that it takes to tell English from a language that is not listed."""
+"""Function words of other languages that are also English words, names or abbreviations. They are no sign against
+English."""
+_NON_ENGLISH_WORDS = frozenset().union(
+    *(words for language, words in _FUNCTION_WORDS_BY_LANGUAGE.items() if language != "en")
+)
+_NEVER_ENGLISH = _NON_ENGLISH_WORDS - _SHARED_WITH_ENGLISH
+_ONLY_ENGLISH = _FUNCTION_WORDS_BY_LANGUAGE["en"] - _NON_ENGLISH_WORDS
+_MIN_SIGNS = 2
+"""The number of different function words that a language must show."""
+_MIN_ENGLISH_SIGNS = 5
+"""The number of English function words that tell English from a language that is not listed."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueryLanguage:
-    """What a query's words say of its language. `scripts` is empty where it has no letters: then any word is its own.
+    """What the words of a query say about its language.
 
-    `words` are the query's in lower case, and the runs of those that join scripts (使用Python). `name` is one of the list of
-    function words, "other" where it is no English but nobody knows what, "" where it is any language of its scripts.
+    `scripts` is empty when the query has no letters; then every word counts as its own. `words` are the words of the
+    query in lower case. For a word that joins scripts (使用Python), they also hold its parts. `language` is a code of the
+    list of function words, "other" for an unknown language that is not English, or "" for any language of the scripts.
     """
 
     scripts: frozenset[str]
     words: frozenset[str]
-    name: str
+    language: str
 
     @classmethod
-    def of(cls, words: Sequence[str]) -> QueryLanguage:
-        """Of a query's words. Latin ones beside another script are names (Python 怎么安装), unless they show a language."""
-        runs = [(script, run) for word in words for script, run in script_runs(word)]
-        name = language_of(words)
-        scripts = _established(runs)
-        if len(scripts) > 1 and not name:
+    def detect(cls, words: Sequence[str]) -> QueryLanguage:
+        """Detect the language of a query from its words.
+
+        Latin words beside another script count as names (Python 怎么安装), unless they show a language.
+        """
+        runs = [run for word in words for run in split_by_script(word)]
+        language = detect_language(words)
+        scripts = _find_query_scripts(runs)
+        if len(scripts) > 1 and not language:
             scripts -= {LATIN}
         if KANA in scripts:
             scripts |= {HAN}
-        known = {word.casefold() for word in words} | {run.casefold() for run in _cuts(words)}
-        return cls(frozenset(scripts), frozenset(known), name or _other(words) if LATIN in scripts else "")
+        query_words = {word.casefold() for word in words}
+        query_words |= {part.casefold() for part in _iterate_mixed_script_parts(words)}
+        if LATIN not in scripts:
+            language = ""
+        elif not language:
+            language = _detect_unlisted_language(words)
+        return cls(frozenset(scripts), frozenset(query_words), language)
 
-    def own(self, words: Sequence[str]) -> list[str]:
-        """Those of `words`, an answer's, that are in the query's language; [] where the answer is in another one.
+    def select_own_words(self, words: Sequence[str]) -> list[str]:
+        """Return those `words` of a model's output that are in the query's language. [] when the output is in another.
 
-        Words of another script go, unless they stand in the query. Where they weigh more than those of its scripts, the
-        answer is in another language, and what would be left are strays.
+        Words of another script are dropped, unless the query contains them. When more words are dropped than stay, the
+        output is in another language, and the words that would stay are strays.
         """
         if not self.scripts:
             return list(words)
-        kept: list[tuple[str, Runs]] = []
+        own_words: list[tuple[str, ScriptRuns]] = []
         balance = 0
-        for piece, runs in (pair for word in words for pair in self._pieces(word)):
-            if self._is_own(piece, runs):
-                kept.append((piece, runs))
-                balance += _weight(piece) * any(script in self.scripts for script, _ in runs)
+        for piece, runs in (pair for word in words for pair in self._split_foreign_word(word)):
+            if self._is_own_word(piece, runs):
+                own_words.append((piece, runs))
+                balance += _count_as_words(piece) * any(script in self.scripts for script, _ in runs)
             elif not self._may_be_japanese(runs):
-                balance -= _weight(piece)
-        if balance < 0 or self._is_answered_in_another(kept):
+                balance -= _count_as_words(piece)
+        if balance < 0 or self._is_in_another_language(own_words):
             return []
-        return [piece for piece, _ in kept]
+        return [piece for piece, _ in own_words]
 
-    def _pieces(self, word: str) -> list[tuple[str, Runs]]:
-        """`word`, or its runs where it is not the query's own as it stands, and a script without spaces may have joined them."""
-        runs = script_runs(word)
-        if not self._is_own(word, runs) and any(script in _UNSPACED for script, _ in runs):
-            return [(run, [(script, run)]) for script, run in runs]
+    def _split_foreign_word(self, word: str) -> list[tuple[str, ScriptRuns]]:
+        """Return `word`, or its parts by script when a script without spaces may have joined foreign words to it."""
+        runs = split_by_script(word)
+        if not self._is_own_word(word, runs) and any(script in _UNSPACED_SCRIPTS for script, _ in runs):
+            return [(part, [(script, part)]) for script, part in runs]
         return [(word, runs)]
 
-    def _is_own(self, word: str, runs: Runs) -> bool:
+    def _is_own_word(self, word: str, runs: ScriptRuns) -> bool:
         if word.casefold() in self.words:
             return True
-        return all(not script or script in self.scripts or run.casefold() in self.words for script, run in runs)
+        return all(not script or script in self.scripts or part.casefold() in self.words for script, part in runs)
 
-    def _may_be_japanese(self, runs: Runs) -> bool:
-        """Whether `runs` are what a Japanese answer has between the words of a query that is all Han, as Japanese ones may be."""
+    def _may_be_japanese(self, runs: ScriptRuns) -> bool:
+        """Whether `runs` may be kana between the Han words of a Japanese answer. A query of only Han may be Japanese."""
         return HAN in self.scripts and all(script in ("", KANA) for script, _ in runs)
 
-    def _is_answered_in_another(self, kept: Sequence[tuple[str, Runs]]) -> bool:
-        """Whether the words kept are, by all signs, of another language that shares the script."""
-        if KANA in self.scripts and LATIN not in self.scripts:  # Japanese; Chinese has no kana
-            return not any(script == KANA for _, runs in kept for script, _ in runs)
-        words = [word for word, _ in kept]
-        if self.name == "other":
-            return len(_WORDS["en"] & _parts(words)) >= _SURE_SIGNS
-        return bool(self.name) and language_of(words) not in ("", self.name)
+    def _is_in_another_language(self, own_words: Sequence[tuple[str, ScriptRuns]]) -> bool:
+        """Whether the words are clearly of another language that shares the script."""
+        if KANA in self.scripts and LATIN not in self.scripts:  # the query is Japanese, and Chinese has no kana
+            return not any(script == KANA for _, runs in own_words for script, _ in runs)
+        words = [word for word, _ in own_words]
+        if self.language == "other":
+            return len(_FUNCTION_WORDS_BY_LANGUAGE["en"] & _split_into_parts(words)) >= _MIN_ENGLISH_SIGNS
+        return bool(self.language) and detect_language(words) not in ("", self.language)
 
 
-def language_of(words: Iterable[str]) -> str:
-    """The language in Latin script that `words` are clearly in: a name of the list of function words, or "".
+def detect_language(words: Iterable[str]) -> str:
+    """Return the code of the listed language in Latin script that `words` are clearly in, or "".
 
-    It shows two function words or more, or three where all but one are English words too, and against each other language
-    more that are its own than the other's. What is English too is no sign of any other language against English.
+    The words must show two function words of it, or three when all but one are also English words. Compared with every
+    other language, they must show more words that only this language has. A word that is also English is no sign of
+    another language against English.
     """
-    parts = _parts(words)
-    shown = {name: parts & known for name, known in _WORDS.items()}
-    for name, signs in shown.items():
-        clear = signs if name == "en" else signs - _ENGLISH_TOO
-        enough = clear and len(clear) + len(signs) >= 2 * _SIGNS
-        if enough and all(_outweighs(name, other, shown) for other in shown if other != name):
-            return name
+    parts = _split_into_parts(words)
+    signs_by_language = {language: parts & known for language, known in _FUNCTION_WORDS_BY_LANGUAGE.items()}
+    for language, signs in signs_by_language.items():
+        clear_signs = signs if language == "en" else signs - _SHARED_WITH_ENGLISH
+        has_enough = clear_signs and len(clear_signs) + len(signs) >= 2 * _MIN_SIGNS
+        if has_enough and all(
+            _outweighs_language(language, rival, signs_by_language) for rival in signs_by_language if rival != language
+        ):
+            return language
     return ""
 
 
-def script_runs(word: str) -> Runs:
-    """`word` cut where its script changes: (script, run). What is no letter goes with the letters before it.
+def split_by_script(word: str) -> ScriptRuns:
+    """Cut `word` where its script changes. A sign that is not a letter stays with the letters before it.
 
-    A script is "" where there is no letter, or only signs that every language uses.
+    The script is "" for a part without letters, or with only signs that every language uses.
     """
-    if word.isascii():  # most words by far
+    if word.isascii():  # by far the most words
         return [(LATIN if any(map(str.isalpha, word)) else "", word)]
-    scripts = [script_of(c) for c in word]
+    scripts = [find_script(char) for char in word]
     starts: list[tuple[int, str]] = []
-    for at, script in enumerate(scripts):
+    for position, script in enumerate(scripts):
         if not starts or (script and starts[-1][1] not in ("", script)):
-            starts.append((at, script))
+            starts.append((position, script))
         elif script:
             starts[-1] = (starts[-1][0], script)
-    ends = [at for at, _ in starts[1:]] + [len(word)]
+    ends = [start for start, _ in starts[1:]] + [len(word)]
     return [
-        ("" if script == GREEK and scripts[at:end].count(GREEK) <= _MOST_SYMBOLS else script, word[at:end])
-        for (at, script), end in zip(starts, ends, strict=True)
+        (
+            "" if script == GREEK and scripts[start:end].count(GREEK) <= _MAX_GREEK_SYMBOLS else script,
+            word[start:end],
+        )
+        for (start, script), end in zip(starts, ends, strict=True)
     ]
 
 
 @lru_cache(maxsize=1 << 14)
-def script_of(char: str) -> str:
-    """The script of a letter: the first word of its Unicode name, the kana as one and Chinese signs as one. "" for others."""
+def find_script(char: str) -> str:
+    """Return the script of a letter, which is the first word of its Unicode name. Return "" for any other sign.
+
+    Hiragana and katakana count as one script, and so do all Chinese signs.
+    """
     if char.isascii():
         return LATIN if char.isalpha() else ""
     letter = unicodedata.normalize("NFKC", char)[:1]
     if not letter.isalpha():
         return ""
     name = unicodedata.name(letter, "").partition(" ")[0]
-    return _BY_NAME.get(name, name)
+    return _SCRIPT_BY_NAME.get(name, name)
 
 
-def _established(runs: Runs) -> set[str]:
-    """The scripts of a query. A single letter is a sign (π, я) rather than a language, unless there is nothing else."""
-    found = {script for script, _ in runs if script}
-    spelled = {script for script, run in runs if script in _SYLLABLES or sum(script_of(c) == script for c in run) > 1}
-    return found & spelled or found
+def _find_query_scripts(runs: ScriptRuns) -> set[str]:
+    """Return the scripts of a query. A script with only single letters (π, я) counts only when there is no other."""
+    all_scripts = {script for script, _ in runs if script}
+    spelled_scripts = {
+        script
+        for script, part in runs
+        if script in _SCRIPTS_OF_WHOLE_WORDS or sum(find_script(char) == script for char in part) > 1
+    }
+    return all_scripts & spelled_scripts or all_scripts
 
 
-def _cuts(words: Iterable[str]) -> Iterator[str]:
-    """The runs of words that join scripts; not those of one that hides a letter of another script among its own."""
+def _iterate_mixed_script_parts(words: Iterable[str]) -> Iterator[str]:
+    """Yield the parts of words that join scripts. A word with one disguised letter of another script has no such parts."""
     for word in words:
-        runs = script_runs(word)
-        if any(script in _SYLLABLES for script, _ in runs):
-            yield from (run for _, run in runs)
+        runs = split_by_script(word)
+        if any(script in _SCRIPTS_OF_WHOLE_WORDS for script, _ in runs):
+            yield from (part for _, part in runs)
 
 
-def _outweighs(name: str, other: str, shown: Mapping[str, Set[str]]) -> bool:
-    """Whether of the function words `shown`, more set `name` apart from `other` than the other way round."""
-    own = shown[name] - (_ENGLISH_TOO if other == "en" else _WORDS[other])
-    theirs = shown[other] - (_ENGLISH_TOO if name == "en" else _WORDS[name])
-    return len(own) > len(theirs)
+def _outweighs_language(language: str, rival: str, signs_by_language: Mapping[str, Set[str]]) -> bool:
+    """Whether more of the signs belong only to `language` than only to `rival`."""
+    rival_words = _SHARED_WITH_ENGLISH if rival == "en" else _FUNCTION_WORDS_BY_LANGUAGE[rival]
+    language_words = _SHARED_WITH_ENGLISH if language == "en" else _FUNCTION_WORDS_BY_LANGUAGE[language]
+    return len(signs_by_language[language] - rival_words) > len(signs_by_language[rival] - language_words)
 
 
-def _other(words: Iterable[str]) -> str:
-    """ "other" where enough words are no English, by their letters or as function words, and none is English alone; else "".
+def _detect_unlisted_language(words: Iterable[str]) -> str:
+    """Return "other" when enough words are clearly not English, by their letters or as function words. Otherwise "".
 
-    Two function words are enough, or three words in all: El Niño and crème brûlée are English too.
+    Two function words are enough, or three words in all: El Niño and crème brûlée are English too. One word that is only
+    English decides against "other".
     """
-    parts = _parts(words)
+    parts = _split_into_parts(words)
     if parts & _ONLY_ENGLISH:
         return ""
-    grammar = parts & _NO_ENGLISH
-    accented = {part for part in parts if any(not c.isascii() and script_of(c) == LATIN for c in part)}
-    return "other" if len(grammar | accented) >= _SIGNS + (len(grammar) < _SIGNS) else ""
+    function_words = parts & _NEVER_ENGLISH
+    accented_words = {part for part in parts if any(not char.isascii() and find_script(char) == LATIN for char in part)}
+    needed = _MIN_SIGNS + (len(function_words) < _MIN_SIGNS)
+    return "other" if len(function_words | accented_words) >= needed else ""
 
 
-def _parts(words: Iterable[str]) -> set[str]:
-    """`words` in lower case, cut at apostrophes, hyphens and dots: c'est, est-ce, U.S."""
+def _split_into_parts(words: Iterable[str]) -> set[str]:
+    """Return `words` in lower case, split at apostrophes, hyphens and dots: c'est, est-ce, U.S."""
     return {part for word in words for part in re.split(r"['’.-]", word.casefold())}
 
 
-def _weight(word: str) -> int:
-    """How many words it counts for: two signs of a script without spaces are one, a number is none."""
+def _count_as_words(word: str) -> int:
+    """Return how many words `word` counts for. Two signs of a script without spaces count one, and a number none."""
     if word.isascii():
         return int(any(map(str.isalpha, word)))
-    scripts = [script_of(c) for c in word]
-    return (sum(script in _UNSPACED for script in scripts) + 1) // 2 or int(any(scripts))
+    scripts = [find_script(char) for char in word]
+    return (sum(script in _UNSPACED_SCRIPTS for script in scripts) + 1) // 2 or int(any(scripts))

@@ -1,4 +1,4 @@
-"""Public fakes and checks for code that builds on Querylift: a clock, a generator."""
+"""Public fakes and checks for the tests of code that builds on Querylift."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from querylift.plugin.dsl import Found
-from querylift.plugin.dsl.clauses import Path
+from querylift.plugin.dsl import UserQuery
+from querylift.plugin.dsl.clauses import ClausePath
 from querylift.plugin.expansion import Expansion
-from querylift.plugin.generators.base import Ask
+from querylift.plugin.generators.base import ExpansionRequest
 
 
 class ManualClock:
-    """A clock that moves when told to. Seconds."""
+    """A clock in seconds that moves only when a test advances it."""
 
     def __init__(self, now_s: float = 1000.0) -> None:
         self.now_s = now_s
@@ -27,9 +27,10 @@ class ManualClock:
 
 
 class ScriptedGenerator:
-    """A generator that answers from a mapping of text to expansion, after `delay_s`, and counts what it is asked.
+    """A generator that takes its expansions from a mapping by query, after `delay_s`.
 
-    A value that is an exception is raised. A text that is not in the mapping has no expansion.
+    It raises a value that is an exception. A query that is not in the mapping has no expansion. `queries` records every
+    query that it was asked for, and `closed` whether it was closed.
     """
 
     identity = "scripted"
@@ -38,50 +39,54 @@ class ScriptedGenerator:
     def __init__(self, answers: Mapping[str, Expansion | Exception], *, delay_s: float = 0) -> None:
         self.answers = dict(answers)
         self.delay_s = delay_s
-        self.asked: list[str] = []
+        self.queries: list[str] = []
         self.closed = False
 
     async def start(self) -> None:
-        """Nothing to load."""
+        """Do nothing: there is nothing to load."""
 
-    async def expand(self, ask: Ask) -> Expansion | None:
-        """The scripted answer."""
-        self.asked.append(ask.text)
+    async def expand(self, request: ExpansionRequest) -> Expansion | None:
+        """Return the scripted expansion, or raise the scripted exception."""
+        self.queries.append(request.text)
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
-        answer = self.answers.get(ask.text)
+        answer = self.answers.get(request.text)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     async def close(self) -> None:
-        """Remember that it was closed."""
+        """Record that the generator was closed."""
         self.closed = True
 
 
-def undo(rewritten: dict[str, Any], found: Found, *, keep_highlight_query: bool = False) -> dict[str, Any]:
-    """What `querylift.plugin.dsl.rewrite` was given: its result less exactly what it added beside the clauses of `found`.
+def remove_expansion(
+    rewritten: dict[str, Any], user_query: UserQuery, *, keep_highlight_query: bool = False
+) -> dict[str, Any]:
+    """Return the original body of a rewrite: take away exactly what `add_expansion` added beside the leaves.
 
-    `keep_highlight_query` is for a request that came with a highlight_query of its own, which a rewrite leaves alone.
+    Set `keep_highlight_query` when the original search already had a highlight_query, which a rewrite leaves as it is.
     """
-    out: Any = rewritten
-    for leaf in found.leaves:
-        out = _unwrapped(out, leaf.path)
-    highlight = out.get("highlight")
+    original: Any = rewritten
+    for leaf in user_query.leaves:
+        original = _restore_clause(original, leaf.path)
+    highlight = original.get("highlight")
     if isinstance(highlight, dict) and not keep_highlight_query:
-        out = out | {"highlight": {key: value for key, value in highlight.items() if key != "highlight_query"}}
-    return dict(out)
+        original = original | {
+            "highlight": {key: value for key, value in highlight.items() if key != "highlight_query"}
+        }
+    return dict(original)
 
 
-def _unwrapped(value: Any, path: Path) -> Any:
-    """A copy of `value` in which the clause at `path` stands alone again, if an expansion stood beside it."""
+def _restore_clause(value: Any, path: ClausePath) -> Any:
+    """Return a copy of `value` with the original clause at `path`, when an expansion stands beside it."""
     if not path:
         match value:
-            case {"bool": {"must": [clause], "should": [_], **rest}} if not rest:
+            case {"bool": {"must": [clause], "should": [_], **other_keys}} if not other_keys:
                 return clause
-            case {"bool": {"should": [clause, _], "minimum_should_match": 1, **rest}} if not rest:
+            case {"bool": {"should": [clause, _], "minimum_should_match": 1, **other_keys}} if not other_keys:
                 return clause
         return value
     copy = value.copy()
-    copy[path[0]] = _unwrapped(copy[path[0]], path[1:])
+    copy[path[0]] = _restore_clause(copy[path[0]], path[1:])
     return copy

@@ -1,15 +1,15 @@
-"""Find the user's words in a search request and add an expansion beside them. Pure functions, standard library only.
+"""Find the user's query in a search body and add an expansion beside it. Pure functions, standard library only.
 
-`parse` reads a body, `find` locates the text clauses, `rewrite` adds the expansion; each raises `Skip` with a reason
-where the request is to be left alone.
+`parse_body` reads a body, `find_user_query` locates the clauses that score the user's words, and `add_expansion` puts an
+expansion beside them. Each raises `Skip` with a reason when the search should go to the engine unchanged.
 """
 
 from __future__ import annotations
 
-from querylift.plugin.dsl.body import dump, parse
-from querylift.plugin.dsl.find import Found, Leaf, find
-from querylift.plugin.dsl.params import Params
-from querylift.plugin.dsl.rewrite import rewrite
+from querylift.plugin.dsl.body import dump_body, parse_body
+from querylift.plugin.dsl.rewrite import add_expansion
 from querylift.plugin.dsl.skip import Skip
+from querylift.plugin.dsl.url_parameters import UrlParameters
+from querylift.plugin.dsl.user_query import Leaf, UserQuery, find_user_query
 
-__all__ = ["Found", "Leaf", "Params", "Skip", "dump", "find", "parse", "rewrite"]
+__all__ = ["Leaf", "Skip", "UrlParameters", "UserQuery", "add_expansion", "dump_body", "find_user_query", "parse_body"]

@@ -1,4 +1,4 @@
-"""Read a request body so that writing it again loses nothing, or refuse to."""
+"""Read a search body so that writing it again loses nothing, or refuse to read it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any, NoReturn
 from querylift.plugin.dsl.skip import Skip
 
 
-def parse(raw: bytes) -> dict[str, Any]:
-    """The body as a dict. Raises Skip where it is no JSON object, or one that `dump` could not give back in full."""
+def parse_body(raw: bytes) -> dict[str, Any]:
+    """Return the body as a dict.
+
+    Raises Skip when the body is not a JSON object, or when `dump_body` could not write it without loss.
+    """
     try:
         text = raw.decode("utf-8")
         body = _DECODER.decode(text)
@@ -24,28 +27,30 @@ def parse(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def dump(body: dict[str, Any]) -> bytes:
-    """`body` as one line of JSON. ASCII only, so that a lone surrogate escape in the original comes out as it went in."""
+def dump_body(body: dict[str, Any]) -> bytes:
+    """Return `body` as one line of JSON. The line is ASCII, so an escaped lone surrogate stays as the client sent it."""
     try:
         return _ENCODER.encode(body).encode("ascii")
     except RecursionError:
         raise Skip("too-deep") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dict. Raises Skip when a key comes twice."""
+    json_object = dict(pairs)
+    if len(json_object) != len(pairs):
         raise Skip("duplicate-key")
-    return found
+    return json_object
 
 
-def _exact(literal: str) -> float:
+def _parse_exact_float(literal: str) -> float:
+    """Return the number of `literal`. Raises Skip when a float cannot hold it exactly."""
     value = float(literal)
     try:
-        same = math.isfinite(value) and Decimal(repr(value)) == Decimal(literal)
+        is_exact = math.isfinite(value) and Decimal(repr(value)) == Decimal(literal)
     except InvalidOperation:  # an exponent of more than 18 digits
-        same = False
-    if not same:
+        is_exact = False
+    if not is_exact:
         raise Skip("number")
     return value
 
@@ -54,5 +59,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise Skip("not-json")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_exact, parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_build_object, parse_float=_parse_exact_float, parse_constant=_refuse_constant
+)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)

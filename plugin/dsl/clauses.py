@@ -1,4 +1,4 @@
-"""The text clauses of the query DSL: how each is read, and the clause that carries an expansion beside it."""
+"""The clauses that score a user's query: how each is read, and which clause carries an expansion beside it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-Path = tuple[str | int, ...]
+ClausePath = tuple[str | int, ...]
 Clause = dict[str, Any]
 
-PHRASES = frozenset({"match_phrase", "match_phrase_prefix", "match_bool_prefix", "intervals", "span_near"})
-# Tuples: what stands in a body may be unhashable.
+PHRASE_CLAUSES = frozenset({"match_phrase", "match_phrase_prefix", "match_bool_prefix", "intervals", "span_near"})
+# Tuples, because a value in a body may be unhashable.
 _PHRASE_TYPES = ("phrase", "phrase_prefix", "bool_prefix")
 _SCORE_TYPES = ("best_fields", "most_fields", "cross_fields")
 _OPTION_TYPES: dict[str, Any] = {"analyzer": str, "tie_breaker": int | float}
@@ -20,31 +20,32 @@ _MAX_BOOST = 1e30
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A clause that scores the user's words.
+    """A clause that scores the user's query, and holds no other clause.
 
-    `path` leads to it from the body's root. `fields` stand as written, boosts included (`title^3`); empty where the
-    clause names none and the index's default applies. `demands` is true where the clause, or the bool around it, sets
-    which or how many must match. `carried` are the options that hold for other words too. `parts` are the leaves of a
-    dis_max.
+    `path` leads to it from the root of the body. `fields` are as the client wrote them, boosts included (`title^3`).
+    They are empty when the clause names none, so that the default of the index applies. `sets_required_matches` is true
+    when the clause, or the bool around it, says which or how many words must match. `expansion_options` are the options
+    that also apply to the words of an expansion. `parts` are the leaves of a dis_max.
     """
 
-    path: Path
+    path: ClausePath
     kind: str
     text: str
     fields: tuple[str, ...]
     boost: float = 1.0
-    demands: bool = False
-    carried: Clause = field(default_factory=dict)
+    sets_required_matches: bool = False
+    expansion_options: Clause = field(default_factory=dict)
     parts: tuple[Leaf, ...] = ()
 
     def __repr__(self) -> str:
         return f"Leaf({self.kind}, fields={self.fields})"
 
-    def template(self, words: str, weight: float) -> Clause:
-        """The clause that carries other `words` for the same fields; never one that reads them as query syntax."""
+    def build_expansion_clause(self, words: str, weight: float) -> Clause:
+        """Return a clause that searches `words` in the same fields. It never reads them as query syntax."""
         if self.parts:
-            return {"dis_max": {"queries": [p.template(words, weight * p.boost) for p in self.parts]} | self.carried}
-        options: Clause = {"query": words, "boost": rounded(weight)} | self.carried
+            queries = [part.build_expansion_clause(words, weight * part.boost) for part in self.parts]
+            return {"dis_max": {"queries": queries} | self.expansion_options}
+        options: Clause = {"query": words, "boost": round_weight(weight)} | self.expansion_options
         if self.kind == "match":
             return {"match": {self.fields[0]: options | {"lenient": True}}}
         if self.fields:
@@ -53,194 +54,209 @@ class Leaf:
             return {"combined_fields": options}
         return {"multi_match": options | {"lenient": True}}
 
-    def narrowed(self, listed: tuple[str, ...]) -> Leaf | None:
-        """This leaf, to be expanded over those of its fields that are `listed`; None where none is.
+    def narrow_to_fields(self, listed_fields: tuple[str, ...]) -> Leaf | None:
+        """Return this leaf with only those of its fields that are listed. Return None when no field is listed.
 
-        A clause that names no field is taken to search the listed ones.
+        A leaf that names no field gets the listed ones.
         """
         if self.parts:
-            kept = [part for part in (p.narrowed(listed) for p in self.parts) if part is not None]
-            return replace(self, parts=tuple(kept), fields=_all_fields(kept)) if kept else None
-        if self.kind == "match":  # its field is a name, never a pattern
-            return self if any(covers(self.fields[0], name) for name in listed) else None
-        fields = _narrowed(self.fields, listed) if self.fields else listed
+            narrowed_parts = (part.narrow_to_fields(listed_fields) for part in self.parts)
+            parts = tuple(part for part in narrowed_parts if part is not None)
+            return replace(self, parts=parts, fields=_collect_fields(parts)) if parts else None
+        if self.kind == "match":  # its field is always a name, never a pattern
+            return self if any(matches_listed_field(self.fields[0], name) for name in listed_fields) else None
+        fields = _narrow_fields(self.fields, listed_fields) if self.fields else listed_fields
         return replace(self, fields=fields) if fields else None
 
-    def searches(self, field: str) -> bool:
-        """Whether the clause searches `field`, as far as can be told: one that names none may search any."""
+    def may_search_field(self, field: str) -> bool:
+        """Whether the clause may search `field`. A clause that names no field may search any."""
         if self.parts:
-            return any(part.searches(field) for part in self.parts)
-        return not self.fields or any(_searches(named, field) for named in self.fields)
+            return any(part.may_search_field(field) for part in self.parts)
+        return not self.fields or any(_name_may_search_field(name, field) for name in self.fields)
 
-    def field_boost(self, field: str) -> float:
-        """What the clause multiplies the score of `field` with, beside its own boost."""
+    def get_field_boost(self, field: str) -> float:
+        """Return the factor for the score of `field`, without the clause's own boost."""
         if self.parts:
-            return next((part.boost * part.field_boost(field) for part in self.parts if part.searches(field)), 1.0)
-        return next((_field_boost(named) for named in self.fields if _searches(named, field)), 1.0)
+            matching_parts = (part for part in self.parts if part.may_search_field(field))
+            return next((part.boost * part.get_field_boost(field) for part in matching_parts), 1.0)
+        return next((_parse_field_boost(name) for name in self.fields if _name_may_search_field(name, field)), 1.0)
 
 
-def bare(field: str) -> str:
-    """`field` without its boost."""
+def strip_boost(field: str) -> str:
+    """Return the name of a field without its boost."""
     return field.split("^", 1)[0]
 
 
-def covers(field: str, listed: str) -> bool:
-    """Whether `field`, as a clause names it, is the `listed` one, a sub-field of it, or a pattern that takes it in."""
-    name = bare(field)
-    return name == listed or name.startswith(listed + ".") or _is_like(listed, name)
+def matches_listed_field(field: str, listed_field: str) -> bool:
+    """Whether a clause's `field` is the listed field, a sub-field of it, or a pattern that matches it."""
+    name = strip_boost(field)
+    return name == listed_field or name.startswith(listed_field + ".") or _matches_pattern(listed_field, name)
 
 
-def rounded(weight: float) -> float:
-    """Six significant digits: enough to rank by, short to read; never past what the engines can hold."""
+def round_weight(weight: float) -> float:
+    """Round to six significant digits, which rank alike and read well. Cap the weight at what the engines can hold."""
     return float(f"{min(weight, _MAX_BOOST):.6g}")
 
 
-def is_phrase(inner: Any) -> bool:
-    """Whether the content of a match or multi_match asks for a phrase through `type`."""
-    candidates = [inner, *inner.values()] if isinstance(inner, dict) else []
-    return any(isinstance(c, dict) and c.get("type") in _PHRASE_TYPES for c in candidates)
+def has_phrase_type(content: Any) -> bool:
+    """Whether the content of a match or multi_match clause asks for a phrase through `type`."""
+    candidates = [content, *content.values()] if isinstance(content, dict) else []
+    return any(isinstance(item, dict) and item.get("type") in _PHRASE_TYPES for item in candidates)
 
 
-def wants_several(minimum_should_match: Any) -> bool:
-    """Whether a minimum_should_match asks for more than the one match that is the least anyway."""
+def requires_several_matches(minimum_should_match: Any) -> bool:
+    """Whether a `minimum_should_match` asks for more than the one match that is always needed."""
     return minimum_should_match not in (None, 0, 1, "0", "1")
 
 
-def dis_max(inner: Clause, parts: tuple[Leaf, ...], path: Path) -> Leaf | None:
-    """Several leaves with one text, under one dis_max, as one leaf; None where its boost is not ours to scale."""
-    boost = _boost(inner)
+def merge_dis_max(content: Clause, parts: tuple[Leaf, ...], path: ClausePath) -> Leaf | None:
+    """Return the leaves of one dis_max, which all hold the same text, as one leaf. Return None for an unusable boost."""
+    boost = _parse_boost(content)
     if boost is None:
         return None
-    demands = any(part.demands for part in parts)
-    carried = _kept(inner, "tie_breaker")
-    return Leaf(path, "dis_max", parts[0].text, _all_fields(parts), boost, demands, carried, parts)
+    return Leaf(
+        path,
+        "dis_max",
+        parts[0].text,
+        _collect_fields(parts),
+        boost,
+        any(part.sets_required_matches for part in parts),
+        _pick_valid_options(content, "tie_breaker"),
+        parts,
+    )
 
 
-def _match(inner: Any, path: Path) -> Leaf | None:
-    if not isinstance(inner, dict) or len(inner) != 1:
+def _read_match(content: Any, path: ClausePath) -> Leaf | None:
+    if not isinstance(content, dict) or len(content) != 1:
         return None
-    field, value = next(iter(inner.items()))
+    field, value = next(iter(content.items()))
     options = value if isinstance(value, dict) else {"query": value}
-    return _leaf("match", options, path, (field,), _kept(options, "analyzer"))
+    return _build_leaf("match", options, path, (field,), _pick_valid_options(options, "analyzer"))
 
 
-def _multi_match(inner: Any, path: Path) -> Leaf | None:
-    return _over_fields("multi_match", inner, path)
+def _read_multi_match(content: Any, path: ClausePath) -> Leaf | None:
+    return _read_multi_field_clause("multi_match", content, path)
 
 
-def _combined_fields(inner: Any, path: Path) -> Leaf | None:
-    fields = _fields(inner)
-    return _leaf("combined_fields", inner, path, fields, {}) if fields else None
+def _read_combined_fields(content: Any, path: ClausePath) -> Leaf | None:
+    fields = _parse_fields(content)
+    return _build_leaf("combined_fields", content, path, fields, {}) if fields else None
 
 
-def _query_string(inner: Any, path: Path) -> Leaf | None:
-    if isinstance(inner, dict) and not inner.get("fields") and isinstance(inner.get("default_field"), str):
-        inner = inner | {"fields": inner["default_field"]}
-    return _over_fields("query_string", inner, path)
+def _read_query_string(content: Any, path: ClausePath) -> Leaf | None:
+    if isinstance(content, dict) and not content.get("fields") and isinstance(content.get("default_field"), str):
+        content = content | {"fields": content["default_field"]}
+    return _read_multi_field_clause("query_string", content, path)
 
 
-def _simple_query_string(inner: Any, path: Path) -> Leaf | None:
-    return _over_fields("simple_query_string", inner, path)
+def _read_simple_query_string(content: Any, path: ClausePath) -> Leaf | None:
+    return _read_multi_field_clause("simple_query_string", content, path)
 
 
-def _over_fields(kind: str, inner: Any, path: Path) -> Leaf | None:
-    """A leaf whose expansion is a multi_match."""
-    fields = _fields(inner)
+def _read_multi_field_clause(kind: str, content: Any, path: ClausePath) -> Leaf | None:
+    """Return a leaf whose expansion goes into a multi_match."""
+    fields = _parse_fields(content)
     if fields is None:
         return None
-    carried = _kept(inner, "tie_breaker", "analyzer")
-    if inner.get("type") in _SCORE_TYPES:
-        carried["type"] = inner["type"]
-    return _leaf(kind, inner, path, fields, carried)
+    expansion_options = _pick_valid_options(content, "tie_breaker", "analyzer")
+    if content.get("type") in _SCORE_TYPES:
+        expansion_options["type"] = content["type"]
+    return _build_leaf(kind, content, path, fields, expansion_options)
 
 
-def _leaf(kind: str, options: Clause, path: Path, fields: tuple[str, ...], carried: Clause) -> Leaf | None:
-    """The leaf, where there are words, a boost that can be scaled, and nothing that asks for a phrase."""
-    text, boost = options.get("query"), _boost(options)
+def _build_leaf(
+    kind: str, options: Clause, path: ClausePath, fields: tuple[str, ...], expansion_options: Clause
+) -> Leaf | None:
+    """Return the leaf. Return None when it holds no words, asks for a phrase, or has an unusable boost."""
+    text, boost = options.get("query"), _parse_boost(options)
     if not isinstance(text, str) or not text.strip() or boost is None:
         return None
     if options.get("type", "boolean") not in (*_SCORE_TYPES, "boolean"):
         return None
-    return Leaf(path, kind, text, fields, boost, _demands(options), carried)
+    return Leaf(path, kind, text, fields, boost, _sets_required_matches(options), expansion_options)
 
 
-READERS: dict[str, Callable[[Any, Path], Leaf | None]] = {
-    "match": _match,
-    "multi_match": _multi_match,
-    "combined_fields": _combined_fields,
-    "query_string": _query_string,
-    "simple_query_string": _simple_query_string,
+LEAF_READERS: dict[str, Callable[[Any, ClausePath], Leaf | None]] = {
+    "match": _read_match,
+    "multi_match": _read_multi_match,
+    "combined_fields": _read_combined_fields,
+    "query_string": _read_query_string,
+    "simple_query_string": _read_simple_query_string,
 }
-"""Reads the content of each kind of text clause; None where it has no shape that is known to be safe."""
+"""For each kind of text clause, a function that reads its content. It returns None for a shape that may be unsafe."""
 
 
-def _fields(inner: Any) -> tuple[str, ...] | None:
-    """The fields named, () where none is, None where the clause or the list has another shape."""
-    if not isinstance(inner, dict):
+def _parse_fields(content: Any) -> tuple[str, ...] | None:
+    """Return the fields of a clause, () when it names none, or None when the clause or its list has another shape."""
+    if not isinstance(content, dict):
         return None
-    fields = inner.get("fields", [])
+    fields = content.get("fields", [])
     if isinstance(fields, str):
         fields = [fields]
-    if not isinstance(fields, list) or not all(isinstance(f, str) and f for f in fields):
+    if not isinstance(fields, list) or not all(isinstance(name, str) and name for name in fields):
         return None
     return tuple(fields)
 
 
-def _all_fields(parts: Iterable[Leaf]) -> tuple[str, ...]:
+def _collect_fields(parts: Iterable[Leaf]) -> tuple[str, ...]:
     return tuple(field for part in parts for field in part.fields)
 
 
-def _narrowed(fields: tuple[str, ...], listed: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of `fields` that are listed, a pattern replaced by the listed fields that it takes in, with its boost."""
-    kept: dict[str, None] = {}
-    for named in fields:
-        name = bare(named)
-        if any(name == other or name.startswith(other + ".") for other in listed):
-            kept[named] = None
+def _narrow_fields(fields: tuple[str, ...], listed_fields: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of `fields` that are listed. A pattern becomes the listed fields that match it, with its boost."""
+    narrowed: dict[str, None] = {}
+    for name_with_boost in fields:
+        name = strip_boost(name_with_boost)
+        if any(name == listed or name.startswith(listed + ".") for listed in listed_fields):
+            narrowed[name_with_boost] = None
         else:
-            kept |= dict.fromkeys(other + named[len(name) :] for other in listed if _is_like(other, name))
-    return tuple(kept)
+            boost_suffix = name_with_boost[len(name) :]
+            narrowed |= dict.fromkeys(
+                listed + boost_suffix for listed in listed_fields if _matches_pattern(listed, name)
+            )
+    return tuple(narrowed)
 
 
-def _is_like(name: str, pattern: str) -> bool:
-    """Whether `name` fits a pattern in which * stands for anything: the engines know no other sign here."""
-    first, *rest = pattern.split("*")
-    if not rest or not name.startswith(first):
+def _matches_pattern(name: str, pattern: str) -> bool:
+    """Whether `name` matches a pattern in which * stands for any text. The engines know no other sign here."""
+    prefix, *parts = pattern.split("*")
+    if not parts or not name.startswith(prefix):
         return False
-    at = len(first)
-    for part in rest[:-1]:
-        found = name.find(part, at)
-        if found < 0:
+    position = len(prefix)
+    for part in parts[:-1]:
+        part_start = name.find(part, position)
+        if part_start < 0:
             return False
-        at = found + len(part)
-    return name.endswith(rest[-1]) and len(name) - len(rest[-1]) >= at
+        position = part_start + len(part)
+    return name.endswith(parts[-1]) and len(name) - len(parts[-1]) >= position
 
 
-def _searches(named: str, field: str) -> bool:
-    """Whether a clause that names `named` searches `field`, a sub-field of it, or the field that it is a sub-field of."""
-    return covers(named, field) or field.startswith(bare(named) + ".")
+def _name_may_search_field(name: str, field: str) -> bool:
+    """Whether a clause with this field name searches `field`, a sub-field of it, or its parent field."""
+    return matches_listed_field(name, field) or field.startswith(strip_boost(name) + ".")
 
 
-def _boost(options: Clause) -> float | None:
-    """The boost; None where it is no number above zero. (A clause with boost 0 filters, it does not score.)"""
+def _parse_boost(options: Clause) -> float | None:
+    """Return the boost, or None when it is not a number above 0. A clause with boost 0 filters and does not score."""
     boost = options.get("boost", 1)
     is_number = isinstance(boost, int | float) and not isinstance(boost, bool)
     return float(boost) if is_number and 0 < boost < _MAX_BOOST else None
 
 
-def _field_boost(named: str) -> float:
+def _parse_field_boost(field: str) -> float:
+    """Return the boost after the ^ of a field, or 1 when there is no usable one."""
     try:
-        boost = float(named.partition("^")[2] or 1)
+        boost = float(field.partition("^")[2] or 1)
     except ValueError:
         return 1.0
     return boost if 0 < boost < _MAX_BOOST else 1.0
 
 
-def _demands(options: Clause) -> bool:
+def _sets_required_matches(options: Clause) -> bool:
     operator = options.get("operator", options.get("default_operator", "or"))
-    return wants_several(options.get("minimum_should_match")) or str(operator).lower() != "or"
+    return requires_several_matches(options.get("minimum_should_match")) or str(operator).lower() != "or"
 
 
-def _kept(options: Clause, *names: str) -> Clause:
-    """Those of the options named that are what the engines take them to be."""
+def _pick_valid_options(options: Clause, *names: str) -> Clause:
+    """Return the options of these names whose values have the type that the engines expect."""
     return {name: options[name] for name in names if isinstance(options.get(name), _OPTION_TYPES[name])}

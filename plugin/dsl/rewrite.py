@@ -1,153 +1,186 @@
-"""Add an expansion beside the clauses that carry the user's words. The original clause is always kept, whole."""
+"""Add an expansion beside the leaves of a search. The original leaf is always kept whole."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from querylift.plugin.dsl.clauses import Clause, Leaf, Path, rounded
-from querylift.plugin.dsl.find import Found
+from querylift.plugin.dsl.clauses import Clause, ClausePath, Leaf, round_weight
 from querylift.plugin.dsl.skip import Skip
 from querylift.plugin.dsl.text import count_tokens
+from querylift.plugin.dsl.user_query import UserQuery
 from querylift.plugin.expansion import Expansion, WeightedTerm
 from querylift.plugin.policy import Policy
 
 _Item = TypeVar("_Item")
 UNKNOWN_FIELDS = 32
-"""How many fields a clause is taken to search where it names none or a pattern.
+"""How many fields a clause is assumed to search when it names none, or a pattern.
 
-Taken too low, the engine refuses the search, or, where several indices are searched, leaves out the wide one's hits.
+When the number is too low, the engine refuses the search. In a search over several indices, it drops the hits of the
+index with the most fields.
 """
 
 
-def rewrite(body: dict[str, Any], found: Found, expansion: Expansion, policy: Policy) -> dict[str, Any]:
-    """A new body with `expansion` beside each clause of `found`; `body` itself is not changed.
+def add_expansion(body: dict[str, Any], user_query: UserQuery, expansion: Expansion, policy: Policy) -> dict[str, Any]:
+    """Return a new body with `expansion` beside each leaf of `user_query`. `body` itself does not change.
 
-    Terms become term clauses of their field; where no clause searches it, the words that they are made of are matched instead.
-    Raises Skip("empty") where such words are not known either, and Skip("too-many-clauses") where not one word of the
-    expansion fits into the policy's clauses.
+    Terms become term clauses of their field. When no leaf searches that field, their surface words are matched instead.
+    Raises Skip("empty") when no surface word is known either. Raises Skip("too-many-clauses") when not one word of the
+    expansion fits into the policy's number of clauses.
     """
-    bounded = _bounded(expansion, found, policy)
-    form = "boost" if _counts_hits(body) else policy.mode
-    out: Any = body
-    additions = list(_additions(found, bounded, policy.weight))
+    limited_expansion = _limit_expansion(expansion, user_query, policy)
+    mode = "boost" if _needs_same_hits(body) else policy.mode
+    additions = list(_build_additions(user_query, limited_expansion, policy.weight))
     if not additions:
         raise Skip("empty")
-    for leaf, added in additions:
-        widen = form == "widen" and not leaf.demands  # one that sets how many words must match is never widened
-        out = _replaced(out, leaf.path, lambda clause, a=added, w=widen: _wrapped(clause, a, widen=w))
-    return _with_highlight(out, body)
+    rewritten: Any = body
+    for leaf, addition in additions:
+        # A leaf that sets how many words must match is never widened.
+        combine = _combine_to_widen if mode == "widen" and not leaf.sets_required_matches else _combine_to_boost
+        rewritten = _replace_at_path(rewritten, leaf.path, combine, addition)
+    return _add_highlight_query(rewritten, body)
 
 
-def _additions(found: Found, expansion: Expansion, weight: float) -> Iterator[tuple[Leaf, Clause]]:
+def _build_additions(user_query: UserQuery, expansion: Expansion, weight: float) -> Iterator[tuple[Leaf, Clause]]:
+    """Yield each leaf that is expanded, with the clause that goes beside it."""
     if expansion.text:
-        for leaf in found.leaves:
-            yield leaf, leaf.template(expansion.text, weight * leaf.boost)
+        for leaf in user_query.leaves:
+            yield leaf, leaf.build_expansion_clause(expansion.text, weight * leaf.boost)
         return
-    first = _searching(found, expansion.field)
-    if first is not None:
-        yield first, _terms(expansion, weight * first.boost * first.field_boost(expansion.field))
+    leaf_of_field = _find_leaf_of_field(user_query, expansion.field)
+    if leaf_of_field is not None:
+        term_weight = weight * leaf_of_field.boost * leaf_of_field.get_field_boost(expansion.field)
+        yield leaf_of_field, _build_term_clauses(expansion, term_weight)
         return
-    surfaced = [term for term in expansion.terms if term.surface]
-    for leaf in found.leaves if surfaced else ():
-        yield leaf, _surfaces(leaf, surfaced, weight * leaf.boost)
+    terms = [term for term in expansion.terms if term.surface]
+    for leaf in user_query.leaves if terms else ():
+        yield leaf, _build_surface_clauses(leaf, terms, weight * leaf.boost)
 
 
-def _searching(found: Found, field: str) -> Leaf | None:
-    """The first clause that searches `field`, so that weighted terms count once however many clauses there are."""
-    return next((leaf for leaf in found.leaves if leaf.searches(field)), None)
+def _find_leaf_of_field(user_query: UserQuery, field: str) -> Leaf | None:
+    """Return the first leaf that searches `field`. With only one, weighted terms count once, however many leaves exist."""
+    return next((leaf for leaf in user_query.leaves if leaf.may_search_field(field)), None)
 
 
-def _terms(expansion: Expansion, weight: float) -> Clause:
-    """Boosted term clauses; the heaviest term gets `weight`, the others in proportion."""
-    top = max(t.weight for t in expansion.terms)
+def _build_term_clauses(expansion: Expansion, weight: float) -> Clause:
+    """Return boosted term clauses. The heaviest term gets `weight`, and the others get their share of it."""
+    max_weight = max(term.weight for term in expansion.terms)
     return {
         "bool": {
             "should": [
-                {"term": {expansion.field: {"value": t.term, "boost": rounded(weight * t.weight / top)}}}
-                for t in expansion.terms
+                {
+                    "term": {
+                        expansion.field: {
+                            "value": term.term,
+                            "boost": round_weight(weight * term.weight / max_weight),
+                        }
+                    }
+                }
+                for term in expansion.terms
             ]
         }
     }
 
 
-def _surfaces(leaf: Leaf, terms: Sequence[WeightedTerm], weight: float) -> Clause:
-    """Boosted clauses of the leaf's own kind, one for each term's word; weights as in `_terms`."""
-    top = max(t.weight for t in terms)
-    return {"bool": {"should": [leaf.template(t.surface, weight * t.weight / top) for t in terms]}}
+def _build_surface_clauses(leaf: Leaf, terms: Sequence[WeightedTerm], weight: float) -> Clause:
+    """Return boosted clauses of the leaf's own kind, one for each surface word, weighted as `_build_term_clauses` does."""
+    max_weight = max(term.weight for term in terms)
+    return {
+        "bool": {
+            "should": [leaf.build_expansion_clause(term.surface, weight * term.weight / max_weight) for term in terms]
+        }
+    }
 
 
-def _bounded(expansion: Expansion, found: Found, policy: Policy) -> Expansion:
-    """`expansion` cut so that its words x the fields searched stay within the policy's clauses.
+def _limit_expansion(expansion: Expansion, user_query: UserQuery, policy: Policy) -> Expansion:
+    """Cut `expansion` so that its words times the searched fields stay within the policy's number of clauses.
 
-    The user's own words count under the engine's limit too: with them it may be twice the policy's clauses, no more.
+    The engine's limit also counts the user's own words. All words together may take twice the policy's number.
     """
-    width = sum(_width(leaf) for leaf in found.leaves)
-    left = min(policy.max_clauses, 2 * policy.max_clauses - count_tokens(found.text) * width)
+    clauses_per_word = sum(_count_clauses_per_word(leaf) for leaf in user_query.leaves)
+    query_clauses = count_tokens(user_query.text) * clauses_per_word
+    max_clauses = min(policy.max_clauses, 2 * policy.max_clauses - query_clauses)
     if expansion.terms:
-        searched = _searching(found, expansion.field) is not None
-        terms = list(_fitting(left, expansion.terms, lambda t: 1 if searched else count_tokens(t.surface) * width))
+        if _find_leaf_of_field(user_query, expansion.field) is not None:
+            terms = list(_take_affordable(expansion.terms, max_clauses, lambda term: 1))
+        else:
+            terms = list(
+                _take_affordable(
+                    expansion.terms, max_clauses, lambda term: count_tokens(term.surface) * clauses_per_word
+                )
+            )
         if not terms:
             raise Skip("too-many-clauses")
         return Expansion(terms=tuple(terms), field=expansion.field)
-    if count_tokens(expansion.text) <= left // width:
+    max_words = max_clauses // clauses_per_word
+    if count_tokens(expansion.text) <= max_words:
         return expansion
-    words = list(_fitting(left // width, expansion.text.split(), count_tokens))
+    words = list(_take_affordable(expansion.text.split(), max_words, count_tokens))
     if not words:
         raise Skip("too-many-clauses")
     return Expansion(text=" ".join(words))
 
 
-def _fitting(room: int, items: Iterable[_Item], cost: Callable[[_Item], int]) -> Iterator[_Item]:
-    """The first `items`, as many as cost no more than `room`."""
+def _take_affordable(items: Iterable[_Item], max_cost: int, compute_cost: Callable[[_Item], int]) -> Iterator[_Item]:
+    """Yield the first items, as long as their costs add up to at most `max_cost`."""
     for item in items:
-        room -= cost(item)
-        if room < 0:
+        max_cost -= compute_cost(item)
+        if max_cost < 0:
             return
         yield item
 
 
-def _width(leaf: Leaf) -> int:
-    """How many clauses one word becomes."""
+def _count_clauses_per_word(leaf: Leaf) -> int:
+    """Return the number of clauses that the engine makes of one word."""
     if leaf.parts:
-        return sum(_width(part) for part in leaf.parts)
+        return sum(_count_clauses_per_word(part) for part in leaf.parts)
     return sum(UNKNOWN_FIELDS if "*" in field else 1 for field in leaf.fields) or UNKNOWN_FIELDS
 
 
-def _wrapped(clause: Clause, added: Clause, *, widen: bool) -> Clause:
-    """The original and the addition: both forms keep the original whole."""
-    if widen:
-        return {"bool": {"should": [clause, added], "minimum_should_match": 1}}
-    return {"bool": {"must": [clause], "should": [added]}}
+def _combine_to_boost(clause: Clause, addition: Clause) -> Clause:
+    return {"bool": {"must": [clause], "should": [addition]}}
 
 
-def _counts_hits(body: dict[str, Any]) -> bool:
-    """Whether something in the request counts or groups the hits, so that their number must stay."""
-    return any(key in body for key in ("aggs", "aggregations", "collapse")) or "collapse" in _standard(body)
+def _combine_to_widen(clause: Clause, addition: Clause) -> Clause:
+    return {"bool": {"should": [clause, addition], "minimum_should_match": 1}}
 
 
-def _with_highlight(out: dict[str, Any], original: dict[str, Any]) -> dict[str, Any]:
-    """Highlight what the original query matched, unless the request says what to highlight."""
+def _needs_same_hits(body: dict[str, Any]) -> bool:
+    """Whether the search counts or groups its hits, so that an expansion must not add hits."""
+    return any(key in body for key in ("aggs", "aggregations", "collapse")) or "collapse" in _get_standard_retriever(
+        body
+    )
+
+
+def _add_highlight_query(rewritten: dict[str, Any], original: dict[str, Any]) -> dict[str, Any]:
+    """Make the engine highlight the words of the original query, unless the search has a highlight_query already."""
     highlight = original.get("highlight")
-    query = original.get("query") or _standard(original).get("query")
+    query = original.get("query") or _get_standard_retriever(original).get("query")
     if not isinstance(highlight, dict) or "highlight_query" in highlight or query is None:
-        return out
-    return out | {"highlight": highlight | {"highlight_query": query}}
+        return rewritten
+    return rewritten | {"highlight": highlight | {"highlight_query": query}}
 
 
-def _standard(body: dict[str, Any]) -> dict[str, Any]:
-    """The content of the standard retriever at the top, {} where there is none."""
+def _get_standard_retriever(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of the standard retriever at the top of the body, {} when there is none."""
     retriever = body.get("retriever")
-    inner = retriever.get("standard") if isinstance(retriever, dict) else None
-    return inner if isinstance(inner, dict) else {}
+    content = retriever.get("standard") if isinstance(retriever, dict) else None
+    return content if isinstance(content, dict) else {}
 
 
-def _replaced(value: Any, path: Path, change: Any) -> Any:
-    """A copy of `value` along `path`, with what stands at its end changed; everything off the path is shared."""
+def _replace_at_path(
+    value: Any, path: ClausePath, combine: Callable[[Clause, Clause], Clause], addition: Clause
+) -> Any:
+    """Return a copy of `value` in which the clause at `path` is combined with `addition`. The rest is shared."""
     if not path:
-        return change(value)
-    key, rest = path[0], path[1:]
+        return combine(value, addition)
+    key, inner_path = path[0], path[1:]
     if isinstance(value, list):
         assert isinstance(key, int)
-        return [_replaced(item, rest, change) if i == key else item for i, item in enumerate(value)]
-    return {name: _replaced(item, rest, change) if name == key else item for name, item in value.items()}
+        return [
+            _replace_at_path(item, inner_path, combine, addition) if i == key else item for i, item in enumerate(value)
+        ]
+    return {
+        name: _replace_at_path(item, inner_path, combine, addition) if name == key else item
+        for name, item in value.items()
+    }

@@ -1,7 +1,7 @@
 """The ASGI application between clients and the engine.
 
-A request that is no search streams through. A search is read, expanded where the rules allow, and forwarded; whenever
-anything is in doubt, the bytes that came are the bytes that go on.
+A request that is not a search is streamed through. A search is read, expanded where the rules allow it, and forwarded.
+In case of doubt, the engine gets exactly the bytes that the client sent.
 """
 
 from __future__ import annotations
@@ -13,56 +13,59 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from querylift.plugin import dsl
-from querylift.plugin.broker import Expander
+from querylift.plugin.broker import ExpansionBroker
 from querylift.plugin.flow import (
+    ExpansionRules,
+    FlowResult,
     MultiSearch,
-    Refused,
-    Result,
-    Rules,
     Search,
+    SearchSkipped,
     join_msearch,
-    run_async,
+    run_flow_async,
     search_flow,
     split_msearch,
-    summary,
+    summarize_outcomes,
 )
 from querylift.plugin.outcome import Outcome
-from querylift.plugin.proxy import routes, search_request
+from querylift.plugin.proxy import routes
+from querylift.plugin.proxy.asgi import Receive, Scope, Send
+from querylift.plugin.proxy.client_watch import ClientGone
 from querylift.plugin.proxy.journal import Journal
-from querylift.plugin.proxy.responder import ClientGone, Receive, Responder, Scope, Send
-from querylift.plugin.proxy.search_request import Request
+from querylift.plugin.proxy.responder import Responder
+from querylift.plugin.proxy.search_request import SearchRequest, read_search_request
 from querylift.plugin.proxy.upstream import Upstream, UpstreamBroken
 from querylift.plugin.settings import Settings
 
 _log = logging.getLogger("querylift")
 
-NO_PARAMS = dsl.Params()
+NO_URL_PARAMETERS = dsl.UrlParameters()
 _REJECTED = Outcome("error", "rejected")
 _BAD_TARGET = json.dumps({"error": "the request's target does not begin with /", "status": 400}).encode()
 
 
 class Proxy:
-    """ASGI application. `expander`, `upstream` and `journal` are started and closed by whoever made them."""
+    """ASGI application. Whoever makes `broker`, `upstream` and `journal` also starts and closes them."""
 
     def __init__(
         self,
         settings: Settings,
         *,
-        expander: Expander,
+        broker: ExpansionBroker,
         upstream: Upstream,
         journal: Journal,
         clock: Callable[[], float],
     ) -> None:
-        self.expander = expander
+        self.broker = broker
         self.upstream = upstream
         self.journal = journal
         self._clock = clock
-        self.configure(settings)
+        self.apply_settings(settings)
 
-    def configure(self, settings: Settings) -> None:
-        """Take new settings for rules, budget and limits; searches under way keep theirs."""
+    def apply_settings(self, settings: Settings) -> None:
+        """Use new settings for rules, budget, limits and log. A search that is under way keeps the old rules."""
         self.settings = settings
-        self.rules = Rules(settings, clock=self._clock)
+        self.rules = ExpansionRules(settings, clock=self._clock)
+        self.journal.log = settings.log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,88 +73,99 @@ class Proxy:
         path = scope["raw_path"].decode("latin-1")
         responder = Responder(self.upstream, receive, send)
         try:
-            if not path.startswith("/"):  # or the client would choose the host: http://engine:9200*@elsewhere/
-                await responder.json(400, _BAD_TARGET)
-            elif (route := routes.match(scope["method"], path)) is None:
-                await responder.stream(scope, path)
+            if not path.startswith("/"):  # otherwise the client could choose the host: http://engine:9200*@elsewhere/
+                await responder.send_json(400, _BAD_TARGET)
+            elif (route := routes.match_search_route(scope["method"], path)) is None:
+                await responder.forward_stream(scope, path)
             else:
-                await self._search(responder, scope, route, path)
+                await self._answer_search(responder, scope, route, path)
         except ClientGone:
             return
-        except UpstreamBroken as broken:
-            # Returning without the end of the body makes the server cut the connection, so that the client sees a
-            # broken answer and not a short one.
-            _log.warning("the engine broke off in the middle of an answer: %s", broken)
-            await responder.broken()
+        except UpstreamBroken as error:
+            # When the application returns before the end of the body, the server cuts the connection. The client then
+            # sees that the answer is broken, and does not take it for a short one.
+            _log.warning("the engine broke off in the middle of an answer: %s", error)
+            await responder.report_broken_engine()
 
-    async def _search(self, responder: Responder, scope: Scope, route: routes.Route, path: str) -> None:
+    async def expand(self, search: Search) -> FlowResult:
+        """Return what to send for `search`, by its deadline. Never raises."""
+        return await run_flow_async(search_flow(search, self.rules), self.broker.answer)
+
+    async def _answer_search(self, responder: Responder, scope: Scope, route: routes.Route, path: str) -> None:
         started_s = self._clock()
-        body, complete = await responder.read(self.settings.max_body_bytes)
-        if not complete:
-            outcome = self._passed(route.index, Outcome("skipped", "too-large"))
-            return await responder.stream(scope, path, prefix=body, outcome=outcome)
-        if route.index is not None and route.api != "_msearch" and (reason := self.rules.refusal(route.index)):
-            return await responder.whole(scope, path, body, self._passed(route.index, Outcome("skipped", reason)))
-        found = search_request.read(scope, route, path, body, self.settings.max_body_bytes)
-        if isinstance(found, Outcome):
-            return await responder.whole(scope, path, body, self._passed(route.index, found))
-        search = self._many if route.api == "_msearch" else self._one
-        await search(responder, found, started_s)
+        body, is_complete = await responder.read_body(self.settings.max_body_bytes)
+        if not is_complete:
+            outcome = self._record_unread_search(route.index, Outcome("skipped", "too-large"))
+            return await responder.forward_stream(scope, path, prefix=body, outcome=outcome)
+        if route.index is not None and route.api != "_msearch" and (reason := self.rules.find_skip_reason(route.index)):
+            outcome = self._record_unread_search(route.index, Outcome("skipped", reason))
+            return await responder.forward_body(scope, path, body, outcome)
+        request = read_search_request(scope, route, path, body, self.settings.max_body_bytes)
+        if isinstance(request, Outcome):
+            outcome = self._record_unread_search(route.index, request)
+            return await responder.forward_body(scope, path, body, outcome)
+        if route.api == "_msearch":
+            await self._answer_msearch(responder, request, started_s)
+        else:
+            await self._answer_single_search(responder, request, started_s)
 
-    def _passed(self, index: str | None, outcome: Outcome) -> Outcome:
-        """Count a search that was not looked into."""
-        self.journal.search(index, Result(None, outcome), 0.0)
+    def _record_unread_search(self, index: str | None, outcome: Outcome) -> Outcome:
+        """Record a search whose body is not read, and return its outcome."""
+        self.journal.record_search(index, FlowResult(None, outcome), 0.0)
         return outcome
 
-    async def _one(self, responder: Responder, found: Request, started_s: float) -> None:
-        index = found.route.index
-        params = NO_PARAMS
-        if found.query_string:
-            params = dsl.Params.from_mapping(routes.parameters(found.query_string))
-        search = Search(index, found.body, params, self._deadline_s(started_s))
-        result = await self.expand(search)
+    async def _answer_single_search(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
+        index = request.route.index
+        url_parameters = NO_URL_PARAMETERS
+        if request.query_string:
+            url_parameters = dsl.UrlParameters.from_mapping(routes.parse_parameters(request.query_string))
+        result = await self.expand(Search(index, request.body, url_parameters, self._deadline_s(started_s)))
         added_s = self._clock() - started_s
         if result.body is None:
-            self.journal.search(index, result, added_s)
-            await responder.original(found, result.outcome)
-        elif not await responder.rewritten(found, result.body, result.outcome):
-            self.journal.search(index, result, added_s)
-        else:
-            self.journal.search(index, replace(result, outcome=_REJECTED), added_s)
-            if await responder.original(found, _REJECTED) < 400:  # else it was the search itself that is wrong
-                self._pause(index)
+            self.journal.record_search(index, result, added_s)
+            await responder.send_original(request, result.outcome)
+            return
+        rejected_positions = await responder.send_rewrite(request, result.body, result.outcome)
+        if not rejected_positions:
+            self.journal.record_search(index, result, added_s)
+            return
+        self.journal.record_search(index, replace(result, outcome=_REJECTED), added_s)
+        status = await responder.send_original(request, _REJECTED)
+        if status < 400:  # otherwise the client's own search is wrong, not the rewrite
+            self._pause_index(index)
 
-    async def _many(self, responder: Responder, found: Request, started_s: float) -> None:
+    async def _answer_msearch(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
         try:
-            multi = split_msearch(found.body, found.route.index, deadline_s=self._deadline_s(started_s))
-        except (dsl.Skip, Refused) as left:
-            outcome = self._passed(found.route.index, Outcome("skipped", left.reason))
-            await responder.original(found, outcome)
+            multi = split_msearch(request.body, request.route.index, deadline_s=self._deadline_s(started_s))
+        except (dsl.Skip, SearchSkipped) as error:
+            outcome = self._record_unread_search(request.route.index, Outcome("skipped", error.reason))
+            await responder.send_original(request, outcome)
             return
         results = await self._expand_all(multi)
         added_s = self._clock() - started_s
-        outcome = summary(results)
-        changed = [i for i, result in enumerate(results) if result.body is not None]
-        refused = []
-        if not changed:
-            await responder.original(found, outcome)
-        elif refused := await responder.rewritten(found, join_msearch(multi, results), outcome, changed=changed):
-            for i in await responder.original_many(found, _REJECTED, refused):
-                self._pause(multi.searches[i].index)
+        outcome = summarize_outcomes(results)
+        rewritten_positions = [i for i, result in enumerate(results) if result.body is not None]
+        rejected_positions: list[int] = []
+        if not rewritten_positions:
+            await responder.send_original(request, outcome)
+        else:
+            rejected_positions = await responder.send_rewrite(
+                request, join_msearch(multi, results), outcome, rewritten_positions=rewritten_positions
+            )
+        if rejected_positions:
+            for i in await responder.send_original_msearch(request, _REJECTED, rejected_positions):
+                self._pause_index(multi.searches[i].index)
         for i, (search, result) in enumerate(zip(multi.searches, results, strict=True)):
-            became = _REJECTED if refused and i in changed else result.outcome
-            self.journal.search(search.index, replace(result, outcome=became), added_s)
+            was_rejected = rejected_positions and i in rewritten_positions
+            final_outcome = _REJECTED if was_rejected else result.outcome
+            self.journal.record_search(search.index, replace(result, outcome=final_outcome), added_s)
 
-    async def _expand_all(self, multi: MultiSearch) -> list[Result]:
+    async def _expand_all(self, multi: MultiSearch) -> list[FlowResult]:
         return await asyncio.gather(*(self.expand(search) for search in multi.searches))
 
     def _deadline_s(self, started_s: float) -> float:
         return started_s + self.settings.budget_ms / 1000
 
-    def _pause(self, index: str | None) -> None:
-        self.rules.pause(index)
-        self.journal.refused(index)
-
-    async def expand(self, search: Search) -> Result:
-        """What to send for `search`. Never raises, never later than its deadline."""
-        return await run_async(search_flow(search, self.rules), self.expander.answer)
+    def _pause_index(self, index: str | None) -> None:
+        self.rules.pause_index(index)
+        self.journal.record_rejection(index)

@@ -1,4 +1,4 @@
-"""Writes down what became of each search: metrics always, a log line where the settings ask for one."""
+"""Records the outcome of each search: always as metrics, and as a log line when the settings ask for one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from prometheus_client import Counter, Histogram
 
-from querylift.plugin.flow import Result
+from querylift.plugin.flow import FlowResult
 from querylift.plugin.proxy.metrics import Metrics
 from querylift.plugin.settings import LogSettings
 
@@ -18,52 +18,53 @@ _log = logging.getLogger("querylift.search")
 
 
 class Journal:
-    """One per proxy."""
+    """The record of all searches of one proxy."""
 
     def __init__(self, metrics: Metrics, log: LogSettings) -> None:
         self.metrics = metrics
         self.log = log
         self._meters: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
 
-    def search(self, index: str | None, result: Result, added_s: float) -> None:
-        """Count one search that took `added_s` seconds on our side."""
-        searches, added = self._metered(result.outcome.kind, result.outcome.reason)
+    def record_search(self, index: str | None, result: FlowResult, added_s: float) -> None:
+        """Record one search, to which Querylift added `added_s` seconds."""
+        searches, added_seconds = self._get_meters(result.outcome.kind, result.outcome.reason)
         searches.inc()
-        added.observe(added_s)
+        added_seconds.observe(added_s)
         if self.log.searches:
-            _log.info("%s", json.dumps(_record(index, result, added_s, text=self.log.query_text)))
+            record = _build_record(index, result, added_s, with_text=self.log.query_text)
+            _log.info("%s", json.dumps(record))
 
-    def _metered(self, kind: str, reason: str) -> tuple[Counter, Histogram]:
-        """The meters of an outcome, kept: finding them by label takes as long as counting."""
-        found = self._meters.get((kind, reason))
-        if found is None:
-            found = self.metrics.searches.labels(kind, reason), self.metrics.added.labels(kind)
-            self._meters[kind, reason] = found
-        return found
+    def _get_meters(self, kind: str, reason: str) -> tuple[Counter, Histogram]:
+        """Return the meters of an outcome. They are cached, because a look-up by label takes as long as counting."""
+        meters = self._meters.get((kind, reason))
+        if meters is None:
+            meters = self.metrics.searches.labels(kind, reason), self.metrics.added_seconds.labels(kind)
+            self._meters[kind, reason] = meters
+        return meters
 
-    def refused(self, index: str | None) -> None:
-        """Count an expanded search that the engine did not take."""
-        self.metrics.refused.inc()
+    def record_rejection(self, index: str | None) -> None:
+        """Record a rewrite that the engine rejected."""
+        self.metrics.rejections.inc()
         _log.warning("the engine refused an expanded search on %s; expansion pauses there", index or "all indices")
 
 
-def query_hash(text: str) -> str:
-    """16 hex digits that stand for a query in logs."""
+def hash_query(text: str) -> str:
+    """Return 16 hex digits that stand for a query in logs."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _record(index: str | None, result: Result, added_s: float, *, text: bool) -> dict[str, Any]:
-    """A query record in the shape of User Behavior Insights; `user_query` is a hash unless the settings ask for text."""
+def _build_record(index: str | None, result: FlowResult, added_s: float, *, with_text: bool) -> dict[str, Any]:
+    """Return a query record in the shape of User Behavior Insights. `user_query` is a hash without `with_text`."""
     return {
         "application": "querylift",
-        "query_id": query_hash(result.text),
-        "user_query": result.text if text else query_hash(result.text),
+        "query_id": hash_query(result.query),
+        "user_query": result.query if with_text else hash_query(result.query),
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "query_attributes": {
             "index": index,
             "outcome": result.outcome.kind,
             "reason": result.outcome.reason,
             "added_ms": round(added_s * 1000, 3),
-            "expansion_words": result.expansion.size() if result.expansion else 0,
+            "expansion_words": result.expansion.count_words() if result.expansion else 0,
         },
     }

@@ -1,127 +1,132 @@
-"""Answers one request: to the engine, and back to the client as it comes."""
+"""Answer one request: forward it to the engine, and send the answer to the client as it arrives."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from types import TracebackType
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
 
-from querylift.plugin.outcome import HEADER, Outcome
+from querylift.plugin.outcome import OUTCOME_HEADER, Outcome
 from querylift.plugin.proxy import rejection
-from querylift.plugin.proxy.search_request import Request
+from querylift.plugin.proxy.asgi import Receive, Scope, Send
+from querylift.plugin.proxy.client_watch import ClientGone, ClientWatch
+from querylift.plugin.proxy.search_request import SearchRequest
 from querylift.plugin.proxy.upstream import Headers, Reply, Upstream, UpstreamDown
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-_HEADER = HEADER.lower().encode()
-WATCH_AFTER_S = 0.05
-"""How long a request runs before it is watched whether its client is still there."""
-
-
-class ClientGone(Exception):
-    """The client closed its connection."""
+_OUTCOME_HEADER = OUTCOME_HEADER.lower().encode()
 
 
 class Responder:
-    """Throw-away. Holds the start message back until the reply to send is known; then it cannot be changed."""
+    """Serves one request and is then thrown away.
+
+    It holds the start message back until it knows which reply to send. After the start message the reply is fixed.
+    """
 
     def __init__(self, upstream: Upstream, receive: Receive, send: Send) -> None:
         self._upstream = upstream
         self._receive = receive
         self._send = send
-        self._watch = _Watch(receive)
-        self._started = False
+        self._client_watch = ClientWatch(receive)
+        self._has_started = False
 
-    async def broken(self) -> None:
-        """The engine broke off. Before the start message that can be said; after it, only the connection can be cut."""
-        if not self._started:
-            down = UpstreamDown(502, "the engine broke off in the middle of its answer")
-            await self.json(down.status, down.body)
+    async def report_broken_engine(self) -> None:
+        """Send an error, unless the reply has started. A started reply can only be cut, which the server does."""
+        if not self._has_started:
+            error = UpstreamDown(502, "the engine broke off in the middle of its answer")
+            await self.send_json(error.status, error.body)
 
-    async def read(self, limit: int) -> tuple[bytes, bool]:
-        """The request body, and whether that is all of it: past `limit` bytes it is left in the stream."""
+    async def read_body(self, limit_bytes: int) -> tuple[bytes, bool]:
+        """Return the request body and whether it is complete. Past `limit_bytes`, the rest stays in the stream."""
         parts = []
-        size = 0
+        size_bytes = 0
         while True:
-            part, more = await self._next()
+            part, has_more = await self._receive_part()
             parts.append(part)
-            size += len(part)
-            if not more:
+            size_bytes += len(part)
+            if not has_more:
                 return b"".join(parts), True
-            if size > limit:
+            if size_bytes > limit_bytes:
                 return b"".join(parts), False
 
-    async def stream(self, scope: Scope, path: str, *, prefix: bytes = b"", outcome: Outcome | None = None) -> None:
-        """Pass a request of any size through, `prefix` being what was already read of it."""
+    async def forward_stream(
+        self, scope: Scope, path: str, *, prefix: bytes = b"", outcome: Outcome | None = None
+    ) -> None:
+        """Forward a request of any size. `prefix` is the part of its body that was already read."""
         headers: Headers = scope["headers"]
-        body = self._rest(prefix) if prefix or _has_body(headers) else None
+        body = self._iterate_body(prefix) if prefix or _has_body(headers) else None
         if body is None:
-            await self._next()
-        await self._exchange(scope["method"], path, scope["query_string"].decode("latin-1"), headers, body, outcome)
+            await self._receive_part()
+        await self._forward(scope["method"], path, scope["query_string"].decode("latin-1"), headers, body, outcome)
 
-    async def whole(self, scope: Scope, path: str, body: bytes, outcome: Outcome) -> None:
-        """Pass a request on whose body was read whole, as it came."""
+    async def forward_body(self, scope: Scope, path: str, body: bytes, outcome: Outcome) -> None:
+        """Forward a request unchanged, after its whole body was read."""
         query_string = scope["query_string"].decode("latin-1")
-        await self._exchange(scope["method"], path, query_string, scope["headers"], body, outcome)
+        await self._forward(scope["method"], path, query_string, scope["headers"], body, outcome)
 
-    async def original(self, request: Request, outcome: Outcome) -> int:
-        """Send the search as it came, and return the status of the answer."""
-        return await self._exchange(
-            request.method, request.path, request.query_string, request.headers, request.raw, outcome
+    async def send_original(self, request: SearchRequest, outcome: Outcome) -> int:
+        """Send the original search, and return the status of the answer."""
+        return await self._forward(
+            request.method, request.path, request.query_string, request.headers, request.raw_body, outcome
         )
 
-    async def original_many(self, request: Request, outcome: Outcome, positions: Sequence[int]) -> list[int]:
-        """Send an `_msearch` as it came, and return which of `positions` were answered in full."""
+    async def send_original_msearch(
+        self, request: SearchRequest, outcome: Outcome, positions: Sequence[int]
+    ) -> list[int]:
+        """Send the original `_msearch`, and return those of its `positions` that got a full answer."""
         try:
-            with self._watch:
+            with self._client_watch:
                 async with await self._upstream.send(
-                    request.method, request.path, request.query_string, request.headers, request.raw
+                    request.method, request.path, request.query_string, request.headers, request.raw_body
                 ) as reply:
                     held = await reply.read_up_to(rejection.MAX_HELD_BYTES)
-                    await self._answer(reply, outcome, held)
-                    return rejection.taken(held, reply.encoding, positions)
-        except UpstreamDown as down:
-            await self._unreachable(down, outcome)
+                    await self._send_reply(reply, outcome, held)
+                    return rejection.find_accepted_searches(held, reply.encoding, positions)
+        except UpstreamDown as error:
+            await self.send_json(error.status, error.body, outcome)
         return []
 
-    async def rewritten(
-        self, request: Request, body: bytes, outcome: Outcome, *, changed: Sequence[int] | None = None
+    async def send_rewrite(
+        self,
+        request: SearchRequest,
+        body: bytes,
+        outcome: Outcome,
+        *,
+        rewritten_positions: Sequence[int] | None = None,
     ) -> list[int]:
-        """Send the expanded search; where the engine refused it, nothing is answered yet.
+        """Send the rewritten search, and return the positions that the engine rejected.
 
-        `changed` are the positions of the expanded searches in an `_msearch`, None for a single search. The result is
-        the positions that were refused, [0] for a single search, [] where the answer was sent.
+        [] means that the client has its answer. Otherwise nothing was sent to the client yet. `rewritten_positions` are
+        the rewrites in an `_msearch`, and None for a single search, whose only position is 0.
         """
-        query_string, headers = request.for_rewritten()
+        query_string, headers = request.adapt_to_new_body()
         try:
-            with self._watch:
+            with self._client_watch:
                 async with await self._upstream.send(
                     request.method, request.path, query_string, headers, body
                 ) as reply:
-                    return await self._accept(reply, outcome, changed)
-        except UpstreamDown as down:
-            await self._unreachable(down, outcome)
+                    return await self._send_reply_unless_rejected(reply, outcome, rewritten_positions)
+        except UpstreamDown as error:
+            await self.send_json(error.status, error.body, outcome)
         return []
 
-    async def _accept(self, reply: Reply, outcome: Outcome, changed: Sequence[int] | None) -> list[int]:
-        if reply.status in rejection.STATUSES:
-            return list(changed or [0])
+    async def _send_reply_unless_rejected(
+        self, reply: Reply, outcome: Outcome, rewritten_positions: Sequence[int] | None
+    ) -> list[int]:
+        """Return the rejected positions, as `send_rewrite` does."""
+        if reply.status in rejection.REJECTION_STATUSES:
+            return list(rewritten_positions or [0])
         if reply.is_small:
-            held = await reply.read()
+            held = await reply.read_all()
         else:
-            held = await reply.read_up_to(rejection.HEAD_BYTES if changed is None else rejection.MAX_HELD_BYTES)
-        if changed is not None:
-            refused = rejection.refused(held, reply.encoding, changed)
+            is_single = rewritten_positions is None
+            held = await reply.read_up_to(rejection.HEAD_BYTES if is_single else rejection.MAX_HELD_BYTES)
+        if rewritten_positions is not None:
+            rejected_positions = rejection.find_rejected_searches(held, reply.encoding, rewritten_positions)
         else:
-            refused = [0] if rejection.shards_failed(held, reply.encoding) else []
-        if not refused:
-            await self._answer(reply, outcome, held)
-        return refused
+            rejected_positions = [0] if rejection.has_failed_shard(held, reply.encoding) else []
+        if not rejected_positions:
+            await self._send_reply(reply, outcome, held)
+        return rejected_positions
 
-    async def _exchange(
+    async def _forward(
         self,
         method: str,
         path: str,
@@ -130,111 +135,59 @@ class Responder:
         body: bytes | AsyncIterator[bytes] | None,
         outcome: Outcome | None,
     ) -> int:
+        """Forward a request, send the engine's reply, and return its status."""
         try:
-            with self._watch:
+            with self._client_watch:
                 async with await self._upstream.send(method, path, query_string, headers, body) as reply:
-                    await self._answer(reply, outcome, await reply.read() if reply.is_small else b"")
+                    await self._send_reply(reply, outcome, await reply.read_all() if reply.is_small else b"")
                     return reply.status
-        except UpstreamDown as down:
-            await self._unreachable(down, outcome)
-            return down.status
+        except UpstreamDown as error:
+            await self.send_json(error.status, error.body, outcome)
+            return error.status
 
-    async def _answer(self, reply: Reply, outcome: Outcome | None, held: bytes) -> None:
-        """Send the reply: what is `held` of its body, and what is still to come."""
+    async def _send_reply(self, reply: Reply, outcome: Outcome | None, held: bytes) -> None:
+        """Send the reply to the client: first the part of its body that was `held` back, then the rest."""
         headers = reply.headers
         if outcome is not None:
-            headers = [*headers, (_HEADER, outcome.header().encode())]
-        self._started = True
+            headers = [*headers, (_OUTCOME_HEADER, outcome.format_header().encode())]
+        self._has_started = True
         await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        if held or reply.at_end:
-            more = not reply.at_end
-            await self._send({"type": "http.response.body", "body": held, "more_body": more})
-            if not more:
+        if held or reply.is_at_end:
+            has_more = not reply.is_at_end
+            await self._send({"type": "http.response.body", "body": held, "more_body": has_more})
+            if not has_more:
                 return
-        async for chunk in reply.chunks():
+        async for chunk in reply.iterate_chunks():
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _unreachable(self, down: UpstreamDown, outcome: Outcome | None) -> None:
-        await self.json(down.status, down.body, outcome)
-
-    async def json(self, status: int, body: bytes, outcome: Outcome | None = None) -> None:
-        """An answer of our own."""
+    async def send_json(self, status: int, body: bytes, outcome: Outcome | None = None) -> None:
+        """Send an answer that does not come from the engine."""
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if outcome is not None:
-            headers.append((_HEADER, outcome.header().encode()))
+            headers.append((_OUTCOME_HEADER, outcome.format_header().encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _next(self) -> tuple[bytes, bool]:
-        """The next part of the request body and whether more follows; after the last, the client is watched."""
+    async def _receive_part(self) -> tuple[bytes, bool]:
+        """Return the next part of the request body and whether more follows. After the last, the client is watched."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        more = bool(message.get("more_body", False))
-        if not more:
-            self._watch.arm()
-        return message.get("body", b""), more
+        has_more = bool(message.get("more_body", False))
+        if not has_more:
+            self._client_watch.allow()
+        return message.get("body", b""), has_more
 
-    async def _rest(self, prefix: bytes) -> AsyncIterator[bytes]:
+    async def _iterate_body(self, prefix: bytes) -> AsyncIterator[bytes]:
         if prefix:
             yield prefix
-        more = True
-        while more:
-            part, more = await self._next()
+        has_more = True
+        while has_more:
+            part, has_more = await self._receive_part()
             if part:
                 yield part
 
 
 def _has_body(headers: Headers) -> bool:
-    return any(key in (b"content-length", b"transfer-encoding") and value != b"0" for key, value in headers)
-
-
-class _Watch:
-    """Cancels the task that entered it when the client goes away meanwhile, and turns that into ClientGone.
-
-    It looks only once it is armed, as request body and disconnection come through one stream, and after WATCH_AFTER_S:
-    most answers are there sooner, and a task for each would cost a tenth of our speed.
-    """
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._worker: asyncio.Task[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._armed = False
-        self._gone = False
-
-    def arm(self) -> None:
-        """The request is read: from now on the stream can only say that the client left."""
-        self._armed = True
-        if self._worker is not None:
-            self._start()
-
-    def __enter__(self) -> None:
-        self._worker = asyncio.current_task()
-        if self._armed:
-            self._start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        worker, self._worker = self._worker, None
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
-        if self._gone and kind is asyncio.CancelledError and worker is not None and worker.uncancel() == 0:
-            raise ClientGone from None
-
-    def _start(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
-
-    def _begin(self) -> None:
-        self._watcher = asyncio.ensure_future(self._look())
-
-    async def _look(self) -> None:
-        await self._receive()
-        if self._worker is not None:
-            self._gone = True
-            self._worker.cancel()
+    return any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in headers)

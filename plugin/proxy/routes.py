@@ -1,4 +1,4 @@
-"""Which requests are searches that may be expanded. Everything else is streamed through."""
+"""Recognise the requests that are searches and may be expanded. All other requests are streamed through."""
 
 from __future__ import annotations
 
@@ -7,48 +7,46 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlencode
 
-Api = Literal["_search", "_msearch", "_async_search"]
+SearchApi = Literal["_search", "_msearch", "_async_search"]
 
 _ROUTE = re.compile(r"\A/(?:([^/]+)/)?(_search|_msearch|_async_search)/?\Z")
 _MEDIA_TYPES = re.compile(r"\Aapplication/(?:json|x-ndjson|vnd\.[a-z]+\+(?:json|x-ndjson)) *(?:;|\Z)", re.IGNORECASE)
+_SOURCE_PARAMETERS = frozenset({"source", "source_content_type"})
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A search API and the index expression of its path, None where it has none."""
+    """A search API and the index expression in the path. `index` is None when the path has none."""
 
-    api: Api
+    api: SearchApi
     index: str | None
 
 
-def match(method: str, path: str) -> Route | None:
-    """The search route of a request, given its path as it came over the wire; None for anything else."""
+def match_search_route(method: str, path: str) -> Route | None:
+    """Return the search route of a request with this raw path, or None when the request is not a search."""
     if method not in ("GET", "POST") or "_" not in path:
         return None
-    found = _ROUTE.match(path)
-    if found is None:
+    match = _ROUTE.match(path)
+    if match is None:
         return None
-    index = unquote(found[1]) if found[1] else None
+    index = unquote(match[1]) if match[1] else None
     if index is not None and index.startswith("_") and index != "_all":
-        return None  # an API of its own, like /_render/..., never an index
-    api: Api = found[2]  # type: ignore[assignment]
+        return None  # another API, such as /_render/..., and never an index
+    api: SearchApi = match[2]  # type: ignore[assignment]
     return Route(api, index)
 
 
-def readable_media_type(content_type: str) -> bool:
-    """Whether a body of this media type is the JSON that is read here. A missing one is for the engine to refuse."""
+def is_readable_media_type(content_type: str) -> bool:
+    """Whether a body of this media type is JSON. A missing media type is not; the engine refuses it."""
     return bool(_MEDIA_TYPES.match(content_type))
 
 
-def parameters(query_string: str) -> dict[str, str]:
-    """The URL's parameters, the last of each name, as the engines read them."""
+def parse_parameters(query_string: str) -> dict[str, str]:
+    """Return the URL's parameters. The last value of a repeated one counts, as in the engines."""
     return dict(parse_qsl(query_string, keep_blank_values=True))
 
 
-def without_source(query_string: str) -> str:
-    """The query string less `source` and `source_content_type`, once their text has moved into the body."""
-    kept = [(k, v) for k, v in parse_qsl(query_string, keep_blank_values=True) if k not in _SOURCE]
-    return urlencode(kept)
-
-
-_SOURCE = frozenset({"source", "source_content_type"})
+def remove_source(query_string: str) -> str:
+    """Return the query string without `source` and `source_content_type`, for a search that is moved into the body."""
+    pairs = parse_qsl(query_string, keep_blank_values=True)
+    return urlencode([(name, value) for name, value in pairs if name not in _SOURCE_PARAMETERS])

@@ -1,4 +1,4 @@
-"""The engine's side of the proxy: one pool of connections, headers as they came, bodies as streams."""
+"""The connections to the engine: one pool, with headers passed on unchanged and bodies as streams."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from yarl import URL
 
 Headers = list[tuple[bytes, bytes]]
 
-# RFC 9110 section 7.6.1, and what the two HTTP stacks write themselves.
+# From RFC 9110 section 7.6.1. After them come headers that the HTTP client writes itself.
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
 _NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"expect"}
-_NOT_FORWARDED_WHOLE = _NOT_FORWARDED | {b"content-length"}
-_AUTOMATIC = ("user-agent", "accept", "accept-encoding", "content-type")
+_NOT_FORWARDED_WITH_WHOLE_BODY = _NOT_FORWARDED | {b"content-length"}
+_AUTOMATIC_HEADERS = ("user-agent", "accept", "accept-encoding", "content-type")
+"""Headers that aiohttp adds on its own."""
 SMALL_BYTES = 65_536
+"""A body of at most this size is read and written in one piece."""
 
 
 class UpstreamDown(Exception):
-    """The engine could not be reached, or went away before it answered. `status` and `body` are for the client."""
+    """The engine was not reached, or it closed the connection before it answered. `status` and `body` go to the client."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -38,7 +40,7 @@ class UpstreamBroken(Exception):
 
 
 class Upstream:
-    """A pool of connections to the engine at `url`. Connecting is tried twice, each time for `connect_timeout_s`."""
+    """A pool of connections to the engine at `url`. A connection is tried twice, each time for `connect_timeout_s`."""
 
     def __init__(self, url: str, *, connect_timeout_s: float = 5, ssl: Any = True) -> None:
         self._base = url.rstrip("/")
@@ -55,11 +57,12 @@ class Upstream:
     async def send(
         self, method: str, path: str, query_string: str, headers: Headers, body: bytes | AsyncIterator[bytes] | None
     ) -> Reply:
-        """Forward a request; its reply's body is still to be read. Raises UpstreamDown."""
+        """Forward a request and return the reply, whose body is not read yet. Raises UpstreamDown."""
         url = URL(f"{self._base}{path}?{query_string}" if query_string else self._base + path, encoded=True)
-        sent = _forwarded(headers, whole=body is None or isinstance(body, bytes))
+        has_whole_body = body is None or isinstance(body, bytes)
+        forwarded_headers = _select_forwarded_headers(headers, has_whole_body=has_whole_body)
         try:
-            return Reply(await self._request(method, url, sent, body))
+            return Reply(await self._request_with_retry(method, url, forwarded_headers, body))
         except aiohttp.ClientConnectorError as error:
             raise UpstreamDown(502, f"the engine does not accept connections: {error.strerror or error}") from error
         except TimeoutError as error:
@@ -71,31 +74,36 @@ class Upstream:
         """Close every connection."""
         await self._session.close()
 
-    async def _request(
+    async def _request_with_retry(
         self, method: str, url: URL, headers: list[tuple[str, str]], body: Any
     ) -> aiohttp.ClientResponse:
-        options: Any = {"headers": headers, "allow_redirects": False, "skip_auto_headers": _unasked(headers)}
+        options: Any = {
+            "headers": headers,
+            "allow_redirects": False,
+            "skip_auto_headers": _find_headers_to_skip(headers),
+        }
         try:
-            return await self._session.request(method, url, data=_data(body), **options)
+            return await self._session.request(method, url, data=_wrap_large_body(body), **options)
         except aiohttp.ConnectionTimeoutError:
-            pass  # Nothing was sent yet. A process that was paused for a while finds every timer run out, so once more.
+            pass  # Nothing was sent yet, so a second attempt is safe. After a pause of the process every timer has run out.
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError) or not _may_repeat(url, body):
+            if isinstance(error, aiohttp.ClientConnectorError) or not _can_repeat(url, body):
                 raise
-            # A kept connection that the engine had just closed. Searches change nothing, so once more is safe.
-        return await self._session.request(method, url, data=_data(body), **options)
+            # The engine had just closed an idle connection. A search changes nothing, so a second attempt is safe.
+        return await self._session.request(method, url, data=_wrap_large_body(body), **options)
 
 
 class Reply:
-    """The engine's reply: status and headers at once, the body as it comes."""
+    """The engine's reply. Status and headers are there at once, and the body is read as it arrives."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.status = response.status
-        self.headers = _returned(response.raw_headers)
-        self.encoding = next((v.strip().lower() for k, v in self.headers if k == b"content-encoding"), b"")
-        length = response.content_length
-        self.is_small = length is not None and length <= SMALL_BYTES
+        self.headers = _select_returned_headers(response.raw_headers)
+        encodings = (value.strip().lower() for name, value in self.headers if name == b"content-encoding")
+        self.encoding = next(encodings, b"")
+        size_bytes = response.content_length
+        self.is_small = size_bytes is not None and size_bytes <= SMALL_BYTES
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,37 +111,37 @@ class Reply:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A reply that was not read to its end cannot be reused: close it, so that the engine stops working on it.
+        # A connection with an unread rest cannot be reused. Closing it makes the engine stop its work on the search.
         if self._response.content.at_eof():
             self._response.release()
         else:
             self._response.close()
 
     @property
-    def at_end(self) -> bool:
-        """Whether the whole body was read."""
+    def is_at_end(self) -> bool:
+        """Whether the whole body is read."""
         return self._response.content.at_eof()
 
-    async def read(self) -> bytes:
-        """The whole body. Raises UpstreamBroken."""
+    async def read_all(self) -> bytes:
+        """Return the whole body. Raises UpstreamBroken."""
         try:
             return await self._response.read()
         except (aiohttp.ClientError, ConnectionError) as error:
             raise UpstreamBroken(type(error).__name__) from error
 
-    async def read_up_to(self, limit: int) -> bytes:
-        """The first bytes of the body, all of it where it is no longer than `limit`. Raises UpstreamBroken."""
+    async def read_up_to(self, limit_bytes: int) -> bytes:
+        """Return the first bytes of the body, until there are at least `limit_bytes` or it ends. Raises UpstreamBroken."""
         parts = []
-        size = 0
-        async for chunk in self.chunks():
+        size_bytes = 0
+        async for chunk in self.iterate_chunks():
             parts.append(chunk)
-            size += len(chunk)
-            if size >= limit:
+            size_bytes += len(chunk)
+            if size_bytes >= limit_bytes:
                 break
         return b"".join(parts)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body's bytes as they come. Raises UpstreamBroken."""
+    async def iterate_chunks(self) -> AsyncIterator[bytes]:
+        """Yield the bytes of the body as they arrive. Raises UpstreamBroken."""
         try:
             async for chunk in self._response.content.iter_any():
                 yield chunk
@@ -141,37 +149,40 @@ class Reply:
             raise UpstreamBroken(type(error).__name__) from error
 
 
-def _data(body: Any) -> Any:
-    """A large body as a file: aiohttp writes one in pieces, and without a warning."""
+def _wrap_large_body(body: Any) -> Any:
+    """Return a large body as a file, because aiohttp writes a file in pieces and without a warning."""
     return io.BytesIO(body) if isinstance(body, bytes) and len(body) > SMALL_BYTES else body
 
 
-def _forwarded(headers: Headers, *, whole: bool) -> list[tuple[str, str]]:
-    """Request headers for the engine. The length of a whole body is written anew by the client, its one owner."""
-    dropped = _dropped(_NOT_FORWARDED_WHOLE if whole else _NOT_FORWARDED, headers)
-    return [(k.decode("latin-1"), v.decode("latin-1")) for k, v in headers if k not in dropped]
+def _select_forwarded_headers(headers: Headers, *, has_whole_body: bool) -> list[tuple[str, str]]:
+    """Return the request headers for the engine. For a whole body, the HTTP client writes the length itself."""
+    always_dropped = _NOT_FORWARDED_WITH_WHOLE_BODY if has_whole_body else _NOT_FORWARDED
+    dropped = _add_connection_headers(always_dropped, headers)
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name not in dropped]
 
 
-def _returned(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    lowered = [(k.lower(), v) for k, v in headers]
-    dropped = _dropped(_HOP_BY_HOP, lowered)
-    return [(k, v) for k, v in lowered if k not in dropped]
+def _select_returned_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Return the headers of the engine's reply that go to the client, with names in lower case."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    dropped = _add_connection_headers(_HOP_BY_HOP, lowered)
+    return [(name, value) for name, value in lowered if name not in dropped]
 
 
-def _unasked(headers: list[tuple[str, str]]) -> list[str] | None:
-    """The headers that aiohttp would add of its own accord. None where there are none: it skips nothing faster."""
-    given = {name for name, _ in headers}
-    return [name for name in _AUTOMATIC if name not in given] or None
+def _find_headers_to_skip(headers: list[tuple[str, str]]) -> list[str] | None:
+    """Return the headers that aiohttp must not add. None instead of an empty list makes aiohttp faster."""
+    names = {name for name, _ in headers}
+    return [name for name in _AUTOMATIC_HEADERS if name not in names] or None
 
 
-def _dropped(always: frozenset[bytes], headers: Headers) -> frozenset[bytes]:
-    """`always` and what the Connection header says concerns this hop only."""
-    for key, value in headers:
-        if key == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-            always |= {name.strip().lower() for name in value.split(b",")} - {b"content-length", b"content-type"}
-    return always
+def _add_connection_headers(dropped: frozenset[bytes], headers: Headers) -> frozenset[bytes]:
+    """Return `dropped` and the headers that the Connection header names, as they concern only this hop."""
+    for name, value in headers:
+        if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
+            dropped |= {item.strip().lower() for item in value.split(b",")} - {b"content-length", b"content-type"}
+    return dropped
 
 
-def _may_repeat(url: URL, body: Any) -> bool:
-    last = url.raw_path.rstrip("/").rsplit("/", 1)[-1]
-    return last in ("_search", "_msearch", "_count") and not isinstance(body, AsyncIterator)
+def _can_repeat(url: URL, body: Any) -> bool:
+    """Whether a request can be sent twice: it changes nothing, and its body is not a stream."""
+    api = url.raw_path.rstrip("/").rsplit("/", 1)[-1]
+    return api in ("_search", "_msearch", "_count") and not isinstance(body, AsyncIterator)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.application import Proxy
-from querylift.plugin.proxy.server import _server, proxy_for
-from querylift.plugin.settings import check
+from querylift.plugin.proxy.server import create_server, open_proxy
+from querylift.plugin.settings import parse_settings
 
 
 @dataclass
@@ -107,8 +107,8 @@ class Front:
 async def proxy_before(engine_url: str, generator: Generator, **settings: object) -> AsyncIterator[Front]:
     """Our proxy on a free port, in this process and on uvicorn as it is served."""
     given = {"index": {"docs": {}}, "budget_ms": 2000, "engine": engine_url} | settings
-    async with proxy_for(check(given), generator) as proxy:
-        server = _server(proxy, "127.0.0.1:0")
+    async with open_proxy(parse_settings(given), generator) as proxy:
+        server = create_server(proxy, "127.0.0.1:0")
         await server.startup()
         port = server.servers[0].sockets[0].getsockname()[1]
         loop = asyncio.create_task(server.main_loop())

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Params:
-    """`q`, `size`, `sort` and `scroll` as they stand in the URL; None where absent."""
+class UrlParameters:
+    """The values of `q`, `size`, `sort` and `scroll` in the URL. An absent parameter is None."""
 
     q: str | None = None
     size: str | None = None
@@ -16,6 +16,6 @@ class Params:
     scroll: str | None = None
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, str]) -> Params:
-        """The four parameters out of all those of a URL."""
+    def from_mapping(cls, values: Mapping[str, str]) -> UrlParameters:
+        """Pick the four parameters out of all parameters of a URL."""
         return cls(values.get("q"), values.get("size"), values.get("sort"), values.get("scroll"))

@@ -1,0 +1,80 @@
+"""The admin page: metrics, health, and an explanation of what would be sent for one search."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from querylift.plugin.flow import Search, explain_result, make_match_body
+from querylift.plugin.proxy.application import Proxy
+from querylift.plugin.proxy.asgi import Receive, Scope, Send
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """ASGI application for operators: GET /metrics, GET /_querylift/health, GET or POST /_querylift/explain?index=NAME."""
+
+    proxy: Proxy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        status, media_type, body = await self._build_answer(scope, receive)
+        headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _build_answer(self, scope: Scope, receive: Receive) -> tuple[int, str, bytes]:
+        """Return status, media type and body."""
+        if scope["path"] == "/metrics":
+            return 200, "text/plain; version=0.0.4; charset=utf-8", self._render_metrics()
+        if scope["path"] == "/_querylift/health":
+            return 200, "application/json", json.dumps(self._describe_health()).encode()
+        if scope["path"] == "/_querylift/explain":
+            explanation = await self._explain_search(scope, receive)
+            return 200, "application/json", json.dumps(explanation).encode()
+        paths = "/metrics, /_querylift/health or /_querylift/explain"
+        error = f"{scope['path']} does not exist; use {paths}"
+        return 404, "application/json", json.dumps({"error": error}).encode()
+
+    def _render_metrics(self) -> bytes:
+        metrics = self.proxy.journal.metrics
+        metrics.pending_generations.set(self.proxy.broker.pending_count)
+        metrics.worker_restarts.set(getattr(self.proxy.broker.generator, "restarts", 0))
+        return metrics.render()
+
+    def _describe_health(self) -> dict[str, Any]:
+        generator = self.proxy.broker.generator
+        return {
+            "status": "ok",
+            "generator": generator.identity,
+            "enabled": self.proxy.settings.enabled,
+            "worker_restarts": getattr(generator, "restarts", 0),
+            "pending": self.proxy.broker.pending_count,
+        }
+
+    async def _explain_search(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+        """Explain the search in the request's body. Without a body, explain a plain match of the parameter `q`."""
+        parameters = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        body = await _read_body(receive, self.proxy.settings.max_body_bytes)
+        if not body:
+            body = make_match_body(parameters.get("q", ""), parameters.get("field", "text"))
+        max_seconds = float(self.proxy.settings.llama.max_seconds)
+        search = Search(parameters.get("index"), body, deadline_s=time.monotonic() + max_seconds)
+        return explain_result(await self.proxy.expand(search), search)
+
+
+async def _read_body(receive: Receive, limit_bytes: int) -> bytes:
+    """Return the request body, and stop reading past `limit_bytes`."""
+    parts = []
+    size_bytes = 0
+    while size_bytes <= limit_bytes:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        size_bytes += len(parts[-1])
+        if not message.get("more_body", False):
+            break
+    return b"".join(parts)
