@@ -1,1 +1,1 @@
-"""From trained weights to the GGUF files that are served."""
+"""Make the GGUF files that Querylift serves from trained weights."""

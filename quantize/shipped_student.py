@@ -1,7 +1,7 @@
-"""The shipped student and its base as one small file, which writes faster than both apart and is less exact.
+"""Make one small file of the shipped student's adapter and its base.
 
-An adapter costs two products more for each weight and token, and llama.cpp's fast kernels for several rows at once are not for
-Q4_1, which the packaged base is.
+The one file writes faster than the two, and is less exact. An adapter costs two more products for each weight and token.
+The packaged base is Q4_1, for which llama.cpp has no fast kernel for several rows at once.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ import tempfile
 from pathlib import Path
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.generators.llama.model_file import prepared_student
-from querylift.quantize.adapters.merge_adapter import merge
-from querylift.quantize.files import replacing
-from querylift.quantize.levels.make_levels import make
+from querylift.plugin.files import replace_file
+from querylift.plugin.generators.llama.model_file import get_prepared_student_path
+from querylift.quantize.adapters.merge_adapter import merge_adapter
+from querylift.quantize.levels.make_levels import make_levels
 
-TYPE = "IQ4_NL-PURE"
-"""The smallest that the gate accepted; docs/log.md has its table, and why it is not served by default."""
+LEVEL_TYPE = "IQ4_NL-PURE"
+"""The smallest level that the gate accepted. docs/log.md has the table, and why it is not the default."""
 
 
-def prepare(base: Path, adapter: Path) -> Path:
-    """The prepared file, made where it is not there yet. Raises SettingsError."""
-    target = prepared_student(base, adapter)
+def prepare_student_file(base: Path, adapter: Path) -> Path:
+    """Return the path of the one file, which is made when it does not exist yet. Raises SettingsError."""
+    target = get_prepared_student_path(base, adapter)
     if target.is_file():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=target.parent, prefix="."))
+        work_folder = Path(tempfile.mkdtemp(dir=target.parent, prefix="."))
     except OSError as error:
         raise SettingsError(
-            f"{target.parent} cannot be written: {error.strerror}; name another in QUERYLIFT_CACHE"
+            f"{target.parent} cannot be written ({error.strerror}); name another folder in QUERYLIFT_CACHE"
         ) from None
     try:
-        merged = work / "student.gguf"
-        merge(base, adapter, merged)
-        for level in make(merged, work / "levels", [TYPE]):
-            with replacing(target) as part:
-                (work / "levels" / level.file).replace(part)
+        merged_model = work_folder / "student.gguf"
+        merge_adapter(base, adapter, merged_model)
+        for level in make_levels(merged_model, work_folder / "levels", [LEVEL_TYPE]):
+            with replace_file(target) as part:
+                (work_folder / "levels" / level.file).replace(part)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work_folder, ignore_errors=True)
     return target

@@ -1,1 +1,1 @@
-"""Which smaller file searches as well as the whole one."""
+"""Find the smallest quantised file that searches as well as the full one."""

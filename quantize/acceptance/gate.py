@@ -1,4 +1,4 @@
-"""Accept a level of quantisation by what it does to searches: every level writes for the same queries, and the engine decides."""
+"""Measure how each quantisation level changes search results on a real engine, and decide which levels are good enough."""
 
 from __future__ import annotations
 
@@ -9,176 +9,186 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.evaluation.comparison import NonInferiority, non_inferior
-from querylift.index_tools.evaluation.experiment import MEASURE, Task
-from querylift.index_tools.evaluation.measures import evaluate
-from querylift.index_tools.searching import Searched, expand_all, search_offline
-from querylift.plugin.broker import Expander
+from querylift.index_tools.evaluation.comparison import NonInferiority, check_non_inferiority
+from querylift.index_tools.evaluation.experiment import Task
+from querylift.index_tools.evaluation.measures import MAIN_MEASURE, evaluate_run
+from querylift.index_tools.searching import SearchedRun, expand_all, search_offline
+from querylift.plugin.broker import ExpansionBroker
 from querylift.plugin.cache import MemoryCache
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.expansion import parse
-from querylift.plugin.flow import Rules
-from querylift.plugin.generators.base import Ask
+from querylift.plugin.expansion import parse_output
+from querylift.plugin.flow import ExpansionRules
+from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.llama.generator import LlamaGenerator
-from querylift.plugin.settings import Settings, switched_on
+from querylift.plugin.settings import Settings, enable_index
 
-_SLOTS = 8
-_PATIENCE_S = 600.0
-"""For one passage: a large reference on a small machine is slow, and is to be measured all the same."""
-_CACHED = 1 << 20
+_CONCURRENT_PASSAGES = 8
+_MAX_PASSAGE_S = 600.0
+"""Time for one passage. It is long enough for a large reference on a small machine."""
+_CACHE_ENTRIES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
-    """A GGUF file and what to call it."""
+class ModelFile:
+    """A GGUF file and its name in tables: a level, or the reference that all levels were made from."""
 
     name: str
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What one level wrote and what that did. `ndcg` holds nDCG@10 by "index:query id", from 0 to 1."""
+class LevelMeasurement:
+    """The passages that one model file wrote, and the search results with them.
 
-    level: Level
+    `ndcg` holds nDCG@10 from 0 to 1, by "INDEX:QUERY_ID".
+    """
+
+    model_file: ModelFile
     file_bytes: int
     peak_bytes: int | None
-    """Most memory that the worker held; None where the system does not tell."""
+    """The largest memory use of the worker process. None when the system does not report it."""
     passages: int
     parsed: int
-    """Passages of which words for a search were left."""
+    """Passages that gave an expansion."""
     tokens: int
-    took_s: float
+    elapsed_s: float
     ndcg: Mapping[str, float]
 
     @property
     def tokens_per_s(self) -> float:
-        """With up to eight passages at once."""
-        return self.tokens / self.took_s if self.took_s else 0.0
+        """Tokens per second, with up to eight passages at once."""
+        return self.tokens / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
     def parse_rate(self) -> float:
-        """From 0 to 1."""
+        """The share of passages that gave an expansion, from 0 to 1."""
         return self.parsed / self.passages if self.passages else 0.0
 
-    def mean(self, index: str | None = None) -> float:
-        """nDCG@10 over all queries, or over those of one index."""
-        values = [value for query, value in self.ndcg.items() if index is None or query.startswith(f"{index}:")]
+    def mean_ndcg(self, index: str | None = None) -> float:
+        """Return the mean nDCG@10 of all queries, or of those on one index."""
+        values = [value for key, value in self.ndcg.items() if index is None or key.startswith(f"{index}:")]
         return sum(values) / len(values)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """A level set against the reference."""
+class LevelDecision:
+    """A level compared with the reference."""
 
-    measured: Measured
+    measurement: LevelMeasurement
     test: NonInferiority
-    parses: bool
-    """Whether as many of its passages can be used, less one in a hundred."""
+    is_usable_as_often: bool
+    """Whether its passages give an expansion as often, within one in a hundred."""
 
     @property
     def passes(self) -> bool:
-        """Whether it may be served in the reference's place."""
-        return self.test.holds and self.parses
+        """Whether the level may replace the reference."""
+        return self.test.holds and self.is_usable_as_often
 
 
-async def measure(
-    level: Level,
+async def measure_level(
+    model_file: ModelFile,
     tasks: Sequence[Task],
     *,
     engine: Engine,
     settings: Settings,
-    table: Mapping[str, object],
+    index_settings: Mapping[str, object],
     threads: int | None = None,
     progress: Callable[[int], None] = lambda count: None,
-) -> Measured:
-    """Write for every query of `tasks`, greedily, and search as it would be served. Raises SettingsError, EngineError.
+) -> LevelMeasurement:
+    """Write an expansion for every query of `tasks` without sampling, and search with it as the proxy would.
 
-    Expansion is on for the index of each task, by its table in `settings` with the keys of `table` on top.
+    Expansion is enabled on the index of each task. `index_settings` override the settings of the index. Raises SettingsError,
+    EngineError.
     """
-    generator = _Watched(level.path, threads=threads, slots=_SLOTS, max_seconds=_PATIENCE_S)
+    generator = CountingGenerator(
+        model_file.path, threads=threads, slots=_CONCURRENT_PASSAGES, max_seconds=_MAX_PASSAGE_S
+    )
     ndcg: dict[str, float] = {}
-    took_s, done = 0.0, 0
+    elapsed_s, query_count = 0.0, 0
     await generator.start()
     try:
         for task in tasks:
-            expander = Expander(generator, MemoryCache(_CACHED, time.monotonic), clock=time.monotonic, pin_s=0)
-            rules = Rules(switched_on(settings, task.index, **table), clock=time.monotonic)
-            began_s = time.perf_counter()
-            before = done
+            cache = MemoryCache(_CACHE_ENTRIES, time.monotonic)
+            broker = ExpansionBroker(generator, cache, clock=time.monotonic, pin_s=0)
+            rules = ExpansionRules(enable_index(settings, task.index, **index_settings), clock=time.monotonic)
+            start_s, earlier_count = time.perf_counter(), query_count
             results = await expand_all(
                 task.queries,
                 index=task.index,
                 rules=rules,
-                expander=expander,
-                concurrency=_SLOTS,
-                progress=lambda count, before=before: progress(before + count),  # type: ignore[misc]
+                broker=broker,
+                concurrency=_CONCURRENT_PASSAGES,
+                progress=lambda count, earlier_count=earlier_count: progress(earlier_count + count),  # type: ignore[misc]
             )
-            took_s += time.perf_counter() - began_s
+            elapsed_s += time.perf_counter() - start_s
             if not any(result.expansion for result in results.values()):
-                reason = next(iter(results.values())).outcome.header()
+                reason = next(iter(results.values())).outcome.format_header()
                 raise SettingsError(
-                    f"no search on {task.index} was expanded by {level.name} ({reason}), so nothing was measured"
+                    f"{model_file.name} expanded no search on {task.index} ({reason}), so nothing was measured; "
+                    "check the settings of this index"
                 )
-            done += len(task.queries)
-            searched = search_offline(engine, task.queries, index=task.index, results=results)
-            ndcg |= ndcg_of(task, searched)
-        peak_bytes = _peak_bytes(generator.pid)
-        tokens = generator.tokens
+            query_count += len(task.queries)
+            ndcg |= compute_ndcg(task, search_offline(engine, task.queries, index=task.index, results=results))
+        peak_bytes = _read_peak_bytes(generator.pid)
+        tokens = generator.written_tokens
     finally:
         await generator.close()
-    return Measured(
-        level=level,
-        file_bytes=level.path.stat().st_size,
+    return LevelMeasurement(
+        model_file=model_file,
+        file_bytes=model_file.path.stat().st_size,
         peak_bytes=peak_bytes,
         passages=generator.passages,
         parsed=generator.parsed,
         tokens=tokens,
-        took_s=took_s,
+        elapsed_s=elapsed_s,
         ndcg=ndcg,
     )
 
 
-def ndcg_of(task: Task, searched: Searched) -> dict[str, float]:
-    """nDCG@10 by "index:query id"."""
-    found = evaluate(searched.run, task.qrels, relevant_from=task.relevant_from).per_query[MEASURE]
-    return {f"{task.index}:{query_id}": value for query_id, value in found.items()}
+def compute_ndcg(task: Task, searched: SearchedRun) -> dict[str, float]:
+    """Return the nDCG@10 of each query, by "INDEX:QUERY_ID"."""
+    evaluation = evaluate_run(searched.run, task.qrels, relevant_from=task.relevant_from)
+    return {f"{task.index}:{query_id}": value for query_id, value in evaluation.per_query[MAIN_MEASURE].items()}
 
 
-def judge(reference: Measured, levels: Sequence[Measured], *, bound: float) -> list[Verdict]:
-    """Each level against `reference`; `bound` is the loss of nDCG@10 that is borne, from 0 to 1."""
+def decide_levels(
+    reference: LevelMeasurement, levels: Sequence[LevelMeasurement], *, bound: float
+) -> list[LevelDecision]:
+    """Compare each level with `reference`. `bound` is the largest acceptable loss of nDCG@10, from 0 to 1."""
     return [
-        Verdict(
-            measured,
-            non_inferior(reference.ndcg, measured.ndcg, bound=bound),
-            parses=measured.parse_rate >= reference.parse_rate - 0.01,
+        LevelDecision(
+            level,
+            check_non_inferiority(reference.ndcg, level.ndcg, bound=bound),
+            is_usable_as_often=level.parse_rate >= reference.parse_rate - 0.01,
         )
-        for measured in levels
+        for level in levels
     ]
 
 
-def smallest(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """The one with the smallest file among those that pass; None where none does."""
-    passing = [verdict for verdict in verdicts if verdict.passes]
-    return min(passing, key=lambda verdict: verdict.measured.file_bytes, default=None)
+def choose_smallest(decisions: Sequence[LevelDecision]) -> LevelDecision | None:
+    """Return the passing level with the smallest file, or None when no level passes."""
+    passing = [decision for decision in decisions if decision.passes]
+    return min(passing, key=lambda decision: decision.measurement.file_bytes, default=None)
 
 
-class _Watched(LlamaGenerator):
-    """Counts what it writes."""
+class CountingGenerator(LlamaGenerator):
+    """The generator `llama`, which also counts its passages and those that gave an expansion."""
 
     passages = 0
     parsed = 0
 
-    async def write(self, ask: Ask) -> str:
-        text = await super().write(ask)
+    async def write_passage(self, request: ExpansionRequest) -> str:
+        text = await super().write_passage(request)
         self.passages += 1
-        self.parsed += parse(text, query=ask.text) is not None
+        self.parsed += parse_output(text, query=request.text) is not None
         return text
 
 
-def _peak_bytes(pid: int | None) -> int | None:
+def _read_peak_bytes(pid: int | None) -> int | None:
+    """Return the largest memory use of a process so far, or None when Linux does not report it."""
     try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.M)
+        status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    match = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.M)
+    return int(match[1]) * 1024 if match else None

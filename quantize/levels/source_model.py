@@ -1,4 +1,4 @@
-"""A whole GGUF model, looked at before anything is made of it."""
+"""Check a GGUF model before smaller files are made from it."""
 
 from __future__ import annotations
 
@@ -11,87 +11,88 @@ from typing import Any
 import gguf
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.generators.llama.model_file import check_gguf, check_llama_cpp, file_digest
-from querylift.quantize.levels.worker_process import TaskFailed, run
+from querylift.plugin.files import compute_file_digest
+from querylift.plugin.generators.llama.model_file import check_gguf, check_llama_cpp
+from querylift.quantize.levels.worker_process import TaskFailed, run_in_worker
 
-_PLAIN = ("F32", "F16", "BF16")
+_UNQUANTISED_TYPES = ("F32", "F16", "BF16")
 
-Stamp = tuple[int, int]
-"""Size in bytes and time of change, in nanoseconds: what changes when a file is written to."""
+FileStamp = tuple[int, int]
+"""Size in bytes and time of change in nanoseconds. It changes when the file is written."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """The model, with its tensors by name and type."""
+class SourceModel:
+    """The model that levels are made from. `types` holds the type of each tensor by name."""
 
     path: Path
     sha256: str
-    stamp: Stamp
+    stamp: FileStamp
     types: Mapping[str, str] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's entry."""
-        tensors = counted(self.types)
+        """Return the model's entry in the manifest."""
+        tensors = count_tensors_by_type(self.types)
         return {"file": self.path.name, "size_bytes": self.stamp[0], "sha256": self.sha256, "tensors": tensors}
 
     def check_unchanged(self) -> None:
-        """Raise SettingsError where the file is no more what it was."""
-        if _stamp(self.path) != self.stamp:
-            raise SettingsError(f"{self.path} was changed meanwhile; run the command again once it is written")
+        """Raise SettingsError when the file has changed since it was read."""
+        if _read_stamp(self.path) != self.stamp:
+            raise SettingsError(f"{self.path} changed during the run; run the command again when it is complete")
 
 
-def read_source(path: Path, *, requantize: bool = False) -> Source:
-    """The model in `path`, which llama.cpp can load and has not been quantised. Raises SettingsError.
+def read_source_model(path: Path, *, requantize: bool = False) -> SourceModel:
+    """Read a model that llama.cpp can load. Raises SettingsError.
 
-    `requantize` allows one that has.
+    A model that is already quantised is refused unless `requantize` is true.
     """
     check_llama_cpp()
     check_gguf(path)
-    stamp, sha256 = _stamp(path), file_digest(path)
-    types = _types(path)
-    rounded = sorted({name for name in types.values() if name not in _PLAIN})
-    if rounded and not requantize:
+    stamp, sha256 = _read_stamp(path), compute_file_digest(path)
+    types = _read_checked_types(path)
+    quantised_types = sorted({name for name in types.values() if name not in _UNQUANTISED_TYPES})
+    if quantised_types and not requantize:
         raise SettingsError(
-            f"{path} is quantised already ({', '.join(rounded)}), and would lose twice; "
+            f"{path} is already quantised ({', '.join(quantised_types)}), and would lose precision twice; "
             "give its f32, f16 or bf16 file, or add --requantize"
         )
-    return Source(path, sha256, stamp, types)
+    return SourceModel(path, sha256, stamp, types)
 
 
-def tensor_types(reader: gguf.GGUFReader) -> dict[str, str]:
-    """The type of each tensor by name."""
+def read_tensor_types(reader: gguf.GGUFReader) -> dict[str, str]:
+    """Return the type of each tensor by name."""
     return {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
 
 
 def open_gguf(path: Path) -> gguf.GGUFReader:
-    """What the gguf package reads, up to the last tensor. Raises ValueError where that is not there."""
+    """Read a GGUF file with the gguf package. Raises ValueError when a part of the file is missing."""
     try:
         return gguf.GGUFReader(path)
     except (LookupError, TypeError, OverflowError) as error:
         raise ValueError(str(error)) from error
 
 
-def counted(types: Mapping[str, str]) -> dict[str, int]:
-    """How many tensors there are of each type, the most first."""
+def count_tensors_by_type(types: Mapping[str, str]) -> dict[str, int]:
+    """Return the number of tensors of each type, the most frequent type first."""
     return dict(Counter(types.values()).most_common())
 
 
-def _types(path: Path) -> dict[str, str]:
+def _read_checked_types(path: Path) -> dict[str, str]:
     try:
-        # First, because the gguf package takes every count in a broken file for true.
-        run("check", on_progress=lambda count: None, model=str(path.absolute()))
+        # llama.cpp checks the file first, because the gguf package believes every count in a broken file.
+        run_in_worker("check", on_progress=lambda count: None, model=str(path.absolute()))
         reader = open_gguf(path)
     except (TaskFailed, ValueError) as error:
-        remedy = "give a complete GGUF file that llama.cpp knows"
+        remedy = "give a complete GGUF file that llama.cpp supports"
         raise SettingsError(f"the model {path} cannot be used ({error}); {remedy}") from None
-    parts = reader.get_field(gguf.Keys.Split.LLM_KV_SPLIT_COUNT)
-    if parts and parts.contents() > 1:
+    split_count = reader.get_field(gguf.Keys.Split.LLM_KV_SPLIT_COUNT)
+    if split_count and split_count.contents() > 1:
         raise SettingsError(f"{path} is one part of a model; join its parts with llama-gguf-split --merge")
-    return tensor_types(reader)
+    return read_tensor_types(reader)
 
 
-def _stamp(path: Path) -> Stamp:
-    """(0, 0) where there is no such file."""
+def _read_stamp(path: Path) -> FileStamp:
+    """Return the file's stamp, or (0, 0) when the file does not exist."""
     try:
         stat = path.stat()
     except OSError:

@@ -1,10 +1,10 @@
-"""The child process in which llama.cpp quantises: one task in as a JSON line, JSON lines out.
+"""The worker process in which llama.cpp quantises.
 
-In:  {"task": "check", ...}, "measure" or "quantise", each with the arguments of the function of that name below.
-Out: {"progress": how far} as it goes on; then {"done": what the function returned} or {"error": reason}.
+It reads one task as a JSON line, {"task": NAME, ...}, with the arguments of the function that `TASKS` names. It writes JSON
+lines: {"progress": count} during the work, then {"done": result} or {"error": reason}.
 
-It is a process of its own because llama.cpp ends the one that it runs in where a file breaks what it takes for granted.
-It ends when its standard input does: a parent that was killed leaves nobody behind who writes on.
+llama.cpp ends its own process when a file breaks its assumptions, so it needs a process of its own. The worker also ends
+when its standard input is closed, so a killed parent leaves no worker behind.
 """
 
 from __future__ import annotations
@@ -24,93 +24,105 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as api
 
-from querylift.quantize.levels.importance_matrix import MOST_TOKENS, Array, Sums, read_means, write_sums
+from querylift.quantize.levels.importance_matrix import (
+    MAX_TOKENS_PER_TEXT,
+    ActivationSums,
+    Array,
+    read_mean_squares,
+    write_importance_matrix,
+)
 
-Progress = Callable[[int], None]
+ReportCount = Callable[[int], None]
 
 _ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
 _FUNCTION_NAMES = re.compile(r"^(?:\w+: |error loading model: |failed to quantize: )+")
 _TENSOR_LINE = re.compile(r"\[ *(\d+)/ *\d+\]")
-_FELL_BACK = re.compile(r"falling back to +(\w+)")
-_WEIGHT = re.compile(rb"blk\.\d+\.\w+\.weight")
+_FALLBACK_LINE = re.compile(r"falling back to +(\w+)")
+_LAYER_WEIGHT = re.compile(rb"blk\.\d+\.\w+\.weight")
 _F32 = 0  # GGML_TYPE_F32
 
 
 class TaskError(Exception):
-    """llama.cpp cannot do it; the message is its own reason."""
+    """llama.cpp cannot do the task. The message is its reason."""
 
 
-class Log:
-    """Silences llama.cpp and keeps what it says that matters: errors, which tensors it is at, and what it falls back to."""
+class LlamaCppLog:
+    """Receives llama.cpp's log lines instead of the terminal. Keeps errors and fallback types, and reports progress."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, report_count: ReportCount) -> None:
         self.errors: list[str] = []
         self.fallbacks: Counter[str] = Counter()
-        self.progress = progress
-        self._callback = api.llama_log_callback(self._take)  # must live as long as it may be called
+        self.report_count = report_count
+        self._callback = api.llama_log_callback(self._handle_log_line)  # must live as long as it may be called
         api.llama_log_set(self._callback, ctypes.c_void_p(0))
 
-    def reason(self, fallback: str) -> str:
-        """The first error, which is the cause: those after it say that the caller failed in turn."""
+    def find_reason(self, default: str) -> str:
+        """Return the first error, which is the cause. Later ones report only that a caller failed too."""
         lines = [line.strip(" =!") for text in self.errors for line in text.splitlines()]
-        return next((found for line in lines if (found := _FUNCTION_NAMES.sub("", line))), fallback)
+        reasons = (_FUNCTION_NAMES.sub("", line) for line in lines)
+        return next(filter(None, reasons), default)
 
-    def _take(self, level: int, text: bytes, _: object) -> None:
+    def _handle_log_line(self, level: int, text: bytes, _: object) -> None:
         line = text.decode(errors="replace")
         if level == _ERROR_LEVEL:
             self.errors.append(line)
-        elif found := _TENSOR_LINE.match(line):
-            self.progress(int(found[1]))
-        elif found := _FELL_BACK.search(line):
-            self.fallbacks[found[1].upper()] += 1
+        elif tensor_match := _TENSOR_LINE.match(line):
+            self.report_count(int(tensor_match[1]))
+        elif fallback_match := _FALLBACK_LINE.search(line):
+            self.fallbacks[fallback_match[1].upper()] += 1
 
 
-def check(log: Log, *, model: str) -> dict[str, Any]:
-    """Whether llama.cpp can load the model: its architecture, its tensors' names, shapes and places in the file."""
-    api.llama_model_free(_load(log, model))
+def check_model(log: LlamaCppLog, *, model: str) -> dict[str, Any]:
+    """Raise TaskError when llama.cpp cannot load the model, with the names, shapes and places of its tensors."""
+    api.llama_model_free(_load_model(log, model))
     return {}
 
 
-def quantise(
-    log: Log, *, model: str, out: str, ftype: int, pure: bool, threads: int, importance: str
+def quantise_model(
+    log: LlamaCppLog, *, model: str, out: str, ftype: int, pure: bool, threads: int, importance: str
 ) -> dict[str, Any]:
-    """Write the model to `out`; `importance` is the file of a matrix, or "". Returns what it fell back to, and how often."""
+    """Write the quantised model to `out` and return how many tensors fell back to which type.
+
+    `importance` is the file of an importance matrix, or "".
+    """
     params = api.llama_model_quantize_default_params()
     params.ftype, params.pure, params.nthread = ftype, pure, threads
-    params.allow_requantize = True  # the parent has asked the user
-    means = read_means(Path(importance)) if importance else {}  # must live while llama.cpp reads them
-    if means:
-        params.imatrix = _imatrix(means)
+    params.allow_requantize = True  # the parent process has asked the user
+    mean_squares = read_mean_squares(Path(importance)) if importance else {}  # must live while llama.cpp reads them
+    if mean_squares:
+        params.imatrix = _build_imatrix_entries(mean_squares)
     if api.llama_model_quantize(os.fsencode(model), os.fsencode(out), ctypes.byref(params)) != 0:
-        raise TaskError(log.reason("it cannot be quantised"))
+        raise TaskError(log.find_reason("it cannot be quantised"))
     return {"fallbacks": dict(sorted(log.fallbacks.items()))}
 
 
-def measure(log: Log, *, model: str, out: str, texts: Sequence[str], threads: int) -> dict[str, Any]:
-    """Write to `out` the sums of squares of what goes into each weight while the model reads `texts`."""
-    eye, tokens = Eye(), 0
-    loaded = _load(log, model)
-    context = _open(log, loaded, eye, threads)
+def measure_activations(
+    log: LlamaCppLog, *, model: str, out: str, texts: Sequence[str], threads: int
+) -> dict[str, Any]:
+    """Write an importance matrix to `out`, from the inputs of each weight while the model reads `texts`."""
+    observer, token_count = ActivationObserver(), 0
+    model_pointer = _load_model(log, model)
+    context = _create_context(log, model_pointer, observer, threads)
     for number, text in enumerate(texts, 1):
-        row = _tokenize(loaded, text)
-        if api.llama_decode(context, _batch(row)) != 0:
-            raise TaskError(log.reason("it cannot read a text"))
+        tokens = _tokenize_text(model_pointer, text)
+        if api.llama_decode(context, _make_batch(tokens)) != 0:
+            raise TaskError(log.find_reason("it cannot read a text"))
         api.llama_memory_clear(api.llama_get_memory(context), False)
-        tokens += len(row)
-        log.progress(number)
-    if not eye.squares:
-        raise TaskError("this version of llama.cpp does not show what goes into its weights")
-    if not all(np.isfinite(squares).all() for squares in eye.squares.values()):
-        raise TaskError("it computes numbers that are none")
-    write_sums(Path(out), Sums(eye.squares, eye.counts, len(texts)))
-    return {"tokens": tokens, "weights": len(eye.squares)}
+        token_count += len(tokens)
+        log.report_count(number)
+    if not observer.squares:
+        raise TaskError("this version of llama.cpp does not show the inputs of its weights")
+    if not all(np.isfinite(squares).all() for squares in observer.squares.values()):
+        raise TaskError("it computes infinite numbers or none at all (NaN)")
+    write_importance_matrix(Path(out), ActivationSums(observer.squares, observer.counts, len(texts)))
+    return {"tokens": token_count, "weights": len(observer.squares)}
 
 
-class Tensor(ctypes.Structure):
-    """The beginning of ggml.h's ggml_tensor, up to the name. Were it laid out otherwise, no name would be a weight's."""
+class GgmlTensor(ctypes.Structure):
+    """The beginning of ggml_tensor in ggml.h, up to its name. In another layout no name would be a weight's name."""
 
 
-Tensor._fields_ = [
+GgmlTensor._fields_ = [
     ("type", ctypes.c_int),
     ("buffer", ctypes.c_void_p),
     ("ne", ctypes.c_int64 * 4),
@@ -118,7 +130,7 @@ Tensor._fields_ = [
     ("op", ctypes.c_int),
     ("op_params", ctypes.c_int32 * 16),
     ("flags", ctypes.c_int32),
-    ("src", ctypes.POINTER(Tensor) * 10),
+    ("src", ctypes.POINTER(GgmlTensor) * 10),
     ("view_src", ctypes.c_void_p),
     ("view_offs", ctypes.c_size_t),
     ("data", ctypes.c_void_p),
@@ -126,129 +138,134 @@ Tensor._fields_ = [
 ]
 
 
-class Eye:
-    """Looks at every step of the model's computation and adds up the squares of what a layer's weights are multiplied by.
+class ActivationObserver:
+    """Watches every step of the model's computation and sums the squares of the inputs of the layers' weights.
 
-    The output's weight is left out, as llama.cpp's own tools leave it out.
+    It ignores the output weight, as llama.cpp's own tools do.
     """
 
     def __init__(self) -> None:
         self.squares: dict[str, Array] = {}
         self.counts: Counter[str] = Counter()
-        self.callback = api.ggml_backend_sched_eval_callback(self._look)
+        self.callback = api.ggml_backend_sched_eval_callback(self._observe_step)
 
-    def _look(self, address: int, ask: bool, _: object) -> bool:
-        """Asked first whether a step is of interest, then called again when it has been computed."""
-        step = Tensor.from_address(address)
+    def _observe_step(self, address: int, ask: bool, _: object) -> bool:
+        """Return whether a step is of interest. llama.cpp calls with `ask` before the step, and without it afterwards."""
+        step = GgmlTensor.from_address(address)
         if not (step.src[0] and step.src[1]):
             return False
         weight, inputs = step.src[0].contents, step.src[1].contents
-        if not _is_product(step, weight, inputs):
+        if not _is_layer_multiplication(step, weight, inputs):
             return False
         if not ask:
             name = weight.name.decode()
-            numbers = _numbers(inputs)
+            numbers = _view_numbers(inputs)
             self.squares[name] = self.squares.get(name, 0.0) + np.square(numbers, dtype=np.float64).sum(axis=(0, 1, 2))
             self.counts[name] += numbers.size // numbers.shape[-1]
         return True
 
 
-def _is_product(step: Tensor, weight: Tensor, inputs: Tensor) -> bool:
-    """Whether the step is a matrix product of a layer's weight: by the shapes, as operations are numbered anew at times."""
+def _is_layer_multiplication(step: GgmlTensor, weight: GgmlTensor, inputs: GgmlTensor) -> bool:
+    """Return whether the step multiplies by a layer's weight. Shapes tell it: operation numbers differ by version."""
     fits = weight.ne[0] == inputs.ne[0] and weight.ne[1] == step.ne[0] and weight.ne[2] == weight.ne[3] == 1
-    return fits and inputs.type == _F32 and bool(_WEIGHT.fullmatch(weight.name))
+    return fits and inputs.type == _F32 and bool(_LAYER_WEIGHT.fullmatch(weight.name))
 
 
-def _numbers(tensor: Tensor) -> Array:
-    """The tensor's numbers where they lie, columns last."""
-    first = np.ctypeslib.as_array(ctypes.cast(tensor.data, ctypes.POINTER(ctypes.c_float)), shape=(1,))
-    return np.lib.stride_tricks.as_strided(first, shape=tensor.ne[::-1], strides=tensor.nb[::-1])
+def _view_numbers(tensor: GgmlTensor) -> Array:
+    """Return the tensor's numbers without a copy, columns in the last axis."""
+    start = np.ctypeslib.as_array(ctypes.cast(tensor.data, ctypes.POINTER(ctypes.c_float)), shape=(1,))
+    return np.lib.stride_tricks.as_strided(start, shape=tensor.ne[::-1], strides=tensor.nb[::-1])
 
 
-def _load(log: Log, model: str) -> Any:
+def _load_model(log: LlamaCppLog, model: str) -> Any:
     params = api.llama_model_default_params()
     params.n_gpu_layers = 0
-    params.use_extra_bufts = False  # the weights stay where the file has them, so that loading costs nothing
-    loaded = api.llama_model_load_from_file(os.fsencode(model), params)
-    if not loaded:
-        raise TaskError(log.reason("it cannot be loaded"))
-    return loaded
+    params.use_extra_bufts = False  # weights stay mapped from the file, which makes loading cheap
+    model_pointer = api.llama_model_load_from_file(os.fsencode(model), params)
+    if not model_pointer:
+        raise TaskError(log.find_reason("it cannot be loaded"))
+    return model_pointer
 
 
-def _open(log: Log, model: Any, eye: Eye, threads: int) -> Any:
+def _create_context(log: LlamaCppLog, model_pointer: Any, observer: ActivationObserver, threads: int) -> Any:
     params = api.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = MOST_TOKENS
+    params.n_ctx = params.n_batch = params.n_ubatch = MAX_TOKENS_PER_TEXT
     params.n_threads = params.n_threads_batch = threads
     params.op_offload = params.offload_kqv = False
     params.no_perf = True
-    params.cb_eval = eye.callback
-    context = api.llama_init_from_model(model, params)
+    params.cb_eval = observer.callback
+    context = api.llama_init_from_model(model_pointer, params)
     if not context or not api.llama_get_memory(context):
-        raise TaskError(log.reason("it is no model that writes text"))
+        raise TaskError(log.find_reason("it is not a model that writes text"))
     return context
 
 
-def _tokenize(model: Any, text: str) -> Any:
-    """As the served model reads it, cut at MOST_TOKENS."""
+def _tokenize_text(model_pointer: Any, text: str) -> Any:
+    """Return the tokens that a served model reads, at most MAX_TOKENS_PER_TEXT."""
     data = text.encode()
-    tokens = (api.llama_token * (len(data) + 8))()  # a token is at least a byte, but for those put around a text
-    count = api.llama_tokenize(api.llama_model_get_vocab(model), data, len(data), tokens, len(tokens), True, True)
-    if count < 1:
+    tokens = (api.llama_token * (len(data) + 8))()  # a token has at least one byte, except those added around a text
+    vocabulary = api.llama_model_get_vocab(model_pointer)
+    token_count = api.llama_tokenize(vocabulary, data, len(data), tokens, len(tokens), True, True)
+    if token_count < 1:
         raise TaskError("its tokenizer finds no token in a text")
-    return (api.llama_token * min(count, MOST_TOKENS))(*tokens[: min(count, MOST_TOKENS)])
+    token_count = min(token_count, MAX_TOKENS_PER_TEXT)
+    return (api.llama_token * token_count)(*tokens[:token_count])
 
 
-def _batch(tokens: Any) -> Any:
-    """The tokens as one sequence, each with what comes next: the last layer leaves out those whose next nobody asks for."""
+def _make_batch(tokens: Any) -> Any:
+    """Return one sequence that asks for every token's logits. The last layer skips tokens without logits."""
     batch = api.llama_batch_get_one(tokens, len(tokens))
     batch.logits = (ctypes.c_int8 * len(tokens))(*[1] * len(tokens))
     return batch
 
 
-def _imatrix(means: Mapping[str, Array]) -> Any:
-    """Where `means` are, as llama.cpp takes it: ended by an entry without a name."""
-    entries = (api.llama_model_imatrix_data * (len(means) + 1))()
-    for entry, (name, values) in zip(entries, means.items(), strict=False):
+def _build_imatrix_entries(mean_squares: Mapping[str, Array]) -> Any:
+    """Return llama.cpp's array of pointers to `mean_squares`. It ends with an entry without a name."""
+    entries = (api.llama_model_imatrix_data * (len(mean_squares) + 1))()
+    for entry, (name, values) in zip(entries, mean_squares.items(), strict=False):
         entry.name = name.encode()
         entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         entry.size = values.size
     return entries
 
 
+TASKS: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "check": check_model,
+    "measure": measure_activations,
+    "quantise": quantise_model,
+}
+
+
 def main() -> None:
-    """Do the one task that comes in."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
-    send = _private_output()
+    """Do the task on standard input and end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the worker
+    send_message = _open_message_channel()
     task = json.loads(sys.stdin.buffer.readline())
-    Thread(target=_end_with_the_parent, daemon=True).start()
+    Thread(target=_exit_with_parent, daemon=True).start()
     api.llama_backend_init()
     try:
-        send({"done": _do(task, lambda count: send({"progress": count}))})
+        log = LlamaCppLog(lambda count: send_message({"progress": count}))
+        send_message({"done": TASKS[task.pop("task")](log, **task)})
     except (TaskError, OSError, ValueError) as error:
-        send({"error": str(error)})
+        send_message({"error": str(error)})
 
 
-def _do(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    tasks: dict[str, Callable[..., dict[str, Any]]] = {"check": check, "measure": measure, "quantise": quantise}
-    return tasks[task.pop("task")](Log(progress), **task)
-
-
-def _end_with_the_parent() -> None:
-    # Not through sys.stdin, whose lock Python asks for when it ends.
+def _exit_with_parent() -> None:
+    # Reads the descriptor, because Python needs the lock of sys.stdin when it exits.
     while os.read(0, 1):
         pass
     os._exit(1)
 
 
-def _private_output() -> Callable[[dict[str, Any]], None]:
-    """What sends a message on standard output, which nothing else that the process prints can reach any more."""
+def _open_message_channel() -> Callable[[dict[str, Any]], None]:
+    """Return a function that sends a message on standard output. Anything else that is printed goes to standard error."""
     stream = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
 
-    def send(message: dict[str, Any]) -> None:
+    def send_message(message: dict[str, Any]) -> None:
         stream.write(json.dumps(message).encode() + b"\n")
 
-    return send
+    return send_message
 
 
 if __name__ == "__main__":

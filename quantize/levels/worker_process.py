@@ -1,4 +1,4 @@
-"""The worker process of a task, seen from its parent: from the task to what became of it."""
+"""Run a task in a worker process and return its result. This is the parent's side of `worker.py`."""
 
 from __future__ import annotations
 
@@ -10,57 +10,56 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
-import querylift
+from querylift.plugin.files import PACKAGE_FOLDER
 
-_MOST_SAID = 2000
-"""Characters of what the process wrote on its standard error that are looked at."""
+_MAX_ERROR_CHARACTERS = 2000
+"""Characters at the end of the worker's standard error that are searched for a reason."""
 
 
 class TaskFailed(Exception):
-    """The message is llama.cpp's reason, or how its process ended."""
+    """A task failed. The message is llama.cpp's reason, or how the worker ended."""
 
 
-def run(task: str, *, on_progress: Callable[[int], None], **arguments: object) -> dict[str, Any]:
-    """What the function `task` of quantize/levels/worker.py returns. Raises TaskFailed."""
-    with tempfile.TemporaryFile() as said:
-        with _start(said) as process:
+def run_in_worker(task: str, *, on_progress: Callable[[int], None], **arguments: object) -> dict[str, Any]:
+    """Run a task of `worker.TASKS` in a new process and return its result. Raises TaskFailed."""
+    with tempfile.TemporaryFile() as stderr:
+        with _start_worker(stderr) as process:
             try:
-                _send(process, {"task": task, **arguments})
-                done = _receive(process, on_progress)
+                _send_task(process, {"task": task, **arguments})
+                result = _receive_result(process, on_progress)
             except BaseException:
                 process.kill()
                 raise
-        if done is None:
-            raise TaskFailed(_ending(process.returncode, said))
-    return done
+        if result is None:
+            raise TaskFailed(_explain_exit(process.returncode, stderr))
+    return result
 
 
-def _start(said: IO[bytes]) -> subprocess.Popen[bytes]:
-    """The process, with the folder of this very package first, and no debugger started on a crash of llama.cpp."""
-    folder = str(Path(querylift.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH", "")]))
+def _start_worker(stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the worker with this very package first on its path. A crash of llama.cpp starts no debugger."""
+    package_parent = str(PACKAGE_FOLDER.parent)
+    path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "querylift.quantize.levels.worker"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
         env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},
     )  # fmt: skip
 
 
-def _send(process: subprocess.Popen[bytes], task: dict[str, object]) -> None:
+def _send_task(process: subprocess.Popen[bytes], task: dict[str, object]) -> None:
     assert process.stdin is not None
     try:
         process.stdin.write(json.dumps(task).encode() + b"\n")
-        process.stdin.flush()  # and left open: its end is the process's end
-    except BrokenPipeError:  # it ended at once; what it left says why
+        process.stdin.flush()  # stdin stays open: the worker ends when it is closed
+    except BrokenPipeError:  # the worker has ended already; its standard error has the reason
         with suppress(BrokenPipeError):
-            process.stdin.close()  # else what was not sent is tried once more when the block ends
+            process.stdin.close()  # otherwise Popen's exit would try to send the buffer again
 
 
-def _receive(process: subprocess.Popen[bytes], on_progress: Callable[[int], None]) -> dict[str, Any] | None:
-    """What the task returned; None where the process ended before. Raises TaskFailed."""
+def _receive_result(process: subprocess.Popen[bytes], on_progress: Callable[[int], None]) -> dict[str, Any] | None:
+    """Return the task's result, or None when the worker ended without one. Raises TaskFailed."""
     assert process.stdout is not None
     for line in process.stdout:
         message = json.loads(line)
@@ -72,8 +71,9 @@ def _receive(process: subprocess.Popen[bytes], on_progress: Callable[[int], None
     return None
 
 
-def _ending(code: int, said: IO[bytes]) -> str:
-    said.seek(0)
-    lines = said.read().decode(errors="replace")[-_MOST_SAID:].split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "it left no word")
-    return f"llama.cpp ended by {signal.Signals(-code).name}: {last}" if code < 0 else last
+def _explain_exit(code: int, stderr: IO[bytes]) -> str:
+    """Return the last line that the worker printed, with the signal when one ended it."""
+    stderr.seek(0)
+    lines = stderr.read().decode(errors="replace")[-_MAX_ERROR_CHARACTERS:].split("\n")
+    reason = next((line.strip() for line in reversed(lines) if line.strip()), "it printed no reason")
+    return f"{signal.Signals(-code).name} ended llama.cpp: {reason}" if code < 0 else reason

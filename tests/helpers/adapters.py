@@ -35,6 +35,7 @@ PROMPT = (
 
 
 def format_weight_name(layer: int, module: str, half: str) -> str:
+    """Return PEFT's name of the matrix A or B of a module."""
     return f"base_model.model.model.layers.{layer}.{module}.lora_{half}.weight"
 
 
@@ -83,20 +84,20 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def read_export_refusal(folder: Path, base: BaseModelInfo | None = None, **options: Any) -> str:
     """Return the error of an export that must be refused. Assert that it is one line and that nothing was written."""
     out = folder.parent / "refused.gguf"
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(SettingsError) as error:
         export_adapter(folder, out, base=base or make_tiny_base(), **options)
     assert not list(folder.parent.glob("*refused.gguf*"))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @contextmanager
-def write_float32_model(path: Path, *added: Weights) -> Iterator[Path]:
+def write_float32_model(path: Path, *deltas: Weights) -> Iterator[Path]:
     """Write SmolLM2-135M in float32 with `added` in its weights. Rounding can then hide nothing. It takes half a gigabyte."""
     reader = gguf.GGUFReader(find_packaged_model())
     weights = {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
-    for changes in added:
-        weights |= {name: weights[name] + change for name, change in changes.items()}
+    for weight_deltas in deltas:
+        weights |= {name: weights[name] + delta for name, delta in weight_deltas.items()}
     _write_model(path, reader, weights)
     try:
         yield path
@@ -139,7 +140,8 @@ def _tokenize_prompt() -> list[int]:
     from llama_cpp import Llama
 
     with closing(Llama(str(find_packaged_model()), vocab_only=True, verbose=False)) as model:
-        return model.tokenize(PROMPT.encode(), add_bos=False, special=True)
+        tokens: list[int] = model.tokenize(PROMPT.encode(), add_bos=False, special=True)
+    return tokens
 
 
 def compute_logits(model: Path, adapter: Path | None = None, *, write: int = 0) -> tuple[Any, list[int]]:

@@ -1,4 +1,4 @@
-"""A folder of which llama.cpp would make something else is refused in one sentence."""
+"""A folder that llama.cpp would compute differently from transformers is refused in one sentence."""
 
 import json
 from pathlib import Path
@@ -9,17 +9,17 @@ import pytest
 
 from querylift.plugin.errors import SettingsError
 from querylift.quantize.conversion.export_model import export_model
-from tests.helpers.folders import edit, safetensors_bytes, tiny, tiny_model
+from tests.helpers.folders import edit_json_file, encode_safetensors, make_tiny_weights, write_tiny_model
 
 
-def refused(folder: Path, number_type: str = "f16") -> str:
-    """What the export says, in one sentence, having written nothing."""
+def read_refusal(folder: Path, number_type: str = "f16") -> str:
+    """Return the one sentence with which the export refuses the folder. Nothing may be written."""
     out = folder.parent / "refused.gguf"
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(SettingsError) as error:
         export_model(folder, out, number_type=number_type)
     assert not list(folder.parent.glob("*refused.gguf*")) and not list(folder.parent.glob(".*refused.gguf*"))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -41,36 +41,36 @@ def refused(folder: Path, number_type: str = "f16") -> str:
         ({"rms_norm_eps": 0}, "rms_norm_eps is 0; it must be a number above 0"),
         ({"vocab_size": "many"}, "vocab_size is 'many'; it must be a whole number above 0"),
         ({"architectures": ["Qwen3ForCausalLM"]}, "head_dim is None; it must be a whole number above 0"),
-        ({"head_dim": 15}, "head_dim is 15; the rotary embedding turns pairs, so it must be even"),
-        ({"num_key_value_heads": 1}, "model.layers.0.self_attn.k_proj.weight of {} is 32 x 32, and 16 x 32 by its config.json"),
+        ({"head_dim": 15}, "head_dim is 15; it must be even, as RoPE rotates pairs"),
+        ({"num_key_value_heads": 1}, "model.layers.0.self_attn.k_proj.weight of {} is 32 x 32, but 16 x 32 by its config.json"),
         ({"architectures": ["Qwen3ForCausalLM"], "head_dim": 16}, "{} lacks model.layers.0.self_attn.q_norm.weight"),
-        ({"tie_word_embeddings": False}, "{} lacks lm_head.weight, which its config.json asks for; save the model again"),
+        ({"tie_word_embeddings": False}, "{} lacks lm_head.weight, which its config.json requires; save the model again"),
         ({"num_hidden_layers": 2}, "{} lacks model.layers.1.input_layernorm.weight"),
-        ({"vocab_size": 258}, "model.embed_tokens.weight of {} is 259 x 32, and 258 x 32 by its config.json"),
+        ({"vocab_size": 258}, "model.embed_tokens.weight of {} is 259 x 32, but 258 x 32 by its config.json"),
     ],
 )  # fmt: skip
-def test_a_model_that_llama_cpp_would_not_compute_alike_is_refused(
-    tmp_path: Path, config: dict[str, object], sentence: str
+def test_a_model_that_llama_cpp_would_compute_differently_is_refused(
+    tmp_path: Path, config: dict[str, Any], sentence: str
 ) -> None:
-    folder = tiny(tmp_path / "tiny", **config)
-    assert sentence.replace("{}", str(folder), 1) in refused(folder)
+    folder = write_tiny_model(tmp_path / "tiny", **config)
+    assert sentence.replace("{}", str(folder), 1) in read_refusal(folder)
 
 
 @pytest.mark.parametrize(
     ("file", "changes", "sentence"),
     [
-        ("tokenizer", {"pre_tokenizer": {"type": "Whitespace"}}, "the pre_tokenizer (Whitespace) is none that llama.cpp knows"),
-        ("tokenizer", {"pre_tokenizer": None}, "the pre_tokenizer (none) is none that llama.cpp knows as gpt-2, smollm, qwen2"),
+        ("tokenizer", {"pre_tokenizer": {"type": "Whitespace"}}, "llama.cpp does not have the pre_tokenizer (Whitespace)"),
+        ("tokenizer", {"pre_tokenizer": None}, "does not have the pre_tokenizer (none), only gpt-2, smollm, qwen2"),
         ("tokenizer", {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "ByteLevel {'add_prefix_space': True}"),
-        ("tokenizer", {"normalizer": {"type": "Lowercase"}}, "the normalizer Lowercase is none that llama.cpp has"),
+        ("tokenizer", {"normalizer": {"type": "Lowercase"}}, "llama.cpp does not have the normalizer Lowercase"),
         ("tokenizer", {"model": {"type": "Unigram"}}, "type is 'Unigram'; only 'BPE', of a byte-level BPE, can be exported"),
         ("tokenizer", {"model": {"byte_fallback": True}}, "byte_fallback is True; only False"),
         ("tokenizer", {"model": {"ignore_merges": True}}, "ignore_merges is True; only False"),
-        ("tokenizer", {"model": {"merges": [["a b", "c"]]}}, "merges 'a b c', which is no pair of byte-level tokens"),
+        ("tokenizer", {"model": {"merges": [["a b", "c"]]}}, "merges 'a b c', which is not a pair of byte-level tokens"),
         ("tokenizer", {"model": None}, "cannot be read as a tokenizer (KeyError('model'))"),
-        ("tokenizer", {"model": {"vocab": {"a": 259}}}, "has a token 259, and the model's vocab_size is 259"),
+        ("tokenizer", {"model": {"vocab": {"a": 259}}}, "has a token 259, but the model's vocab_size is 259"),
         ("tokenizer", {"model": {"vocab": {"a": 7, "[PAD8]": 9}}}, "gives [PAD8] two ids"),
-        ("tokenizer", {"added_tokens": []}, "has no token <|im_start|>; name a model that speaks ChatML"),
+        ("tokenizer", {"added_tokens": []}, "has no token <|im_start|>; name a model that uses ChatML"),
         ("tokenizer", {"added_tokens": [{"id": 3, "content": "<x>", "special": True, "lstrip": True}]}, "lstrip of <x> is true"),
         ("tokenizer", {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}]}},
          "the post_processor adds tokens to a text; only one that adds none can be exported"),
@@ -81,82 +81,85 @@ def test_a_model_that_llama_cpp_would_not_compute_alike_is_refused(
 def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(
     tmp_path: Path, file: str, changes: dict[str, Any], sentence: str
 ) -> None:
-    folder = tiny(tmp_path / "tiny")
-    edit(folder / f"{file}.json", changes)
-    assert sentence in refused(folder)
+    folder = write_tiny_model(tmp_path / "tiny")
+    edit_json_file(folder / f"{file}.json", changes)
+    assert sentence in read_refusal(folder)
 
 
-def test_weights_that_are_too_few_too_many_or_no_numbers_are_refused(tmp_path: Path) -> None:
-    folder, weights = tmp_path / "tiny", tiny_model()
-    bias, words = "model.layers.0.self_attn.q_proj.bias", weights["model.embed_tokens.weight"]
-    assert refused(tiny(folder, {**weights, bias: words[0]})) == (
-        f"{folder} holds {bias}, which llama does not have; save a plain model"
+def test_extra_tensors_and_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    folder, weights = tmp_path / "tiny", make_tiny_weights()
+    bias, embeddings = "model.layers.0.self_attn.q_proj.bias", weights["model.embed_tokens.weight"]
+    assert read_refusal(write_tiny_model(folder, {**weights, bias: embeddings[0]})) == (
+        f"{folder} holds {bias}, which llama does not have; save a model without it"
     )
     up = "model.layers.0.mlp.up_proj.weight"
     for value in (np.nan, np.inf, -np.inf):
-        changed = weights[up].copy()
-        changed[47, 31] = value
+        infinite_weights = weights[up].copy()
+        infinite_weights[47, 31] = value
         for number_type in ("f16", "f32"):
-            assert "blk.0.ffn_up.weight has infinite numbers or none at all (NaN)" in refused(
-                tiny(folder, {**weights, up: changed}), number_type
+            assert "blk.0.ffn_up.weight has infinite numbers or none at all (NaN)" in read_refusal(
+                write_tiny_model(folder, {**weights, up: infinite_weights}), number_type
             )
-    large = tiny(folder, {**weights, up: weights[up] * np.float32(1e4)})
-    assert refused(large) == "blk.0.ffn_up.weight has numbers up to 1.25e+06, which f16 cannot hold; use f32"
+    large = write_tiny_model(folder, {**weights, up: weights[up] * np.float32(1e4)})
+    assert read_refusal(large) == "blk.0.ffn_up.weight has numbers up to 1.25e+06, which f16 cannot hold; use f32"
     assert export_model(large, tmp_path / "a.gguf", number_type="f32").tensors == 11
     assert export_model(large, tmp_path / "a.gguf", number_type="bf16").numbers == sum(w.size for w in weights.values())
 
 
-def test_tied_weights_may_be_there_twice_where_they_are_the_same(tmp_path: Path) -> None:
-    folder, weights = tmp_path / "tiny", tiny_model()
-    words = weights["model.embed_tokens.weight"]
-    assert export_model(tiny(folder, {**weights, "lm_head.weight": words}), tmp_path / "a.gguf").tensors == 11
-    for other in (words + 1, words[:9]):
-        assert refused(tiny(folder, {**weights, "lm_head.weight": other})) == (
-            f"{folder} holds lm_head.weight other than model.embed_tokens.weight, and its config.json ties the two; "
+def test_tied_embeddings_may_be_stored_twice_if_both_are_the_same(tmp_path: Path) -> None:
+    folder, weights = tmp_path / "tiny", make_tiny_weights()
+    embeddings = weights["model.embed_tokens.weight"]
+    assert (
+        export_model(write_tiny_model(folder, {**weights, "lm_head.weight": embeddings}), tmp_path / "a.gguf").tensors
+        == 11
+    )
+    for output in (embeddings + 1, embeddings[:9]):
+        assert read_refusal(write_tiny_model(folder, {**weights, "lm_head.weight": output})) == (
+            f"{folder} holds lm_head.weight different from model.embed_tokens.weight, but its config.json ties the two; "
             "save the model again"
         )
-    untied = tiny(folder, {**weights, "lm_head.weight": words + 1}, tie_word_embeddings=False)
+    untied = write_tiny_model(folder, {**weights, "lm_head.weight": embeddings + 1}, tie_word_embeddings=False)
     assert export_model(untied, tmp_path / "a.gguf").tensors == 12
 
 
 def test_a_folder_without_its_files_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
-    assert refused(folder) == f"{folder} has no config.json; name a folder as transformers saves a model"
+    assert read_refusal(folder) == f"{folder} has no config.json; name a folder as transformers saves a model"
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        tiny(folder)
+        write_tiny_model(folder)
         (folder / name).unlink()
-        assert refused(folder) == f"{folder} has no {name}; save the model with its tokenizer again"
-    tiny(folder)
+        assert read_refusal(folder) == f"{folder} has no {name}; save the model with its tokenizer again"
+    write_tiny_model(folder)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert (
-        refused(folder)
-        == f"{folder} has no model.safetensors; save the model as safetensors, the only form that is read"
+        read_refusal(folder)
+        == f"{folder} has no model.safetensors; save the model as safetensors, the only format that is read"
     )
     index = folder / "model.safetensors.index.json"
     for weight_map in ({}, None, {"a": "../x"}, {"a": ".."}, {"a": 1}):
         index.write_text(json.dumps({"weight_map": weight_map}))
-        assert refused(folder) == f"{index} has no weight_map of names of files beside it; save the model again"
+        assert read_refusal(folder) == f"{index} has no weight_map of names of files beside it; save the model again"
     index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
-    assert f"{folder}/gone.safetensors cannot be read" in refused(folder)
+    assert f"{folder}/gone.safetensors cannot be read" in read_refusal(folder)
     for name in ("a", "b"):
-        (folder / f"{name}.safetensors").write_bytes(safetensors_bytes(tiny_model()))
+        (folder / f"{name}.safetensors").write_bytes(encode_safetensors(make_tiny_weights()))
     index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
-    assert "both hold model.embed_tokens.weight; save the model again" in refused(folder)
+    assert "both hold model.embed_tokens.weight; save the model again" in read_refusal(folder)
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
-    folder = tiny(tmp_path / "tiny")
+    folder = write_tiny_model(tmp_path / "tiny")
     weights = folder / "model.safetensors"
-    whole = weights.read_bytes()
-    for broken in (b"", b"\x80\x04 no safetensors", whole[:-1], whole[:100], whole + b"\0"):
-        weights.write_bytes(broken)
-        assert f"{weights} cannot be read" in refused(folder)
-    weights.write_bytes(whole.replace(b'"F32"', b'"I32"'))
-    assert "is of type I32; save the model as one of BF16, F16, F32" in refused(folder)
-    weights.write_bytes(whole)
+    content = weights.read_bytes()
+    for broken_content in (b"", b"\x80\x04 no safetensors", content[:-1], content[:100], content + b"\0"):
+        weights.write_bytes(broken_content)
+        assert f"{weights} cannot be read" in read_refusal(folder)
+    weights.write_bytes(content.replace(b'"F32"', b'"I32"'))
+    assert "is of type I32; save the model as one of BF16, F16, F32" in read_refusal(folder)
+    weights.write_bytes(content)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         for text, problem in [("{", "cannot be read"), ("[]", "holds no JSON object"), ("\udcff", "cannot be read")]:
-            before = (folder / name).read_bytes()
+            original = (folder / name).read_bytes()
             (folder / name).write_bytes(text.encode(errors="surrogateescape"))
-            assert f"{folder / name} {problem}" in refused(folder)
-            (folder / name).write_bytes(before)
+            assert f"{folder / name} {problem}" in read_refusal(folder)
+            (folder / name).write_bytes(original)

@@ -7,18 +7,14 @@ import pytest
 from gguf import GGUFReader
 
 from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION
+from querylift.plugin.files import compute_file_digest
 from querylift.plugin.generators.llama.generator import LlamaGenerator
-from querylift.plugin.generators.llama.model_file import (
-    compute_file_digest,
-    find_packaged_model,
-    find_shipped_adapter,
-    has_amx,
-)
+from querylift.plugin.generators.llama.model_file import find_packaged_model, find_shipped_adapter, has_amx
 from querylift.quantize.adapters.export_adapter import export_adapter, read_base_model
 from querylift.quantize.levels.make_levels import make_levels
 from tests.helpers.adapters import make_random_adapter_weights, make_tiny_adapter_weights, make_tiny_base, save_adapter
-from tests.helpers.llama import QUERIES, read_start_error, run_drill, write_text, write_texts
 from tests.helpers.gguf_models import write_random_gguf
+from tests.helpers.llama import QUERIES, read_start_error, run_drill, write_text, write_texts
 
 
 @pytest.mark.model
