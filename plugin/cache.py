@@ -31,19 +31,27 @@ NO_EXPANSION = "{}"
 
 
 class Cache(Protocol):
-    """Strings by key. Each expires after its own time to live. A remote cache that fails answers like one without the key."""
+    """Strings by key. Each one expires after its own time to live. A cache that fails answers as if it had no entry."""
 
-    async def get(self, key: str) -> str | None: ...
+    async def get(self, key: str) -> str | None:
+        """Return the value at `key`, or None."""
+        ...
 
     def peek_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
         """Return the values that this process holds in memory, without waiting."""
         ...
 
-    async def get_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]: ...
+    async def get_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
+        """Return both values in one round trip."""
+        ...
 
-    async def set(self, key: str, value: str, *, ttl_s: float) -> None: ...
+    async def set(self, key: str, value: str, *, ttl_s: float) -> None:
+        """Keep `value` for `ttl_s` seconds."""
+        ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Release connections and files."""
+        ...
 
 
 class MemoryCache:

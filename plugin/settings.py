@@ -110,7 +110,7 @@ class Settings(_SettingsTable):
     listen: str = "127.0.0.1:9280"
     admin: str | None = "127.0.0.1:9281"
     enabled: bool = True
-    generator: str = "llama"
+    generator: str = "none"
     budget_ms: Annotated[float, Field(ge=0)] = 300
     max_body_bytes: Annotated[int, Field(ge=1)] = 1_048_576
     pit_index: str | None = None
@@ -124,7 +124,7 @@ class Settings(_SettingsTable):
 
     @field_validator("engine")
     @classmethod
-    def _engine_is_a_url(cls, value: str) -> str:
+    def _check_engine_url(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("use a URL like http://127.0.0.1:9200")
@@ -134,21 +134,21 @@ class Settings(_SettingsTable):
 
     @field_validator("generator")
     @classmethod
-    def _generator_has_no_password(cls, value: str) -> str:
+    def _check_generator_without_password(cls, value: str) -> str:
         if value.startswith("http") and "@" in value:
             raise ValueError("put the key into http.api_key; a URL is shown in logs and on the admin page")
         return value
 
     @field_validator("listen", "admin")
     @classmethod
-    def _address_has_a_port(cls, value: str | None) -> str | None:
+    def _check_address(cls, value: str | None) -> str | None:
         if value is not None:
             split_address(value)
         return value
 
     @field_validator("index")
     @classmethod
-    def _patterns_have_stars_only(cls, value: dict[str, IndexSettings]) -> dict[str, IndexSettings]:
+    def _check_index_names(cls, value: dict[str, IndexSettings]) -> dict[str, IndexSettings]:
         for name in value:
             if not name or set(name) & set("?[],"):
                 raise ValueError(
