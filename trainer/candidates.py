@@ -1,11 +1,11 @@
-"""Candidate expansions: what a teacher or the student wrote for a query, one JSON object a line, only ever appended.
+"""Candidates: expansions that a teacher or the student wrote for a query.
 
-A line is {"query_id", "query", "method", "params", "model", "text"}, the shape in which published expansions come.
+A file of candidates holds one JSON object a line, in the shape in which published expansions come:
+{"query_id", "query", "method", "params", "model", "text"}. Lines are only ever appended.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,15 +14,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from querylift.index_tools.corpora.trec_files import read_jsonl
+from querylift.index_tools.corpora.text_files import read_jsonl
 from querylift.plugin.errors import DataError, SettingsError
+from querylift.plugin.files import compute_json_digest
+
+_BLOCK_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One expansion of one query. `method` and `params` say how it was asked for, `params["sample"]` which of several.
+    """One expansion of one query.
 
-    `text` is as it was written; what is served of it is up to `querylift.plugin.expansion`.
+    `method` and `params` say how the model was asked. `params["sample"]` numbers several answers to the same prompt.
+    `text` is the model's answer; `querylift.plugin.expansion` decides how much of it is served.
     """
 
     query_id: str
@@ -33,13 +37,13 @@ class Candidate:
     params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def key(self) -> str:
-        """The same for two candidates that answer the same request, whatever was answered."""
-        asked = json.dumps([self.query_id, self.query, self.method, self.model, dict(self.params)], sort_keys=True)
-        return hashlib.sha256(asked.encode()).hexdigest()[:24]
+    def request_key(self) -> str:
+        """A digest of everything but the text: two answers to one request have the same key."""
+        request = [self.query_id, self.query, self.method, self.model, dict(self.params)]
+        return compute_json_digest(request)[:24]
 
     def to_json(self) -> dict[str, Any]:
-        """The line that `read` takes back."""
+        """Return the JSON object that `read_candidates` reads back."""
         return {
             "query_id": self.query_id,
             "query": self.query,
@@ -50,20 +54,23 @@ class Candidate:
         }
 
 
-def read(path: Path) -> Iterator[Candidate]:
-    """The candidates of a file, `.gz` or not. Raises DataError with path and line, SettingsError where there is no file."""
-    for number, row in read_jsonl(path):
-        yield _candidate(row, path, number)
+def read_candidates(path: Path) -> Iterator[Candidate]:
+    """Read the candidates of a file, which may be gzipped.
+
+    Raises DataError with path and line for a broken line, and SettingsError when the file cannot be read.
+    """
+    for line_number, row in read_jsonl(path):
+        yield _parse_candidate(row, path, line_number)
 
 
-def _candidate(row: Mapping[str, Any], path: Path, number: int) -> Candidate:
+def _parse_candidate(row: Mapping[str, Any], path: Path, line_number: int) -> Candidate:
     texts = {name: row.get(name) for name in ("query_id", "query", "text")}
     for name, value in texts.items():
         if not isinstance(value, str) or (name != "text" and not value.strip()):
-            raise DataError(path, number, f"{name!r} is {value!r}; write it as a text")
+            raise DataError(path, line_number, f"{name!r} is {value!r}; write it as a text")
     params = row.get("params") or {}
     if not isinstance(params, Mapping):
-        raise DataError(path, number, f"'params' is {params!r}; write an object, or leave it out")
+        raise DataError(path, line_number, f"'params' is {params!r}; write an object, or leave it out")
     return Candidate(
         query_id=str(texts["query_id"]),
         query=str(texts["query"]),
@@ -74,8 +81,12 @@ def _candidate(row: Mapping[str, Any], path: Path, number: int) -> Candidate:
     )
 
 
-class Appender:
-    """Appends objects to a JSONL file, each line on disk before the next. What a kill tore off the last line is cut away."""
+class JsonLinesAppender:
+    """Appends JSON objects to a file, and flushes after each line.
+
+    A killed run may leave an incomplete last line. Opening the file removes it.
+    Raises SettingsError when the file cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -84,7 +95,7 @@ class Appender:
             self._stream = path.open("a+b")
         except OSError as error:
             raise SettingsError(f"{path} cannot be written ({error.strerror}); name another file") from None
-        self._cut_torn_line()
+        self._remove_incomplete_line()
 
     def __enter__(self) -> Self:
         return self
@@ -94,19 +105,22 @@ class Appender:
     ) -> None:
         self._stream.close()
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, Any]) -> None:
         """Append one line."""
         self._stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         self._stream.flush()
 
-    def _cut_torn_line(self) -> None:
-        whole = end = self._stream.seek(0, os.SEEK_END)
-        while whole > 0:
-            start = max(0, whole - 65536)
-            self._stream.seek(start)
-            newline = self._stream.read(whole - start).rfind(b"\n")
-            whole = start + newline + 1 if newline >= 0 else start
+    def _remove_incomplete_line(self) -> None:
+        """Truncate the file after its last newline. The file is read backwards, one block at a time."""
+        size = self._stream.seek(0, os.SEEK_END)
+        end = size
+        while end > 0:
+            block_start = max(0, end - _BLOCK_BYTES)
+            self._stream.seek(block_start)
+            newline = self._stream.read(end - block_start).rfind(b"\n")
             if newline >= 0:
+                end = block_start + newline + 1
                 break
-        if whole < end:
-            self._stream.truncate(whole)
+            end = block_start
+        if end < size:
+            self._stream.truncate(end)

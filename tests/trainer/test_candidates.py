@@ -1,4 +1,4 @@
-"""Candidates as they stand in a file, and the file after a kill."""
+"""Reading and appending candidates, also after a killed run."""
 
 import gzip
 import json
@@ -7,48 +7,48 @@ from pathlib import Path
 import pytest
 
 from querylift.plugin.errors import DataError, SettingsError
-from querylift.trainer.candidates import Appender, Candidate, read
+from querylift.trainer.candidates import Candidate, JsonLinesAppender, read_candidates
 
 RAINBOW = Candidate("1", "what causes a rainbow", "zero-shot", "m", "Light in drops of water.", {"sample": 0})
 
 
-def _written(path: Path, *lines: str) -> Path:
+def _write_file(path: Path, *lines: str) -> Path:
     path.write_text("".join(lines), encoding="utf-8")
     return path
 
 
-def test_a_candidate_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_candidate_is_read_back_as_it_was_write_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "c.jsonl"
-    other = Candidate("2", "谁偿还？", "few-shot", "m", "夫妻", {"params": {"inner": [1]}})
-    with Appender(path) as appender:
-        appender.write(RAINBOW.to_json())
-        appender.write(other.to_json())
-    assert list(read(path)) == [RAINBOW, other]
+    chinese = Candidate("2", "谁偿还？", "few-shot", "m", "夫妻", {"params": {"inner": [1]}})
+    with JsonLinesAppender(path) as appender:
+        appender.append(RAINBOW.to_json())
+        appender.append(chinese.to_json())
+    assert list(read_candidates(path)) == [RAINBOW, chinese]
     assert "谁偿还" in path.read_text(encoding="utf-8")
 
 
-def test_the_key_follows_what_was_asked_and_not_what_was_answered() -> None:
-    answers = {Candidate("1", "q", "zero-shot", "m", text, {"a": 1, "b": 2}).key for text in ("", "one", "two")}
-    assert answers == {Candidate("1", "q", "zero-shot", "m", "", {"b": 2, "a": 1}).key}
-    others = [
+def test_the_key_depends_on_the_request_and_not_on_the_answer() -> None:
+    keys = {Candidate("1", "q", "zero-shot", "m", text, {"a": 1, "b": 2}).request_key for text in ("", "one", "two")}
+    assert keys == {Candidate("1", "q", "zero-shot", "m", "", {"b": 2, "a": 1}).request_key}
+    different_requests = [
         Candidate("2", "q", "zero-shot", "m", "", {"a": 1}),
         Candidate("1", "r", "zero-shot", "m", "", {"a": 1}),
         Candidate("1", "q", "few-shot", "m", "", {"a": 1}),
         Candidate("1", "q", "zero-shot", "n", "", {"a": 1}),
         Candidate("1", "q", "zero-shot", "m", "", {"a": 2}),
     ]
-    assert len({other.key for other in others} | answers) == 6
+    assert len({request.request_key for request in different_requests} | keys) == 6
 
 
 def test_method_model_and_params_may_be_left_out(tmp_path: Path) -> None:
-    path = _written(tmp_path / "c.jsonl", '{"query_id": "1", "query": "q", "text": ""}\n')
-    assert list(read(path)) == [Candidate("1", "q", "imported", "unknown", "")]
+    path = _write_file(tmp_path / "c.jsonl", '{"query_id": "1", "query": "q", "text": ""}\n')
+    assert list(read_candidates(path)) == [Candidate("1", "q", "imported", "unknown", "")]
 
 
 def test_a_gzip_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(RAINBOW.to_json()).encode() + b"\n"))
-    assert list(read(path)) == [RAINBOW]
+    assert list(read_candidates(path)) == [RAINBOW]
 
 
 @pytest.mark.parametrize(
@@ -63,36 +63,36 @@ def test_a_gzip_file_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str, problem: str) -> None:
-    path = _written(tmp_path / "c.jsonl", json.dumps(RAINBOW.to_json()) + "\n", line + "\n")
+    path = _write_file(tmp_path / "c.jsonl", json.dumps(RAINBOW.to_json()) + "\n", line + "\n")
     with pytest.raises(DataError, match=problem):
-        list(read(path))
+        list(read_candidates(path))
 
 
-@pytest.mark.parametrize("torn", ['{"query_id": "2", "qu', "{", '{"text": "' + "x" * 200_000])
-def test_a_torn_last_line_is_cut_away_and_the_file_goes_on(tmp_path: Path, torn: str) -> None:
-    path = _written(tmp_path / "c.jsonl", json.dumps(RAINBOW.to_json()) + "\n", torn)
-    with Appender(path) as appender:
-        assert list(read(path)) == [RAINBOW]
-        appender.write(RAINBOW.to_json())
-        assert list(read(path)) == [RAINBOW, RAINBOW]
+@pytest.mark.parametrize("incomplete", ['{"query_id": "2", "qu', "{", '{"text": "' + "x" * 200_000])
+def test_an_incomplete_last_line_is_removed_and_the_file_goes_on(tmp_path: Path, incomplete: str) -> None:
+    path = _write_file(tmp_path / "c.jsonl", json.dumps(RAINBOW.to_json()) + "\n", incomplete)
+    with JsonLinesAppender(path) as appender:
+        assert list(read_candidates(path)) == [RAINBOW]
+        appender.append(RAINBOW.to_json())
+        assert list(read_candidates(path)) == [RAINBOW, RAINBOW]
 
 
-def test_a_file_that_is_one_torn_line_begins_anew(tmp_path: Path) -> None:
-    path = _written(tmp_path / "c.jsonl", "x" * 70_000)
-    with Appender(path):
+def test_a_file_of_one_incomplete_line_becomes_empty(tmp_path: Path) -> None:
+    path = _write_file(tmp_path / "c.jsonl", "x" * 70_000)
+    with JsonLinesAppender(path):
         assert path.read_bytes() == b""
 
 
-def test_a_whole_file_is_left_as_it_is(tmp_path: Path) -> None:
-    path = _written(tmp_path / "c.jsonl", json.dumps(RAINBOW.to_json()) + "\n")
-    before = path.read_bytes()
-    with Appender(path):
+def test_a_complete_file_is_left_unchanged(tmp_path: Path) -> None:
+    path = _write_file(tmp_path / "c.jsonl", json.dumps(RAINBOW.to_json()) + "\n")
+    original = path.read_bytes()
+    with JsonLinesAppender(path):
         pass
-    assert path.read_bytes() == before
+    assert path.read_bytes() == original
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"cannot be written .*; name another file"):
-        Appender(tmp_path)
+        JsonLinesAppender(tmp_path)
     with pytest.raises(SettingsError, match=r"gone\.jsonl"):
-        list(read(tmp_path / "gone.jsonl"))
+        list(read_candidates(tmp_path / "gone.jsonl"))

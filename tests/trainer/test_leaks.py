@@ -1,57 +1,60 @@
-"""Nothing is trained on what is measured."""
+"""Training queries that are in an evaluation split are found."""
 
 import time
 
 import pytest
 
-from querylift.index_tools.corpora.loading import load
+from querylift.index_tools.corpora.loading import load_corpus
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.leaks import HeldOut, Leak, leaked, leaks, refuse
+from querylift.trainer.leaks import HeldOutSplit, Leak, collect_leaked_ids, find_leaks, raise_on_leaks
 from tests.helpers.paths import SHARED_DATA
 
 HELD_OUT = [
-    HeldOut(
+    HeldOutSplit(
         "docs:dev", "docs", {"1": "What causes a rainbow?", "2": "history of the steam engine", "3": "processed meat"}
     ),
-    HeldOut("law:test", "law", {"7": "夫妻一方经营个体工商户所欠债务，谁偿还？"}),
+    HeldOutSplit("law:test", "law", {"7": "夫妻一方经营个体工商户所欠债务，谁偿还？"}),
 ]
 
 
-def _found(*training: tuple[str, str], corpus: str = "other") -> list[tuple[str, str, str, str]]:
-    return [(f.training_id, f.split, f.held_out_id, f.why) for f in leaks(training, HELD_OUT, corpus=corpus)]
+def _find(*training: tuple[str, str], corpus: str = "other") -> list[tuple[str, str, str, str]]:
+    return [
+        (leak.training_id, leak.split, leak.held_out_id, leak.reason)
+        for leak in find_leaks(training, HELD_OUT, corpus=corpus)
+    ]
 
 
-def test_an_id_of_the_same_corpus_is_a_leak_whatever_its_text() -> None:
-    assert _found(("2", "why do cats purr"), corpus="docs") == [("2", "docs:dev", "2", "the same id")]
+def test_the_same_id_of_the_same_corpus_is_a_leak_whatever_its_text() -> None:
+    assert _find(("2", "why do cats purr"), corpus="docs") == [("2", "docs:dev", "2", "the same id")]
 
 
-def test_an_id_of_another_corpus_is_none() -> None:
-    assert _found(("2", "why do cats purr"), corpus="law") == []
+def test_the_same_id_of_another_corpus_is_no_leak() -> None:
+    assert _find(("2", "why do cats purr"), corpus="law") == []
 
 
 def test_an_imported_id_names_its_own_corpus() -> None:
-    assert _found(("docs:2", "why do cats purr"), ("law:2", "more")) == [("docs:2", "docs:dev", "2", "the same id")]
+    assert _find(("docs:2", "why do cats purr"), ("law:2", "more")) == [("docs:2", "docs:dev", "2", "the same id")]
 
 
-def test_the_same_id_counts_where_the_texts_are_a_third_alike_though_no_corpus_is_named() -> None:
-    assert _found(("2", "steam engine inventors")) == [("2", "docs:dev", "2", "the same id, 50% alike")]
-    assert _found(("8", "steam engine inventors")) == []
+def test_the_same_id_is_a_leak_when_the_texts_are_a_third_alike() -> None:
+    assert _find(("2", "steam engine inventors")) == [("2", "docs:dev", "2", "the same id, 50% alike")]
+    assert _find(("8", "steam engine inventors")) == []
 
 
-def test_two_corpora_of_one_name_are_both_held_out() -> None:
+def test_two_corpora_of_the_same_name_are_both_held_out() -> None:
     held_out = [
-        HeldOut("a/docs:dev", "docs", {"1": "x rays"}),
-        HeldOut("b/docs:dev", "docs", {"2": "why do cats purr"}),
+        HeldOutSplit("a/docs:dev", "docs", {"1": "x rays"}),
+        HeldOutSplit("b/docs:dev", "docs", {"2": "why do cats purr"}),
     ]
-    found = leaks([("7", "Why do cats purr?"), ("docs:1", "y")], held_out)
-    assert [(leak.training_id, leak.split) for leak in found] == [("7", "b/docs:dev"), ("docs:1", "a/docs:dev")]
+    leaks = find_leaks([("7", "Why do cats purr?"), ("docs:1", "y")], held_out)
+    assert [(leak.training_id, leak.split) for leak in leaks] == [("7", "b/docs:dev"), ("docs:1", "a/docs:dev")]
 
 
 @pytest.mark.parametrize(
     "text", ["What causes a rainbow?", "what CAUSES a   rainbow", "“What causes a rainbow”", "what-causes: a ｒainbow!"]
 )
-def test_the_same_text_is_a_leak_letter_case_punctuation_and_space_aside(text: str) -> None:
-    assert _found(("9", text)) == [("9", "docs:dev", "1", "the same text")]
+def test_the_same_text_is_a_leak_without_letter_case_punctuation_and_space(text: str) -> None:
+    assert _find(("9", text)) == [("9", "docs:dev", "1", "the same text")]
 
 
 @pytest.mark.parametrize(
@@ -63,76 +66,80 @@ def test_the_same_text_is_a_leak_letter_case_punctuation_and_space_aside(text: s
     ],
 )
 def test_another_word_order_inflection_or_word_is_a_leak(text: str, why: str) -> None:
-    assert [found[3] for found in _found(("9", text))] == [why]
+    assert [leak[3] for leak in _find(("9", text))] == [why]
 
 
 def test_a_near_duplicate_without_spaces_between_words_is_a_leak() -> None:
-    assert [found[1] for found in _found(("9", "夫妻一方经营个体工商户所欠债务由谁来偿还"))] == ["law:test"]
+    assert [leak[1] for leak in _find(("9", "夫妻一方经营个体工商户所欠债务由谁来偿还"))] == ["law:test"]
 
 
 @pytest.mark.parametrize(
     "text", ["what causes a tornado", "steam", "...", "", "what is the", "who invented the petrol engine"]
 )
-def test_a_question_about_something_else_is_none(text: str) -> None:
-    assert _found(("9", text)) == []
+def test_a_question_about_something_else_is_no_leak(text: str) -> None:
+    assert _find(("9", text)) == []
 
 
 def test_a_higher_threshold_finds_less() -> None:
     training = [("9", "history of the first steam engine")]
-    assert len(leaks(training, HELD_OUT, threshold=0.75)) == 1
-    assert leaks(training, HELD_OUT, threshold=0.76) == ()
+    assert len(find_leaks(training, HELD_OUT, threshold=0.75)) == 1
+    assert find_leaks(training, HELD_OUT, threshold=0.76) == ()
     with pytest.raises(ValueError, match="threshold is 0"):
-        leaks(training, HELD_OUT, threshold=0)
+        find_leaks(training, HELD_OUT, threshold=0)
 
 
-def test_a_leak_shows_ids_and_holds_both_texts_back() -> None:
-    leak = leaks([("9", "what causes a rainbow")], HELD_OUT)[0]
+def test_a_leak_shows_ids_and_hides_both_texts() -> None:
+    leak = find_leaks([("9", "what causes a rainbow")], HELD_OUT)[0]
     assert leak == Leak("9", "what causes a rainbow", "docs:dev", "1", "What causes a rainbow?", "the same text")
     assert "rainbow" not in repr(leak)
 
 
-def test_refusing_names_five_counts_the_rest_and_says_what_to_do() -> None:
-    found = leaks([(str(n), "what causes a rainbow") for n in range(10, 17)], HELD_OUT)
+def test_the_error_names_five_leaks_counts_the_others_and_gives_the_remedy() -> None:
+    leaks = find_leaks([(str(n), "what causes a rainbow") for n in range(10, 17)], HELD_OUT)
     with pytest.raises(SettingsError) as caught:
-        refuse(found)
+        raise_on_leaks(leaks)
     assert str(caught.value).startswith(
         "7 training queries are in an evaluation split: '10' is '1' of docs:dev (the same text); '11' is '1' of"
     )
     assert str(caught.value).endswith(
         "'14' is '1' of docs:dev (the same text); and 2 more; leave them out with --drop-leaks"
     )
-    assert leaked(found) == {"10", "11", "12", "13", "14", "15", "16"}
+    assert collect_leaked_ids(leaks) == {"10", "11", "12", "13", "14", "15", "16"}
 
 
-def test_one_leak_is_named_and_none_is_passed() -> None:
+def test_one_leak_is_named_and_no_leak_is_no_error() -> None:
     with pytest.raises(SettingsError, match=r"^1 training query is in an evaluation split: '9' is '1' of docs:dev \("):
-        refuse(leaks([("9", "what causes a rainbow"), ("9", "causes of a rainbow, what")], HELD_OUT))
-    refuse(())
+        raise_on_leaks(find_leaks([("9", "what causes a rainbow"), ("9", "causes of a rainbow, what")], HELD_OUT))
+    raise_on_leaks(())
 
 
-def test_no_pair_is_missed_by_the_index_over_rare_features() -> None:
-    """The prefix filter against every pair compared, on made texts of few words."""
+def test_prefix_filtering_misses_no_pair() -> None:
+    """The result is that of comparing every pair, on texts of few words."""
     texts = [f"a{n * n % 3} b{n % 4} c{n * n % 5} d{n % 3} e{n % 7}" for n in range(60)]
-    held = [HeldOut("x:all", "x", {str(n): text for n, text in enumerate(texts[30:])})]
+    held = [HeldOutSplit("x:all", "x", {str(n): text for n, text in enumerate(texts[30:])})]
     training = [(f"t{n}", text) for n, text in enumerate(texts[:30])]
 
-    def alike(one: str, other: str) -> bool:
-        sets = [(set(t.split()), {f" {t} "[i : i + 4] for i in range(len(t) - 1)}) for t in (one, other)]
+    def are_alike(text: str, other_text: str) -> bool:
+        sets = [(set(t.split()), {f" {t} "[i : i + 4] for i in range(len(t) - 1)}) for t in (text, other_text)]
         return any(len(a & b) / len(a | b) >= 0.6 for a, b in zip(*sets, strict=True))
 
-    expected = {(f"t{n}", str(m)) for n, t in enumerate(texts[:30]) for m, h in enumerate(texts[30:]) if alike(t, h)}
-    assert {(found.training_id, found.held_out_id) for found in leaks(training, held)} == expected
+    expected = {
+        (f"t{n}", str(m)) for n, t in enumerate(texts[:30]) for m, h in enumerate(texts[30:]) if are_alike(t, h)
+    }
+    assert {(leak.training_id, leak.held_out_id) for leak in find_leaks(training, held)} == expected
     assert 20 < len(expected) < 900
 
 
 @pytest.mark.data
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the retrieval data is not beside the project (../shared/data)")
-def test_real_train_splits_hold_near_duplicates_of_their_dev_splits_and_are_searched_fast() -> None:
-    scifact, nfcorpus = load(str(SHARED_DATA / "scifact")), load(str(SHARED_DATA / "nfcorpus"))
-    held_out = [HeldOut(f"{corpus.name}:dev", corpus.name, corpus.queries("dev")) for corpus in (scifact, nfcorpus)]
+def test_near_duplicates_in_real_splits_are_found_fast() -> None:
+    scifact, nfcorpus = load_corpus(str(SHARED_DATA / "scifact")), load_corpus(str(SHARED_DATA / "nfcorpus"))
+    held_out = [
+        HeldOutSplit(f"{corpus.name}:dev", corpus.name, corpus.read_queries("dev")) for corpus in (scifact, nfcorpus)
+    ]
     started_s = time.perf_counter()
-    of_scifact = leaks(scifact.queries("train").items(), held_out, corpus="scifact")
-    of_nfcorpus = leaks(nfcorpus.queries("train").items(), held_out, corpus="nfcorpus")
+    scifact_leaks = find_leaks(scifact.read_queries("train").items(), held_out, corpus="scifact")
+    nfcorpus_leaks = find_leaks(nfcorpus.read_queries("train").items(), held_out, corpus="nfcorpus")
     assert time.perf_counter() - started_s < 5
-    assert (len(of_scifact), len(of_nfcorpus)) == (95, 49)
-    assert ("2", "5") in {(found.training_id, found.held_out_id) for found in of_scifact}
+    assert (len(scifact_leaks), len(nfcorpus_leaks)) == (95, 49)
+    assert ("2", "5") in {(leak.training_id, leak.held_out_id) for leak in scifact_leaks}

@@ -1,4 +1,4 @@
-"""The chain says what it runs, runs it in order, and a seed is taken to its end before the next one."""
+"""The pipeline announces its steps and runs them in order, one seed after the other."""
 
 import json
 import subprocess
@@ -11,21 +11,21 @@ from click.testing import CliRunner
 
 from querylift.index_tools.corpora import loading
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.indexing import IndexPlan, build
+from querylift.index_tools.indexing import IndexPlan, build_index
 from querylift.plugin.commands.main import querylift
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.settings import check as settings_of
+from querylift.plugin.settings import parse_settings
 from querylift.trainer import pipeline
 from querylift.trainer.commands.train import STAGES
-from querylift.trainer.settings import check, load, packaged
-from querylift.trainer.student.loss_curves import read as read_curves
+from querylift.trainer.settings import list_packaged_configs, load_training_config, parse_training_config
+from querylift.trainer.student.loss_curves import read_curves
 
-CONFIG = Path("my.toml")
+CONFIG_PATH = Path("my.toml")
 
 
-def _commands(steps: list[dict[str, object]], **changes: object) -> list[str]:
-    settings = check({"variables": {"work": "runs/x"}, "step": steps, **changes})
-    return [str(call) for call in pipeline.calls(settings, config=CONFIG, given={})]
+def _build_commands(steps: list[dict[str, object]], **changes: object) -> list[str]:
+    config = parse_training_config({"variables": {"work": "runs/x"}, "step": steps, **changes})
+    return [str(call) for call in pipeline.build_stage_calls(config, path=CONFIG_PATH, overrides={})]
 
 
 def test_a_step_is_the_command_that_a_person_would_type() -> None:
@@ -36,70 +36,74 @@ def test_a_step_is_the_command_that_a_person_would_type() -> None:
             "options": {"index": "products", "weight": [0.1, 0.2], "floor": False, "json": True},
         }
     ]
-    assert _commands(steps) == [
+    assert _build_commands(steps) == [
         "querylift train score 'runs/x/own samples.jsonl' --index products --weight 0.1 --weight 0.2 --no-floor --json"
     ]
 
 
-def test_stages_that_read_the_file_get_it_and_training_gets_what_is_held_out() -> None:
+def test_a_training_stage_gets_the_configuration_file_and_the_held_out_splits() -> None:
     steps = [{"stage": "sft", "arguments": ["rows.jsonl"], "options": {"out": "{work}/sft-{seed}"}, "per_seed": True}]
-    assert _commands(steps, seeds=[3], held_out=["scifact:dev"]) == [
+    assert _build_commands(steps, seeds=[3], held_out=["scifact:dev"]) == [
         "querylift train sft rows.jsonl --held-out scifact:dev --config my.toml --seed 3 --out runs/x/sft-3"
     ]
 
 
-def test_a_seed_is_taken_to_its_end_before_the_next_one_begins() -> None:
+def test_one_seed_runs_to_its_end_before_the_next_seed_begins() -> None:
     steps = [
         {"stage": "pairs", "arguments": ["all"]},
         {"stage": "sft", "arguments": ["a-{seed}"], "per_seed": True},
         {"stage": "merge", "arguments": ["b-{seed}"], "per_seed": True},
         {"stage": "report", "arguments": ["table"]},
     ]
-    named = [command.split()[3] for command in _commands(steps, seeds=[1, 2])]
-    assert named == ["all", "a-1", "b-1", "a-2", "b-2", "table"]
+    first_arguments = [command.split()[3] for command in _build_commands(steps, seeds=[1, 2])]
+    assert first_arguments == ["all", "a-1", "b-1", "a-2", "b-2", "table"]
 
 
-def test_a_variable_that_nobody_defined_is_named() -> None:
+def test_an_undefined_variable_is_named() -> None:
     with pytest.raises(
         SettingsError, match=r"\{data\} in the step 'split' is not defined; define it under \[variables\]"
     ):
-        _commands([{"stage": "split", "arguments": ["{data}/x"]}])
+        _build_commands([{"stage": "split", "arguments": ["{data}/x"]}])
     with pytest.raises(SettingsError, match="set per_seed = true"):
-        _commands([{"stage": "split", "arguments": ["x-{seed}"]}])
+        _build_commands([{"stage": "split", "arguments": ["x-{seed}"]}])
 
 
-def test_a_given_variable_that_the_file_does_not_have_is_refused() -> None:
+def test_an_override_of_an_unknown_variable_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"'dta' is no variable of my.toml; it has work"):
-        pipeline.calls(check({"variables": {"work": "w"}}), config=CONFIG, given={"dta": "x"})
+        pipeline.build_stage_calls(
+            parse_training_config({"variables": {"work": "w"}}), path=CONFIG_PATH, overrides={"dta": "x"}
+        )
 
 
 def test_every_call_is_announced_and_run_in_order() -> None:
-    ran: list[tuple[str, tuple[str, ...]]] = []
-    said: list[str] = []
+    runs: list[tuple[str, tuple[str, ...]]] = []
+    lines: list[str] = []
 
-    def stage(name: str, arguments: Sequence[str]) -> None:
-        ran.append((name, tuple(arguments)))
+    def run_stage(name: str, arguments: Sequence[str]) -> None:
+        runs.append((name, tuple(arguments)))
 
-    pipeline.run([pipeline.Call("split", ("x",)), pipeline.Call("pairs", ("y",))], stage, say=said.append)
-    assert ran == [("split", ("x",)), ("pairs", ("y",))]
-    assert said == ["\n[1/2] querylift train split x", "\n[2/2] querylift train pairs y"]
+    pipeline.run_stage_calls(
+        [pipeline.StageCall("split", ("x",)), pipeline.StageCall("pairs", ("y",))], run_stage, say=lines.append
+    )
+    assert runs == [("split", ("x",)), ("pairs", ("y",))]
+    assert lines == ["\n[1/2] querylift train split x", "\n[2/2] querylift train pairs y"]
 
 
-@pytest.mark.parametrize("name", packaged())
+@pytest.mark.parametrize("name", list_packaged_configs())
 def test_the_steps_of_every_packaged_file_are_stages_with_their_own_options(name: str) -> None:
-    settings = load(Path(name))
-    for call in pipeline.calls(settings, config=Path(name), given={}):
+    config = load_training_config(Path(name))
+    for call in pipeline.build_stage_calls(config, path=Path(name), overrides={}):
         assert call.stage in STAGES
-        shown = CliRunner().invoke(querylift, ["train", call.stage, "--help"], standalone_mode=False)
+        result = CliRunner().invoke(querylift, ["train", call.stage, "--help"], standalone_mode=False)
         for option in (argument for argument in call.arguments if argument.startswith("--")):
-            assert option in shown.output, f"{call.stage} has no {option}"
+            assert option in result.output, f"{call.stage} has no {option}"
 
 
 def test_a_dry_run_prints_the_commands_and_makes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('[[step]]\nstage = "split"\narguments = ["builtin"]\noptions = { out = "made" }\n')
-    done = CliRunner().invoke(querylift, ["train", "run", str(file), "--dry-run"], catch_exceptions=False)
-    assert done.output == "\n[1/1] querylift train split builtin --out made\n"
+    result = CliRunner().invoke(querylift, ["train", "run", str(file), "--dry-run"], catch_exceptions=False)
+    assert result.output == "\n[1/1] querylift train split builtin --out made\n"
     assert not (tmp_path / "made").exists()
 
 
@@ -113,8 +117,8 @@ def test_a_dry_run_prints_the_commands_and_makes_nothing(tmp_path: Path) -> None
 )
 def test_a_step_that_cannot_run_is_refused_before_any_runs(tmp_path: Path, step: str, sentence: str) -> None:
     file = tmp_path / "c.toml"
-    first = f'[[step]]\nstage = "split"\narguments = ["builtin"]\noptions = {{ out = "{tmp_path}/first" }}\n'
-    file.write_text(f"{first}\n[[step]]\n{step}\n")
+    valid_step = f'[[step]]\nstage = "split"\narguments = ["builtin"]\noptions = {{ out = "{tmp_path}/first" }}\n'
+    file.write_text(f"{valid_step}\n[[step]]\n{step}\n")
     with pytest.raises(SettingsError, match=sentence):
         CliRunner().invoke(querylift, ["train", "run", str(file)], catch_exceptions=False, standalone_mode=False)
     assert not (tmp_path / "first").exists()
@@ -128,15 +132,15 @@ def test_a_file_without_steps_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.engine
-def test_the_whole_chain_runs_on_a_real_engine_and_the_student_learns(opensearch: str, tmp_path: Path) -> None:
-    """`querylift train run smoke`, as a person types it: every stage, then nothing is left to do."""
-    with Engine(settings_of({"engine": opensearch})) as engine:
-        build(engine, loading.load("builtin"), IndexPlan("chain-builtin"))
-    given = {"engine": opensearch, "index": "chain-builtin", "work": str(tmp_path)}
+def test_the_whole_pipeline_runs_on_a_real_engine_and_the_student_learns(opensearch: str, tmp_path: Path) -> None:
+    """`querylift train run smoke` runs every stage. A second run finds them all done."""
+    with Engine(parse_settings({"engine": opensearch})) as engine:
+        build_index(engine, loading.load_corpus("builtin"), IndexPlan("chain-builtin"))
+    variables = {"engine": opensearch, "index": "chain-builtin", "work": str(tmp_path)}
     command = [sys.executable, "-m", "querylift", "train", "run", "smoke"]
-    command += [part for name, value in given.items() for part in ("--set", f"{name}={value}")]
-    first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "[10/10] querylift train sample" in first.stdout
+    command += [part for name, value in variables.items() for part in ("--set", f"{name}={value}")]
+    first_run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "[10/10] querylift train sample" in first_run.stdout
 
     curves = {stage: list(read_curves(tmp_path / f"{stage}-1" / "curves.jsonl")) for stage in ("sft", "dpo")}
     losses = [row["loss"] for row in curves["sft"] if "loss" in row]
@@ -147,7 +151,7 @@ def test_the_whole_chain_runs_on_a_real_engine_and_the_student_learns(opensearch
     assert len({row["query"] for row in served}) == 87
     assert (tmp_path / "merged-1" / "model.safetensors").is_file()
 
-    written = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert f"{tmp_path}/sft-1 is done" in again.stdout
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")} == written
+    modified_ns = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    second_run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"{tmp_path}/sft-1 is done" in second_run.stdout
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")} == modified_ns

@@ -1,4 +1,4 @@
-"""A training configuration is checked when it is read, and the packaged ones say what every value means."""
+"""A training configuration is validated when it is read. The packaged ones explain every value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.settings import Settings, check, load, packaged
+from querylift.trainer.settings import (
+    TrainingConfig,
+    list_packaged_configs,
+    load_training_config,
+    parse_training_config,
+)
 from tests.helpers.paths import ROOT
 
 CONFIGS = ROOT / "trainer" / "configs"
@@ -16,16 +21,16 @@ STAGES = ("model", "lora", "sft", "sample", "dpo")
 
 
 def test_the_packaged_configurations_are_found_by_name() -> None:
-    assert packaged() == ("index-words", "qwen3-0.6b", "qwen3-4b", "smoke", "smollm2-135m", "teacher-pool")
-    assert load(Path("smollm2-135m")).model.base == "smollm2-135m"
-    assert load(Path("smoke")).model.base == "made:llama"
+    assert list_packaged_configs() == ("index-words", "qwen3-0.6b", "qwen3-4b", "smoke", "smollm2-135m", "teacher-pool")
+    assert load_training_config(Path("smollm2-135m")).model.base == "smollm2-135m"
+    assert load_training_config(Path("smoke")).model.base == "made:llama"
 
 
-def test_without_a_file_the_defaults_hold() -> None:
-    assert load(None) == Settings()
+def test_without_a_file_the_defaults_apply() -> None:
+    assert load_training_config(None) == TrainingConfig()
 
 
-@pytest.mark.parametrize("name", packaged())
+@pytest.mark.parametrize("name", list_packaged_configs())
 def test_every_value_of_a_packaged_configuration_has_a_comment(name: str) -> None:
     lines = (CONFIGS / f"{name}.toml").read_text(encoding="utf-8").splitlines()
     values = [line for line in lines if "=" in line.partition("#")[0]]
@@ -34,11 +39,11 @@ def test_every_value_of_a_packaged_configuration_has_a_comment(name: str) -> Non
     assert [line for line in lines if len(line) > 120] == []
 
 
-@pytest.mark.parametrize("name", packaged())
+@pytest.mark.parametrize("name", list_packaged_configs())
 def test_a_packaged_configuration_shows_every_setting_of_every_training_stage(name: str) -> None:
-    given = tomllib.loads((CONFIGS / f"{name}.toml").read_text(encoding="utf-8"))
-    defaults = Settings().model_dump()
-    assert {stage: set(given[stage]) for stage in STAGES} == {stage: set(defaults[stage]) for stage in STAGES}
+    tables = tomllib.loads((CONFIGS / f"{name}.toml").read_text(encoding="utf-8"))
+    defaults = TrainingConfig().model_dump()
+    assert {stage: set(tables[stage]) for stage in STAGES} == {stage: set(defaults[stage]) for stage in STAGES}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +64,7 @@ def test_a_wrong_setting_is_named_in_one_sentence(tmp_path: Path, text: str, sen
     file = tmp_path / "mine.toml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError) as raised:
-        load(file)
+        load_training_config(file)
     assert sentence in str(raised.value) and "mine.toml" in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -68,9 +73,9 @@ def test_a_missing_file_is_named_with_the_packaged_ones() -> None:
     with pytest.raises(
         SettingsError, match=r"gone\.toml does not exist; name a configuration file, or one of index-words, qwen3"
     ):
-        load(Path("gone.toml"))
+        load_training_config(Path("gone.toml"))
 
 
-def test_settings_do_not_change_once_they_are_read() -> None:
+def test_a_training_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        check({}).seed = 1  # type: ignore[misc]
+        parse_training_config({}).seed = 1  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""NAME=PLACE and KEY=VALUE on the command line, and the split that --split names."""
+"""Parse NAME=PLACE, KEY=VALUE and --split on the command line."""
 
 from __future__ import annotations
 
@@ -9,29 +9,35 @@ from typing import TYPE_CHECKING
 from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
-    from querylift.index_tools.corpora.loading import Corpus
+    from querylift.index_tools.corpora.corpus import Corpus
 
 
-def prefixed(item: str) -> tuple[str, str]:
-    """(prefix of the ids, place): "fiqa=FILE" gives "fiqa:" and FILE; a file whose own name has a = is taken as it is."""
-    name, equals, place = item.partition("=")
-    return (f"{name}:", place) if equals and name and not Path(item).exists() else ("", item)
+def split_prefix(argument: str) -> tuple[str, str]:
+    """Return the prefix for ids and the place: "fiqa=FILE" gives ("fiqa:", "FILE").
+
+    There is no prefix when the argument has no "=", or is itself the name of a file.
+    """
+    name, equals, place = argument.partition("=")
+    return (f"{name}:", place) if equals and name and not Path(argument).exists() else ("", argument)
 
 
-def where_of(items: Sequence[str]) -> dict[str, set[str]]:
-    """The values of every key of "KEY=VALUE" items; a key twice has either."""
-    where: dict[str, set[str]] = {}
-    for item in items:
-        key, equals, value = item.partition("=")
+def parse_conditions(arguments: Sequence[str]) -> dict[str, set[str]]:
+    """Return the accepted values of every key of "KEY=VALUE" arguments. A repeated key accepts each of its values."""
+    conditions: dict[str, set[str]] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
         if not equals or not key:
-            raise SettingsError(f"--where is {item!r}; write KEY=VALUE")
-        where.setdefault(key, set()).add(value)
-    return where
+            raise SettingsError(f"--where is {argument!r}; write KEY=VALUE")
+        conditions.setdefault(key, set()).add(value)
+    return conditions
 
 
 def check_split(corpus: Corpus, split: str | None) -> None:
-    """Raise SettingsError where no split is given and `corpus` has several; one that it lacks is named by the corpus."""
-    names = corpus.splits()
+    """Raise SettingsError when the corpus has no queries, or when it has several splits and `split` is None.
+
+    A split that the corpus lacks is reported by the corpus itself.
+    """
+    names = corpus.split_names
     if split is None and len(names) > 1:
         raise SettingsError(f"{corpus.name!r} has several splits: {', '.join(names)}; say which with --split NAME")
     if not names:

@@ -1,4 +1,4 @@
-"""`querylift train dpo`: the student learns which passages served their queries better."""
+"""`querylift train dpo`: the student learns which passages helped their queries more."""
 
 from __future__ import annotations
 
@@ -6,35 +6,39 @@ from pathlib import Path
 
 import click
 
-from querylift.trainer.commands.held_out import held_out_option, refuse_held_out
+from querylift.trainer.commands.held_out import held_out_option, raise_on_held_out_rows
+from querylift.trainer.commands.options import seed_option, training_config_option
 
 
 @click.command()
 @click.argument("pairs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file, or the name of a packaged one.")
-@click.option("--model", required=True, help="Student to train, and the reference: what `sft` wrote, or any model.")
+@training_config_option
+@click.option("--model", required=True, help="Student to train: the output of `sft`, or any other model.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the adapter, or the whole model."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for the adapter, or for the whole model when lora.rank is 0.",
 )
-@click.option("--seed", type=click.IntRange(0), help="[default: the configuration's]")
+@seed_option
 @held_out_option
 def dpo(
     pairs: tuple[Path, ...], config: Path | None, model: str, out: Path, seed: int | None, held_out: tuple[str, ...]
 ) -> None:
-    """Train a student on pairs of passages: more of what served a query, less of what did not.
+    """Train a student on the pairs of passages in PAIRS.
 
-    The new adapter lies on top of MODEL, which has to stay where it is until the two are merged. A run that was killed
-    goes on from its last checkpoint.
+    It learns to write passages like the chosen ones, and unlike the rejected ones. The new adapter needs MODEL at its place
+    until `merge` has made one model of the two. A run that was stopped goes on from its last checkpoint.
     """
-    from querylift.trainer.settings import load
-    from querylift.trainer.student.models import check_installed
+    from querylift.trainer.settings import load_training_config
+    from querylift.trainer.student.libraries import check_training_packages
 
-    check_installed()
+    check_training_packages()
     from querylift.trainer.student import shared_training
-    from querylift.trainer.student.dpo import train
+    from querylift.trainer.student.dpo import train_on_pairs
 
-    settings = load(config)
-    refuse_held_out(pairs, held_out, settings.held_out)
-    say = shared_training.for_one(click.echo)
-    trained = train(pairs, settings, model=model, out=out, seed=seed, say=say)
-    say(shared_training.closing(trained))
+    training_config = load_training_config(config)
+    raise_on_held_out_rows(pairs, held_out, training_config.held_out)
+    say = shared_training.silence_other_processes(click.echo)
+    result = train_on_pairs(pairs, training_config, model=model, out=out, seed=seed, say=say)
+    say(shared_training.format_result(result))

@@ -1,4 +1,4 @@
-"""`querylift train expander`: the matrix of a fast expander, trained."""
+"""`querylift train expander`: train the matrix of a fast expander."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from querylift.index_tools.commands.options import config_option, engine_option, settings_with
+from querylift.index_tools.commands.options import config_option, engine_option, load_settings_with_options
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.commands.held_out import held_out_beside, held_out_option
+from querylift.trainer.commands.held_out import choose_held_out_splits, held_out_option
+from querylift.trainer.commands.options import seed_option
+from querylift.trainer.fast_expander.stage_names import STAGE_NAMES
 
 if TYPE_CHECKING:
-    from querylift.trainer.fast_expander.stages import Judged
-
-_STAGES = ("index", "judged", "feedback")
+    from querylift.trainer.fast_expander.training_context import JudgedTrainingQueries
 
 
 @click.command()
@@ -25,20 +25,25 @@ _STAGES = ("index", "judged", "feedback")
     "--stage",
     "stages",
     multiple=True,
-    type=click.Choice(_STAGES),
+    type=click.Choice(STAGE_NAMES),
     default=["index"],
     show_default=True,
-    help="Repeatable, in this order.",
+    help="Stage to run; repeatable, in the order index, judged, feedback.",
 )
 @click.option("--corpus", help="Corpus with judged queries, for the stages judged and feedback.")
 @click.option("--split", help="Split of the corpus to train on [default: its only one].")
 @click.option(
-    "--candidates", multiple=True, type=click.Path(path_type=Path), help="A teacher's candidates; repeatable."
+    "--candidates",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="File of a teacher's candidates for the stage judged; repeatable.",
 )
 @click.option(
-    "--training", type=click.Path(path_type=Path), help="TOML file with a table [expander], or a packaged one."
+    "--training",
+    type=click.Path(path_type=Path),
+    help="Training configuration with an [expander] section: a TOML file, or the name of a packaged one.",
 )
-@click.option("--seed", type=click.IntRange(0), help="[default: the configuration's]")
+@seed_option
 @held_out_option
 @config_option
 def expander(
@@ -56,49 +61,64 @@ def expander(
 ) -> None:
     """Train the expander in FOLDER, which `querylift expander build --form terms` made.
 
-    A run that was stopped goes on after the last stage that ended.
-    """
-    from querylift.trainer.settings import load
-    from querylift.trainer.student.models import check_installed
+    The stage index learns from the texts of the index alone. The stage judged learns from the judged queries of
+    --corpus. The stage feedback tries sets of terms on the engine and learns to prefer the better ones.
 
-    check_installed()
+    A run that was stopped goes on after its last finished stage.
+    """
+    from querylift.trainer.settings import load_training_config
+    from querylift.trainer.student.libraries import check_training_packages
+
+    check_training_packages()
     from querylift.index_tools.engine import Engine
-    from querylift.trainer.fast_expander.stages import STAGES, Training
+    from querylift.trainer.fast_expander.stages import run_stages
+    from querylift.trainer.fast_expander.training_context import load_training_context
     from querylift.trainer.manifest import Manifest
 
-    if list(stages) != [stage for stage in STAGES if stage in stages]:
-        raise SettingsError(f"--stage is {', '.join(stages)}; give each once, in the order {', '.join(STAGES)}")
-    how = load(training)
-    chosen = how.seed if seed is None else seed
-    judged = _judged(corpus, split, candidates, held_out) if corpus else None
+    ordered_stages = [stage for stage in STAGE_NAMES if stage in stages]
+    if list(stages) != ordered_stages:
+        raise SettingsError(f"--stage is {', '.join(stages)}; give each once, in the order {', '.join(STAGE_NAMES)}")
+    training_config = load_training_config(training)
+    seed = training_config.seed if seed is None else seed
+    judged = _load_judged_queries(corpus, split, candidates, held_out) if corpus else None
     if judged is None and set(stages) & {"judged", "feedback"}:
         raise SettingsError(f"stage {stages[-1]} needs judged queries; name them with --corpus and --split")
-    plugin = settings_with(config, engine=engine)
-    asked = {"stages": stages, "corpus": corpus, "split": split, **how.expander.model_dump()}
-    inputs = {"expander": folder, **{f"candidates {number}": path for number, path in enumerate(candidates)}}
+    settings = load_settings_with_options(config, engine=engine)
     manifest = Manifest(
-        out, stage="expander", inputs=inputs, settings=asked, seed=chosen, folder=True, vital=("*.onnx", "*.json")
+        out,
+        stage="expander",
+        inputs={"expander": folder, **{f"candidates {number}": path for number, path in enumerate(candidates)}},
+        settings={"stages": stages, "corpus": corpus, "split": split, **training_config.expander.model_dump()},
+        seed=seed,
+        is_folder=True,
+        essential_files=("*.onnx", "*.json"),
     )
-    if not manifest.done:
-        with manifest.running() as results, Engine(plugin) as client:
-            made = Training(folder, client, plugin, how.expander, seed=chosen, tell=click.echo)
-            made.run([stage for stage in STAGES if stage in stages], out, judged)
+    if not manifest.is_done:
+        with manifest.record_run() as results, Engine(settings) as client:
+            options = training_config.expander
+            context = load_training_context(folder, client, settings, options, seed=seed, tell=click.echo)
+            run_stages(context, folder, ordered_stages, out, judged)
             results["stages"] = list(stages)
     click.echo(f"{out}: serve it with --generator expander:{out}")
 
 
-def _judged(corpus: str, split: str | None, files: tuple[Path, ...], held_out: tuple[str, ...]) -> Judged:
-    from querylift.index_tools.corpora.loading import load
-    from querylift.trainer.candidates import read
+def _load_judged_queries(
+    corpus: str, split: str | None, candidate_files: tuple[Path, ...], held_out: tuple[str, ...]
+) -> JudgedTrainingQueries:
+    """Load the queries, judgments and candidates to train on. Raises SettingsError on a leak."""
+    from querylift.index_tools.corpora.loading import load_corpus
+    from querylift.trainer.candidates import read_candidates
     from querylift.trainer.commands.arguments import check_split
-    from querylift.trainer.fast_expander.stages import Judged
-    from querylift.trainer.leaks import leaks, refuse
-    from querylift.trainer.rewards.labels import labels_of
+    from querylift.trainer.fast_expander.training_context import JudgedTrainingQueries
+    from querylift.trainer.leaks import find_leaks, raise_on_leaks
+    from querylift.trainer.rewards.labels import load_split_labels
 
-    loaded = load(corpus)
-    check_split(loaded, split)
-    name = split or loaded.splits()[0]
-    queries = dict(loaded.queries(name))
-    found = leaks(sorted(queries.items()), held_out_beside(held_out, loaded, name), corpus=loaded.name)
-    refuse(found, remedy="leave them out with `querylift train split`, or name other splits with --held-out")
-    return Judged(queries, labels_of(loaded, name), [row for path in files for row in read(path)])
+    loaded_corpus = load_corpus(corpus)
+    check_split(loaded_corpus, split)
+    split = split or loaded_corpus.split_names[0]
+    queries = dict(loaded_corpus.read_queries(split))
+    held_out_splits = choose_held_out_splits(held_out, loaded_corpus, split)
+    leaks = find_leaks(sorted(queries.items()), held_out_splits, corpus=loaded_corpus.name)
+    raise_on_leaks(leaks, remedy="leave them out with `querylift train split`, or name other splits with --held-out")
+    candidates = [candidate for path in candidate_files for candidate in read_candidates(path)]
+    return JudgedTrainingQueries(queries, load_split_labels(loaded_corpus, split), candidates)

@@ -1,10 +1,10 @@
-"""What the training commands share: nothing that is measured is trained on."""
+"""The option `--held-out`: training refuses the queries of evaluation splits."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,10 @@ import click
 from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
-    from querylift.index_tools.corpora.loading import Corpus
-    from querylift.trainer.leaks import HeldOut
+    from querylift.index_tools.corpora.corpus import Corpus
+    from querylift.trainer.leaks import HeldOutSplit
 
-NOTHING = "none"
+NOTHING_HELD_OUT = "none"
 _VARIABLE = re.compile(r"\{\w+\}")
 
 held_out_option = click.option(
@@ -24,58 +24,72 @@ held_out_option = click.option(
     "held_out",
     multiple=True,
     metavar="CORPUS:SPLIT",
-    help="Refuse rows of these queries, or 'none'; repeatable [default: the configuration's held_out].",
+    help="Evaluation split whose queries are refused, or 'none'; repeatable [default: the configuration's held_out].",
 )
 
 
-def held_out_of(specs: Iterable[str]) -> list[HeldOut]:
-    """The evaluation splits of "CORPUS:SPLIT", each once; two of one name are named as they were given."""
-    from querylift.index_tools.corpora.loading import load_split
-    from querylift.trainer.leaks import HeldOut
+def load_held_out_splits(specs: Iterable[str]) -> list[HeldOutSplit]:
+    """Load the evaluation splits that "CORPUS:SPLIT" names, each once.
 
-    opened = {spec: load_split(spec) for spec in specs}
-    names = {spec: f"{corpus.name}:{split}" for spec, (corpus, split) in opened.items()}
-    count = Counter(names.values())
+    A split is called after its corpus. When two corpora have the same name, the splits are called by their whole spec.
+    """
+    from querylift.index_tools.corpora.loading import load_corpus_and_split
+    from querylift.trainer.leaks import HeldOutSplit
+
+    loaded = {spec: load_corpus_and_split(spec) for spec in specs}
+    names = {spec: f"{corpus.name}:{split}" for spec, (corpus, split) in loaded.items()}
+    counts = Counter(names.values())
     return [
-        HeldOut(names[spec] if count[names[spec]] == 1 else spec, corpus.name, corpus.queries(split))
-        for spec, (corpus, split) in opened.items()
+        HeldOutSplit(names[spec] if counts[names[spec]] == 1 else spec, corpus.name, corpus.read_queries(split))
+        for spec, (corpus, split) in loaded.items()
     ]
 
 
-def held_out_beside(specs: Sequence[str], corpus: Corpus, split: str | None, *, asked: bool = True) -> list[HeldOut]:
-    """The evaluation splits of `specs`, else the other splits of `corpus`; 'none' alone holds nothing out.
+def choose_held_out_splits(
+    specs: Sequence[str], corpus: Corpus, split: str | None, *, uses_split: bool = True
+) -> list[HeldOutSplit]:
+    """Return the evaluation splits of `specs`, or without specs, the splits of `corpus` other than `split`.
 
-    Without a split nothing is held out where the queries of the only one are `asked`, and every split where none is.
+    The spec "none" holds nothing out. When `split` is None and `uses_split` is true, the corpus's only split is used for
+    training, so nothing is held out. When `uses_split` is false, every split is held out.
     """
-    from querylift.trainer.leaks import HeldOut
+    from querylift.trainer.leaks import HeldOutSplit
 
-    if tuple(specs) == (NOTHING,):
+    if tuple(specs) == (NOTHING_HELD_OUT,):
         return []
     if specs:
-        return held_out_of(specs)
-    others = [name for name in corpus.splits() if (name != split if split is not None else not asked)]
-    return [HeldOut(f"{corpus.name}:{name}", corpus.name, corpus.queries(name)) for name in others]
+        return load_held_out_splits(specs)
+    if split is not None:
+        names = [name for name in corpus.split_names if name != split]
+    else:
+        names = [] if uses_split else list(corpus.split_names)
+    return [HeldOutSplit(f"{corpus.name}:{name}", corpus.name, corpus.read_queries(name)) for name in names]
 
 
-def refuse_held_out(files: Sequence[Path], given: Sequence[str], configured: Sequence[str]) -> None:
-    """Raise SettingsError where a row of `files` asks what an evaluation split asks.
+def raise_on_held_out_rows(files: Sequence[Path], given: Sequence[str], configured: Sequence[str]) -> None:
+    """Raise SettingsError when a row of `files` has a query of an evaluation split.
 
-    The splits are those `given` on the command line, else the configuration's. One of the two is needed: 'none' says that
-    nothing is measured. A row does not say which corpus it is of, so an id alone counts only where it names one (NAME:id).
+    `given` are the splits of the command line. Without them, `configured` are those of the configuration. One of the two is
+    needed; "none" says that nothing is measured. A row does not name its corpus, so an id alone counts only in the form
+    NAME:id.
     """
-    from querylift.index_tools.corpora.trec_files import read_jsonl
-    from querylift.trainer.leaks import leaks, refuse
+    from querylift.index_tools.corpora.text_files import read_jsonl
+    from querylift.trainer.leaks import find_leaks, raise_on_leaks
 
+    _check_specs(given, configured)
     specs = tuple(given) or tuple(configured)
-    _check(given, configured)
-    if specs == (NOTHING,):
+    if specs == (NOTHING_HELD_OUT,):
         return
-    asked = {_asked(row) for file in files for _, row in read_jsonl(file)}
+    # The stage's own reader reports broken rows. It knows which keys a row needs.
+    queries = {
+        (str(row.get("query_id", "")), str(row.get("query", ""))) for file in files for _, row in read_jsonl(file)
+    }
     remedy = f"take them out of {', '.join(map(str, files))}: `querylift train teach --drop-leaks` leaves them out"
-    refuse(leaks(sorted(asked), held_out_of(specs)), remedy=remedy)
+    raise_on_leaks(find_leaks(sorted(queries), load_held_out_splits(specs)), remedy=remedy)
 
 
-def _check(given: Sequence[str], configured: Sequence[str]) -> None:
+def _check_specs(given: Sequence[str], configured: Sequence[str]) -> None:
+    """Raise SettingsError when no split is named, or when a configured one has a variable without a value."""
     if not given and not configured:
         raise SettingsError(
             "no evaluation split is named; name those that you measure on with --held-out CORPUS:SPLIT, or say --held-out none"
@@ -86,8 +100,3 @@ def _check(given: Sequence[str], configured: Sequence[str]) -> None:
             f"the configuration's held_out is {unfilled[0]!r}, whose variables are filled in by `querylift train run` only; "
             "name what is measured with --held-out CORPUS:SPLIT"
         )
-
-
-def _asked(row: Mapping[str, object]) -> tuple[str, str]:
-    # A broken row is named by the stage's own reader, which knows what belongs into it.
-    return str(row.get("query_id", "")), str(row.get("query", ""))

@@ -1,4 +1,4 @@
-"""`querylift train merge`: an adapter and its base become one model."""
+"""`querylift train merge`: make one model of an adapter and its base."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ import click
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
 @click.option(
-    "--dtype", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True, help="Of the weights."
+    "--dtype",
+    type=click.Choice(["bfloat16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="Number format of the weights.",
 )
 def merge(adapter: Path, out: Path, dtype: str) -> None:
-    """Merge ADAPTER, and the adapters that it lies on, into a plain Hugging Face folder, ready for GGUF."""
-    from querylift.trainer.student.merge import merge as merged
-    from querylift.trainer.student.models import check_installed
+    """Merge ADAPTER and the adapters below it into their base.
 
-    check_installed()
-    merged(adapter, out=out, dtype=dtype, say=click.echo)
+    The result is a plain Hugging Face folder, which can be converted to GGUF.
+    """
+    from querylift.trainer.student.libraries import check_training_packages
+    from querylift.trainer.student.merge import merge_adapter
+
+    check_training_packages()
+    merge_adapter(adapter, out=out, dtype=dtype, say=click.echo)

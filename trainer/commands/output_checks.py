@@ -1,4 +1,4 @@
-"""A file that a command writes is looked at before any work is done."""
+"""Check the output file of a command before the work begins."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from querylift.plugin.errors import SettingsError
 
 
-def check_out(out: Path, *, inputs: Iterable[Path]) -> None:
-    """Raise SettingsError where `out` cannot become a file, or is one of the `inputs`, before any work is done."""
+def check_output_file(out: Path, *, inputs: Iterable[Path]) -> None:
+    """Create the folder of `out`. Raise SettingsError when `out` is a folder or one of the inputs, or cannot be created."""
     if out.is_dir():
         raise SettingsError(f"--out is {str(out)!r}, a folder; name a file, such as {out / 'out.jsonl'}")
     if any(out.resolve() == path.resolve() for path in inputs):

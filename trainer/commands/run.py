@@ -1,4 +1,4 @@
-"""`querylift train run`: the whole chain, from one file."""
+"""`querylift train run`: run the whole pipeline of a configuration file."""
 
 from __future__ import annotations
 
@@ -11,30 +11,37 @@ import click
 from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
-    from querylift.trainer.pipeline import Call
+    from querylift.trainer.pipeline import StageCall
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, help="Repeatable [default: the file's].")
-@click.option("--set", "given", metavar="NAME=VALUE", multiple=True, help="A variable of the file; repeatable.")
-@click.option("--dry-run", is_flag=True, help="Print the commands only.")
-def run(config: Path, seeds: tuple[int, ...], given: tuple[str, ...], dry_run: bool) -> None:
-    """Run the steps of CONFIG, a file or the name of a packaged one, and go on where an earlier run was stopped."""
+@click.option(
+    "--seed", "seeds", type=click.IntRange(0), multiple=True, help="Seed to run with; repeatable [default: the file's]."
+)
+@click.option("--set", "overrides", metavar="NAME=VALUE", multiple=True, help="Set a variable of the file; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Print the commands and run nothing.")
+def run(config: Path, seeds: tuple[int, ...], overrides: tuple[str, ...], dry_run: bool) -> None:
+    """Run the steps of CONFIG, which is a TOML file or the name of a packaged configuration.
+
+    Finished stages are not run again, so a run that was stopped goes on.
+    """
     from querylift.trainer import pipeline
-    from querylift.trainer.settings import load
+    from querylift.trainer.settings import load_training_config
 
-    settings = load(config)
-    if not settings.step:
+    training_config = load_training_config(config)
+    if not training_config.step:
         raise SettingsError(f"{config} has no [[step]]; name a file that has, or run the stages one by one")
-    made = pipeline.calls(settings, config=config, seeds=seeds, given=dict(map(_pair, given)))
-    for call in made:
-        _check(call)
-    pipeline.run(made, _print_nothing if dry_run else _stage, say=click.echo)
+    calls = pipeline.build_stage_calls(
+        training_config, path=config, seeds=seeds, overrides=dict(_parse_override(item) for item in overrides)
+    )
+    for call in calls:
+        _check_call(call)
+    pipeline.run_stage_calls(calls, _skip_stage if dry_run else _run_stage, say=click.echo)
 
 
-def _check(call: Call) -> None:
-    """Raise SettingsError where the stage would not take its arguments, before any stage has run."""
+def _check_call(call: StageCall) -> None:
+    """Raise SettingsError when the stage does not exist or would refuse its arguments."""
     from querylift.trainer.commands.train import train
 
     with click.Context(train) as context:
@@ -44,20 +51,20 @@ def _check(call: Call) -> None:
     try:
         command.make_context(call.stage, list(call.arguments))
     except click.UsageError as error:
-        raise SettingsError(f"a step of the chain cannot run: {call}: {error.format_message()}") from None
+        raise SettingsError(f"a step of the pipeline cannot run: {call}: {error.format_message()}") from None
 
 
-def _stage(name: str, arguments: Sequence[str]) -> None:
+def _run_stage(stage: str, arguments: Sequence[str]) -> None:
     from querylift.trainer.commands.train import train
 
-    train.main([name, *arguments], prog_name="querylift train", standalone_mode=False)
+    train.main([stage, *arguments], prog_name="querylift train", standalone_mode=False)
 
 
-def _print_nothing(name: str, arguments: Sequence[str]) -> None:
-    """What a dry run does at each step."""
+def _skip_stage(stage: str, arguments: Sequence[str]) -> None:
+    """Do nothing: a dry run only prints the commands."""
 
 
-def _pair(item: str) -> tuple[str, str]:
+def _parse_override(item: str) -> tuple[str, str]:
     name, equals, value = item.partition("=")
     if not equals or not name:
         raise SettingsError(f"--set is {item!r}; write NAME=VALUE")

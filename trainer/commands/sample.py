@@ -1,36 +1,43 @@
-"""`querylift train sample`: what the student writes itself."""
+"""`querylift train sample`: let a student write passages."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from querylift.index_tools.commands.options import progress
+from querylift.index_tools.commands.options import show_progress
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.commands.arguments import prefixed
+from querylift.plugin.files import compute_json_digest
+from querylift.trainer.commands.arguments import split_prefix
+from querylift.trainer.commands.options import seed_option, training_config_option
 
 if TYPE_CHECKING:
     from querylift.trainer.candidates import Candidate
-    from querylift.trainer.settings import SampleSettings
+    from querylift.trainer.settings import SamplingOptions
 
 
 @click.command()
 @click.argument("model")
 @click.argument("queries", nargs=-1, required=True, metavar="QUERIES...")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="File of candidates; begun again, it goes on."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File of candidates to write. A repeated command adds what the file lacks.",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file, or the name of a packaged one.")
+@training_config_option
 @click.option("--samples", type=click.IntRange(1), help="Passages for each query [default: the configuration's].")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="[default: the configuration's]")
-@click.option("--greedy", is_flag=True, help="One passage for each query, the likeliest word each time.")
-@click.option("--seed", type=click.IntRange(0), help="[default: the configuration's]")
-@click.option("--limit", type=click.IntRange(1), help="Only the first queries.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 2),
+    help="Sampling temperature; 0 takes the likeliest token [default: the configuration's].",
+)
+@click.option("--greedy", is_flag=True, help="Write one passage for each query, with the likeliest token each time.")
+@seed_option
+@click.option("--limit", type=click.IntRange(1), help="Use only the first queries, up to this number.")
 def sample(
     model: str,
     queries: tuple[str, ...],
@@ -42,77 +49,82 @@ def sample(
     seed: int | None,
     limit: int | None,
 ) -> None:
-    """Let MODEL, a folder or a name, write passages for QUERIES: CORPUS:SPLIT, or files of queries.
+    """Let MODEL, a folder or the name of a packaged model, write passages for QUERIES.
 
-    With NAME=QUERIES the ids become NAME:id, so that those of several sources stay apart.
-    They are candidates, to be scored and paired. With --greedy the file is what the model would serve:
-    querylift evaluate --generator table:FILE takes it as it is.
+    QUERIES are CORPUS:SPLIT, or files of queries. With NAME=QUERIES the ids become NAME:id, which keeps several sources apart.
+    The passages are candidates for `score`. With --greedy they are what the model would serve, and
+    `querylift evaluate --generator table:FILE` measures them.
     """
-    from querylift.trainer.settings import load
+    from querylift.trainer.settings import load_training_config
 
-    settings = load(config)
-    changes = {"samples": samples, "temperature": 0.0 if greedy else temperature}
+    training_config = load_training_config(config)
     if greedy and temperature:
         raise SettingsError(f"--greedy and --temperature {temperature:g} are both given; leave one out")
-    options = settings.sample.model_copy(update={key: value for key, value in changes.items() if value is not None})
-    asked = dict(list(read_queries(queries).items())[:limit])
-    _write(model, asked, options, out=out, seed=settings.seed if seed is None else seed)
+    overrides = {"samples": samples, "temperature": 0.0 if greedy else temperature}
+    options = training_config.sample.model_copy(
+        update={name: value for name, value in overrides.items() if value is not None}
+    )
+    limited_queries = dict(list(read_queries(queries).items())[:limit])
+    _write_passages(model, limited_queries, options, out=out, seed=training_config.seed if seed is None else seed)
 
 
 def read_queries(sources: tuple[str, ...]) -> dict[str, str]:
-    """The queries of every source, by id: a file of queries, CORPUS:SPLIT, or CORPUS where it has one split.
+    """Return the queries of all sources by id. A source is a file of queries, CORPUS:SPLIT, or a CORPUS with one split.
 
-    Raises SettingsError where one id stands for two queries.
+    Raises SettingsError when one id stands for two queries.
     """
-    found: dict[str, str] = {}
+    queries: dict[str, str] = {}
     for source in sources:
-        prefix, place = prefixed(source)
-        for query_id, text in _queries(place).items():
-            if found.setdefault(prefix + query_id, text) != text:
+        prefix, place = split_prefix(source)
+        for query_id, text in _read_source(place).items():
+            if queries.setdefault(prefix + query_id, text) != text:
                 raise SettingsError(
                     f"query id {query_id!r} stands for two queries; write NAME={source} to tell them apart"
                 )
-    return found
+    return queries
 
 
-def _queries(source: str) -> Mapping[str, str]:
-    from querylift.index_tools.corpora.loading import load_split
+def _read_source(source: str) -> Mapping[str, str]:
+    from querylift.index_tools.corpora.loading import load_corpus_and_split
     from querylift.index_tools.corpora.trec_files import read_topics
 
     if Path(source).is_file():
         return read_topics(Path(source))
-    corpus, split = load_split(source)
-    return corpus.queries(split)
+    corpus, split = load_corpus_and_split(source)
+    return corpus.read_queries(split)
 
 
-def _write(model: str, queries: Mapping[str, str], options: SampleSettings, *, out: Path, seed: int) -> None:
+def _write_passages(model: str, queries: Mapping[str, str], options: SamplingOptions, *, out: Path, seed: int) -> None:
     from querylift.trainer.manifest import Manifest
-    from querylift.trainer.student import models
+    from querylift.trainer.student import libraries, model_bases
 
-    models.check_installed()
-    models.quiet_libraries()
-    from querylift.trainer.student.sampling import missing
+    libraries.check_training_packages()
+    libraries.silence_libraries()
+    from querylift.trainer.student.sampling import find_missing_samples
 
-    name = model if model in (models.PACKAGED, *models.MADE) else Path(model).resolve().name
+    name = model if model in (model_bases.PACKAGED_BASE, *model_bases.RANDOM_BASES) else Path(model).resolve().name
     settings = {"model": name, **options.model_dump(exclude={"samples", "batch_size"})}
-    inputs = models.read_for(model, name="model")
-    manifest = Manifest(out, stage="sample", inputs=inputs, settings=settings, seed=seed, folder=False)
-    with manifest.running() as results:
-        todo = missing(queries, options, out=out, name=name, seed=seed)  # mends the file: nobody else may be writing
-        if todo:
-            _sample(model, todo, options, out=out, seed=seed)
-        digest = hashlib.sha256(json.dumps(queries, sort_keys=True).encode()).hexdigest()
-        results.update(written=len(todo), queries=len(queries), queries_sha256=digest)
-    click.echo(f"{len(todo)} passages for {len(queries)} queries written to {out}")
+    inputs = model_bases.list_model_inputs(model, name="model")
+    manifest = Manifest(out, stage="sample", inputs=inputs, settings=settings, seed=seed, is_folder=False)
+    with manifest.record_run() as results:
+        # This may repair the end of the file, so no other process may be writing.
+        unwritten = find_missing_samples(queries, options, out=out, name=name, seed=seed)
+        if unwritten:
+            _sample_passages(model, unwritten, options, out=out, seed=seed)
+        digest = compute_json_digest(queries)
+        results.update(written=len(unwritten), queries=len(queries), queries_sha256=digest)
+    click.echo(f"{len(unwritten)} passages for {len(queries)} queries written to {out}")
 
 
-def _sample(
-    model: str, todo: Mapping[tuple[str, int], Candidate], options: SampleSettings, *, out: Path, seed: int
+def _sample_passages(
+    model: str, unwritten: Mapping[tuple[str, int], Candidate], options: SamplingOptions, *, out: Path, seed: int
 ) -> None:
-    from querylift.trainer.student import models
+    from querylift.trainer.student import libraries, models
     from querylift.trainer.student.sampling import write_samples
 
-    # Without fused attention: a step is one token long, and the plain products are faster for it.
-    student, tokenizer = models.load(model, dtype="bfloat16", attention="eager", seed=seed)
-    with progress("sampling", len(todo)) as advance:
-        write_samples(student.to(models.device()), tokenizer, todo, options, out=out, seed=seed, progress=advance)
+    # A step is only one token long, and eager attention is faster for it than fused attention.
+    student, tokenizer = models.load_model(model, dtype="bfloat16", attention="eager", seed=seed)
+    with show_progress("sampling", len(unwritten)) as advance:
+        write_samples(
+            student.to(libraries.choose_device()), tokenizer, unwritten, options, out=out, seed=seed, progress=advance
+        )

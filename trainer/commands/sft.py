@@ -1,4 +1,4 @@
-"""`querylift train sft`: the student learns to write what the teacher wrote."""
+"""`querylift train sft`: the student learns to write like its teacher."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ from pathlib import Path
 
 import click
 
-from querylift.trainer.commands.held_out import held_out_option, refuse_held_out
+from querylift.trainer.commands.held_out import held_out_option, raise_on_held_out_rows
+from querylift.trainer.commands.options import seed_option, training_config_option
 
 
 @click.command()
 @click.argument("rows", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file, or the name of a packaged one.")
+@training_config_option
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the adapter, or the whole model."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for the adapter, or for the whole model when lora.rank is 0.",
 )
-@click.option("--seed", type=click.IntRange(0), help="[default: the configuration's]")
-@click.option("--model", "base", help="Base to train: a folder, a FILE.gguf, a name [default: the configuration's].")
+@seed_option
+@click.option(
+    "--model",
+    "base",
+    help="Base to train: a folder, a FILE.gguf, or the name of a packaged model [default: the configuration's].",
+)
 @held_out_option
 def sft(
     rows: tuple[Path, ...],
@@ -26,20 +34,20 @@ def sft(
     base: str | None,
     held_out: tuple[str, ...],
 ) -> None:
-    """Fine-tune a base model on candidates: the prompt that is served, then the passage.
+    """Fine-tune a base model on the candidates in ROWS.
 
-    A run that was killed goes on from its last checkpoint. On several GPUs:
-    accelerate launch --multi_gpu -m querylift train sft ...
+    It learns to answer the prompt that is served with the candidate's passage. A run that was stopped goes on from its last
+    checkpoint. On several GPUs: accelerate launch --multi_gpu -m querylift train sft ...
     """
-    from querylift.trainer.settings import load
-    from querylift.trainer.student.models import check_installed
+    from querylift.trainer.settings import load_training_config
+    from querylift.trainer.student.libraries import check_training_packages
 
-    check_installed()
+    check_training_packages()
     from querylift.trainer.student import shared_training
-    from querylift.trainer.student.sft import train
+    from querylift.trainer.student.sft import train_on_passages
 
-    settings = load(config)
-    refuse_held_out(rows, held_out, settings.held_out)
-    say = shared_training.for_one(click.echo)
-    trained = train(rows, settings, out=out, base=base, seed=seed, say=say)
-    say(shared_training.closing(trained))
+    training_config = load_training_config(config)
+    raise_on_held_out_rows(rows, held_out, training_config.held_out)
+    say = shared_training.silence_other_processes(click.echo)
+    result = train_on_passages(rows, training_config, out=out, base=base, seed=seed, say=say)
+    say(shared_training.format_result(result))

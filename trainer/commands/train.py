@@ -1,30 +1,30 @@
-"""`querylift train`: the group of the stages, each imported when it is called."""
+"""`querylift train`: the group of the training stages."""
 
 from __future__ import annotations
 
 import click
 
-from querylift.plugin.commands.stage_group import Stages
+from querylift.plugin.commands.stage_group import StageGroup
 
 STAGES = {
-    "split": "judged queries in two: to train on, and to choose by",
-    "teach": "candidates from a teacher, a file or the judged documents",
-    "score": "what each candidate changes on your engine",
-    "pairs": "better and worse expansions of the same query",
-    "sft": "a student learns to write candidates",
-    "dpo": "a student learns what your engine prefers",
-    "sample": "what a student writes itself",
-    "merge": "an adapter and its base as one folder",
-    "run": "the whole chain, from one file of settings",
-    "expander": "the fast expander's matrix, from the index, judgments and the engine",
-    "report": "the table: what every stage brought",
+    "split": "Split judged queries in two: to train on, and to choose settings on.",
+    "teach": "Collect candidates from a teacher, files or relevant documents.",
+    "score": "Measure what each candidate gains on your engine.",
+    "pairs": "Pair better and worse passages of the same query.",
+    "sft": "Train a student to write like the teacher.",
+    "dpo": "Train a student to write what your engine ranks better.",
+    "sample": "Let a student write passages.",
+    "merge": "Make one model of an adapter and its base.",
+    "run": "Run all stages of a configuration file.",
+    "expander": "Train the matrix of a fast expander.",
+    "report": "Measure what every stage gained.",
 }
-"""Name and what it makes, in the order of the chain; each is the command of that name in the module of that name."""
+"""The name and the purpose of each stage, in the order of the pipeline. Module NAME holds the command NAME."""
 
 
-@click.command(cls=Stages, package="querylift.trainer.commands", stages=STAGES)
+@click.command(cls=StageGroup, package="querylift.trainer.commands", stages=STAGES)
 def train() -> None:
     """Turn an index, its queries and a teacher into a small expansion model.
 
-    Every stage can be stopped and started again, and leaves a manifest of what it was made from.
+    Every stage can be stopped and started again. Each writes a manifest, which records what its output was made from.
     """

@@ -1,1 +1,1 @@
-"""Candidate expansions from teachers."""
+"""Collect candidates from a teacher, from files, from relevant documents and from a fast expander."""

@@ -1,91 +1,102 @@
-"""Lessons out of an index: the fast expander as the teacher, of queries that people asked or that the documents hold.
+"""The fast expander as a teacher: the student learns to write words of the index.
 
-Needs no judgments and no large model. A lesson is a query and the heaviest words of the documents nearest to it, in their order.
+This needs no judgments and no large model. A candidate is the heaviest words of the documents nearest to a query. The queries are
+those of a split, or pseudo-queries that are drawn from the documents (inverse cloze).
 """
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from querylift.index_tools.corpora.loading import Corpus
-from querylift.index_tools.corpora.trec_files import Document
+from querylift.index_tools.corpora.corpus import Corpus
+from querylift.index_tools.corpora.records import Document
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import clean_query
-from querylift.plugin.fast_expander.folder import identity_of
-from querylift.plugin.generators.fast_expander import open_parts
-from querylift.trainer.candidates import Appender, Candidate
-from querylift.trainer.fast_expander.inverse_cloze import pseudo_queries
-from querylift.trainer.teaching.teacher import Added, known_keys
+from querylift.plugin.fast_expander.folder import compute_expander_identity
+from querylift.plugin.generators.fast_expander import open_expander_model
+from querylift.trainer.candidates import Candidate, JsonLinesAppender
+from querylift.trainer.fast_expander.inverse_cloze import create_pseudo_queries
+from querylift.trainer.teaching.candidate_files import AppendResult, read_request_keys
 
-METHOD = "expander"
-QUERY_WORDS = 16
-"""Words of a pseudo-query at most: whole sentences of documents are longer than what people ask."""
-_AT_ONCE = 256
+EXPANDER_METHOD = "expander"
+MAX_PSEUDO_QUERY_WORDS = 16
+"""A pseudo-query is cut to so many words, because sentences of documents are longer than users' queries."""
+_BATCH_SIZE = 256
 
 
-def queries_of(corpus: Corpus, *, per_document: int, max_documents: int | None = None, seed: int = 0) -> dict[str, str]:
-    """Pseudo-queries by id (doc:ID:NUMBER), up to `per_document` of each document or of `max_documents` drawn ones.
+def draw_pseudo_queries(
+    corpus: Corpus, *, per_document: int, max_documents: int | None = None, seed: int = 0
+) -> dict[str, str]:
+    """Draw up to `per_document` pseudo-queries from each document, by id (doc:ID:NUMBER).
 
-    Reads the documents once, twice where it draws among them; the same seed draws the same. Raises SettingsError where no
-    document has words.
+    `max_documents` draws them from so many random documents only, and reads the documents twice. `seed` decides all draws.
+    Raises SettingsError when no document has words.
     """
-    chosen = None
+    chosen_ids = None
     if max_documents is not None:
-        ids = sorted(document.doc_id for document in corpus.documents() if _text(document))
-        chosen = frozenset(random.Random(f"documents:{seed}").sample(ids, min(max_documents, len(ids))))
-    made = {
-        f"doc:{document.doc_id}:{number}": query
-        for document in corpus.documents()
-        if chosen is None or document.doc_id in chosen
-        for number, query in enumerate(_queries(document, per_document, seed))
-    }
-    if not made:
+        ids = sorted(document.doc_id for document in corpus.iter_documents() if _join_title_and_text(document))
+        chosen_ids = frozenset(random.Random(f"documents:{seed}").sample(ids, min(max_documents, len(ids))))
+    queries = {}
+    for document in corpus.iter_documents():
+        if chosen_ids is None or document.doc_id in chosen_ids:
+            for number, query in enumerate(_draw_document_queries(document, per_document, seed)):
+                queries[f"doc:{document.doc_id}:{number}"] = query
+    if not queries:
         raise SettingsError(f"{corpus.name} has no document with words to ask about; name another corpus")
-    return made
+    return queries
 
 
-def _queries(document: Document, count: int, seed: int) -> list[str]:
+def _draw_document_queries(document: Document, count: int, seed: int) -> list[str]:
     draw = random.Random(f"pseudo:{seed}:{document.doc_id}")
-    drawn = (clean_query(query) for query in pseudo_queries(_text(document), count=count, draw=draw))
-    return [" ".join(query.split()[:QUERY_WORDS]) for query in drawn if query]
+    spans = create_pseudo_queries(_join_title_and_text(document), count=count, draw=draw)
+    queries = [clean_query(span) for span in spans]
+    return [" ".join(query.split()[:MAX_PSEUDO_QUERY_WORDS]) for query in queries if query]
 
 
-def _text(document: Document) -> str:
+def _join_title_and_text(document: Document) -> str:
     return f"{document.title} {document.text}".strip()
 
 
-def teach(
-    queries: Mapping[str, str],
+def list_expander_requests(queries: Mapping[str, str], folder: Path, *, words: int) -> list[Candidate]:
+    """Return a candidate without text for every query to the expander in `folder`."""
+    model = compute_expander_identity(folder)
+    return [
+        Candidate(query_id, clean_query(query), EXPANDER_METHOD, model, "", {"words": words})
+        for query_id, query in queries.items()
+    ]
+
+
+def ask_expander(
+    requests: Sequence[Candidate],
     folder: Path,
     out: Path,
     *,
     words: int,
     threads: int | None = None,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Added:
-    """Append to `out` what the expander in `folder` says to each query that is not answered there: its heaviest `words` words.
+    progress: Callable[[int], None] = lambda count: None,
+) -> AppendResult:
+    """Answer every request that `out` lacks with the expander's `words` heaviest words, and append the answers to `out`.
 
-    The words are those that people write, not the index's terms: a student can spell them. A query that the expander cannot read
-    is counted as empty. Raises SettingsError, MissingExtra.
+    The answers are surface words, not terms of the index, so that a student can spell them. A query that the expander
+    cannot read counts as empty. Raises SettingsError and MissingExtra when the expander cannot be opened.
     """
-    _, parts = open_parts(folder)
-    model, params = identity_of(folder), {"words": words}
-    known = known_keys(out)
-    asked = [Candidate(query_id, clean_query(query), METHOD, model, "", params) for query_id, query in queries.items()]
-    todo = [one for one in asked if one.key not in known]
+    _, model = open_expander_model(folder)
+    known_keys = read_request_keys(out)
+    unanswered = [request for request in requests if request.request_key not in known_keys]
     written = 0
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool, Appender(out) as appender:
-        for start in range(0, len(todo), _AT_ONCE):
-            some = todo[start : start + _AT_ONCE]
-            for one, expansion in zip(some, pool.map(parts.expand, [one.query for one in some]), strict=True):
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool, JsonLinesAppender(out) as appender:
+        for start in range(0, len(unanswered), _BATCH_SIZE):
+            batch = unanswered[start : start + _BATCH_SIZE]
+            expansions = pool.map(model.expand, [request.query for request in batch])
+            for request, expansion in zip(batch, expansions, strict=True):
                 if expansion is not None:
                     heaviest = replace(expansion, terms=expansion.terms[:words])
-                    appender.write(replace(one, text=heaviest.words()).to_json())
+                    appender.append(replace(request, text=heaviest.to_text()).to_json())
                     written += 1
-            progress(start + len(some))
-    return Added(written=written, known=len(asked) - len(todo), empty=len(todo) - written)
+            progress(start + len(batch))
+    return AppendResult(written=written, known=len(requests) - len(unanswered), empty=len(unanswered) - written)

@@ -1,136 +1,126 @@
-"""Lessons out of an index: the fast expander is the teacher, for the queries of a split or for some drawn from documents."""
+"""The fast expander as a teacher, for the queries of a split and for pseudo-queries."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from querylift.index_tools.corpora.loading import load
+from querylift.index_tools.corpora.loading import load_corpus
 from querylift.plugin.errors import QueryliftError
-from querylift.plugin.fast_expander.folder import ABOUT
-from querylift.trainer import candidates
-from querylift.trainer.commands.teach import teach as command
-from querylift.trainer.teaching.fast_expander_teacher import QUERY_WORDS, queries_of
-from tests.helpers.expanders import TEXTS, TOPICS, made_expander, tiny_encoder
-from tests.helpers.folders import edit
-from tests.helpers.lessons import write_lines
+from querylift.plugin.fast_expander.folder import RECORD_FILE
+from querylift.trainer.candidates import read_candidates
+from querylift.trainer.teaching.fast_expander_teacher import MAX_PSEUDO_QUERY_WORDS, draw_pseudo_queries
+from tests.helpers.expanders import TEXTS, TOPICS, write_expander, write_tiny_encoder
+from tests.helpers.folders import edit_json_file
+from tests.helpers.lessons import write_json_lines
+from tests.helpers.teach_command import run_teach
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("lessons")
-    return made_expander(work / "topics", tiny_encoder(work / "encoder"))
+    return write_expander(work / "topics", write_tiny_encoder(work / "encoder"))
 
 
 @pytest.fixture
-def documents(tmp_path: Path) -> Path:
-    """The forty documents of four words each, and one without words; nobody asks anything."""
-    return _corpus(tmp_path / "documents", {**TEXTS, "empty": " "})
+def unjudged_corpus(tmp_path: Path) -> Path:
+    """Forty documents of four words each, and one without words. There are no queries."""
+    return _write_corpus(tmp_path / "documents", {**TEXTS, "empty": " "})
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Path:
-    """The forty documents, two queries to learn from and one to measure on."""
-    folder = _corpus(tmp_path / "asked", TEXTS)
+def split_corpus(tmp_path: Path) -> Path:
+    """The forty documents, with two queries to train on and one to measure on."""
+    folder = _write_corpus(tmp_path / "asked", TEXTS)
     for split, queries in {"train": {"1": "harbour", "2": "how to bake dough"}, "dev": {"9": "planets"}}.items():
-        _write(folder / f"queries.{split}.jsonl", queries)
+        _write_texts(folder / f"queries.{split}.jsonl", queries)
     return folder
 
 
-def _corpus(folder: Path, texts: dict[str, str]) -> Path:
+def _write_corpus(folder: Path, texts: dict[str, str]) -> Path:
     folder.mkdir()
-    _write(folder / "corpus.jsonl", texts)
+    _write_texts(folder / "corpus.jsonl", texts)
     return folder
 
 
-def _write(path: Path, texts: dict[str, str]) -> None:
-    write_lines(path, [{"_id": i, "text": text} for i, text in texts.items()])
+def _write_texts(path: Path, texts: dict[str, str]) -> None:
+    write_json_lines(path, [{"_id": i, "text": text} for i, text in texts.items()])
 
 
-def _run(*arguments: object) -> dict[str, Any]:
-    done = CliRunner().invoke(command, [*map(str, arguments), "--json"])
-    if done.exception is not None:
-        raise done.exception
-    return dict(json.loads(done.stdout))
-
-
-def _words(out: Path) -> dict[str, list[str]]:
-    return {row.query_id: row.text.split() for row in candidates.read(out)}
+def _read_words(out: Path) -> dict[str, list[str]]:
+    return {row.query_id: row.text.split() for row in read_candidates(out)}
 
 
 def test_the_expander_answers_a_splits_queries_with_words_of_its_index(
-    tmp_path: Path, asked: Path, folder: Path
+    tmp_path: Path, split_corpus: Path, folder: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    told = _run(asked, "--split", "train", "--expander", folder, "--words", 3, "--out", out)
-    assert told["expander"] == {"written": 2, "known": 0, "empty": 0}
-    found = _words(out)
-    assert {query_id: len(words) for query_id, words in found.items()} == {"1": 3, "2": 3}
-    assert set(found["1"]) <= set(TOPICS["sea"])
-    first = next(candidates.read(out))
-    assert (first.method, first.params, first.model[:9]) == ("expander", {"words": 3}, "expander:")
+    results = run_teach(split_corpus, "--split", "train", "--expander", folder, "--words", 3, "--out", out)
+    assert results["expander"] == {"written": 2, "known": 0, "empty": 0}
+    words_by_query = _read_words(out)
+    assert {query_id: len(words) for query_id, words in words_by_query.items()} == {"1": 3, "2": 3}
+    assert set(words_by_query["1"]) <= set(TOPICS["sea"])
+    candidate = next(read_candidates(out))
+    assert (candidate.method, candidate.params, candidate.model[:9]) == ("expander", {"words": 3}, "expander:")
 
 
 def test_a_query_that_the_expander_cannot_read_is_counted_and_not_written(
-    tmp_path: Path, asked: Path, folder: Path
+    tmp_path: Path, split_corpus: Path, folder: Path
 ) -> None:
-    _write(asked / "queries.train.jsonl", {"1": "harbour", "2": "港口里的船"})
-    told = _run(asked, "--split", "train", "--expander", folder, "--out", tmp_path / "out.jsonl")
-    assert told["expander"] == {"written": 1, "known": 0, "empty": 1}
-    assert set(_words(tmp_path / "out.jsonl")) == {"1"}
+    _write_texts(split_corpus / "queries.train.jsonl", {"1": "harbour", "2": "港口里的船"})
+    results = run_teach(split_corpus, "--split", "train", "--expander", folder, "--out", tmp_path / "out.jsonl")
+    assert results["expander"] == {"written": 1, "known": 0, "empty": 1}
+    assert set(_read_words(tmp_path / "out.jsonl")) == {"1"}
 
 
-def test_queries_are_drawn_from_each_document_of_a_corpus_that_nobody_asks(
-    tmp_path: Path, documents: Path, folder: Path
+def test_pseudo_queries_are_drawn_from_each_document_of_a_corpus_without_queries(
+    tmp_path: Path, unjudged_corpus: Path, folder: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    _run(documents, "--expander", folder, "--pseudo-queries", 1, "--out", out)
-    found = _words(out)
-    assert set(found) == {f"doc:{doc_id}:0" for doc_id in TEXTS}
-    topics = {query_id: query_id.removeprefix("doc:").partition("-")[0] for query_id in found}
-    right = sum(set(words[:4]) <= set(TOPICS[topics[query_id]]) for query_id, words in found.items())
-    assert right >= 36  # the encoder is small, and some queries are one word
-    assert {len(words) for words in found.values()} == {8}
+    run_teach(unjudged_corpus, "--expander", folder, "--pseudo-queries", 1, "--out", out)
+    words_by_query = _read_words(out)
+    assert set(words_by_query) == {f"doc:{doc_id}:0" for doc_id in TEXTS}
+    topics = {query_id: query_id.removeprefix("doc:").partition("-")[0] for query_id in words_by_query}
+    on_topic = sum(set(words[:4]) <= set(TOPICS[topics[query_id]]) for query_id, words in words_by_query.items())
+    assert on_topic >= 36  # the encoder is small, and some queries are one word
+    assert {len(words) for words in words_by_query.values()} == {8}
 
 
-def test_pseudo_queries_are_short_seeded_and_of_as_many_documents_as_are_wanted(tmp_path: Path) -> None:
-    long = {f"d{n}": " ".join(f"word{n}of{w}" for w in range(60)) + "." for n in range(20)}
-    corpus = load(str(_corpus(tmp_path / "long", long)))
-    made = queries_of(corpus, per_document=2, max_documents=5, seed=1)
-    of = {query_id.split(":")[1] for query_id in made}
-    assert (len(made), len(of)) == (10, 5)
-    assert all(0 < len(query.split()) <= QUERY_WORDS for query in made.values())
-    assert all(set(query.lower().split()) <= set(long[i.split(":")[1]].strip(".").split()) for i, query in made.items())
-    assert queries_of(corpus, per_document=2, max_documents=5, seed=1) == made
-    assert queries_of(corpus, per_document=2, max_documents=5, seed=2) != made
-    assert len(queries_of(corpus, per_document=1, max_documents=99)) == 20
+def test_pseudo_queries_are_short_and_seeded_and_limited_to_some_documents(tmp_path: Path) -> None:
+    texts = {f"d{n}": " ".join(f"word{n}of{w}" for w in range(60)) + "." for n in range(20)}
+    corpus = load_corpus(str(_write_corpus(tmp_path / "long", texts)))
+    queries = draw_pseudo_queries(corpus, per_document=2, max_documents=5, seed=1)
+    doc_ids = {query_id.split(":")[1] for query_id in queries}
+    assert (len(queries), len(doc_ids)) == (10, 5)
+    assert all(0 < len(query.split()) <= MAX_PSEUDO_QUERY_WORDS for query in queries.values())
+    assert all(
+        set(query.lower().split()) <= set(texts[i.split(":")[1]].strip(".").split()) for i, query in queries.items()
+    )
+    assert draw_pseudo_queries(corpus, per_document=2, max_documents=5, seed=1) == queries
+    assert draw_pseudo_queries(corpus, per_document=2, max_documents=5, seed=2) != queries
+    assert len(draw_pseudo_queries(corpus, per_document=1, max_documents=99)) == 20
 
 
-def test_a_pseudo_query_that_is_measured_is_left_out(tmp_path: Path, asked: Path, folder: Path) -> None:
-    _write(asked / "queries.dev.jsonl", {"9": TEXTS["sky-0"]})
-    arguments = [asked, "--split", "train", "--expander", folder, "--pseudo-queries", 4]
+def test_a_held_out_pseudo_query_is_left_out(tmp_path: Path, split_corpus: Path, folder: Path) -> None:
+    _write_texts(split_corpus / "queries.dev.jsonl", {"9": TEXTS["sky-0"]})
+    arguments = [split_corpus, "--split", "train", "--expander", folder, "--pseudo-queries", 4]
     with pytest.raises(QueryliftError, match=r"'doc:sky-0:\d' is '9' of asked:dev"):
-        _run(*arguments, "--out", tmp_path / "refused.jsonl")
-    with pytest.raises(QueryliftError, match=r"is '9' of asked:dev"):  # no split is asked, so every one is held out
-        _run(asked, *arguments[3:], "--out", tmp_path / "refused.jsonl")
-    told = _run(*arguments, "--drop-leaks", "--out", tmp_path / "out.jsonl")
-    assert told["dropped"] >= 1
-    assert TEXTS["sky-0"] not in {row.query for row in candidates.read(tmp_path / "out.jsonl")}
+        run_teach(*arguments, "--out", tmp_path / "refused.jsonl")
+    with pytest.raises(QueryliftError, match=r"is '9' of asked:dev"):  # no split is named, so every split is held out
+        run_teach(split_corpus, *arguments[3:], "--out", tmp_path / "refused.jsonl")
+    results = run_teach(*arguments, "--drop-leaks", "--out", tmp_path / "out.jsonl")
+    assert results["dropped"] >= 1
+    assert TEXTS["sky-0"] not in {row.query for row in read_candidates(tmp_path / "out.jsonl")}
 
 
-def test_words_of_another_number_do_not_go_into_a_file_that_was_begun(
-    tmp_path: Path, asked: Path, folder: Path
-) -> None:
-    arguments = [asked, "--split", "train", "--expander", folder, "--out", tmp_path / "out.jsonl"]
-    _run(*arguments)
-    assert _run(*arguments)["expander"] == {"written": 0, "known": 2, "empty": 0}
+def test_a_file_is_refused_with_another_number_of_words(tmp_path: Path, split_corpus: Path, folder: Path) -> None:
+    arguments = [split_corpus, "--split", "train", "--expander", folder, "--out", tmp_path / "out.jsonl"]
+    run_teach(*arguments)
+    assert run_teach(*arguments)["expander"] == {"written": 0, "known": 2, "empty": 0}
     with pytest.raises(QueryliftError, match="expander"):
-        _run(*arguments, "--words", 3)
+        run_teach(*arguments, "--words", 3)
 
 
 @pytest.mark.parametrize(
@@ -146,23 +136,25 @@ def test_words_of_another_number_do_not_go_into_a_file_that_was_begun(
         (["--expander", "gone"], "gone"),
     ],
 )
-def test_a_wrong_option_is_one_sentence(tmp_path: Path, asked: Path, arguments: list[str], sentence: str) -> None:
+def test_a_wrong_option_is_reported_in_one_sentence(
+    tmp_path: Path, split_corpus: Path, arguments: list[str], sentence: str
+) -> None:
     with pytest.raises(QueryliftError) as caught:
-        _run(asked, "--split", "train", *arguments, "--out", tmp_path / "out.jsonl")
+        run_teach(split_corpus, "--split", "train", *arguments, "--out", tmp_path / "out.jsonl")
     assert sentence in str(caught.value)
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_an_expander_that_holds_nothing_itself_teaches_nothing(tmp_path: Path, asked: Path, folder: Path) -> None:
+def test_an_expander_of_the_form_cluster_is_refused(tmp_path: Path, split_corpus: Path, folder: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    edit(copy / ABOUT, {"form": "cluster"})
+    edit_json_file(copy / RECORD_FILE, {"form": "cluster"})
     with pytest.raises(
         QueryliftError, match="is of the form 'cluster', which asks an engine; build one of another form"
     ):
-        _run(asked, "--split", "train", "--expander", copy, "--out", tmp_path / "out.jsonl")
+        run_teach(split_corpus, "--split", "train", "--expander", copy, "--out", tmp_path / "out.jsonl")
 
 
 def test_a_corpus_without_words_is_refused(tmp_path: Path, folder: Path) -> None:
-    empty = _corpus(tmp_path / "empty", {"1": " "})
+    empty = _write_corpus(tmp_path / "empty", {"1": " "})
     with pytest.raises(QueryliftError, match="empty has no document with words to ask about; name another corpus"):
-        _run(empty, "--expander", folder, "--pseudo-queries", 1, "--out", tmp_path / "out.jsonl")
+        run_teach(empty, "--expander", folder, "--pseudo-queries", 1, "--out", tmp_path / "out.jsonl")

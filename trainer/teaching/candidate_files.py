@@ -1,0 +1,99 @@
+"""Import candidates from files, and append candidates to the file that a teaching run writes.
+
+The output file is only ever appended to. A run that is started again skips the requests that the file already answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.expansion import clean_prose, clean_query
+from querylift.plugin.generators.table import get_nested_value
+from querylift.trainer.candidates import Candidate, JsonLinesAppender, read_candidates
+
+
+@dataclass(frozen=True, slots=True)
+class AppendResult:
+    """How many candidates were written, were in the file before, and had no words."""
+
+    written: int = 0
+    known: int = 0
+    empty: int = 0
+
+
+def read_imported_candidates(
+    path: Path, where: Mapping[str, str | Collection[str]], *, prefix: str = ""
+) -> Iterator[Candidate]:
+    """Yield the candidates of a file whose keys have one of the values of `where`. `prefix` goes before the query ids.
+
+    A key may name a nested value: `params.mode`. Rows with different answers to one request are numbered in
+    `params["sample"]`. Raises DataError with path and line for a broken row, and SettingsError when no row matches.
+    """
+    accepted = {key: {value} if isinstance(value, str) else set(value) for key, value in where.items()}
+    texts_by_request: dict[str, list[str]] = {}
+    match_counts: Counter[str] = Counter()
+    for candidate in read_candidates(path):
+        row = candidate.to_json()
+        matches = [key for key, values in accepted.items() if str(get_nested_value(row, key)) in values]
+        match_counts.update(["", *matches])
+        if len(matches) < len(accepted):
+            continue
+        texts = texts_by_request.setdefault(candidate.request_key, [])
+        if candidate.text not in texts:
+            params = dict(candidate.params) | ({"sample": len(texts)} if texts else {})
+            texts.append(candidate.text)
+            query = clean_query(candidate.query)
+            yield replace(candidate, query_id=prefix + candidate.query_id, query=query, params=params)
+    if not texts_by_request:
+        raise SettingsError(_explain_no_match(path, accepted, match_counts))
+
+
+def _explain_no_match(path: Path, accepted: Mapping[str, Collection[str]], match_counts: Mapping[str, int]) -> str:
+    """Return why no row matches. `match_counts` counts the rows that match each key, and all rows under ""."""
+    if not match_counts:
+        return f"{path} holds no expansions; name another file"
+    unmatched = [key for key in accepted if key not in match_counts][:1] or list(accepted)
+    conditions = " and ".join(f"{key}={' or '.join(sorted(accepted[key]))}" for key in unmatched)
+    return f"no row of {path} has {conditions}; choose rows that it has"
+
+
+def read_request_keys(out: Path) -> frozenset[str]:
+    """Return the keys of the requests that `out` answers; empty when there is no file. Removes an incomplete last line."""
+    if not out.exists():
+        return frozenset()
+    with JsonLinesAppender(out):  # removes the incomplete line
+        return frozenset(candidate.request_key for candidate in read_candidates(out))
+
+
+def append_candidates(candidates: Iterable[Candidate], out: Path) -> AppendResult:
+    """Clean the candidates, and append those that `out` lacks. Raises SettingsError when one id stands for two queries."""
+    candidates = list(candidates)
+    known_keys = set(read_request_keys(out))
+    _raise_on_ambiguous_ids([*(read_candidates(out) if out.exists() else ()), *candidates])
+    counts: Counter[str] = Counter()
+    with JsonLinesAppender(out) as appender:
+        for candidate in candidates:
+            text = clean_prose(candidate.text)
+            if candidate.request_key in known_keys:
+                counts["known"] += 1
+            elif not text:
+                counts["empty"] += 1
+            else:
+                counts["written"] += 1
+                known_keys.add(candidate.request_key)
+                appender.append(replace(candidate, text=text).to_json())
+    return AppendResult(**counts)
+
+
+def _raise_on_ambiguous_ids(candidates: Iterable[Candidate]) -> None:
+    queries: dict[str, str] = {}
+    for candidate in candidates:
+        earlier_query = queries.setdefault(candidate.query_id, candidate.query)
+        if earlier_query.casefold() != candidate.query.casefold():
+            raise SettingsError(
+                f"query id {candidate.query_id!r} stands for two queries; give one file a prefix: --import NAME=FILE"
+            )
