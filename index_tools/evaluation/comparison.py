@@ -103,8 +103,8 @@ def compare_runs(
     The interval is a bootstrap: the 2.5th to 97.5th percentile of the mean, over `resamples` draws of as many queries
     with replacement. The same seed gives the same result.
 
-    Raises ValueError when there are no queries, when the runs have different queries, when a value is not finite, and
-    when a count is below 1.
+    Raises ValueError when there are no queries, or the runs have different queries. It also does so when a value is not
+    finite, or a count is below 1.
     """
     if permutations < 1 or resamples < 1:
         raise ValueError(f"permutations and resamples are 1 or more, not {permutations} and {resamples}")

@@ -13,10 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from querylift.index_tools.corpora.trec_files import open_for_atomic_write
 from querylift.index_tools.evaluation.comparison import Comparison
 from querylift.index_tools.evaluation.measures import LABELS, MAIN_MEASURE, SUMMARY_MEASURES, Evaluation
 from querylift.plugin.errors import MissingExtra, SettingsError
+from querylift.plugin.files import open_for_replacement
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -121,7 +121,7 @@ def write_report(path: Path, report: Report) -> None:
     """Write `report` as one HTML file. An older file stays when that fails. Raises SettingsError when it fails."""
     page = render_report(report).encode(errors="replace")  # half of a surrogate pair in a document has no UTF-8
     try:
-        with open_for_atomic_write(path) as stream:
+        with open_for_replacement(path) as stream:
             stream.write(page)
     except OSError as error:
         raise SettingsError(f"the report cannot be written to {path}: {error.strerror}") from error

@@ -21,14 +21,14 @@ from querylift.index_tools.evaluation.report import format_verdict
 from querylift.plugin.errors import DataError, SettingsError
 
 
-def _runs(*differences: float) -> tuple[dict[str, float], dict[str, float]]:
+def create_runs(*differences: float) -> tuple[dict[str, float], dict[str, float]]:
     """Two runs whose values differ by `differences` at queries q0, q1, ..."""
     a = {f"q{i}": 0.5 for i in range(len(differences))}
     return a, {f"q{i}": 0.5 + d for i, d in enumerate(differences)}
 
 
-def _drawn(n: int, shift: float, seed: int = 7) -> tuple[dict[str, float], dict[str, float]]:
-    return _runs(*np.random.default_rng(seed).normal(shift, 0.1, n))
+def draw_runs(n: int, shift: float, seed: int = 7) -> tuple[dict[str, float], dict[str, float]]:
+    return create_runs(*np.random.default_rng(seed).normal(shift, 0.1, n))
 
 
 @pytest.mark.parametrize(
@@ -44,58 +44,58 @@ def _drawn(n: int, shift: float, seed: int = 7) -> tuple[dict[str, float], dict[
     ],
 )
 def test_small_sets_have_the_exact_p_value(differences: tuple[float, ...], p_value: float) -> None:
-    assert compare_runs(*_runs(*differences)).p_value == pytest.approx(p_value)
+    assert compare_runs(*create_runs(*differences)).p_value == pytest.approx(p_value)
 
 
 def test_ties_do_not_change_the_p_value() -> None:
-    assert compare_runs(*_runs(0.1, 0.2, 0.3, *[0.0] * 50)).p_value == 2 / 8
+    assert compare_runs(*create_runs(0.1, 0.2, 0.3, *[0.0] * 50)).p_value == 2 / 8
 
 
 @pytest.mark.parametrize("n", [10, 16])
 def test_the_exact_test_agrees_with_scipy(n: int) -> None:
-    a, b = _drawn(n, 0.05)
-    assert compare_runs(a, b).p_value == pytest.approx(_scipy(a, b, n_resamples=np.inf))
+    a, b = draw_runs(n, 0.05)
+    assert compare_runs(a, b).p_value == pytest.approx(calculate_scipy_p_value(a, b, n_resamples=np.inf))
 
 
 def test_the_drawn_test_agrees_with_scipy() -> None:
-    a, b = _drawn(60, 0.02)
-    assert compare_runs(a, b).p_value == pytest.approx(_scipy(a, b, n_resamples=20_000), abs=0.01)
+    a, b = draw_runs(60, 0.02)
+    assert compare_runs(a, b).p_value == pytest.approx(calculate_scipy_p_value(a, b, n_resamples=20_000), abs=0.01)
 
 
 def test_a_drawn_p_value_counts_the_pattern_that_was_seen() -> None:
-    assert compare_runs(*_runs(*[0.1] * 40), permutations=999).p_value == 1 / 1000
+    assert compare_runs(*create_runs(*[0.1] * 40), permutations=999).p_value == 1 / 1000
 
 
 def test_a_drawn_p_value_is_near_the_binomial_one() -> None:
     # 17 equal differences, 13 up and 4 down: p = 2 * (C(17,0) + ... + C(17,4)) / 2**17
     expected = 2 * (1 + 17 + 136 + 680 + 2380) / 2**17
-    assert compare_runs(*_runs(*[0.1] * 13, *[-0.1] * 4)).p_value == pytest.approx(expected, abs=0.003)
+    assert compare_runs(*create_runs(*[0.1] * 13, *[-0.1] * 4)).p_value == pytest.approx(expected, abs=0.003)
 
 
 @pytest.mark.parametrize("n", [12, 40])
 def test_about_one_in_twenty_is_called_a_difference_where_there_is_none(n: int) -> None:
     rng = np.random.default_rng(1)
-    null = [_runs(*rng.normal(0, 0.1, n)) for _ in range(600)]
+    null = [create_runs(*rng.normal(0, 0.1, n)) for _ in range(600)]
     called = [compare_runs(a, b, permutations=399, resamples=1).p_value < 0.05 for a, b in null]
     assert 0.03 < np.mean(called) < 0.07
 
 
 def test_the_interval_holds_the_true_difference_about_nineteen_times_in_twenty() -> None:
     rng = np.random.default_rng(2)
-    drawn = [_runs(*rng.normal(0.03, 0.1, 50)) for _ in range(300)]
-    intervals = [compare_runs(a, b, permutations=1, resamples=400).interval for a, b in drawn]
+    runs = [create_runs(*rng.normal(0.03, 0.1, 50)) for _ in range(300)]
+    intervals = [compare_runs(a, b, permutations=1, resamples=400).interval for a, b in runs]
     assert 0.90 < np.mean([low <= 0.03 <= high for low, high in intervals]) < 0.98
 
 
 def test_the_interval_is_near_the_one_of_the_normal_distribution() -> None:
-    a, b = _drawn(400, 0.05)
+    a, b = draw_runs(400, 0.05)
     d = np.array([b[q] - a[q] for q in a])
     half = 1.96 * d.std() / 20
     assert compare_runs(a, b).interval == pytest.approx((d.mean() - half, d.mean() + half), abs=0.001)
 
 
 def test_one_query_has_an_interval_of_one_point() -> None:
-    assert compare_runs(*_runs(0.25)).interval == (0.25, 0.25)
+    assert compare_runs(*create_runs(0.25)).interval == (0.25, 0.25)
 
 
 def test_identical_runs_do_not_differ() -> None:
@@ -114,19 +114,19 @@ def test_means_and_counts_are_of_b_against_a() -> None:
 
 
 def test_a_difference_below_a_billionth_is_a_tie() -> None:
-    c = compare_runs(*_runs(0.9e-9, -0.9e-9, 1.1e-9))
+    c = compare_runs(*create_runs(0.9e-9, -0.9e-9, 1.1e-9))
     assert (c.wins, c.ties, c.losses) == (1, 2, 0)
 
 
 def test_the_order_of_the_queries_does_not_matter() -> None:
-    a, b = _drawn(50, 0.02)
+    a, b = draw_runs(50, 0.02)
     turned = compare_runs(dict(reversed(a.items())), b)
     assert turned == compare_runs(a, b)
     assert list(turned.differences) == list(compare_runs(a, b).differences)
 
 
 def test_exchanging_the_runs_turns_the_result_round() -> None:
-    a, b = _drawn(14, 0.05)
+    a, b = draw_runs(14, 0.05)
     there, back = compare_runs(a, b), compare_runs(b, a)
     assert there.p_value == back.p_value
     assert there.difference == -back.difference
@@ -135,13 +135,13 @@ def test_exchanging_the_runs_turns_the_result_round() -> None:
 
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another() -> None:
-    a, b = _drawn(40, 0.02)
+    a, b = draw_runs(40, 0.02)
     assert compare_runs(a, b, seed=3) == compare_runs(a, b, seed=3)
     assert compare_runs(a, b, seed=3).interval != compare_runs(a, b, seed=4).interval
 
 
 def test_worst_and_best_are_ten_at_most_ordered_by_difference_then_query_id() -> None:
-    c = compare_runs(*_runs(*[-0.1] * 6, *[-0.2] * 6, *[0.1] * 2, *[0.0] * 5))
+    c = compare_runs(*create_runs(*[-0.1] * 6, *[-0.2] * 6, *[0.1] * 2, *[0.0] * 5))
     assert [q for q, _ in c.worst] == ["q10", "q11", "q6", "q7", "q8", "q9", "q0", "q1", "q2", "q3"]
     assert [q for q, _ in c.best] == ["q12", "q13"]
 
@@ -155,7 +155,7 @@ def test_worst_and_best_are_ten_at_most_ordered_by_difference_then_query_id() ->
     ],
 )
 def test_the_verdict_needs_p_below_five_percent(differences: tuple[float, ...], verdict: str) -> None:
-    assert compare_runs(*_runs(*differences)).verdict == verdict
+    assert compare_runs(*create_runs(*differences)).verdict == verdict
 
 
 def test_a_p_value_of_exactly_five_percent_is_no_difference() -> None:
@@ -163,7 +163,7 @@ def test_a_p_value_of_exactly_five_percent_is_no_difference() -> None:
 
 
 def test_many_queries_are_compared_in_parts_of_bounded_memory() -> None:
-    a, b = _drawn(20_000, 0.01)
+    a, b = draw_runs(20_000, 0.01)
     assert compare_runs(a, b, permutations=200, resamples=200).p_value == 1 / 201
 
 
@@ -183,7 +183,7 @@ def test_runs_that_cannot_be_compared_are_refused(a: dict[str, float], b: dict[s
 @pytest.mark.parametrize("counts", [{"permutations": 0}, {"resamples": 0}])
 def test_counts_below_one_are_refused(counts: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="1 or more"):
-        compare_runs(*_runs(0.1), **counts)
+        compare_runs(*create_runs(0.1), **counts)
 
 
 @settings(max_examples=60, deadline=None)
@@ -196,7 +196,7 @@ def test_whatever_the_values_the_result_is_in_range_and_adds_up(pairs: dict[str,
     assert min(c.differences.values()) - 1e-12 <= c.interval[0] <= c.interval[1] <= max(c.differences.values()) + 1e-12
 
 
-def _scipy(a: dict[str, float], b: dict[str, float], *, n_resamples: float) -> float:
+def calculate_scipy_p_value(a: dict[str, float], b: dict[str, float], *, n_resamples: float) -> float:
     pair = (np.array(list(a.values())), np.array(list(b.values())))
     result = permutation_test(
         pair,
@@ -221,13 +221,15 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _command(folder: Path, *options: str, a: str = "a.run", b: str = "b.run", qrels: str = "qrels") -> Result:
+def run_compare_command(
+    folder: Path, *options: str, a: str = "a.run", b: str = "b.run", qrels: str = "qrels"
+) -> Result:
     arguments = [str(folder / a), str(folder / b), "--qrels", str(folder / qrels), *options]
     return CliRunner().invoke(compare_command, arguments)
 
 
 def test_the_command_prints_means_difference_interval_p_counts_and_worst_queries(runs: Path) -> None:
-    result = _command(runs)
+    result = run_compare_command(runs)
     assert result.exit_code == 0
     c = compare_runs(
         {f"q{i}": 1 / log2(3) for i in range(8)},
@@ -255,13 +257,13 @@ def test_the_command_prints_means_difference_interval_p_counts_and_worst_queries
 
 
 def test_json_is_all_that_stands_on_stdout_even_where_a_report_is_written(runs: Path) -> None:
-    result = _command(runs, "--json", "--report", str(runs / "page.html"), "--measure", "mrr_at_10")
-    found = json.loads(result.stdout)
-    assert (found["measure"], found["queries"], found["without_relevant"]) == ("mrr_at_10", 8, ["none"])
-    assert (found["wins"], found["ties"], found["losses"]) == (7, 0, 1)
-    assert found["difference"] == pytest.approx(0.375)
-    assert found["worst"] == [{"query_id": "q0", "difference": -0.5}]
-    assert found["b"]["means"]["recall_at_100"] == 0.875
+    result = run_compare_command(runs, "--json", "--report", str(runs / "page.html"), "--measure", "mrr_at_10")
+    printed = json.loads(result.stdout)
+    assert (printed["measure"], printed["queries"], printed["without_relevant"]) == ("mrr_at_10", 8, ["none"])
+    assert (printed["wins"], printed["ties"], printed["losses"]) == (7, 0, 1)
+    assert printed["difference"] == pytest.approx(0.375)
+    assert printed["worst"] == [{"query_id": "q0", "difference": -0.5}]
+    assert printed["b"]["means"]["recall_at_100"] == 0.875
     assert "page.html" in result.stderr
     page = (runs / "page.html").read_text()
     assert "Difference in MRR@10" in page and "b.run" in page
@@ -269,21 +271,23 @@ def test_json_is_all_that_stands_on_stdout_even_where_a_report_is_written(runs: 
 
 def test_queries_that_a_run_leaves_out_count_zero_and_are_told(runs: Path) -> None:
     write_run(runs / "b.run", {"q1": ["good"]}, "b")
-    assert "counted as 0      0 queries in A, 7 in B, without any document" in _command(runs).stdout
-    assert len(json.loads(_command(runs, "--json").stdout)["b"]["missing"]) == 7
+    assert "counted as 0      0 queries in A, 7 in B, without any document" in run_compare_command(runs).stdout
+    assert len(json.loads(run_compare_command(runs, "--json").stdout)["b"]["missing"]) == 7
 
 
 def test_relevant_from_decides_what_the_binary_measures_count(runs: Path) -> None:
     write_qrels(runs / "qrels", {"q1": {"good": 2, "bad": 1}})
-    assert json.loads(_command(runs, "--json").stdout)["a"]["means"]["mrr_at_10"] == 1.0
-    assert json.loads(_command(runs, "--json", "--relevant-from", "2").stdout)["a"]["means"]["mrr_at_10"] == 0.5
+    assert json.loads(run_compare_command(runs, "--json").stdout)["a"]["means"]["mrr_at_10"] == 1.0
+    assert (
+        json.loads(run_compare_command(runs, "--json", "--relevant-from", "2").stdout)["a"]["means"]["mrr_at_10"] == 0.5
+    )
 
 
 def test_an_escape_sequence_in_an_id_does_not_reach_the_terminal(runs: Path) -> None:
     write_qrels(runs / "qrels", {"q\x1b[2J": {"good": 1}})
     write_run(runs / "a.run", {"q\x1b[2J": ["good"]}, "a")
     write_run(runs / "b.run", {"q\x1b[2J": ["bad", "good"]}, "b")
-    assert "  -0.369  q?[2J" in _command(runs).stdout
+    assert "  -0.369  q?[2J" in run_compare_command(runs).stdout
 
 
 @pytest.mark.parametrize(
@@ -301,40 +305,40 @@ def test_what_cannot_be_compared_is_one_sentence(
 ) -> None:
     write_run(runs / "stranger.run", {"other": ["good"]}, "x")
     with pytest.raises(SettingsError, match=message):
-        raise _command(runs, *options, **files).exception or AssertionError("no error")
+        raise run_compare_command(runs, *options, **files).exception or AssertionError("no error")
 
 
 def test_a_broken_line_names_file_and_line(runs: Path) -> None:
     (runs / "b.run").write_text("q1 Q0 good 1\n")
-    assert isinstance(_command(runs).exception, DataError)
+    assert isinstance(run_compare_command(runs).exception, DataError)
 
 
 def test_an_unknown_measure_is_refused_with_exit_code_two(runs: Path) -> None:
-    assert _command(runs, "--measure", "accuracy").exit_code == 2
+    assert run_compare_command(runs, "--measure", "accuracy").exit_code == 2
 
 
 # --- non-inferiority
 
 
 def test_a_level_that_changes_nothing_is_not_inferior() -> None:
-    test = check_non_inferiority(*_runs(*[0.0] * 50), bound=0.005)
+    test = check_non_inferiority(*create_runs(*[0.0] * 50), bound=0.005)
     assert (test.holds, test.difference, test.lower, test.p_value) == (True, 0.0, 0.0, 1 / 10_001)
 
 
 def test_a_loss_at_every_query_that_is_beyond_the_bound_is_inferior() -> None:
-    test = check_non_inferiority(*_runs(*[-0.006] * 50), bound=0.005)
+    test = check_non_inferiority(*create_runs(*[-0.006] * 50), bound=0.005)
     assert (test.holds, test.p_value) == (False, 1.0)
     assert test.lower == pytest.approx(-0.006)
 
 
 def test_no_loss_seen_proves_nothing_with_few_queries() -> None:
     up_and_down = [0.1, -0.1] * 10
-    assert not check_non_inferiority(*_runs(*up_and_down), bound=0.005).holds
-    assert check_non_inferiority(*_runs(*up_and_down), bound=0.1).holds
+    assert not check_non_inferiority(*create_runs(*up_and_down), bound=0.005).holds
+    assert check_non_inferiority(*create_runs(*up_and_down), bound=0.1).holds
 
 
 def test_the_lower_end_is_near_the_one_of_the_normal_distribution() -> None:
-    a, b = _drawn(400, -0.001)
+    a, b = draw_runs(400, -0.001)
     d = np.array([b[q] - a[q] for q in a])
     test = check_non_inferiority(a, b, bound=0.02)
     assert test.lower == pytest.approx(d.mean() - 1.645 * d.std() / 20, abs=0.001)
@@ -343,11 +347,11 @@ def test_the_lower_end_is_near_the_one_of_the_normal_distribution() -> None:
 
 def test_a_level_that_loses_just_the_bound_passes_one_time_in_twenty() -> None:
     rng = np.random.default_rng(5)
-    at_the_bound = [_runs(*rng.normal(-0.02, 0.1, 200)) for _ in range(300)]
+    at_the_bound = [create_runs(*rng.normal(-0.02, 0.1, 200)) for _ in range(300)]
     passed = [check_non_inferiority(a, b, bound=0.02, resamples=400).holds for a, b in at_the_bound]
     assert 0.02 < np.mean(passed) < 0.09
 
 
 def test_a_bound_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="bound is 0; give the largest loss that is borne, above 0"):
-        check_non_inferiority(*_runs(0.1), bound=0)
+        check_non_inferiority(*create_runs(0.1), bound=0)

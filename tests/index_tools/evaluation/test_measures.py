@@ -10,11 +10,11 @@ from querylift.index_tools.evaluation.measures import LABELS, MEASURES, calculat
 
 
 def test_ndcg_has_linear_gain() -> None:
-    found = evaluate_run({"q": ["b", "x", "a"]}, {"q": {"a": 3, "b": 1}})
+    evaluation = evaluate_run({"q": ["b", "x", "a"]}, {"q": {"a": 3, "b": 1}})
     by_hand = (1 / log2(2) + 3 / log2(4)) / (3 / log2(2) + 1 / log2(3))
-    assert found.per_query["ndcg_at_10"]["q"] == pytest.approx(by_hand)
+    assert evaluation.per_query["ndcg_at_10"]["q"] == pytest.approx(by_hand)
     exponential = (1 / log2(2) + 7 / log2(4)) / (7 / log2(2) + 1 / log2(3))
-    assert found.per_query["ndcg_at_10"]["q"] != pytest.approx(exponential, abs=0.05)
+    assert evaluation.per_query["ndcg_at_10"]["q"] != pytest.approx(exponential, abs=0.05)
 
 
 def test_ndcg_is_cut_at_10_in_the_run_and_in_the_best_order() -> None:
@@ -26,13 +26,13 @@ def test_ndcg_is_cut_at_10_in_the_run_and_in_the_best_order() -> None:
 
 
 def test_documents_without_a_grade_or_below_zero_gain_nothing() -> None:
-    found = evaluate_run({"q": ["spam", "unknown", "a"]}, {"q": {"spam": -2, "zero": 0, "a": 2}})
-    assert found.means["ndcg_at_10"] == pytest.approx((2 / log2(4)) / (2 / log2(2)))
+    evaluation = evaluate_run({"q": ["spam", "unknown", "a"]}, {"q": {"spam": -2, "zero": 0, "a": 2}})
+    assert evaluation.means["ndcg_at_10"] == pytest.approx((2 / log2(4)) / (2 / log2(2)))
 
 
 def test_average_precision_counts_relevant_documents_that_were_not_found() -> None:
-    found = evaluate_run({"q": ["a", "x", "b"]}, {"q": {"a": 1, "b": 1, "c": 1, "d": 1}})
-    assert found.means["map"] == pytest.approx((1 / 1 + 2 / 3) / 4)
+    evaluation = evaluate_run({"q": ["a", "x", "b"]}, {"q": {"a": 1, "b": 1, "c": 1, "d": 1}})
+    assert evaluation.means["map"] == pytest.approx((1 / 1 + 2 / 3) / 4)
 
 
 def test_mrr_is_one_over_the_rank_of_the_first_relevant_document() -> None:
@@ -65,30 +65,30 @@ def test_binary_measures_start_at_relevant_from_and_ndcg_keeps_every_grade() -> 
 
 @pytest.mark.parametrize("run", [{"found": ["a"]}, {"found": ["a"], "lost": []}])
 def test_a_judged_query_without_hits_counts_zero_in_every_mean(run: dict[str, list[str]]) -> None:
-    found = evaluate_run(run, {"found": {"a": 1}, "lost": {"b": 1}})
-    assert {measure: found.per_query[measure]["lost"] for measure in MEASURES} == dict.fromkeys(MEASURES, 0.0)
-    assert dict(found.means) == dict.fromkeys(MEASURES, 0.5)
-    assert (found.query_count, found.missing) == (2, ("lost",))
+    evaluation = evaluate_run(run, {"found": {"a": 1}, "lost": {"b": 1}})
+    assert {measure: evaluation.per_query[measure]["lost"] for measure in MEASURES} == dict.fromkeys(MEASURES, 0.0)
+    assert dict(evaluation.means) == dict.fromkeys(MEASURES, 0.5)
+    assert (evaluation.query_count, evaluation.missing) == (2, ("lost",))
 
 
 def test_a_run_without_any_hit_scores_zero() -> None:
-    found = evaluate_run({}, {"q": {"a": 1}})
-    assert dict(found.means) == dict.fromkeys(MEASURES, 0.0)
-    assert found.missing == ("q",)
+    evaluation = evaluate_run({}, {"q": {"a": 1}})
+    assert dict(evaluation.means) == dict.fromkeys(MEASURES, 0.0)
+    assert evaluation.missing == ("q",)
 
 
 def test_a_query_that_nobody_judged_is_ignored() -> None:
-    found = evaluate_run({"q": ["a"], "unjudged": ["a"]}, {"q": {"a": 1}})
-    assert (found.query_count, found.means["map"]) == (1, 1.0)
-    assert "unjudged" not in found.per_query["map"]
+    evaluation = evaluate_run({"q": ["a"], "unjudged": ["a"]}, {"q": {"a": 1}})
+    assert (evaluation.query_count, evaluation.means["map"]) == (1, 1.0)
+    assert "unjudged" not in evaluation.per_query["map"]
 
 
 def test_a_judged_query_without_a_relevant_document_is_left_out_of_every_mean_and_counted() -> None:
     qrels = {"q": {"a": 2}, "only low": {"a": 1}, "nothing": {"a": 0}, "empty": {}}
-    found = evaluate_run({"q": ["a"], "only low": ["a"], "nothing": ["a"]}, qrels, relevant_from=2)
-    assert (found.query_count, found.means["ndcg_at_10"]) == (1, 1.0)
-    assert found.without_relevant == ("only low", "nothing", "empty")
-    assert found.missing == ()
+    evaluation = evaluate_run({"q": ["a"], "only low": ["a"], "nothing": ["a"]}, qrels, relevant_from=2)
+    assert (evaluation.query_count, evaluation.means["ndcg_at_10"]) == (1, 1.0)
+    assert evaluation.without_relevant == ("only low", "nothing", "empty")
+    assert evaluation.missing == ()
 
 
 @pytest.mark.parametrize("order", [["a", "z"], ["z", "a"]])
@@ -103,13 +103,13 @@ def test_long_runs_keep_their_order_although_trec_eval_holds_scores_in_single_pr
 
 
 def test_a_document_listed_twice_keeps_its_first_place_only() -> None:
-    found = evaluate_run({"q": ["a", "a", "b"]}, {"q": {"a": 1, "b": 1}})
-    assert found.means["map"] == 1.0
+    evaluation = evaluate_run({"q": ["a", "a", "b"]}, {"q": {"a": 1, "b": 1}})
+    assert evaluation.means["map"] == 1.0
 
 
 def test_every_measure_is_given_per_query_and_as_a_mean() -> None:
-    found = evaluate_run({"q": ["a"]}, {"q": {"a": 1}})
-    assert tuple(found.per_query) == tuple(found.means) == MEASURES == tuple(LABELS)
+    evaluation = evaluate_run({"q": ["a"]}, {"q": {"a": 1}})
+    assert tuple(evaluation.per_query) == tuple(evaluation.means) == MEASURES == tuple(LABELS)
 
 
 @pytest.mark.parametrize(("qrels", "grade"), [({}, 1), ({"q": {"a": 0}}, 1), ({"q": {"a": 1}}, 2)])

@@ -46,10 +46,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def engine(opensearch: str) -> Iterator[Engine]:
-    with Engine(parse_settings({"engine": opensearch})) as made:
-        remove_indices(made, INDEX)
-        yield made
-        remove_indices(made, INDEX)
+    with Engine(parse_settings({"engine": opensearch})) as connected_engine:
+        remove_indices(connected_engine, INDEX)
+        yield connected_engine
+        remove_indices(connected_engine, INDEX)
 
 
 @pytest.fixture
@@ -60,17 +60,17 @@ def topics(engine: Engine) -> Engine:
     return engine
 
 
-def _build(engine: Engine, folder: Path, encoder: Path, **options: Any) -> BuildResult:
+def build_into(engine: Engine, folder: Path, encoder: Path, **options: Any) -> BuildResult:
     return build_expander(engine, BuildRequest(INDEX, "contents", folder, encoder=encoder, **options))
 
 
-def _expanded(folder: Path, text: str) -> Expansion:
-    found = open_expander_model(folder)[1].expand(text)
-    assert found is not None
-    return found
+def expand_with(folder: Path, text: str) -> Expansion:
+    expansion = open_expander_model(folder)[1].expand(text)
+    assert expansion is not None
+    return expansion
 
 
-def _started(folder: Path, url: str) -> Expansion | None:
+def expand_through_generator(folder: Path, url: str) -> Expansion | None:
     """What is served from the folder, once the engine has been asked whether the index is still the same."""
 
     async def main() -> Expansion | None:
@@ -97,11 +97,11 @@ def test_terms_stand_as_in_the_index_with_their_commonest_words(
     built = build_expander(topics, request, progress=lambda done, of: seen.append((done, of)))
     assert (built.encoded, built.without_text, built.record.source.documents, built.record.form) == (42, 0, 42, form)
     assert seen == [(42, 42)]
-    found = _started(tmp_path / "out", topics.url)
-    assert found is not None and found.field == "contents"
-    surfaces = {term.term: term.surface for term in found.terms}
+    expansion = expand_through_generator(tmp_path / "out", topics.url)
+    assert expansion is not None and expansion.field == "contents"
+    surfaces = {term.term: term.surface for term in expansion.terms}
     assert {"sail": "sailing", "boat": "boats"}.items() <= surfaces.items()
-    assert {term.surface for term in found.terms[:8]} < set(TOPICS["sea"])
+    assert {term.surface for term in expansion.terms[:8]} < set(TOPICS["sea"])
     vocabulary = open_expander_model(tmp_path / "out")[1].vocabulary
     everything = dict(vocabulary[number] for number in range(len(vocabulary)))
     assert len(everything) == 41 and everything["zebra"] == "zebras" and everything["galaxi"] == "galaxies"
@@ -109,7 +109,7 @@ def test_terms_stand_as_in_the_index_with_their_commonest_words(
 
 
 def test_the_record_says_where_it_came_from(topics: Engine, encoder: Path, tmp_path: Path) -> None:
-    source = _build(topics, tmp_path / "out", encoder).record.source
+    source = build_into(topics, tmp_path / "out", encoder).record.source
     assert (source.index, source.indices, source.aliases) == (INDEX, (INDEX,), ())
     assert (source.documents, source.in_index, source.changed_until) == (40, 40, "")
     assert source.engine.startswith(("OpenSearch ", "Elasticsearch "))
@@ -120,22 +120,22 @@ def test_the_record_says_where_it_came_from(topics: Engine, encoder: Path, tmp_p
 
 
 def test_a_second_build_encodes_nothing_and_comes_to_the_same(topics: Engine, encoder: Path, tmp_path: Path) -> None:
-    first = _build(topics, tmp_path / "out", encoder)
-    second = _build(topics, tmp_path / "out", encoder)
-    assert (first.encoded, second.encoded) == (40, 0)
-    assert second.record == first.record
+    first_build = build_into(topics, tmp_path / "out", encoder)
+    second_build = build_into(topics, tmp_path / "out", encoder)
+    assert (first_build.encoded, second_build.encoded) == (40, 0)
+    assert second_build.record == first_build.record
     assert len(list(list_part_files(tmp_path / "out"))) == 1
 
 
 def test_a_build_with_nothing_new_writes_no_file_but_the_record(topics: Engine, encoder: Path, tmp_path: Path) -> None:
-    _build(topics, tmp_path / "out", encoder)
-    before = (tmp_path / "out" / VECTORS_FILE).stat().st_ino
-    _build(topics, tmp_path / "out", encoder)
-    assert (tmp_path / "out" / VECTORS_FILE).stat().st_ino == before
+    build_into(topics, tmp_path / "out", encoder)
+    inode = (tmp_path / "out" / VECTORS_FILE).stat().st_ino
+    build_into(topics, tmp_path / "out", encoder)
+    assert (tmp_path / "out" / VECTORS_FILE).stat().st_ino == inode
     (tmp_path / "out" / VECTORS_FILE).write_bytes(b"damaged")
-    _build(topics, tmp_path / "out", encoder)
-    assert {term.surface for term in _expanded(tmp_path / "out", "courts").terms[:8]} < set(TOPICS["law"])
-    cooler = _build(topics, tmp_path / "out", encoder, shape=ExpansionShape(temperature=0.02))
+    build_into(topics, tmp_path / "out", encoder)
+    assert {term.surface for term in expand_with(tmp_path / "out", "courts").terms[:8]} < set(TOPICS["law"])
+    cooler = build_into(topics, tmp_path / "out", encoder, shape=ExpansionShape(temperature=0.02))
     assert (cooler.encoded, cooler.record.shape.temperature) == (0, 0.02)
 
 
@@ -146,49 +146,49 @@ def test_what_is_no_longer_in_the_index_leaves_the_folder(
     monkeypatch.setattr("querylift.index_tools.fast_expander.incremental_read._PART_DOCUMENTS", 10)
     create_index(engine, INDEX, DATED)
     fill_index(engine, INDEX, TEXTS)
-    _build(engine, tmp_path / "out", encoder, form=form)
+    build_into(engine, tmp_path / "out", encoder, form=form)
     assert [len(part.keys) for part in DocumentParts.open_existing(tmp_path / "out")] == [10, 10, 10, 10]
     gone = [*list(TEXTS)[:10], *list(TEXTS)[10:17], *list(TEXTS)[20:23]]  # all of a topic, seven and three of others
     for doc_id in gone:
         engine.call("DELETE", f"/{INDEX}/_doc/{doc_id}", params={"refresh": "true"})
-    built = _build(engine, tmp_path / "out", encoder, form=form)
+    built = build_into(engine, tmp_path / "out", encoder, form=form)
     assert (built.encoded, built.record.source.documents) == (0, 20)
     assert [len(part.keys) for part in DocumentParts.open_existing(tmp_path / "out")] == [3, 10, 10]
-    fresh = _build(engine, tmp_path / "fresh", encoder, form=form)
+    fresh = build_into(engine, tmp_path / "fresh", encoder, form=form)
     assert fresh.record.source == built.record.source
     for query in ("courts", "stars planets", "ovens"):
-        assert _expanded(tmp_path / "out", query) == _expanded(tmp_path / "fresh", query)
-    assert _build(engine, tmp_path / "out", encoder, form=form).encoded == 0
+        assert expand_with(tmp_path / "out", query) == expand_with(tmp_path / "fresh", query)
+    assert build_into(engine, tmp_path / "out", encoder, form=form).encoded == 0
 
 
 def test_another_form_is_made_of_what_has_been_encoded(topics: Engine, encoder: Path, tmp_path: Path) -> None:
-    _build(topics, tmp_path / "out", encoder)
-    other = _build(topics, tmp_path / "out", encoder, form="terms")
-    assert (other.encoded, other.record.form) == (0, "terms")
-    assert {term.surface for term in _expanded(tmp_path / "out", "courts").terms[:8]} < set(TOPICS["law"])
+    build_into(topics, tmp_path / "out", encoder)
+    rebuilt = build_into(topics, tmp_path / "out", encoder, form="terms")
+    assert (rebuilt.encoded, rebuilt.record.form) == (0, "terms")
+    assert {term.surface for term in expand_with(tmp_path / "out", "courts").terms[:8]} < set(TOPICS["law"])
 
 
 def test_only_what_has_changed_is_encoded_and_what_was_deleted_is_gone(
     topics: Engine, encoder: Path, tmp_path: Path
 ) -> None:
-    _build(topics, tmp_path / "out", encoder)
+    build_into(topics, tmp_path / "out", encoder)
     fill_index(topics, INDEX, {"sea-0": "zebras lions", "new": "zebras lions tigers", "sea-1": TEXTS["sea-1"]})
-    changed = _build(topics, tmp_path / "out", encoder)
+    changed = build_into(topics, tmp_path / "out", encoder)
     assert (changed.encoded, changed.record.source.documents) == (2, 41)
     assert "zebra" in changed.record.source.probe["zebras"]
     for doc_id in ("sea-0", "new"):
         topics.call("DELETE", f"/{INDEX}/_doc/{doc_id}", params={"refresh": "true"})
     fill_index(topics, INDEX, {"sea-2": "boats"})
-    less = _build(topics, tmp_path / "out", encoder)
+    less = build_into(topics, tmp_path / "out", encoder)
     assert (less.encoded, less.record.source.documents) == (1, 39)
     assert "zebras" not in less.record.source.probe
-    assert "zebra" not in {term.term for term in _expanded(tmp_path / "out", "zebras lions").terms}
+    assert "zebra" not in {term.term for term in expand_with(tmp_path / "out", "zebras lions").terms}
 
 
 def test_a_document_that_loses_its_text_is_gone(topics: Engine, encoder: Path, tmp_path: Path) -> None:
-    _build(topics, tmp_path / "out", encoder)
+    build_into(topics, tmp_path / "out", encoder)
     fill_index(topics, INDEX, {"sea-0": "", "sea-1": {"other": "boats"}, "sea-2": {"contents": [" ", None]}})
-    built = _build(topics, tmp_path / "out", encoder)
+    built = build_into(topics, tmp_path / "out", encoder)
     assert (built.encoded, built.without_text, built.record.source.documents) == (0, 3, 37)
     assert built.record.source.in_index == 40
 
@@ -196,15 +196,15 @@ def test_a_document_that_loses_its_text_is_gone(topics: Engine, encoder: Path, t
 def test_a_document_that_comes_back_as_it_was_is_encoded_at_most_once_more(
     topics: Engine, encoder: Path, tmp_path: Path
 ) -> None:
-    _build(topics, tmp_path / "out", encoder)
+    build_into(topics, tmp_path / "out", encoder)
     topics.call("DELETE", f"/{INDEX}/_doc/sea-0", params={"refresh": "true"})
-    assert _build(topics, tmp_path / "out", encoder).record.source.documents == 39
+    assert build_into(topics, tmp_path / "out", encoder).record.source.documents == 39
     fill_index(topics, INDEX, {"sea-0": TEXTS["sea-0"]})
-    back = _build(topics, tmp_path / "out", encoder)
+    back = build_into(topics, tmp_path / "out", encoder)
     assert (back.encoded, back.record.source.documents) == (0, 40)
 
 
-def _dated(doc_id: str, day: int, text: str | None = None) -> dict[str, Any]:
+def create_dated_document(doc_id: str, day: int, text: str | None = None) -> dict[str, Any]:
     return {doc_id: {"contents": text or TEXTS.get(doc_id, ""), "changed": f"2025-01-{day:02}", "number": day}}
 
 
@@ -214,25 +214,35 @@ def test_with_a_field_of_changes_only_newer_documents_are_asked_for(
 ) -> None:
     create_index(engine, INDEX, DATED)
     fill_index(
-        engine, INDEX, {key: one for i, doc_id in enumerate(TEXTS) for key, one in _dated(doc_id, 1 + i // 4).items()}
+        engine,
+        INDEX,
+        {
+            key: document
+            for i, doc_id in enumerate(TEXTS)
+            for key, document in create_dated_document(doc_id, 1 + i // 4).items()
+        },
     )
     options: Any = {"changed_field": changed_field}
-    first = _build(engine, tmp_path / "out", encoder, **options)
-    assert first.encoded == 40
-    assert first.record.source.changed_until in ("2025-01-10T00:00:00.000Z", 10.0)
-    assert _build(engine, tmp_path / "out", encoder, **options).encoded == 0
+    first_build = build_into(engine, tmp_path / "out", encoder, **options)
+    assert first_build.encoded == 40
+    assert first_build.record.source.changed_until in ("2025-01-10T00:00:00.000Z", 10.0)
+    assert build_into(engine, tmp_path / "out", encoder, **options).encoded == 0
     fill_index(
-        engine, INDEX, _dated("sea-0", 11, "zebras") | _dated("law-9", 10, "lions") | _dated("sea-1", 9, "unseen")
+        engine,
+        INDEX,
+        create_dated_document("sea-0", 11, "zebras")
+        | create_dated_document("law-9", 10, "lions")
+        | create_dated_document("sea-1", 9, "unseen"),
     )
-    fill_index(engine, INDEX, _dated("sea-2", 12, " "))
+    fill_index(engine, INDEX, create_dated_document("sea-2", 12, " "))
     engine.call("DELETE", f"/{INDEX}/_doc/sky-0", params={"refresh": "true"})
-    read: list[int] = []
+    read_counts: list[int] = []
     request = BuildRequest(INDEX, "contents", tmp_path / "out", encoder=encoder, **options)
-    later = build_expander(engine, request, progress=lambda done, of: read.append(done))
-    assert read[-1] == 6  # those of the tenth and after
+    later = build_expander(engine, request, progress=lambda done, of: read_counts.append(done))
+    assert read_counts[-1] == 6  # those of the tenth and after
     assert (later.encoded, later.without_text, later.record.source.documents) == (2, 1, 38)
     assert (
-        _build(engine, tmp_path / "out", encoder).encoded == 1
+        build_into(engine, tmp_path / "out", encoder).encoded == 1
     )  # asked for all, it sees the one whose day did not change
 
 
@@ -241,17 +251,17 @@ def test_a_document_that_comes_back_with_its_old_date_is_read_again(
 ) -> None:
     """As when an index is made anew from a backup, a part at a time."""
     copies = {f"copy-{doc_id}": {"contents": text, "changed": "2025-02-01"} for doc_id, text in TEXTS.items()}
-    dated = [_dated(doc_id, 1) for doc_id in TEXTS]
-    found = []
+    dated = [create_dated_document(doc_id, 1) for doc_id in TEXTS]
+    counts = []
     for there in ([*dated, copies], [*dated[:10], copies], dated[10:]):
         if copies in there:
             remove_indices(engine, INDEX)
             create_index(engine, INDEX, DATED)
         for documents in there:
             fill_index(engine, INDEX, documents)
-        built = _build(engine, tmp_path / "out", encoder, changed_field="changed")
-        found.append((built.encoded, built.record.source.documents))
-    assert found == [(80, 80), (0, 50), (30, 80)]
+        built = build_into(engine, tmp_path / "out", encoder, changed_field="changed")
+        counts.append((built.encoded, built.record.source.documents))
+    assert counts == [(80, 80), (0, 50), (30, 80)]
 
 
 def test_a_document_that_lost_its_text_stays_away_from_the_builds_after(
@@ -259,31 +269,33 @@ def test_a_document_that_lost_its_text_stays_away_from_the_builds_after(
 ) -> None:
     create_index(engine, INDEX, DATED)
     for doc_id in TEXTS:
-        fill_index(engine, INDEX, _dated(doc_id, 1))
-    _build(engine, tmp_path / "out", encoder, changed_field="changed")
+        fill_index(engine, INDEX, create_dated_document(doc_id, 1))
+    build_into(engine, tmp_path / "out", encoder, changed_field="changed")
     fill_index(engine, INDEX, {"sea-0": {"contents": "", "changed": "2025-01-02", "number": 2}})
-    found = [_build(engine, tmp_path / "out", encoder, changed_field="changed").record.source.documents]
+    document_counts = [build_into(engine, tmp_path / "out", encoder, changed_field="changed").record.source.documents]
     for day in (3, 4):
-        fill_index(engine, INDEX, _dated("sea-1", day, f"boats {day}"))
-        found.append(_build(engine, tmp_path / "out", encoder, changed_field="changed").record.source.documents)
-    assert found == [39, 39, 39]
+        fill_index(engine, INDEX, create_dated_document("sea-1", day, f"boats {day}"))
+        document_counts.append(
+            build_into(engine, tmp_path / "out", encoder, changed_field="changed").record.source.documents
+        )
+    assert document_counts == [39, 39, 39]
 
 
 @pytest.mark.parametrize("form", ["neighbours", "terms"])
 def test_a_build_that_failed_before_its_files_were_placed_is_made_anew(
     topics: Engine, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any
 ) -> None:
-    _build(topics, tmp_path / "out", encoder, form=form)
+    build_into(topics, tmp_path / "out", encoder, form=form)
     fill_index(topics, INDEX, {f"new-{number}": "zebras lions tigers" for number in range(3)})
     with monkeypatch.context() as broken, pytest.raises(OSError, match="full"):
-        broken.setattr("querylift.index_tools.fast_expander.build._place_files", _full)
-        _build(topics, tmp_path / "out", encoder, form=form)
-    built = _build(topics, tmp_path / "out", encoder, form=form)
+        broken.setattr("querylift.index_tools.fast_expander.build._place_files", raise_disk_full)
+        build_into(topics, tmp_path / "out", encoder, form=form)
+    built = build_into(topics, tmp_path / "out", encoder, form=form)
     assert (built.encoded, built.record.source.documents) == (0, 43)
-    assert "zebra" in {word.term for word in _expanded(tmp_path / "out", "zebras lions").terms}
+    assert "zebra" in {word.term for word in expand_with(tmp_path / "out", "zebras lions").terms}
 
 
-def _full(*_: Any, **__: Any) -> None:
+def raise_disk_full(*_: Any, **__: Any) -> None:
     raise OSError("full")
 
 
@@ -291,19 +303,19 @@ def test_terms_that_the_analyzer_no_longer_makes_are_asked_for_again(
     topics: Engine, encoder: Path, tmp_path: Path
 ) -> None:
     """What a synonyms file or an upgrade of the engine changes stands in no setting of the index."""
-    about = _build(topics, tmp_path / "out", encoder).record
+    about = build_into(topics, tmp_path / "out", encoder).record
     right = about.source.probe
     source = about.source.model_copy(update={"probe": {**right, "galaxies": ("galaxies",)}})
     (tmp_path / "out" / RECORD_FILE).write_text(
         about.model_copy(update={"source": source}).model_dump_json(), encoding="utf-8"
     )
     assert read_expander_record(tmp_path / "out").source.probe != right
-    assert _build(topics, tmp_path / "out", encoder).record.source.probe == right
+    assert build_into(topics, tmp_path / "out", encoder).record.source.probe == right
 
 
 def test_a_field_of_changes_without_a_date_is_named(topics: Engine, encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
-        _build(topics, tmp_path / "out", encoder, changed_field="changed")
+        build_into(topics, tmp_path / "out", encoder, changed_field="changed")
     assert str(caught.value) == (f"--changed-since is 'changed': no document of {INDEX} has a date or a number there")
 
 
@@ -319,16 +331,16 @@ def test_an_index_in_another_language_than_the_encoders_is_refused(
         engine, INDEX, {str(number): f"合同法第{number}条" for number in range(30)} | dict(list(TEXTS.items())[:20])
     )
     with pytest.raises(SettingsError, match=r"30 of 50 documents of .* name an encoder of their language"):
-        _build(engine, tmp_path / "out", encoder, form=form)
+        build_into(engine, tmp_path / "out", encoder, form=form)
 
 
 def test_documents_in_another_language_are_counted_and_the_others_served(
     topics: Engine, encoder: Path, tmp_path: Path
 ) -> None:
     fill_index(topics, INDEX, {str(number): f"合同法第{number}条" for number in range(10)})
-    built = _build(topics, tmp_path / "out", encoder)
+    built = build_into(topics, tmp_path / "out", encoder)
     assert (built.record.source.documents, built.unreadable) == (50, 10)
-    assert "boat" in {word.term for word in _expanded(tmp_path / "out", "sailing anchors").terms}
+    assert "boat" in {word.term for word in expand_with(tmp_path / "out", "sailing anchors").terms}
     assert open_expander_model(tmp_path / "out")[1].expand("合同法") is None
 
 
@@ -345,33 +357,33 @@ def test_a_killed_build_goes_on_where_it_was(engine: Engine, encoder: Path, tmp_
             time.sleep(0.005)
         running.send_signal(signal.SIGKILL)
     assert running.returncode == -signal.SIGKILL
-    left = {path: path.read_bytes() for path in list_part_files(folder)}
-    assert 1 <= len(left) <= 2 and not (folder / "expander.json").exists()
-    built = _build(engine, folder, encoder)
-    assert (built.encoded, built.record.source.documents) == (4400 - 2000 * len(left), 4400)
-    assert {path: path.read_bytes() for path in left} == left
+    part_files = {path: path.read_bytes() for path in list_part_files(folder)}
+    assert 1 <= len(part_files) <= 2 and not (folder / "expander.json").exists()
+    built = build_into(engine, folder, encoder)
+    assert (built.encoded, built.record.source.documents) == (4400 - 2000 * len(part_files), 4400)
+    assert {path: path.read_bytes() for path in part_files} == part_files
     assert not [path for path in folder.iterdir() if path.name.startswith(".new")]
     assert {path.suffix for path in (folder / "parts").iterdir()} == {".json", ".npz"}
     assert built.record.terms == 40
 
 
 def test_a_part_that_cannot_be_read_is_named_and_may_be_deleted(topics: Engine, encoder: Path, tmp_path: Path) -> None:
-    _build(topics, tmp_path / "out", encoder)
+    build_into(topics, tmp_path / "out", encoder)
     (part,) = list_part_files(tmp_path / "out")
-    whole = part.read_bytes()
-    for broken in (b"", b"nonsense", whole[: len(whole) // 2], whole[:-5]):
+    intact = part.read_bytes()
+    for broken in (b"", b"nonsense", intact[: len(intact) // 2], intact[:-5]):
         part.write_bytes(broken)
         with pytest.raises(SettingsError, match=rf"{part} cannot be read \(.*\); delete it, and build again"):
-            _build(topics, tmp_path / "out", encoder)
+            build_into(topics, tmp_path / "out", encoder)
     part.unlink()
-    assert _build(topics, tmp_path / "out", encoder).encoded == 40
+    assert build_into(topics, tmp_path / "out", encoder).encoded == 40
 
 
 def test_a_proxy_that_serves_is_not_disturbed_by_a_later_build(topics: Engine, encoder: Path, tmp_path: Path) -> None:
-    _build(topics, tmp_path / "out", encoder)
+    build_into(topics, tmp_path / "out", encoder)
     _, serving = open_expander_model(tmp_path / "out")
-    before = [serving.expand(text) for text in TEXTS.values()]
+    expansions_before = [serving.expand(text) for text in TEXTS.values()]
     fill_index(topics, INDEX, {doc_id: "zebras lions" for doc_id in list(TEXTS)[:30]})
-    _build(topics, tmp_path / "out", encoder)
-    assert [serving.expand(text) for text in TEXTS.values()] == before
-    assert _expanded(tmp_path / "out", "boats") != before[0]
+    build_into(topics, tmp_path / "out", encoder)
+    assert [serving.expand(text) for text in TEXTS.values()] == expansions_before
+    assert expand_with(tmp_path / "out", "boats") != expansions_before[0]

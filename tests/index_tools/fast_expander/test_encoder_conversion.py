@@ -43,17 +43,17 @@ LONG = " ".join(word for topic in TOPICS.values() for word in topic)
 MIXED = [*list(TEXTS.values())[::4], "boats", "Stars, moons: 42 planets!", "zzz", "🍕!?" * 3, LONG]
 
 
-def _saved(folder: Path, pooling: Mapping[str, bool] = MEAN, kind: str = "BertModel") -> Any:
+def save_random_bert(folder: Path, pooling: Mapping[str, bool] = MEAN, kind: str = "BertModel") -> Any:
     """A random BERT of two layers as transformers saves it, with every scale and shift of its norms random too."""
     import torch
     import transformers
 
     write_sentence_transformers_files(folder, pooling=pooling)
     size = write_tokenizer(folder)
-    given = BERT | {"vocab_size": size, "num_hidden_layers": 2, "layer_norm_eps": 1e-5, "initializer_range": 0.2}
+    config = BERT | {"vocab_size": size, "num_hidden_layers": 2, "layer_norm_eps": 1e-5, "initializer_range": 0.2}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(3)
-        model = getattr(transformers, kind)(transformers.BertConfig(**given)).eval()
+        model = getattr(transformers, kind)(transformers.BertConfig(**config)).eval()
         for name, weights in model.named_parameters():
             if weights.ndim == 1:
                 weights.uniform_(*((0.5, 1.5) if name.endswith("LayerNorm.weight") else (-0.2, 0.2)))
@@ -61,17 +61,19 @@ def _saved(folder: Path, pooling: Mapping[str, bool] = MEAN, kind: str = "BertMo
     return getattr(model, "bert", model)
 
 
-def _expected(folder: Path, model: Any, text: str, *, pooling: str = "mean", max_tokens: int = 64) -> Any:
+def encode_with_transformers(
+    folder: Path, model: Any, text: str, *, pooling: str = "mean", max_tokens: int = 64
+) -> Any:
     """The vector by transformers, in float32."""
     import torch
 
     with torch.no_grad():
-        tokens = model(torch.tensor([_ids(folder, text, max_tokens)])).last_hidden_state[0].numpy()
+        tokens = model(torch.tensor([tokenize(folder, text, max_tokens)])).last_hidden_state[0].numpy()
     pooled = tokens.mean(axis=0) if pooling == "mean" else tokens[0]
     return pooled / np.linalg.norm(pooled)
 
 
-def _ids(folder: Path, text: str, max_tokens: int) -> list[int]:
+def tokenize(folder: Path, text: str, max_tokens: int) -> list[int]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
@@ -80,7 +82,7 @@ def _ids(folder: Path, text: str, max_tokens: int) -> list[int]:
     return list(tokenizer.encode(text).ids)
 
 
-def _encoder(folder: Path, out: Path) -> Encoder:
+def convert_and_open(folder: Path, out: Path) -> Encoder:
     out.mkdir()
     return Encoder(out, write_encoder(folder, out))
 
@@ -90,10 +92,10 @@ def one_thread() -> Iterator[None]:
     """Threads that wait for each other take many times as long where something else runs."""
     import torch
 
-    before = torch.get_num_threads()
+    thread_count = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(thread_count)
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +117,14 @@ def copy(tiny: Path, tmp_path: Path) -> Path:
 def test_a_vector_in_eight_bits_is_that_of_transformers_to_a_cosine_of_0_999(
     tmp_path: Path, kind: str, pooling: str, modes: Mapping[str, bool]
 ) -> None:
-    model = _saved(tmp_path / "bert", modes, kind)
-    encoder = _encoder(tmp_path / "bert", tmp_path / "out")
+    model = save_random_bert(tmp_path / "bert", modes, kind)
+    encoder = convert_and_open(tmp_path / "bert", tmp_path / "out")
     vectors = [encoder.encode_document(text) for text in MIXED]
-    for text, found in zip(MIXED, vectors, strict=True):
-        assert found.shape == (32,)
-        assert found.dtype == np.float32
-        assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
-        assert found @ _expected(tmp_path / "bert", model, text, pooling=pooling) > 0.999
+    for text, vector in zip(MIXED, vectors, strict=True):
+        assert vector.shape == (32,)
+        assert vector.dtype == np.float32
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+        assert vector @ encode_with_transformers(tmp_path / "bert", model, text, pooling=pooling) > 0.999
     assert (
         np.stack(vectors) @ np.stack(vectors).T
     ).min() < 0.7  # a model in which all texts are alike would tell nothing
@@ -132,13 +134,13 @@ def test_the_graph_before_it_is_made_eight_bits_is_transformers_to_five_digits(t
     """A folder's own onnx/model.onnx may be one of ours."""
     import onnxruntime
 
-    model = _saved(tmp_path / "bert")
+    model = save_random_bert(tmp_path / "bert")
     session = onnxruntime.InferenceSession(str(write_bert_graph(tmp_path / "bert", tmp_path / "whole.onnx")))
     for text in MIXED:
-        ids = _ids(tmp_path / "bert", text, 64)
+        ids = tokenize(tmp_path / "bert", text, 64)
         tokens = session.run(None, {"input_ids": np.array([ids], dtype=np.int64)})[0][0]
         pooled = tokens.mean(axis=0) / np.linalg.norm(tokens.mean(axis=0))
-        np.testing.assert_allclose(pooled, _expected(tmp_path / "bert", model, text), atol=1e-5)
+        np.testing.assert_allclose(pooled, encode_with_transformers(tmp_path / "bert", model, text), atol=1e-5)
 
 
 def test_the_packaged_encoder_gives_fifty_texts_the_vectors_of_transformers_to_a_cosine_of_0_98(tmp_path: Path) -> None:
@@ -147,12 +149,14 @@ def test_the_packaged_encoder_gives_fifty_texts_the_vectors_of_transformers_to_a
 
     folder = find_packaged_encoder()
     model = BertModel.from_pretrained(folder).eval()
-    encoder = _encoder(folder, tmp_path / "out")
-    documents = [one.text for one in islice(builtin_corpus.iter_documents(), 0, 580, 20)]
+    encoder = convert_and_open(folder, tmp_path / "out")
+    documents = [document.text for document in islice(builtin_corpus.iter_documents(), 0, 580, 20)]
     texts = [" ".join(documents), *documents, *islice(builtin_corpus.read_queries().values(), 20)]
     assert len(texts) == 50
-    assert len(_ids(folder, texts[0], 512)) > 256
-    same = [encoder.encode_query(text) @ _expected(folder, model, text, max_tokens=256) for text in texts]
+    assert len(tokenize(folder, texts[0], 512)) > 256
+    same = [
+        encoder.encode_query(text) @ encode_with_transformers(folder, model, text, max_tokens=256) for text in texts
+    ]
     assert min(same) > 0.98
     assert (tmp_path / "out" / MODEL_FILE).stat().st_size < 24e6
 
@@ -163,7 +167,7 @@ def test_the_folders_own_graph_is_taken_whatever_its_architecture(tmp_path: Path
     import torch
 
     folder = tmp_path / "bert"
-    model = _saved(folder, CLS)
+    model = save_random_bert(folder, CLS)
 
     class Tokens(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
         def __init__(self) -> None:
@@ -186,26 +190,26 @@ def test_the_folders_own_graph_is_taken_whatever_its_architecture(tmp_path: Path
     )
     edit_json_file(folder / "config.json", {"architectures": ["SomethingNew"]})
     (folder / "model.safetensors").unlink()
-    encoder = _encoder(folder, tmp_path / "out")
+    encoder = convert_and_open(folder, tmp_path / "out")
     for text in MIXED:
-        assert encoder.encode_query(text) @ _expected(folder, model, text, pooling="cls") > 0.999
+        assert encoder.encode_query(text) @ encode_with_transformers(folder, model, text, pooling="cls") > 0.999
 
 
 def test_weights_in_sixteen_bits_are_read(tiny: Path, tmp_path: Path) -> None:
     folder = write_tiny_encoder(tmp_path / "half", stored="F16")
-    whole, half = _encoder(tiny, tmp_path / "a"), _encoder(folder, tmp_path / "b")
-    assert all(whole.encode_query(text) @ half.encode_query(text) > 0.9999 for text in MIXED)
+    float32_encoder, float16_encoder = convert_and_open(tiny, tmp_path / "a"), convert_and_open(folder, tmp_path / "b")
+    assert all(float32_encoder.encode_query(text) @ float16_encoder.encode_query(text) > 0.9999 for text in MIXED)
 
 
 # -- how a text is read -------------------------------------------------------------------------------------------------
 
 
 def test_the_prefixes_of_the_folder_go_before_the_text(copy: Path, tiny: Path, tmp_path: Path) -> None:
-    plain = _encoder(tiny, tmp_path / "plain")
+    plain = convert_and_open(tiny, tmp_path / "plain")
     write_sentence_transformers_files(
         copy, config_sentence_transformers={"prompts": {"query": "query: ", "passage": "passage: "}}
     )
-    encoder = _encoder(copy, tmp_path / "out")
+    encoder = convert_and_open(copy, tmp_path / "out")
     np.testing.assert_array_equal(encoder.encode_query("boats"), plain.encode_query("query: boats"))
     np.testing.assert_array_equal(encoder.encode_document("boats"), plain.encode_document("passage: boats"))
     assert encoder.encode_query("boats") @ plain.encode_query("boats") < 0.99
@@ -220,7 +224,7 @@ def test_a_text_is_cut_at_the_folders_length_and_at_the_models_positions(
     copy: Path, tmp_path: Path, settings: Mapping[str, int], max_tokens: int
 ) -> None:
     write_sentence_transformers_files(copy, sentence_bert_config=settings)
-    encoder = _encoder(copy, tmp_path / "out")
+    encoder = convert_and_open(copy, tmp_path / "out")
     words = " ".join([LONG] * 3).split()  # two tokens go to the marks at both ends
     cut, longer, shorter = (" ".join(words[:count]) for count in (max_tokens - 2, 120, max_tokens - 3))
     np.testing.assert_array_equal(encoder.encode_document(longer), encoder.encode_document(cut))
@@ -228,16 +232,16 @@ def test_a_text_is_cut_at_the_folders_length_and_at_the_models_positions(
 
 
 def test_a_text_without_a_token_is_all_zeros(copy: Path, tmp_path: Path) -> None:
-    assert np.linalg.norm(_encoder(copy, tmp_path / "marks").encode_query("")) == pytest.approx(1)
+    assert np.linalg.norm(convert_and_open(copy, tmp_path / "marks").encode_query("")) == pytest.approx(1)
     write_tokenizer(copy, special=False)
     for pooling in (MEAN, CLS):
         write_sentence_transformers_files(copy, pooling=pooling)
-        encoder = _encoder(copy, tmp_path / str(pooling["pooling_mode_cls_token"]))
+        encoder = convert_and_open(copy, tmp_path / str(pooling["pooling_mode_cls_token"]))
         assert encoder.encode_query("").tolist() == [0] * 32
 
 
 def test_a_text_in_words_that_the_tokenizer_does_not_know_is_all_zeros(tiny: Path, tmp_path: Path) -> None:
-    encoder = _encoder(tiny, tmp_path / "out")
+    encoder = convert_and_open(tiny, tmp_path / "out")
     assert encoder.encode_query("法 judges trials courts").any()
     assert encoder.encode_query("judges! 🍕 ?").any()  # signs are no letters
     assert encoder.encode_query("法律 judges").any()  # two of eight letters
@@ -249,7 +253,7 @@ def test_a_tokenizer_that_spells_everything_out_knows_every_text(tiny: Path, tmp
     from tokenizers import Tokenizer
     from tokenizers.models import Unigram
 
-    encoder = _encoder(tiny, tmp_path / "out")
+    encoder = convert_and_open(tiny, tmp_path / "out")
     unigram = Tokenizer(Unigram([("a", -1.0), ("b", -1.0)], None, byte_fallback=False))
     assert find_unknown_token_id(unigram) is None
     assert find_unknown_token_id(Tokenizer(Unigram([("<unk>", 0.0), ("a", -1.0)], 0))) == 0
@@ -257,11 +261,11 @@ def test_a_tokenizer_that_spells_everything_out_knows_every_text(tiny: Path, tmp
 
 
 def test_a_vector_is_the_same_whoever_asks_beside_it(tiny: Path, tmp_path: Path) -> None:
-    encoder = _encoder(tiny, tmp_path / "out")
-    alone = [encoder.encode_query(text) for text in MIXED]
+    encoder = convert_and_open(tiny, tmp_path / "out")
+    expected_vectors = [encoder.encode_query(text) for text in MIXED]
     with ThreadPoolExecutor(8) as pool:
-        for found, expected in zip(pool.map(encoder.encode_query, MIXED * 20), alone * 20, strict=True):
-            np.testing.assert_array_equal(found, expected)
+        for vector, expected in zip(pool.map(encoder.encode_query, MIXED * 20), expected_vectors * 20, strict=True):
+            np.testing.assert_array_equal(vector, expected)
 
 
 # -- refused ------------------------------------------------------------------------------------------------------------
@@ -306,11 +310,11 @@ def test_a_length_that_is_none_is_named(copy: Path, tmp_path: Path, length: obje
 
 
 def test_a_layer_after_the_pooling_is_refused_and_a_length_of_one_is_not(copy: Path, tmp_path: Path) -> None:
-    before = "sentence_transformers.models."
-    modules = [{"type": before + kind} for kind in ("Transformer", "Pooling", "Dense", "Normalize")]
+    package = "sentence_transformers.models."
+    modules = [{"type": package + kind} for kind in ("Transformer", "Pooling", "Dense", "Normalize")]
     write_sentence_transformers_files(copy, modules=modules)
     assert refused(copy, tmp_path / "out") == (f"{copy}: its module Dense is not supported; name another encoder")
-    write_sentence_transformers_files(copy, modules=[one for one in modules if "Dense" not in one["type"]])
+    write_sentence_transformers_files(copy, modules=[module for module in modules if "Dense" not in module["type"]])
     assert write_encoder(copy, tmp_path / "out").pooling == "mean"
     broken_modules: tuple[Any, ...] = ({"modules": []}, [{"kind": "Dense"}], ["Dense"])
     for broken in broken_modules:
@@ -335,17 +339,17 @@ def test_a_missing_file_is_named(copy: Path, tmp_path: Path, name: str, sentence
 
 def test_broken_files_are_named(copy: Path, tmp_path: Path) -> None:
     weights = copy / "model.safetensors"
-    whole = weights.read_bytes()
-    for broken in (b"", b"\x80\x04 no safetensors", whole[:-1], whole[:100], whole.replace(b'"F32"', b'"I99"')):
+    intact = weights.read_bytes()
+    for broken in (b"", b"\x80\x04 no safetensors", intact[:-1], intact[:100], intact.replace(b'"F32"', b'"I99"')):
         weights.write_bytes(broken)
         assert f"{copy}: its weights cannot be read (" in refused(copy, tmp_path / "out")
-    weights.write_bytes(whole)
+    weights.write_bytes(intact)
     for name in ("config.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
         for text, problem in [("{", "is not JSON"), ("[]", "holds no JSON object"), ("\udcff", "is not JSON")]:
-            before = (copy / name).read_bytes() if (copy / name).exists() else b"{}"
+            intact_text = (copy / name).read_bytes() if (copy / name).exists() else b"{}"
             (copy / name).write_bytes(text.encode(errors="surrogateescape"))
             assert f"{copy / name} {problem}" in refused(copy, tmp_path / "out")
-            (copy / name).write_bytes(before)
+            (copy / name).write_bytes(intact_text)
     (copy / "onnx").mkdir()
     for broken in (b"", b"nonsense"):
         (copy / "onnx" / "model.onnx").write_bytes(broken)
@@ -355,8 +359,8 @@ def test_broken_files_are_named(copy: Path, tmp_path: Path) -> None:
 def test_a_served_file_that_is_none_of_its_kind_is_named(tiny: Path, tmp_path: Path) -> None:
     reading = write_encoder(tiny, tmp_path)
     for name, kind in ((TOKENIZER_FILE, "a tokenizer"), (MODEL_FILE, "an encoder")):
-        before = (tmp_path / name).read_bytes()
-        for broken in (b"", b"{}", before[: len(before) // 2]):
+        intact = (tmp_path / name).read_bytes()
+        for broken in (b"", b"{}", intact[: len(intact) // 2]):
             (tmp_path / name).write_bytes(broken)
             with pytest.raises(
                 SettingsError, match=rf"{name} cannot be read as {kind} \(.*\); build the expander again"
@@ -365,4 +369,4 @@ def test_a_served_file_that_is_none_of_its_kind_is_named(tiny: Path, tmp_path: P
         (tmp_path / name).unlink()
         with pytest.raises(SettingsError, match=rf"{name} cannot be read as {kind}"):
             Encoder(tmp_path, reading)
-        (tmp_path / name).write_bytes(before)
+        (tmp_path / name).write_bytes(intact)

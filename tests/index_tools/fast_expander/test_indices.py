@@ -32,7 +32,7 @@ from tests.helpers.expanders import (
     remove_indices,
     write_tiny_encoder,
 )
-from tests.helpers.upstream_stub import proxy_before
+from tests.helpers.upstream_stub import run_proxy
 
 pytestmark = pytest.mark.engine
 ONE, TWO, THREE = INDICES = ("expander-shape-1", "expander-shape-2", "expander-shape-3")
@@ -48,10 +48,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def engine(opensearch: str) -> Iterator[Engine]:
-    with Engine(parse_settings({"engine": opensearch})) as made:
-        remove_indices(made, *INDICES)
-        yield made
-        remove_indices(made, *INDICES)
+    with Engine(parse_settings({"engine": opensearch})) as connected_engine:
+        remove_indices(connected_engine, *INDICES)
+        yield connected_engine
+        remove_indices(connected_engine, *INDICES)
 
 
 class Builder:
@@ -294,8 +294,8 @@ def test_a_changed_analyzer_is_refused_by_the_build_and_by_the_server(builds: Bu
     remove_indices(builds.engine, ONE)
     create_index(builds.engine, ONE, {"contents": {"type": "text", "analyzer": "standard"}})
     fill_index(builds.engine, ONE, TEXTS)
-    said = builds.refused()
-    assert said.startswith(f"{builds.folder} holds an expander of other settings (analysis was '")
+    problem = builds.refused()
+    assert problem.startswith(f"{builds.folder} holds an expander of other settings (analysis was '")
     with pytest.raises(SettingsError) as caught:
         builds.served()
     assert str(caught.value) == (
@@ -324,7 +324,7 @@ def test_a_mapping_that_gains_a_field_is_no_change(builds: Builder) -> None:
 # -- as a user meets it -------------------------------------------------------------------------------------------------
 
 
-def _querylift(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_querylift(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "querylift", "expander", "build", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
@@ -333,12 +333,12 @@ def test_the_command_tells_what_it_made_and_what_it_cannot_make(engine: Engine, 
     create_index(engine, ONE)
     fill_index(engine, ONE, TEXTS | {"empty": ""})
     out = str(tmp_path / "out")
-    done = _querylift(ONE, "--engine", engine.url, "--out", out, "--encoder", str(encoder), "--threads", "2")
+    done = run_querylift(ONE, "--engine", engine.url, "--out", out, "--encoder", str(encoder), "--threads", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         f"{out}: 40 documents (40 encoded now), 40 terms, 0.1 MB\n1 documents have no text and are left out\n"
     )
-    wrong = _querylift(ONE, "--engine", engine.url, "--out", out, "--encoder", str(encoder), "--field", "nope")
+    wrong = run_querylift(ONE, "--engine", engine.url, "--out", out, "--encoder", str(encoder), "--field", "nope")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == f"querylift: --field is 'nope': {ONE} has no such field; its text fields: contents\n"
 
@@ -353,7 +353,7 @@ def test_a_search_through_the_proxy_finds_what_its_words_do_not_stand_in(builds:
     async def main() -> dict[str, tuple[str, set[str]]]:
         found = {}
         generator = FastExpanderGenerator(builds.folder, builds.engine.url)
-        async with proxy_before(builds.engine.url, generator, **options) as front, aiohttp.ClientSession() as client:
+        async with run_proxy(builds.engine.url, generator, **options) as front, aiohttp.ClientSession() as client:
             for field in ("contents", "plain"):
                 body = {"query": {"match": {field: "fishing"}}, "size": 10}
                 async with client.post(f"{front.url}/{ONE}/_search", json=body) as answer:

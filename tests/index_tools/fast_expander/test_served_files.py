@@ -35,7 +35,7 @@ from querylift.plugin.fast_expander.term_matrix import MATRIX_FILE, MatrixWeighe
 PLAN = {"index": "docs", "encoder": "aa"}
 
 
-def _part(
+def create_part(
     documents: Sequence[dict[str, int]], surfaces: dict[str, tuple[str, int]] | None = None, width: int = 4
 ) -> DocumentPart:
     """A part of documents as counted terms, with random vectors."""
@@ -54,14 +54,14 @@ def _part(
     )
 
 
-def _parts(folder: Path, *parts: DocumentPart) -> DocumentParts:
-    made = DocumentParts(folder, PLAN)
+def write_parts(folder: Path, *parts: DocumentPart) -> DocumentParts:
+    written_parts = DocumentParts(folder, PLAN)
     for part in parts:
-        made.add_part(part)
-    return made
+        written_parts.add_part(part)
+    return written_parts
 
 
-def _all(*parts: DocumentPart) -> list[list[int]]:
+def list_all_rows(*parts: DocumentPart) -> list[list[int]]:
     return [list(range(len(part.keys))) for part in parts]
 
 
@@ -70,23 +70,23 @@ def _all(*parts: DocumentPart) -> list[list[int]]:
 
 def test_a_term_is_usable_in_two_documents_and_up_to_a_tenth_of_them(tmp_path: Path) -> None:
     documents = [{"each": 1, f"only{i}": 1} for i in range(40)]
-    for doc_id, counted in enumerate(documents):
-        counted |= {"four": 1} if doc_id < 4 else {}
-        counted |= {"five": 1} if doc_id < 5 else {}
-        counted |= {"two": 3, "x": 1, "2024": 1} if doc_id in (7, 30) else {}
-    first, second = _part(documents[:25]), _part(documents[25:])
-    parts = _parts(tmp_path, first, second)
-    assert list(TermStatistics(parts, _all(first, second)).numbers) == ["four", "two"]
-    kept = [list(range(25)), list(range(5))]  # without the document 30, of 30 in all
-    assert list(TermStatistics(parts, kept).numbers) == []
+    for doc_id, term_counts in enumerate(documents):
+        term_counts |= {"four": 1} if doc_id < 4 else {}
+        term_counts |= {"five": 1} if doc_id < 5 else {}
+        term_counts |= {"two": 3, "x": 1, "2024": 1} if doc_id in (7, 30) else {}
+    first_part, second_part = create_part(documents[:25]), create_part(documents[25:])
+    parts = write_parts(tmp_path, first_part, second_part)
+    assert list(TermStatistics(parts, list_all_rows(first_part, second_part)).numbers) == ["four", "two"]
+    current_rows = [list(range(25)), list(range(5))]  # without the document 30, of 30 in all
+    assert list(TermStatistics(parts, current_rows).numbers) == []
     assert (compute_document_limit(40), compute_document_limit(3)) == (4, 1)
     assert [is_usable_term(term) for term in ("ab", "a", "12", "a1", "法律")] == [True, False, False, True, True]
 
 
 def test_a_term_of_a_document_weighs_the_root_of_its_share_times_its_idf(tmp_path: Path) -> None:
     documents = [{"boat": 3, "sail": 1, "rest": 5}, {"boat": 1}, {"sail": 2, "rope": 1}, {"rope": 1}]
-    part = _part(documents + [{f"other{i}": 1} for i in range(16)])
-    statistics = TermStatistics(_parts(tmp_path, part), _all(part))
+    part = create_part(documents + [{f"other{i}": 1} for i in range(16)])
+    statistics = TermStatistics(write_parts(tmp_path, part), list_all_rows(part))
     assert statistics.numbers == {"boat": 0, "rope": 1, "sail": 2}
     idf = math.log(1 + (20 - 2 + 0.5) / (2 + 0.5))
     numbers, weights = next(statistics.weigh_document_terms(part, [0]))
@@ -96,8 +96,8 @@ def test_a_term_of_a_document_weighs_the_root_of_its_share_times_its_idf(tmp_pat
 
 def test_of_a_long_document_the_heaviest_terms_stay(tmp_path: Path) -> None:
     long = {f"term{i:03}": 1 + (i % 7 == 0) for i in range(100)}
-    part = _part([long, long, *({f"other{i}": 1} for i in range(30))])
-    statistics = TermStatistics(_parts(tmp_path, part), _all(part))
+    part = create_part([long, long, *({f"other{i}": 1} for i in range(30))])
+    statistics = TermStatistics(write_parts(tmp_path, part), list_all_rows(part))
     numbers, weights = next(statistics.weigh_document_terms(part, [0]))
     assert len(numbers) == MAX_DOCUMENT_TERMS
     assert (np.diff(weights) <= 0).all()
@@ -116,19 +116,21 @@ def test_a_term_is_named_by_its_commonest_word_over_all_parts(tmp_path: Path) ->
         {"boat": 1, "sail": 1, "rope": 1, "glass": 1},
         {"boat": 1, "sail": 1, "rope": 1, "glass": 1},
     ]
-    rest: list[dict[str, int]] = [{f"other{i}": 1} for i in range(18)]
-    first = _part(documents, {"boat": ("boat", 5), "sail": ("sails", 2)})
-    second = _part(rest, {"boat": ("boats", 9), "sail": ("sail", 2)})
-    third = _part([], {"boat": ("boat", 3)})
-    parts = _parts(tmp_path, first, second, third)
-    words: Any = choose_surface_words(TermStatistics(parts, _all(first, second, third)), parts, Stems())  # type: ignore[arg-type]
+    other_documents: list[dict[str, int]] = [{f"other{i}": 1} for i in range(18)]
+    first_part = create_part(documents, {"boat": ("boat", 5), "sail": ("sails", 2)})
+    second_part = create_part(other_documents, {"boat": ("boats", 9), "sail": ("sail", 2)})
+    third_part = create_part([], {"boat": ("boat", 3)})
+    parts = write_parts(tmp_path, first_part, second_part, third_part)
+    statistics = TermStatistics(parts, list_all_rows(first_part, second_part, third_part))
+    stems: Any = Stems()
+    words: Any = choose_surface_words(statistics, parts, stems)
     assert dict(words) == {"boat": "boats", "glass": "", "rope": "rope", "sail": "sail"}
 
 
 # -- the form `neighbours` ----------------------------------------------------------------------------------------------
 
 
-def _write_vectors(path: Path, vectors: Any) -> None:
+def write_vectors(path: Path, vectors: Any) -> None:
     index = DocumentVectors.create_empty(vectors)
     index.add(vectors)
     index.write_file(path)
@@ -140,7 +142,7 @@ def test_neighbours_weigh_their_terms_by_how_near_they_are(tmp_path: Path) -> No
     vectors = quantize_to_eight_bits(random.standard_normal((30, 16)).astype("f4"))
     terms = [random.choice(50, size=random.integers(0, 9), replace=False) for _ in range(30)]
     weights = [random.random(len(numbers)).astype(np.float16) for numbers in terms]
-    _write_vectors(tmp_path / VECTORS_FILE, vectors)
+    write_vectors(tmp_path / VECTORS_FILE, vectors)
     np.save(tmp_path / TERM_ENDS_FILE, np.cumsum([len(numbers) for numbers in terms]))
     np.save(tmp_path / TERMS_FILE, np.concatenate(terms).astype(np.uint32))
     np.save(tmp_path / WEIGHTS_FILE, np.concatenate(weights))
@@ -154,13 +156,13 @@ def test_neighbours_weigh_their_terms_by_how_near_they_are(tmp_path: Path) -> No
             summed[int(number)] += float(weight) * math.exp((similar[nearest] - similar.max()) / 0.1)
     expected = sorted(summed, key=lambda number: -summed[number])[:7]
 
-    found, heavy = NeighboursWeigher(tmp_path, shape, width=16).weigh_terms(query)
-    assert found.tolist() == expected
-    assert heavy.tolist() == pytest.approx([summed[number] ** 0.5 for number in expected], rel=1e-2)
+    numbers, found_weights = NeighboursWeigher(tmp_path, shape, width=16).weigh_terms(query)
+    assert numbers.tolist() == expected
+    assert found_weights.tolist() == pytest.approx([summed[number] ** 0.5 for number in expected], rel=1e-2)
 
 
 def test_neighbours_without_a_term_have_nothing_to_add(tmp_path: Path) -> None:
-    _write_vectors(tmp_path / VECTORS_FILE, np.ones((3, 16), dtype=np.int8))
+    write_vectors(tmp_path / VECTORS_FILE, np.ones((3, 16), dtype=np.int8))
     np.save(tmp_path / TERM_ENDS_FILE, np.zeros(3, dtype=np.int64))
     np.save(tmp_path / TERMS_FILE, np.array([], dtype=np.uint32))
     np.save(tmp_path / WEIGHTS_FILE, np.array([], dtype=np.float16))
@@ -172,22 +174,22 @@ def test_the_nearest_are_those_that_looking_at_every_vector_finds(tmp_path: Path
     """Nineteen of twenty of them, with cosines that are right to a hundredth."""
     random = np.random.default_rng(5)
     vectors, queries = random.standard_normal((5000, 64)).astype("f4"), random.standard_normal((50, 64)).astype("f4")
-    _write_vectors(tmp_path / VECTORS_FILE, vectors)
-    read = DocumentVectors.read_file(tmp_path / VECTORS_FILE, width=64)
+    write_vectors(tmp_path / VECTORS_FILE, vectors)
+    stored_vectors = DocumentVectors.read_file(tmp_path / VECTORS_FILE, width=64)
     exact = normalize_vectors(queries) @ normalize_vectors(vectors).T
     best = np.argsort(-exact, axis=1)[:, :20]
     for exactly in (False, True):
-        numbers, cosines = read.find_nearest(queries, 20, exactly=exactly)
+        numbers, cosines = stored_vectors.find_nearest(queries, 20, exactly=exactly)
         shares = [
-            len(set(found) & set(wanted)) / 20 for found, wanted in zip(numbers.tolist(), best.tolist(), strict=True)
+            len(set(near) & set(wanted)) / 20 for near, wanted in zip(numbers.tolist(), best.tolist(), strict=True)
         ]
         assert np.mean(shares) > 0.95
         assert np.abs(cosines - np.take_along_axis(exact, numbers, axis=1)).max() < 0.01
-    assert read.find_nearest(queries[:1], 9000, exactly=True)[0].shape == (1, 5000)
+    assert stored_vectors.find_nearest(queries[:1], 9000, exactly=True)[0].shape == (1, 5000)
 
 
 def test_vectors_of_another_width_are_named(tmp_path: Path) -> None:
-    _write_vectors(tmp_path / VECTORS_FILE, np.ones((3, 16), dtype=np.int8))
+    write_vectors(tmp_path / VECTORS_FILE, np.ones((3, 16), dtype=np.int8))
     with pytest.raises(
         SettingsError, match=r"documents\.faiss holds no vectors of 8 numbers; build the expander again"
     ):
@@ -207,9 +209,11 @@ def test_vectors_keep_their_directions_in_eight_bits() -> None:
 
 def test_an_untrained_row_is_the_mean_of_the_vectors_of_its_documents(tmp_path: Path) -> None:
     documents = [{"boat": 3, "sail": 1}, {"boat": 1}, {"sail": 2, "boats": 1}]
-    part = _part(documents + [{f"other{i}": 1} for i in range(17)])
-    statistics = TermStatistics(_parts(tmp_path, part), _all(part))
-    rows = calculate_mean_vectors(load_weighted_documents(_parts(tmp_path, part), [*_all(part), []], statistics))
+    part = create_part(documents + [{f"other{i}": 1} for i in range(17)])
+    statistics = TermStatistics(write_parts(tmp_path, part), list_all_rows(part))
+    rows = calculate_mean_vectors(
+        load_weighted_documents(write_parts(tmp_path, part), [*list_all_rows(part), []], statistics)
+    )
     assert list(statistics.numbers) == ["boat", "sail"]
     vectors = normalize_vectors(part.vectors)
     boat = math.sqrt(3 / 4) * vectors[0] + math.sqrt(1 / 1) * vectors[1]  # the idf is the same in both
@@ -226,7 +230,7 @@ def test_a_matrix_weighs_terms_by_the_power_of_their_scores(tmp_path: Path) -> N
     scores = rows @ query + bias
     assert set(numbers.tolist()[:5]) <= set(np.argsort(-scores)[:8].tolist())  # eight bits may turn what is near
     expected = [math.exp(scores[number] * 0.5) for number in numbers]
-    assert weights.tolist() == pytest.approx([one / expected[0] for one in expected], rel=0.15)
+    assert weights.tolist() == pytest.approx([weight / expected[0] for weight in expected], rel=0.15)
     assert weights[0] == 1 and (np.diff(weights) <= 0).all()
     few, _ = MatrixWeigher(tmp_path, ExpansionShape(terms=128)).weigh_terms(query)
     assert sorted(few.tolist()) == list(range(60))
@@ -236,21 +240,25 @@ def test_a_matrix_weighs_terms_by_the_power_of_their_scores(tmp_path: Path) -> N
 
 
 def test_a_part_is_read_as_it_was_written_and_half_a_one_is_thrown_away(tmp_path: Path) -> None:
-    part = _part([{"boat": 3, "müll": 1}, {}], {"boat": ("boats", 9)})
-    _parts(tmp_path, part, part)
+    part = create_part([{"boat": 3, "müll": 1}, {}], {"boat": ("boats", 9)})
+    write_parts(tmp_path, part, part)
     (tmp_path / "parts" / "000002.tmp").write_bytes(b"half")
-    again = DocumentParts(tmp_path, PLAN)
-    found = list(again)
-    assert [path.name for path in again.list_files()] == ["000000.npz", "000001.npz"]
+    reopened = DocumentParts(tmp_path, PLAN)
+    read_parts = list(reopened)
+    assert [path.name for path in reopened.list_files()] == ["000000.npz", "000001.npz"]
     assert not (tmp_path / "parts" / "000002.tmp").exists()
     for name in ("digests", "vectors", "ends", "terms", "counts", "lengths"):
-        np.testing.assert_array_equal(getattr(found[1], name), getattr(part, name))
-    assert (found[0].keys, found[0].vocabulary, found[0].surfaces) == (part.keys, part.vocabulary, part.surfaces)
+        np.testing.assert_array_equal(getattr(read_parts[1], name), getattr(part, name))
+    assert (read_parts[0].keys, read_parts[0].vocabulary, read_parts[0].surfaces) == (
+        part.keys,
+        part.vocabulary,
+        part.surfaces,
+    )
 
 
 def test_parts_of_other_settings_are_named_with_what_is_other(tmp_path: Path) -> None:
     DocumentParts(tmp_path, {"index": "elsewhere"})  # holds nothing yet
-    _parts(tmp_path, _part([{"boat": 1}]))
+    write_parts(tmp_path, create_part([{"boat": 1}]))
     with pytest.raises(SettingsError) as caught:
         DocumentParts(tmp_path, PLAN | {"encoder": "bb"})
     assert str(caught.value) == (
@@ -280,5 +288,5 @@ def test_tokens_go_to_the_text_that_they_stand_in(
     texts: list[str], tokens: list[tuple[str, int]], made: list[tuple[str, ...]]
 ) -> None:
     """Offsets run on over the texts, one apart, and count UTF-16."""
-    given = [{"token": token, "start_offset": start} for token, start in tokens]
-    assert group_tokens_by_text(texts, given) == dict(zip(texts, made, strict=True))
+    engine_tokens = [{"token": token, "start_offset": start} for token, start in tokens]
+    assert group_tokens_by_text(texts, engine_tokens) == dict(zip(texts, made, strict=True))

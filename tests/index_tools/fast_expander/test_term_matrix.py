@@ -11,7 +11,7 @@ import pytest
 
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.build import BuildRequest, BuildResult, build_expander
-from querylift.index_tools.fast_expander.document_parts import LOCK_FILE, DocumentParts, lock_folder
+from querylift.index_tools.fast_expander.document_parts import LOCK_FILE, DocumentParts
 from querylift.index_tools.fast_expander.served_files import TermStatistics
 from querylift.index_tools.fast_expander.term_matrix import (
     calculate_mean_vectors,
@@ -22,6 +22,7 @@ from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.document_vectors import normalize_vectors
 from querylift.plugin.fast_expander.folder import ExpansionShape
 from querylift.plugin.fast_expander.term_matrix import MATRIX_FILE, MatrixWeigher
+from querylift.plugin.files import hold_lock
 from querylift.plugin.generators.fast_expander import open_expander_model
 from querylift.plugin.settings import parse_settings
 from tests.helpers.expanders import TEXTS, TOPICS, create_index, fill_index, remove_indices, write_tiny_encoder
@@ -38,40 +39,40 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["opensearch", "opensearch2"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    with Engine(parse_settings({"engine": request.getfixturevalue(request.param)})) as made:
-        remove_indices(made, INDEX)
-        create_index(made, INDEX)
-        fill_index(made, INDEX, TEXTS)
-        yield made
-        remove_indices(made, INDEX)
+    with Engine(parse_settings({"engine": request.getfixturevalue(request.param)})) as connected_engine:
+        remove_indices(connected_engine, INDEX)
+        create_index(connected_engine, INDEX)
+        fill_index(connected_engine, INDEX, TEXTS)
+        yield connected_engine
+        remove_indices(connected_engine, INDEX)
 
 
-def _build(engine: Engine, folder: Path, encoder: Path, form: Any) -> BuildResult:
+def build_form(engine: Engine, folder: Path, encoder: Path, form: Any) -> BuildResult:
     return build_expander(engine, BuildRequest(INDEX, "contents", folder, form=form, encoder=encoder))
 
 
 def test_a_query_of_one_topic_gets_the_terms_of_that_topic(engine: Engine, encoder: Path, tmp_path: Path) -> None:
     for form in ("terms", "neighbours"):
-        built = _build(engine, tmp_path / form, encoder, form)
+        built = build_form(engine, tmp_path / form, encoder, form)
         about, parts = open_expander_model(tmp_path / form)
         assert (about.form, built.encoded, about.terms) == (form, 40, 40)
-        found = parts.expand("harbour boats")
-        assert found is not None
-        assert {term.term for term in found.terms[:8]} <= SEA
-        assert all(a.weight >= b.weight for a, b in zip(found.terms, found.terms[1:], strict=False))
+        expansion = parts.expand("harbour boats")
+        assert expansion is not None
+        assert {term.term for term in expansion.terms[:8]} <= SEA
+        assert all(a.weight >= b.weight for a, b in zip(expansion.terms, expansion.terms[1:], strict=False))
     assert not list((tmp_path / "terms").glob("documents.*"))
 
 
 def test_one_form_is_built_from_the_parts_of_the_other(engine: Engine, encoder: Path, tmp_path: Path) -> None:
-    _build(engine, tmp_path / "both", encoder, "neighbours")
-    assert _build(engine, tmp_path / "both", encoder, "terms").encoded == 0
+    build_form(engine, tmp_path / "both", encoder, "neighbours")
+    assert build_form(engine, tmp_path / "both", encoder, "terms").encoded == 0
     assert open_expander_model(tmp_path / "both")[0].form == "terms"
 
 
 def test_a_row_is_the_weighted_mean_vector_of_the_terms_documents(
     engine: Engine, encoder: Path, tmp_path: Path
 ) -> None:
-    _build(engine, tmp_path / "x", encoder, "terms")
+    build_form(engine, tmp_path / "x", encoder, "terms")
     parts = DocumentParts.open_existing(tmp_path / "x")
     statistics = TermStatistics(parts, parts.read_current_rows())
     documents = load_weighted_documents(parts, parts.read_current_rows(), statistics)
@@ -87,14 +88,14 @@ def test_a_row_is_the_weighted_mean_vector_of_the_terms_documents(
 
 def test_two_builds_of_one_folder_do_not_mix(engine: Engine, encoder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "x"
-    _build(engine, folder, encoder, "terms")
+    build_form(engine, folder, encoder, "terms")
     with (
-        lock_folder(folder),
-        pytest.raises(SettingsError, match="is being built by another process; wait for it to end"),
+        hold_lock(folder / LOCK_FILE),
+        pytest.raises(SettingsError, match="is being written by another process; wait for it to end"),
     ):
-        _build(engine, folder, encoder, "terms")
-    assert (folder / LOCK_FILE).exists()
-    assert _build(engine, folder, encoder, "terms").encoded == 0
+        build_form(engine, folder, encoder, "terms")
+    assert not (folder / LOCK_FILE).exists()
+    assert build_form(engine, folder, encoder, "terms").encoded == 0
 
 
 def test_the_eight_bit_matrix_ranks_as_the_whole_one(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.helpers.expanders import TEXTS, TOPICS, create_index, fill_index, rem
 INDEX = "expander-training"
 
 
-def _run(*arguments: str) -> str:
+def run_expander_training(*arguments: str) -> str:
     done = CliRunner().invoke(querylift, ["train", "expander", *arguments])
     assert done.exit_code in (0, 2), done.output
     return done.output
@@ -80,13 +80,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def _settings(path: Path, **changes: object) -> str:
+def write_training_config(path: Path, **changes: object) -> str:
     table = {"epochs": 30, "batch_size": 16, "judged_epochs": 10, "feedback_epochs": 3, **changes}
     path.write_text("[expander]\n" + "".join(f"{key} = {value}\n" for key, value in table.items()), encoding="utf-8")
     return str(path)
 
 
-def _losses(output: str) -> list[float]:
+def parse_losses(output: str) -> list[float]:
     return [float(line.rsplit(" ", 1)[1]) for line in output.splitlines() if "cross-entropy" in line]
 
 
@@ -95,25 +95,25 @@ def test_the_index_alone_teaches_the_matrix_what_the_nearest_documents_say(
     folder: Path, url: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "trained"
-    toml = _settings(tmp_path / "t.toml", neighbours=2, temperature=0.01)
-    losses = _losses(_run(str(folder), "--engine", url, "--out", str(out), "--training", toml))
+    toml = write_training_config(tmp_path / "t.toml", neighbours=2, temperature=0.01)
+    losses = parse_losses(run_expander_training(str(folder), "--engine", url, "--out", str(out), "--training", toml))
     assert len(losses) == 30
     assert losses[-1] < losses[0] - 0.1
     about, parts = open_expander_model(out)
     assert about.trained == ("index",)
     _, untrained = open_expander_model(folder)
     _, nearest = open_expander_model(folder.parent / "neighbours")
-    agreed = [_agreement(one, nearest) for one in (untrained, parts)]
+    agreed = [calculate_agreement(expander, nearest) for expander in (untrained, parts)]
     assert agreed[1] >= agreed[0]
 
 
-def _agreement(one: ExpanderModel, other: ExpanderModel) -> float:
+def calculate_agreement(expander: ExpanderModel, other_expander: ExpanderModel) -> float:
     """The share of the five heaviest terms that two expanders have in common, over every text."""
     shares = []
     for text in TEXTS.values():
-        first, second = one.expand(text), other.expand(text)
-        assert first is not None and second is not None
-        shares.append(len({t.term for t in first.terms} & {t.term for t in second.terms}) / 5)
+        expansion, other_expansion = expander.expand(text), other_expander.expand(text)
+        assert expansion is not None and other_expansion is not None
+        shares.append(len({t.term for t in expansion.terms} & {t.term for t in other_expansion.terms}) / 5)
     return float(np.mean(shares))
 
 
@@ -121,7 +121,7 @@ def _agreement(one: ExpanderModel, other: ExpanderModel) -> float:
 def test_judgments_and_the_engine_follow_and_a_stage_that_ended_is_not_run_again(
     folder: Path, url: str, corpus: Path, tmp_path: Path
 ) -> None:
-    out, toml = tmp_path / "trained", _settings(tmp_path / "t.toml", epochs=3, margin=0.01)
+    out, toml = tmp_path / "trained", write_training_config(tmp_path / "t.toml", epochs=3, margin=0.01)
     candidates = tmp_path / "teacher.jsonl"
     candidates.write_text(
         json.dumps(Candidate("q-boats", "boats", "m", "t", "Here is a passage: harbours and tides").to_json()) + "\n",
@@ -129,28 +129,30 @@ def test_judgments_and_the_engine_follow_and_a_stage_that_ended_is_not_run_again
     )
     stages = ("--stage", "index", "--stage", "judged", "--stage", "feedback")
     judged = ("--corpus", str(corpus), "--split", "train", "--held-out", "none", "--candidates", str(candidates))
-    asked = (str(folder), "--engine", url, "--out", str(out), "--training", toml, *stages, *judged)
-    said = _run(*asked)
-    assert "40 judged queries" in said
-    assert "of 40 queries give a pair" in said
-    assert "pairs right" in said
+    arguments = (str(folder), "--engine", url, "--out", str(out), "--training", toml, *stages, *judged)
+    output = run_expander_training(*arguments)
+    assert "40 judged queries" in output
+    assert "of 40 queries give a pair" in output
+    assert "pairs right" in output
     assert open_expander_model(out)[0].trained == ("index", "judged", "feedback")
-    before = (out / "training" / "2-judged.npz").stat().st_mtime_ns
+    written_at_ns = (out / "training" / "2-judged.npz").stat().st_mtime_ns
     (out / "manifest.json").unlink()
     (out / "training" / "3-feedback.npz").unlink()
-    again = _run(*asked)
-    assert again.count("done before") == 2
-    assert (out / "training" / "2-judged.npz").stat().st_mtime_ns == before
-    assert "pair" not in _run(*asked)
+    second_output = run_expander_training(*arguments)
+    assert second_output.count("done before") == 2
+    assert (out / "training" / "2-judged.npz").stat().st_mtime_ns == written_at_ns
+    assert "pair" not in run_expander_training(*arguments)
 
 
 @pytest.mark.engine
 def test_the_same_seed_gives_the_same_matrix(folder: Path, url: str, tmp_path: Path) -> None:
-    toml = _settings(tmp_path / "t.toml", epochs=2)
+    toml = write_training_config(tmp_path / "t.toml", epochs=2)
     for name in ("a", "b"):
-        _run(str(folder), "--engine", url, "--out", str(tmp_path / name), "--training", toml, "--seed", "5")
-    first, second = (np.load(tmp_path / name / "training" / "1-index.npz")["rows"] for name in ("a", "b"))
-    assert np.array_equal(first, second)
+        run_expander_training(
+            str(folder), "--engine", url, "--out", str(tmp_path / name), "--training", toml, "--seed", "5"
+        )
+    rows_a, rows_b = (np.load(tmp_path / name / "training" / "1-index.npz")["rows"] for name in ("a", "b"))
+    assert np.array_equal(rows_a, rows_b)
 
 
 @pytest.mark.parametrize(
@@ -195,20 +197,20 @@ def test_pseudo_queries_are_short_texts_of_the_document_and_the_same_for_the_sam
     text = (
         "Anchors hold boats in a harbour. The tide turns every six hours! Sailors mend ropes and sails all winter long."
     )
-    first, second = (create_pseudo_queries(text, count=5, draw=random.Random(4)) for _ in range(2))
-    assert first == second
-    assert 3 <= len(first) <= 5
+    queries, same_queries = (create_pseudo_queries(text, count=5, draw=random.Random(4)) for _ in range(2))
+    assert queries == same_queries
+    assert 3 <= len(queries) <= 5
     assert all(
         set(query.split()) <= set(text.replace(".", " ").replace("!", " ").split()) | set(text.split())
-        for query in first
+        for query in queries
     )
     assert create_pseudo_queries("", count=5, draw=random.Random(4)) == []
 
 
 def test_a_candidate_of_terms_is_served_as_these_terms() -> None:
-    said = {"field": "contents", "terms": {"boat": 1.0, "tide": 0.5}}
-    found = make_served_expansion(
-        Candidate("q", "anchors", "expander", "expander", "boat tide", {EXPANSION_PARAM: said})
+    terms_json = {"field": "contents", "terms": {"boat": 1.0, "tide": 0.5}}
+    expansion = make_served_expansion(
+        Candidate("q", "anchors", "expander", "expander", "boat tide", {EXPANSION_PARAM: terms_json})
     )
-    assert found is not None
-    assert found.to_json() == said
+    assert expansion is not None
+    assert expansion.to_json() == terms_json
