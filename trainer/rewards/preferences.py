@@ -141,8 +141,9 @@ def make_voted_candidate(
     times `idf` when that is given; words that `idf` lacks are in no document and are left out. The word that is used first
     wins a tie. Returns None when no word is left.
     """
-    if len({(candidate.query_id, candidate.query) for candidate in candidates}) != 1:
-        raise ValueError("the candidates that vote are of one query, and at least one")
+    query_count = len({(candidate.query_id, candidate.query) for candidate in candidates})
+    if query_count != 1:
+        raise ValueError(f"the candidates are of {query_count} queries; give one candidate or more, all of one query")
     counts: Counter[str] = Counter()
     spellings: dict[str, str] = {}
     for expansion in map(make_served_expansion, candidates):
