@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import safe_open
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.encoder import Reading
+from querylift.plugin.fast_expander.encoder import EncoderSettings
 
 Level = Literal["F16", "Q8_0"]
 LEVELS: tuple[Level, ...] = ("F16", "Q8_0")
@@ -30,7 +30,7 @@ _LEFT_OUT = ("embeddings.position_ids", "pooler.")
 """Numbers that count up, and a layer that sentence encoders do not use."""
 
 
-def write_bert(folder: Path, out: Path, level: Level, reading: Reading) -> None:
+def write_bert(folder: Path, out: Path, level: Level, reading: EncoderSettings) -> None:
     """Write the model in `folder` to `out`, its matrices at `level`. Raises SettingsError where it is no such BERT."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if (config.get("architectures") or [""])[0] not in ("BertModel", "BertForMaskedLM"):
@@ -45,7 +45,7 @@ def write_bert(folder: Path, out: Path, level: Level, reading: Reading) -> None:
     writer.close()
 
 
-def _describe_model(writer: gguf.GGUFWriter, config: dict[str, Any], level: Level, reading: Reading) -> None:
+def _describe_model(writer: gguf.GGUFWriter, config: dict[str, Any], level: Level, reading: EncoderSettings) -> None:
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_file_type(_FILE_TYPES[level])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -24,8 +24,8 @@ from typing import Any
 
 from processes import json_lines
 
-from querylift.plugin.expansion import MAX_TOKENS, STOP, prompt
-from querylift.plugin.generators.base import Ask
+from querylift.plugin.expansion import MAX_TOKENS, STOP_STRINGS, build_prompt
+from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.llama.generator import LlamaGenerator
 
 MOST_CLIENTS = 64
@@ -58,7 +58,7 @@ class Querylift:
         self.process_id = self._generator.pid or 0
 
     async def write(self, query: str) -> str:
-        return await self._generator.write(Ask(query))
+        return await self._generator.write_passage(ExpansionRequest(query))
 
     async def close(self) -> None:
         await self._generator.close()
@@ -102,7 +102,7 @@ class XLlamaServer(InThreads):
         self._server = xllamacpp.Server(params)
 
     def _ask(self, query: str) -> str:
-        asked = {"prompt": prompt(query), "n_predict": MAX_TOKENS, "temperature": 0, "stop": list(STOP)}
+        asked = {"prompt": build_prompt(query), "n_predict": MAX_TOKENS, "temperature": 0, "stop": list(STOP_STRINGS)}
         answer = self._server.handle_completions(asked)
         if "choices" not in answer:
             raise RuntimeError(f"xllamacpp answered {answer}")
@@ -129,7 +129,7 @@ class Locked(InThreads):
 
     def _ask(self, query: str) -> str:
         with self._lock:
-            answer = self._llama(prompt(query), max_tokens=MAX_TOKENS, temperature=0.0, stop=list(STOP))
+            answer = self._llama(build_prompt(query), max_tokens=MAX_TOKENS, temperature=0.0, stop=list(STOP_STRINGS))
         return str(answer["choices"][0]["text"])
 
 

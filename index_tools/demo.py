@@ -31,7 +31,7 @@ from querylift.index_tools.searching import SearchedRun, format_search_body, sea
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.fast_expander.folder import RECORD_FILE
-from querylift.plugin.files import cache_dir
+from querylift.plugin.files import find_cache_folder
 from querylift.plugin.settings import parse_settings
 
 INDEX = "docs"
@@ -79,7 +79,7 @@ def run_demo(report_file: Path, print_line: PrintLine) -> Report:
 
 def _build_fast_expander(engine: Engine, print_line: PrintLine) -> Path:
     """Build the fast expander of the demo's index, and return its folder."""
-    folder, started_s = cache_dir() / EXPANDER_FOLDER, time.monotonic()
+    folder, started_s = find_cache_folder() / EXPANDER_FOLDER, time.monotonic()
     duration = "" if (folder / RECORD_FILE).is_file() else " The first time takes about half a minute."
     print_line(f"Building the fast expander from the index.{duration}")
     request = BuildRequest(INDEX, CONTENTS_FIELD, folder, threads=os.cpu_count() or 1)
@@ -124,7 +124,7 @@ def _measure_system(generator: str, name: str, url: str, task: Task, print_line:
         cold_ms = asyncio.run(_measure_added_ms(proxy, timed_queries))
         cached_ms = sorted(asyncio.run(_measure_added_ms(proxy, timed_queries)))
     # The cache file serves later demos. Only the model uses it, because other expansions depend on this index.
-    cache = {"file": str(cache_dir() / "demo-expansions.db")} if generator == "llama" else {}
+    cache = {"file": str(find_cache_folder() / "demo-expansions.db")} if generator == "llama" else {}
     with run_proxy(_make_proxy_settings(url, generator, cache)) as proxy:
         asyncio.run(_fill_cache(proxy, task.queries))
         searched = asyncio.run(search_over_http(proxy.url, task.queries, index=INDEX, depth=DEPTH))

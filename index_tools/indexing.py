@@ -25,9 +25,12 @@ class DocumentSource(Protocol):
     """A corpus, or anything else that can stream its documents several times."""
 
     @property
-    def language(self) -> str: ...
+    def language(self) -> str:
+        """The language of the documents, such as en."""
 
-    def iter_documents(self) -> Iterator[Document]: ...
+    def iter_documents(self) -> Iterator[Document]:
+        """Stream all documents."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

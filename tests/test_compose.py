@@ -21,10 +21,10 @@ import yaml
 from aiohttp import web
 from yarl import URL
 
-from querylift.index_tools.proxy_process import free_ports
+from querylift.index_tools.proxy_process import find_free_ports
 from querylift.plugin.proxy import routes
 from querylift.plugin.proxy.server import KEEP_ALIVE_S
-from querylift.plugin.settings import load
+from querylift.plugin.settings import load_settings
 from tests.helpers.paths import ROOT
 
 PROFILES = ("opensearch", "elasticsearch")
@@ -42,9 +42,9 @@ MEGABYTE = 1_048_576
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_each_profile_has_an_engine_a_proxy_and_nginx(profile: str) -> None:
+def test_each_profile_has_an_engine_a_sample_a_proxy_and_nginx(profile: str) -> None:
     named = {name for name, service in SERVICES.items() if profile in service["profiles"]}
-    assert named == {profile, f"{profile}-proxy", f"{profile}-nginx"}
+    assert named == {profile, f"{profile}-sample", f"{profile}-proxy", f"{profile}-nginx"}
     for name in named:
         assert set(SERVICES[name]["networks"]) == {profile}, "the aliases `engine` and `proxy` are a profile's own"
 
@@ -72,27 +72,36 @@ def test_both_profiles_can_run_at_once() -> None:
     assert len(published) == len(set(published)) == 4
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_every_service_says_when_it_is_healthy(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in SERVICES if not name.endswith("-sample")])
+def test_every_service_that_stays_up_says_when_it_is_healthy(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     assert check["test"][0] in ("CMD", "CMD-SHELL") and check["retries"] and check["interval"] and check["timeout"]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_services_wait_for_those_that_they_need(profile: str) -> None:
-    def waits_for(name: str) -> set[str]:
-        needed = SERVICES[name]["depends_on"]
-        assert all(value == {"condition": "service_healthy"} for value in needed.values())
-        return set(needed)
+    healthy = {"condition": "service_healthy"}
+    assert SERVICES[f"{profile}-sample"]["depends_on"] == {profile: healthy}
+    assert SERVICES[f"{profile}-proxy"]["depends_on"] == {
+        profile: healthy,
+        f"{profile}-sample": {"condition": "service_completed_successfully"},
+    }
+    assert SERVICES[f"{profile}-nginx"]["depends_on"] == {profile: healthy, f"{profile}-proxy": healthy}
 
-    assert waits_for(f"{profile}-proxy") == {profile}
-    assert waits_for(f"{profile}-nginx") == {profile, f"{profile}-proxy"}
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_proxy_serves_the_expander_that_the_sample_builds(profile: str) -> None:
+    settings = load_settings(ROOT / "docker/querylift.toml", {})
+    assert settings.generator == "expander:/var/lib/querylift/docs.expander"
+    assert "--out /var/lib/querylift/docs.expander" in SERVICES[f"{profile}-sample"]["command"][2]
+    assert SERVICES[f"{profile}-sample"]["volumes"] == [f"{profile}-expander:/var/lib/querylift"]
+    assert f"{profile}-expander:/var/lib/querylift:ro" in SERVICES[f"{profile}-proxy"]["volumes"]
 
 
 def test_the_files_that_are_mounted_exist_and_the_settings_are_good() -> None:
     mounted = [v for s in SERVICES.values() for v in s.get("volumes", []) if v.startswith("./")]
     assert mounted and all((ROOT / volume.split(":")[0]).is_file() and volume.endswith(":ro") for volume in mounted)
-    settings = load(ROOT / "docker/querylift.toml", {})
+    settings = load_settings(ROOT / "docker/querylift.toml", {})
     assert (settings.engine, settings.listen) == ("http://engine:9200", "0.0.0.0:9280")
 
 
@@ -171,7 +180,7 @@ def test_only_search_routes_reach_the_proxy_and_paths_arrive_as_they_came() -> N
 
 @pytest.mark.parametrize(("method", "path", "target"), ROUTES)
 def test_nginx_and_the_proxy_agree_on_what_a_search_is(method: str, path: str, target: str) -> None:
-    assert (routes.match(method, path.split("?")[0]) is not None) == (target == "proxy")
+    assert (routes.match_search_route(method, path.split("?")[0]) is not None) == (target == "proxy")
 
 
 @needs_nginx
@@ -358,7 +367,7 @@ def _drive(test: Test) -> None:
 
 @asynccontextmanager
 async def _front() -> AsyncIterator[Front]:
-    engine_port, proxy_port, port = free_ports(3)
+    engine_port, proxy_port, port = find_free_ports(3)
     engine, proxy = Stub("engine", engine_port), Stub("proxy", proxy_port)
     await engine.start()
     await proxy.start()

@@ -1,8 +1,6 @@
 """The examples run as their README says."""
 
-import csv
 import json
-import os
 import subprocess
 import sys
 import tomllib

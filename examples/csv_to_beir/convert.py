@@ -20,7 +20,8 @@ def read_ratings(path: Path, query_column: str, document_column: str, grade_colu
         rows = csv.DictReader(file)
         missing = {query_column, document_column, grade_column} - set(rows.fieldnames or [])
         if missing:
-            sys.exit(f"{path} has no column {sorted(missing)[0]!r}; name it with --query-column, --document-column or --grade-column")
+            options = "--query-column, --document-column or --grade-column"
+            sys.exit(f"{path} has no column {sorted(missing)[0]!r}; name it with {options}")
         for row in rows:
             query, doc_id, grade = row[query_column].strip(), row[document_column].strip(), row[grade_column].strip()
             if not query or not doc_id or not grade.isdecimal():
@@ -32,7 +33,10 @@ def read_ratings(path: Path, query_column: str, document_column: str, grade_colu
 def write_beir_folder(ratings: dict[str, dict[str, int]], out: Path) -> None:
     """Write `queries.jsonl` and `qrels.tsv` into the new folder `out`."""
     out.mkdir(parents=True)
-    with (out / "queries.jsonl").open("w", encoding="utf-8") as queries, (out / "qrels.tsv").open("w", encoding="utf-8") as qrels:
+    with (
+        (out / "queries.jsonl").open("w", encoding="utf-8") as queries,
+        (out / "qrels.tsv").open("w", encoding="utf-8") as qrels,
+    ):
         qrels.write("query-id\tcorpus-id\tscore\n")
         for number, (query, grades) in enumerate(ratings.items(), 1):
             queries.write(json.dumps({"_id": f"q{number}", "text": query}, ensure_ascii=False) + "\n")

@@ -207,8 +207,8 @@ def _write_html_report(
 def _make_query_detail(query_id: str, a: Run, b: Run, *, qrels: Qrels) -> QueryDetail:
     from querylift.index_tools.evaluation.report import QueryDetail
 
-    before, after = (_make_hits(run.get(query_id, []), qrels[query_id]) for run in (a, b))
-    return QueryDetail(query="", expansion="", hits_before=before, hits_after=after)
+    hits_a, hits_b = (_make_hits(run.get(query_id, []), qrels[query_id]) for run in (a, b))
+    return QueryDetail(query="", expansion="", hits_before=hits_a, hits_after=hits_b)
 
 
 def _make_hits(doc_ids: list[str], grades: dict[str, int]) -> tuple[Hit, ...]:

@@ -41,7 +41,7 @@ def expander() -> None:
     "--text",
     "sources",
     multiple=True,
-    help="Source field to read. May be repeated [default: the fields that --field is made of].",
+    help="Source field to read. May be repeated [default: the fields that are copied to --field].",
 )
 @click.option(
     "--encoder",
@@ -70,9 +70,9 @@ def expander() -> None:
 )
 @config_option
 def build(index: str, engine: str | None, out: Path, config: Path | None, threads: int | None, **options: Any) -> None:
-    """Read all documents of INDEX and write a fast expander to the folder --out.
+    """Build a fast expander from all documents of INDEX.
 
-    To use it, set the generator to `expander:FOLDER`. A build that was stopped
+    The command writes it to the folder --out. To use it, set the generator to `expander:FOLDER`. A build that was stopped
     continues when the command runs again. A later build encodes only documents
     whose text has changed.
     """

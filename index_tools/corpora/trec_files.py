@@ -6,15 +6,10 @@ writing fails, the old file stays unchanged.
 
 from __future__ import annotations
 
-import gzip
 import html
-import io
 import math
-import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from querylift.index_tools.corpora.records import Qrel, Qrels, Queries, Query, Run, ScoredDoc, StrPath
@@ -25,7 +20,8 @@ from querylift.index_tools.corpora.text_files import (
     read_jsonl,
     read_lines,
 )
-from querylift.plugin.errors import DataError, SettingsError
+from querylift.plugin.errors import DataError
+from querylift.plugin.files import open_for_replacement
 
 # --- judgments
 
@@ -202,43 +198,10 @@ def _parse_number(path: StrPath, number: int, *, name: str, text: str) -> float:
 
 
 def _write_rows(path: StrPath, rows: Iterable[Sequence[str]]) -> None:
-    with open_for_atomic_write(path) as stream:
+    with open_for_replacement(Path(path)) as stream:
         for number, row in enumerate(rows, 1):
             for column in row:
                 if not column or column.split() != [column]:
                     problem = f"{column!r} cannot stand in a TREC file, because whitespace separates its columns"
                     raise DataError(path, number, f"{problem}; rename it without spaces")
             stream.write(f"{' '.join(row)}\n".encode())
-
-
-@contextmanager
-def open_for_atomic_write(path: StrPath) -> Iterator[io.BufferedIOBase]:
-    """Give a stream whose bytes replace the file at `path` when the block ends without an error.
-
-    The bytes are gzipped when the name ends in `.gz`. Raise SettingsError when no file can be created in the folder.
-    """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with _create_file(temporary) as file, _compress_if_gzip(file, target) as stream:
-            yield stream
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _create_file(path: Path) -> io.BufferedIOBase:
-    try:
-        return path.open("xb")
-    except OSError as error:
-        raise SettingsError(f"cannot write in {str(path.parent)!r}: {error.strerror}; name another folder") from error
-
-
-@contextmanager
-def _compress_if_gzip(file: io.BufferedIOBase, target: Path) -> Iterator[io.BufferedIOBase]:
-    if target.suffix != ".gz":
-        yield file
-        return
-    # The header holds neither name nor time, so the same rows make the same bytes.
-    with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as stream:
-        yield stream

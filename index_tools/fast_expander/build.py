@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.fast_expander.document_parts import LOCK_FILE, DocumentParts, lock_folder
+from querylift.index_tools.fast_expander.document_parts import LOCK_FILE, DocumentParts
 from querylift.index_tools.fast_expander.encoder_conversion import (
     PACKAGED_ENCODER_NAME,
     find_packaged_encoder,
@@ -44,6 +44,7 @@ from querylift.plugin.fast_expander.folder import (
     read_expander_record,
     read_file_facts,
 )
+from querylift.plugin.files import hold_lock
 from querylift.plugin.generators.cluster_expander import SEARCH_FILE, fill_template, read_search_template
 
 _PROBE_WORDS = 64
@@ -99,7 +100,7 @@ def build_expander(
     if (request.form == "cluster") != (request.vector_search is not None):
         raise SettingsError("--form cluster and --vector-search FILE belong together; give both or neither")
     _create_folder(request.folder)
-    with lock_folder(request.folder):
+    with hold_lock(request.folder / LOCK_FILE, output=request.folder):
         _remove_leftovers(request.folder)
         if request.vector_search is not None:
             return _build_on_cluster(engine, request, field, model, request.vector_search)
@@ -246,7 +247,6 @@ def _create_record(
 def _create_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOCK_FILE).touch()
     except OSError as error:
         raise SettingsError(f"{folder} cannot be written: {error.strerror}; name another folder") from None
 

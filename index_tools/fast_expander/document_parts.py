@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,22 +64,6 @@ class DocumentPart:
             counts=self.counts[positions],
             lengths=self.lengths[rows],
         )
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder` for the block. Raises SettingsError when another process holds it.
-
-    The kernel releases the lock when the process ends.
-    """
-    with (folder / LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(f"{folder} is being built by another process; wait for it to end") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
 
 
 class DocumentParts:

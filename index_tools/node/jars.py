@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from querylift.index_tools.node.process import hold_file_lock
 from querylift.plugin.errors import EngineError, MissingExtra
-from querylift.plugin.files import cache_dir
+from querylift.plugin.files import find_cache_folder, hold_lock
 
 _TIMEOUT_S = 30
 _DOWNLOADS_AT_ONCE = 6
@@ -47,7 +46,7 @@ OPENSEARCH: Mapping[str, EngineRelease] = {
 
 def get_jars_dir(version: str) -> Path:
     """Return the folder of the jars, named by their digest. If the folder exists, it is complete and verified."""
-    return cache_dir() / "jars" / f"opensearch-{version}-{OPENSEARCH[version].sha256[:8]}"
+    return find_cache_folder() / "jars" / f"opensearch-{version}-{OPENSEARCH[version].sha256[:8]}"
 
 
 def fetch_jars(version: str) -> Path:
@@ -55,7 +54,7 @@ def fetch_jars(version: str) -> Path:
     jars = get_jars_dir(version)
     if jars.is_dir():
         return jars
-    with hold_file_lock(jars.parent / ".lock"):
+    with hold_lock(jars.parent / ".lock"):
         for leftover in jars.parent.glob(".fetching-*"):  # of a killed download, because we hold the lock
             shutil.rmtree(leftover, ignore_errors=True)
         if not jars.is_dir():

@@ -25,7 +25,7 @@ from querylift.index_tools.node import process
 from querylift.index_tools.node.jars import OPENSEARCH, fetch_jars, get_jars_dir
 from querylift.index_tools.node.process import Guard, Node
 from querylift.plugin.errors import EngineError, MissingExtra, SettingsError
-from querylift.plugin.files import cache_dir
+from querylift.plugin.files import find_cache_folder, hold_lock
 
 __all__ = [
     "Node",
@@ -104,7 +104,7 @@ def start_node(
     A node that runs but does not answer is replaced. Raise EngineError with the cause when the node does not get ready.
     """
     files = _NodeFiles.locate(engine, version, name)
-    with process.hold_file_lock(files.with_suffix(".lock")):
+    with hold_lock(files.with_suffix(".lock")):
         node = _read_ready_node(files.state_file)
         if node and process.is_healthy(node.url):
             return node
@@ -116,7 +116,7 @@ def start_node(
 def stop_node(engine: str = "opensearch", version: str | None = None, *, name: str = "default") -> bool:
     """Stop the node of (engine, version, name) and keep its data. Return whether it was running."""
     files = _NodeFiles.locate(engine, version, name)
-    with process.hold_file_lock(files.with_suffix(".lock")):
+    with hold_lock(files.with_suffix(".lock")):
         return process.stop_recorded_node(files.state_file)
 
 
@@ -127,7 +127,7 @@ def read_node_status(engine: str = "opensearch", version: str | None = None, *, 
 
 def list_running_nodes() -> list[Node]:
     """Return all running nodes that `start_node` started, by folder name."""
-    nodes = (_read_ready_node(state_file) for state_file in sorted((cache_dir() / "nodes").glob("*.json")))
+    nodes = (_read_ready_node(state_file) for state_file in sorted((find_cache_folder() / "nodes").glob("*.json")))
     return [node for node in nodes if node]
 
 
@@ -184,7 +184,7 @@ class _NodeFiles:
             raise SettingsError(f"no local {engine} {version}: known versions are {', '.join(OPENSEARCH)}")
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
             raise SettingsError(f"node name {name!r} must be 1 to 64 letters, digits, - or _")
-        return cls(engine, version or next(iter(OPENSEARCH)), name, cache_dir() / "nodes")
+        return cls(engine, version or next(iter(OPENSEARCH)), name, find_cache_folder() / "nodes")
 
     @property
     def data_dir(self) -> Path:
@@ -223,6 +223,7 @@ class _StartPlan:
     guard: Guard | None = None
 
     def make_error(self, problem: str) -> EngineError:
+        """Return an error with the engine, the problem and the path of the log."""
         files = self.files
         return EngineError(f"{files.engine} {files.version} {problem[:_PROBLEM_CHARACTERS]} (log: {files.log_file})")
 

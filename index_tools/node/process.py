@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from querylift.plugin.errors import EngineError, SettingsError
+from querylift.plugin.files import replace_file
 
 _TERMINATE_WAIT_S = 20.0  # the engine itself gives its closing threads ten seconds
 _KILL_WAIT_S = 10.0
@@ -240,9 +241,8 @@ def read_recorded_node(state_file: Path) -> Node | None:
 
 def write_node_record(state_file: Path, node: Node) -> None:
     """Write the state file in one step, so that no reader sees half of it."""
-    temporary = state_file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(node), default=str))
-    temporary.replace(state_file)
+    with replace_file(state_file) as temporary:
+        temporary.write_text(json.dumps(asdict(node), default=str))
 
 
 def stop_recorded_node(state_file: Path) -> bool:
@@ -252,22 +252,6 @@ def stop_recorded_node(state_file: Path) -> bool:
         stop_node_process(node)
     state_file.unlink(missing_ok=True)
     return node is not None
-
-
-@contextmanager
-def hold_file_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path` during the block, and wait for it first.
-
-    The kernel releases the lock when this process dies.
-    """
-    import fcntl
-
-    with report_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from querylift.plugin.commands.warming_output import run_and_report, show_warmin
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.settings import Settings
 from querylift.plugin.warming.cache_store import check_cache_outlives_process, open_lasting_cache
-from querylift.plugin.warming.planning import RequestPlanner, plan_warming
+from querylift.plugin.warming.planning import RequestPlanner, check_generator_is_set, plan_warming
 from querylift.plugin.warming.query_log import QueryLog, read_query_log
 from querylift.plugin.warming.runner import WarmingCounts, WarmingRunner, choose_concurrency, open_generator
 from querylift.plugin.warming.table_store import TableStore, get_part_path, make_table_key
@@ -36,6 +36,7 @@ def export_table(queries: Path, out: Path, concurrency: int | None, config: Path
     from querylift.plugin.generators.factory import make_generator
 
     settings = read_settings(config)
+    check_generator_is_set(settings)
     if _has_lasting_cache(settings):
         check_cache_outlives_process(settings.cache)
     if make_generator(settings.generator, settings).reads_index:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import click
 
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.files import open_for_replacement
 from querylift.plugin.generators.table import build_table_rows
 
 
@@ -45,9 +44,5 @@ def _parse_condition(condition: str) -> tuple[str, str]:
 
 def _write_json_lines(path: Path, rows: list[dict[str, str]]) -> None:
     """Write the whole file, or leave the old one."""
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as temporary_file:
-            temporary_file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        os.replace(temporary_file.name, path)
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be written: {error.strerror}; name another --out") from None
+    with open_for_replacement(path, remedy="name another --out") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)

@@ -12,7 +12,12 @@ from querylift.plugin.commands.warming_output import run_and_report, show_warmin
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.settings import Settings
 from querylift.plugin.warming.cache_store import check_cache_outlives_process, open_cache_store
-from querylift.plugin.warming.planning import RequestPlanner, make_request_planner, plan_warming
+from querylift.plugin.warming.planning import (
+    RequestPlanner,
+    check_generator_is_set,
+    make_request_planner,
+    plan_warming,
+)
 from querylift.plugin.warming.query_log import QueryLog, read_query_log
 from querylift.plugin.warming.runner import WarmingCounts, WarmingRunner, choose_concurrency, open_generator
 
@@ -36,6 +41,7 @@ def warm(queries: Path, index: str | None, concurrency: int | None, config: Path
     from querylift.plugin.generators.factory import make_generator
 
     settings = read_settings(config)
+    check_generator_is_set(settings)
     check_cache_outlives_process(settings.cache)
     planner = make_request_planner(settings, make_generator(settings.generator, settings), index)
     log = read_query_log(queries)

@@ -115,5 +115,10 @@ def _stop_servers(servers: list[uvicorn.Server]) -> None:
 
 def _format_greeting(settings: Settings) -> str:
     indices = [name for name, table in settings.index.items() if table.enabled] if settings.enabled else []
-    expanded = ", ".join(indices) if indices else "no index (every search passes through)"
-    return f"querylift: http://{settings.listen} -> {settings.engine}, {settings.generator}, expanding on {expanded}"
+    if settings.generator == "none":
+        effect = "no generator is set, so every search passes through"
+    elif indices:
+        effect = f"{settings.generator}, expanding on {', '.join(indices)}"
+    else:
+        effect = f"{settings.generator}, expanding on no index (every search passes through)"
+    return f"querylift: http://{settings.listen} -> {settings.engine}, {effect}"

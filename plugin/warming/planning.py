@@ -66,6 +66,12 @@ class RequestPlanner:
             flow.close()
 
 
+def check_generator_is_set(settings: Settings) -> None:
+    """Raise SettingsError when the settings name no generator, because there is nothing to make then."""
+    if settings.generator == "none":
+        raise SettingsError("generator is 'none', so there is no expansion to make; set generator in querylift.toml")
+
+
 def make_request_planner(settings: Settings, generator: Generator, index: str | None) -> RequestPlanner:
     """Return the planner for `querylift serve` with these settings. `index` None means every index in the settings.
 

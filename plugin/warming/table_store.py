@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, BinaryIO
 from querylift.plugin.cache import Cache, cache_key
 from querylift.plugin.errors import DataError, GeneratorError, QueryliftError, SettingsError
 from querylift.plugin.expansion import PROMPT_VERSION, Expansion, clean_prose, clean_query, expansion_from_text
+from querylift.plugin.files import open_for_replacement
 from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.warming.cache_store import read_cached_expansion
 
@@ -106,21 +105,13 @@ class TableStore:
 
         When the table is complete, the part file is deleted.
         """
-        new_path = self.out.with_name(self.out.name + ".new")
-        try:
-            with (
-                self.part_path.open("rb") as part,
-                gzip.open(new_path, "wb") if self.out.suffix == ".gz" else new_path.open("wb") as table,
-            ):
-                offsets = [self._row_offsets.get(make_table_key(request)) for request in requests]
-                lines = [_read_line_with_words(part, offset) for offset in offsets if offset is not None]
-                lines_with_words = [line for line in lines if line]
-                table.writelines(lines_with_words)
-            os.replace(new_path, self.out)
-            if is_complete:
-                self.part_path.unlink()
-        except OSError as error:
-            raise SettingsError(f"{self.out} cannot be written: {error.strerror}; name another --out") from None
+        with open_for_replacement(self.out, remedy="name another --out") as table, self.part_path.open("rb") as part:
+            offsets = [self._row_offsets.get(make_table_key(request)) for request in requests]
+            lines = [_read_line_with_words(part, offset) for offset in offsets if offset is not None]
+            lines_with_words = [line for line in lines if line]
+            table.writelines(lines_with_words)
+        if is_complete:
+            self.part_path.unlink()
         return len(lines_with_words)
 
     def close(self) -> None:

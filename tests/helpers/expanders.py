@@ -23,7 +23,7 @@ from querylift.plugin.fast_expander.folder import (
 )
 from querylift.plugin.fast_expander.neighbours import TERM_ENDS_FILE, TERMS_FILE, VECTORS_FILE, WEIGHTS_FILE
 from querylift.plugin.fast_expander.vocabulary import Word, write_vocabulary
-from tests.helpers.folders import Weights, safetensors_bytes
+from tests.helpers.folders import Weights, encode_safetensors
 
 TOPICS = {
     "sea": "sailing boats harbour waves anchors sailors tides ropes masts fishing".split(),
@@ -87,7 +87,7 @@ def write_tiny_encoder(folder: Path, *, stored: str = "F32", **config: object) -
     write_sentence_transformers_files(folder)
     size = write_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps({**BERT, "vocab_size": size, **config}), encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(safetensors_bytes(_make_weights(size), stored))
+    (folder / "model.safetensors").write_bytes(encode_safetensors(_make_weights(size), stored))
     return folder
 
 

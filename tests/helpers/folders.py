@@ -1,4 +1,4 @@
-"""Folders as transformers saves a model, made on the spot: small random models, and one of a few kilobytes without torch."""
+"""Make model folders as transformers saves them: small random models, and one of a few kilobytes without torch."""
 
 import json
 from collections.abc import Mapping
@@ -30,16 +30,16 @@ LAYER = {
 
 
 def edit_json_file(path: Path, changes: Mapping[str, Any]) -> None:
-    """Change a JSON file; what stands at "model" goes into what is there, None takes a key away."""
+    """Change values of a JSON file. The value of "model" is merged into the old one, and None removes a key."""
     value = json.loads(path.read_text(encoding="utf-8"))
     for key, change in changes.items():
         value[key] = {**value[key], **change} if key == "model" and change else change
-    kept = {key: change for key, change in value.items() if change is not None}
-    path.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+    values = {key: change for key, change in value.items() if change is not None}
+    path.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
 
 
 def make_random_model(folder: Path, base: str, **changes: Any) -> Path:
-    """A small random model of another shape than the trainer makes, with the scales of its norms random too."""
+    """Save a small random model with another shape than the trainer makes. The scales of its norms are random too."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -58,13 +58,14 @@ def make_random_model(folder: Path, base: str, **changes: Any) -> Path:
 
 
 def make_tiny_weights() -> Weights:
-    """A Llama of one layer; its numbers are exact in every type."""
+    """Return the weights of a Llama with one layer. Its numbers are exact in every number type."""
     shapes = {"model.embed_tokens.weight": (259, 32), "model.norm.weight": (32,)}
     shapes |= {f"model.layers.0.{name}.weight": shape for name, shape in LAYER.items()}
     return {name: (np.arange(np.prod(shape)) % 251 - 125).astype("f4").reshape(shape) for name, shape in shapes.items()}
 
 
 def write_tiny_model(folder: Path, weights: Weights | None = None, *, stored: str = "F32", **config: Any) -> Path:
+    """Write the folder of a Llama with one layer, by default with `make_tiny_weights`."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def write_tiny_model(folder: Path, weights: Weights | None = None, *, stored: st
 
 
 def encode_safetensors(arrays: Weights, stored: str = "F32") -> bytes:
-    """The format by hand: the header's size, the header as JSON, the numbers."""
+    """Return arrays in the safetensors format: the size of the header, the header as JSON, and the numbers."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
     for name, array in arrays.items():
@@ -98,6 +99,6 @@ def encode_safetensors(arrays: Weights, stored: str = "F32") -> bytes:
 
 
 def read_gguf_metadata(path: Path) -> dict[str, Any]:
-    """Metadata alone: the arrays of a large vocabulary take seconds."""
+    """Return the metadata of a GGUF file without long arrays. Those of a large vocabulary would take seconds."""
     reader = gguf.GGUFReader(path)
     return {key: field.contents() for key, field in reader.fields.items() if len(field.data) < 100}

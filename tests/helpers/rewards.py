@@ -20,7 +20,7 @@ from querylift.trainer.candidates import Candidate
 from querylift.trainer.commands.score import score as score_command
 from querylift.trainer.rewards.labels import Labels
 from querylift.trainer.rewards.scoring import RewardOptions, ScoringResult, score_candidates
-from tests.helpers.relay import Relay, relay_to
+from tests.helpers.relay import Relay, run_relay
 
 INDEX = "rewards-test"
 WORDS = "axon neuron cell nerve fibre signal muscle brain blood heart lung vessel tissue organ skin bone".split()
@@ -81,7 +81,7 @@ def open_relay(url: str) -> Iterator[Relay]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    relay = relay_to(url)
+    relay = run_relay(url)
     try:
         yield asyncio.run_coroutine_threadsafe(relay.__aenter__(), loop).result(10)
     finally:

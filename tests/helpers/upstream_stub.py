@@ -1,4 +1,4 @@
-"""A scripted engine for wire facts that a real one cannot be made to show: broken streams, odd headers, delays."""
+"""A scripted engine, for what a real one cannot be made to do on the wire: broken streams, odd headers, delays."""
 
 from __future__ import annotations
 
@@ -14,67 +14,67 @@ from querylift.plugin.settings import parse_settings
 
 
 @dataclass
-class Received:
-    """One request as the engine got it."""
+class ReceivedRequest:
+    """One request as the engine received it."""
 
     start_line: bytes
     headers: list[tuple[bytes, bytes]]
     body: bytes
 
-    def header(self, name: bytes) -> list[bytes]:
+    def get_header_values(self, name: bytes) -> list[bytes]:
         return [value for key, value in self.headers if key.lower() == name]
 
 
-Handler = Callable[[Received, asyncio.StreamWriter], Awaitable[None]]
+Handler = Callable[[ReceivedRequest, asyncio.StreamWriter], Awaitable[None]]
 
 
 @dataclass
 class StubEngine:
-    """An HTTP/1.1 server in a page, so that every byte of an answer is the test's."""
+    """A small HTTP/1.1 server, so that the test decides every byte of an answer."""
 
     handler: Handler
-    received: list[Received] = field(default_factory=list)
-    hung_up: asyncio.Event = field(default_factory=asyncio.Event)
+    requests: list[ReceivedRequest] = field(default_factory=list)
+    client_hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while request := await _read(reader):
-                self.received.append(request)
+            while request := await _read_request(reader):
+                self.requests.append(request)
                 await self.handler(request, writer)
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self.hung_up.set()
+            self.client_hung_up.set()
             writer.close()
 
 
-async def _read(reader: asyncio.StreamReader) -> Received | None:
+async def _read_request(reader: asyncio.StreamReader) -> ReceivedRequest | None:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return None
-    start, *lines = head[:-4].split(b"\r\n")
-    headers = [(k, v.strip()) for k, v in (line.split(b":", 1) for line in lines)]
-    lowered = {k.lower(): v for k, v in headers}
-    if lowered.get(b"transfer-encoding") == b"chunked":
-        return Received(start, headers, await _chunked(reader))
-    return Received(start, headers, await reader.readexactly(int(lowered.get(b"content-length", b"0"))))
+    start_line, *header_lines = head[:-4].split(b"\r\n")
+    headers = [(name, value.strip()) for name, value in (line.split(b":", 1) for line in header_lines)]
+    values = {name.lower(): value for name, value in headers}
+    if values.get(b"transfer-encoding") == b"chunked":
+        return ReceivedRequest(start_line, headers, await _read_chunked_body(reader))
+    return ReceivedRequest(start_line, headers, await reader.readexactly(int(values.get(b"content-length", b"0"))))
 
 
-async def _chunked(reader: asyncio.StreamReader) -> bytes:
+async def _read_chunked_body(reader: asyncio.StreamReader) -> bytes:
     body = b""
-    while size := int(await reader.readline(), 16):
-        body += (await reader.readexactly(size + 2))[:-2]
+    while size_bytes := int(await reader.readline(), 16):
+        body += (await reader.readexactly(size_bytes + 2))[:-2]
     await reader.readline()
     return body
 
 
-def answering(body: bytes = b'{"hits":{}}', *, status: str = "200 OK", extra: bytes = b"") -> Handler:
-    """A handler that answers every request alike."""
+def answer_with(body: bytes = b'{"hits":{}}', *, status: str = "200 OK", extra: bytes = b"") -> Handler:
+    """Return a handler that gives every request the same answer. `extra` holds more header lines."""
 
-    async def handle(request: Received, writer: asyncio.StreamWriter) -> None:
+    async def handle(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         length = b"content-length: %d\r\n" % len(body)
         head = b"HTTP/1.1 " + status.encode() + b"\r\n" + length + extra + b"\r\n"
         writer.write(head if request.start_line.startswith(b"HEAD") else head + body)
@@ -83,20 +83,20 @@ def answering(body: bytes = b'{"hits":{}}', *, status: str = "200 OK", extra: by
 
 
 @asynccontextmanager
-async def stub_engine(handler: Handler) -> AsyncIterator[StubEngine]:
-    """A stub engine on a free port."""
-    stub = StubEngine(handler)
-    server = await asyncio.start_server(stub.serve, "127.0.0.1", 0, limit=2**22)
-    stub.port = server.sockets[0].getsockname()[1]
+async def run_stub_engine(handler: Handler) -> AsyncIterator[StubEngine]:
+    """Yield a scripted engine on a free port."""
+    engine = StubEngine(handler)
+    server = await asyncio.start_server(engine.serve_connection, "127.0.0.1", 0, limit=2**22)
+    engine.port = server.sockets[0].getsockname()[1]
     try:
-        yield stub
+        yield engine
     finally:
         server.close()
 
 
 @dataclass(frozen=True)
-class Front:
-    """A proxy that serves, and where."""
+class RunningProxy:
+    """A proxy that serves, with its port and URL."""
 
     proxy: Proxy
     port: int
@@ -104,16 +104,16 @@ class Front:
 
 
 @asynccontextmanager
-async def proxy_before(engine_url: str, generator: Generator, **settings: object) -> AsyncIterator[Front]:
-    """Our proxy on a free port, in this process and on uvicorn as it is served."""
-    given = {"index": {"docs": {}}, "budget_ms": 2000, "engine": engine_url} | settings
-    async with open_proxy(parse_settings(given), generator) as proxy:
+async def run_proxy(engine_url: str, generator: Generator, **settings: object) -> AsyncIterator[RunningProxy]:
+    """Yield a proxy on a free port, in this process and on uvicorn, as `querylift serve` runs it."""
+    values = {"index": {"docs": {}}, "budget_ms": 2000, "engine": engine_url} | settings
+    async with open_proxy(parse_settings(values), generator) as proxy:
         server = create_server(proxy, "127.0.0.1:0")
         await server.startup()
         port = server.servers[0].sockets[0].getsockname()[1]
         loop = asyncio.create_task(server.main_loop())
         try:
-            yield Front(proxy, port, f"http://127.0.0.1:{port}")
+            yield RunningProxy(proxy, port, f"http://127.0.0.1:{port}")
         finally:
             server.should_exit = True
             await loop

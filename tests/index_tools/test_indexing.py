@@ -1,4 +1,4 @@
-"""A corpus goes into a real engine whole, or the difference is named."""
+"""A real engine holds all documents of a corpus, or the error names the difference."""
 
 import asyncio
 import json
@@ -12,52 +12,52 @@ from querylift.index_tools.engine import Engine
 from querylift.index_tools.indexing import CONTENTS_FIELD, IndexPlan, build_index, make_index_body
 from querylift.plugin.errors import EngineError, SettingsError
 from querylift.plugin.settings import parse_settings
-from tests.helpers.upstream_stub import Handler, Received, answering, stub_engine
+from tests.helpers.upstream_stub import Handler, ReceivedRequest, answer_with, run_stub_engine
 
 INDEX = "indexing-test"
 
 
 @dataclass
 class SmallCorpus:
-    """A corpus of given documents."""
+    """A corpus of a few documents in memory."""
 
-    given: list[Document] = field(
+    documents: list[Document] = field(
         default_factory=lambda: [Document("a", "Axons", "nerve fibres"), Document("b", "", "")]
     )
     language: str = "en"
     name: str = "few"
 
     def iter_documents(self) -> Iterator[Document]:
-        yield from self.given
+        yield from self.documents
 
 
 @pytest.fixture
 def engine(opensearch: str) -> Iterator[Engine]:
-    with Engine(parse_settings({"engine": opensearch})) as made:
-        yield made
-        if made.has_index(INDEX):
-            made.call("DELETE", f"/{INDEX}")
+    with Engine(parse_settings({"engine": opensearch})) as client:
+        yield client
+        if client.has_index(INDEX):
+            client.call("DELETE", f"/{INDEX}")
 
 
 pytestmark = pytest.mark.engine
 
 
-def test_every_document_is_there_and_title_and_text_are_searched_together(engine: Engine) -> None:
-    seen: list[int] = []
-    assert build_index(engine, SmallCorpus(), IndexPlan(INDEX), progress=seen.append) == 2
-    assert seen == [1, 2]
+def test_every_document_is_indexed_and_title_and_text_are_searched_together(engine: Engine) -> None:
+    counts: list[int] = []
+    assert build_index(engine, SmallCorpus(), IndexPlan(INDEX), progress=counts.append) == 2
+    assert counts == [1, 2]
     for words in ("axon", "fibre"):
-        found = engine.call("POST", f"/{INDEX}/_search", {"query": {"match": {CONTENTS_FIELD: words}}})
-        assert [hit["_id"] for hit in found["hits"]["hits"]] == ["a"]
+        answer = engine.call("POST", f"/{INDEX}/_search", {"query": {"match": {CONTENTS_FIELD: words}}})
+        assert [hit["_id"] for hit in answer["hits"]["hits"]] == ["a"]
 
 
-def test_building_again_leaves_no_document_of_before(engine: Engine) -> None:
+def test_building_again_removes_the_documents_of_the_old_index(engine: Engine) -> None:
     build_index(engine, SmallCorpus(), IndexPlan(INDEX))
     assert build_index(engine, SmallCorpus([Document("c", "", "new")]), IndexPlan(INDEX)) == 1
     assert engine.count_documents(INDEX) == 1
 
 
-def test_an_index_of_somebody_else_is_not_touched_unless_that_is_asked_for(engine: Engine) -> None:
+def test_an_index_that_querylift_did_not_build_is_deleted_only_on_request(engine: Engine) -> None:
     engine.call("PUT", f"/{INDEX}", {"settings": {"number_of_replicas": 0}})
     with pytest.raises(SettingsError, match="was not built by querylift; name another, or add --replace"):
         build_index(engine, SmallCorpus(), IndexPlan(INDEX))
@@ -73,14 +73,14 @@ def test_an_alias_is_never_deleted(engine: Engine) -> None:
 
 def test_missing_documents_are_named(engine: Engine) -> None:
     @dataclass
-    class Shrinking(SmallCorpus):
-        """Gives one document twice, as a corpus whose ids are not unique would."""
+    class RepeatingCorpus(SmallCorpus):
+        """Gives one document twice, like a corpus with repeated ids."""
 
         def iter_documents(self) -> Iterator[Document]:
-            yield from [*self.given, self.given[0]]
+            yield from [*self.documents, self.documents[0]]
 
     with pytest.raises(EngineError, match="3 documents were read and 2 are in indexing-test"):
-        build_index(engine, Shrinking(), IndexPlan(INDEX))
+        build_index(engine, RepeatingCorpus(), IndexPlan(INDEX))
 
 
 def test_bm25_parameters_and_the_analyzer_reach_the_index(engine: Engine) -> None:
@@ -91,12 +91,12 @@ def test_bm25_parameters_and_the_analyzer_reach_the_index(engine: Engine) -> Non
     assert [t["token"] for t in tokens] == ["法律", "律問", "問題"]
 
 
-def test_an_unknown_analyzer_is_the_engines_own_sentence(engine: Engine) -> None:
+def test_an_unknown_analyzer_gives_the_engines_own_sentence(engine: Engine) -> None:
     with pytest.raises(EngineError, match=r"analyzer \[klingon\]"):
         build_index(engine, SmallCorpus(), IndexPlan(INDEX, analyzer="klingon"))
 
 
-def test_what_cannot_be_built_leaves_the_index_of_before(engine: Engine) -> None:
+def test_a_failed_build_keeps_the_old_index(engine: Engine) -> None:
     build_index(engine, SmallCorpus(), IndexPlan(INDEX))
     with pytest.raises(EngineError):
         build_index(engine, SmallCorpus(), IndexPlan(INDEX, analyzer="klingon"))
@@ -105,18 +105,18 @@ def test_what_cannot_be_built_leaves_the_index_of_before(engine: Engine) -> None
     assert engine.count_documents(INDEX) == 2
 
 
-def test_a_language_without_an_analyzer_asks_for_one() -> None:
+def test_a_language_without_an_analyzer_is_refused() -> None:
     with pytest.raises(SettingsError, match="name one with --analyzer"):
         make_index_body(IndexPlan(INDEX), "xx")
 
 
-@pytest.mark.parametrize("wrong", [{"k1": -1.0}, {"b": 1.5}])
-def test_bm25_parameters_out_of_range_are_named(wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize("parameters", [{"k1": -1.0}, {"b": 1.5}])
+def test_bm25_parameters_out_of_range_are_named(parameters: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="use"):
-        IndexPlan(INDEX, **wrong)
+        IndexPlan(INDEX, **parameters)
 
 
-def test_an_engine_that_is_not_there_is_one_sentence() -> None:
+def test_a_missing_engine_gives_one_sentence() -> None:
     with (
         Engine(parse_settings({"engine": "http://127.0.0.1:9"})) as engine,
         pytest.raises(EngineError, match="querylift node up"),
@@ -125,20 +125,23 @@ def test_an_engine_that_is_not_there_is_one_sentence() -> None:
 
 
 def _create_engine_that_refuses_once(status: int) -> tuple[Handler, list[list[str]]]:
-    """An engine that answers the first bulk's second document with `status` and takes it when it comes again."""
+    """Return an engine that refuses the second document of the first bulk with `status`, and the ids of each bulk."""
     bulks: list[list[str]] = []
 
-    async def handle(request: Received, writer: asyncio.StreamWriter) -> None:
+    async def handle(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         answer: object = {"count": 3}
         if b"/_bulk" in request.start_line:
             rows = [json.loads(line) for line in request.body.splitlines()]
             ids = [row["index"]["_id"] for row in rows if "index" in row]
-            refused = ids[1:2] if not bulks else []
+            refused_ids = ids[1:2] if not bulks else []
             bulks.append(ids)
-            answer = {"errors": bool(refused), "items": [_format_bulk_item(doc, status if doc in refused else 201) for doc in ids]}
+            answer = {
+                "errors": bool(refused_ids),
+                "items": [_format_bulk_item(doc_id, status if doc_id in refused_ids else 201) for doc_id in ids],
+            }
         status_line = "404 Not Found" if request.start_line.startswith(b"HEAD") else "200 OK"
         kind = b"content-type: application/json\r\n"
-        await answering(json.dumps(answer).encode(), status=status_line, extra=kind)(request, writer)
+        await answer_with(json.dumps(answer).encode(), status=status_line, extra=kind)(request, writer)
 
     return handle, bulks
 
@@ -148,31 +151,31 @@ def _format_bulk_item(doc_id: str, status: int) -> dict[str, object]:
     return {"index": {"_index": "i", "_id": doc_id, "status": status} | error}
 
 
-def _build_small_index_at(port: int, waited: list[float]) -> int:
-    corpus = SmallCorpus([Document(doc, "", doc) for doc in "abc"])
+def _build_small_index_at(port: int, waits_s: list[float]) -> int:
+    corpus = SmallCorpus([Document(letter, "", letter) for letter in "abc"])
     with Engine(parse_settings({"engine": f"http://127.0.0.1:{port}"})) as engine:
-        return build_index(engine, corpus, IndexPlan(INDEX), sleep=waited.append)
+        return build_index(engine, corpus, IndexPlan(INDEX), sleep=waits_s.append)
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_document_that_the_engine_had_no_room_for_goes_again(status: int) -> None:
+def test_a_document_that_the_engine_had_no_room_for_is_sent_again(status: int) -> None:
     handle, bulks = _create_engine_that_refuses_once(status)
-    waited: list[float] = []
+    waits_s: list[float] = []
 
     async def main() -> int:
-        async with stub_engine(handle) as stub:
-            return await asyncio.to_thread(_build_small_index_at, stub.port, waited)
+        async with run_stub_engine(handle) as stub:
+            return await asyncio.to_thread(_build_small_index_at, stub.port, waits_s)
 
     assert asyncio.run(main()) == 3
     assert bulks == [["a", "b", "c"], ["b"]]
-    assert waited == ([1.0] if status == 503 else [])  # the client library itself waits after a 429
+    assert waits_s == ([1.0] if status == 503 else [])  # the client library itself waits after a 429
 
 
-def test_a_document_that_the_engine_will_never_take_is_named() -> None:
+def test_a_document_that_the_engine_refuses_for_good_is_named() -> None:
     handle, _ = _create_engine_that_refuses_once(400)
 
     async def main() -> int:
-        async with stub_engine(handle) as stub:
+        async with run_stub_engine(handle) as stub:
             return await asyncio.to_thread(_build_small_index_at, stub.port, [])
 
     with pytest.raises(EngineError, match="document 'b' was refused: no room"):

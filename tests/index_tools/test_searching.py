@@ -1,4 +1,4 @@
-"""Offline and through the proxy, the same queries give the same run."""
+"""The same queries give the same run offline and through the proxy."""
 
 import asyncio
 import json
@@ -11,19 +11,19 @@ import pytest
 from querylift.index_tools.corpora.records import Document
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.indexing import IndexPlan, build_index
-from querylift.index_tools.proxy_process import run_proxy, format_toml
+from querylift.index_tools.proxy_process import format_toml, run_proxy
 from querylift.index_tools.searching import (
     SearchedRun,
     expand_all,
     make_match_formatter,
+    make_template_formatter,
     search_offline,
     search_over_http,
-    make_template_formatter,
 )
+from querylift.plugin.broker import open_broker
 from querylift.plugin.flow import ExpansionRules
 from querylift.plugin.generators import factory
-from querylift.plugin.broker import open_broker
-from querylift.plugin.settings import Settings, parse_settings, load_settings
+from querylift.plugin.settings import Settings, load_settings, parse_settings
 from querylift.plugin.testing import ManualClock
 from tests.index_tools.test_indexing import SmallCorpus
 
@@ -37,15 +37,17 @@ QUERIES = {"1": "axon signal", "2": "blood vessel", "3": "bone tissue", "4": '"q
 def engine(opensearch: str) -> Iterator[Engine]:
     texts = (" ".join(WORDS[(i * k) % 16] for k in range(1, 9)) + f" rare{i % 40}" for i in range(200))
     documents = [Document(f"d{i}", WORDS[i % 16], text) for i, text in enumerate(texts)]
-    with Engine(parse_settings({"engine": opensearch})) as made:
-        build_index(made, SmallCorpus(documents), IndexPlan(INDEX))
-        yield made
-        made.call("DELETE", f"/{INDEX}")
+    with Engine(parse_settings({"engine": opensearch})) as client:
+        build_index(client, SmallCorpus(documents), IndexPlan(INDEX))
+        yield client
+        client.call("DELETE", f"/{INDEX}")
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> str:
-    rows = [{"query": q, "text": f"{WORDS[i]} {WORDS[-i]} nerve fibre"} for i, q in enumerate(QUERIES.values(), 3)]
+    rows = [
+        {"query": query, "text": f"{WORDS[i]} {WORDS[-i]} nerve fibre"} for i, query in enumerate(QUERIES.values(), 3)
+    ]
     path = tmp_path / "table.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return f"table:{path}"
@@ -63,12 +65,12 @@ def _make_settings(engine: Engine, generator: str, **table: Any) -> dict[str, An
 
 
 def _search_offline(engine: Engine, settings: Settings) -> SearchedRun:
-    async def expanded() -> Any:
+    async def expand() -> Any:
         async with open_broker(settings, factory.make_generator(settings.generator, settings)) as broker:
             rules = ExpansionRules(settings, clock=ManualClock())
             return await expand_all(QUERIES, index=INDEX, rules=rules, broker=broker, depth=50)
 
-    return search_offline(engine, QUERIES, index=INDEX, results=asyncio.run(expanded()), depth=50)
+    return search_offline(engine, QUERIES, index=INDEX, results=asyncio.run(expand()), depth=50)
 
 
 @pytest.mark.parametrize("mode", ["boost", "widen"])
@@ -76,19 +78,19 @@ def _search_offline(engine: Engine, settings: Settings) -> SearchedRun:
 def test_offline_and_through_the_proxy_the_order_is_identical(
     engine: Engine, table: str, generator: str, mode: str
 ) -> None:
-    given = _make_settings(engine, table if generator == "table" else generator, mode=mode)
-    offline = _search_offline(engine, parse_settings(given))
-    with run_proxy(given) as proxy:
-        through = asyncio.run(search_over_http(proxy.url, QUERIES, index=INDEX, depth=50))
-    assert through.run == offline.run
-    assert through.outcomes == offline.outcomes
-    assert all(len(docs) > 5 for q, docs in through.run.items() if q != "4")
-    plain = search_offline(engine, QUERIES, index=INDEX, depth=50)
-    assert (plain.run == through.run) == (generator == "none")
-    assert through.outcomes["4"] == "skipped;quoted"
+    values = _make_settings(engine, table if generator == "table" else generator, mode=mode)
+    offline_run = _search_offline(engine, parse_settings(values))
+    with run_proxy(values) as proxy:
+        proxy_run = asyncio.run(search_over_http(proxy.url, QUERIES, index=INDEX, depth=50))
+    assert proxy_run.run == offline_run.run
+    assert proxy_run.outcomes == offline_run.outcomes
+    assert all(len(doc_ids) > 5 for query_id, doc_ids in proxy_run.run.items() if query_id != "4")
+    plain_run = search_offline(engine, QUERIES, index=INDEX, depth=50)
+    assert (plain_run.run == proxy_run.run) == (generator == "none")
+    assert proxy_run.outcomes["4"] == "skipped;quoted"
 
 
-def test_a_search_of_the_users_own_is_expanded_and_its_filter_kept(engine: Engine, table: str) -> None:
+def test_the_users_own_search_body_is_expanded_and_keeps_its_filter(engine: Engine, table: str) -> None:
     template = {
         "from": 5,
         "query": {
@@ -100,17 +102,19 @@ def test_a_search_of_the_users_own_is_expanded_and_its_filter_kept(engine: Engin
     }
     settings = parse_settings(_make_settings(engine, table))
 
-    async def expanded() -> Any:
+    async def expand() -> Any:
         async with open_broker(settings, factory.make_generator(settings.generator, settings)) as broker:
             rules = ExpansionRules(settings, clock=ManualClock())
             format_body = make_template_formatter(template)
             return await expand_all(QUERIES, index=INDEX, rules=rules, broker=broker, depth=50, format_body=format_body)
 
-    results = asyncio.run(expanded())
-    found = search_offline(engine, QUERIES, index=INDEX, results=results, depth=50, format_body=make_template_formatter(template))
-    assert found.outcomes["1"] == "expanded"
-    assert set(found.run["1"]) <= {f"d{i}" for i in range(0, 200, 16)}
-    assert len(found.run["1"]) == 13
+    results = asyncio.run(expand())
+    searched = search_offline(
+        engine, QUERIES, index=INDEX, results=results, depth=50, format_body=make_template_formatter(template)
+    )
+    assert searched.outcomes["1"] == "expanded"
+    assert set(searched.run["1"]) <= {f"d{i}" for i in range(0, 200, 16)}
+    assert len(searched.run["1"]) == 13
 
 
 def test_several_fields_become_a_multi_match() -> None:
@@ -122,7 +126,7 @@ def test_several_fields_become_a_multi_match() -> None:
     }
 
 
-def test_the_admin_page_counts_explains_and_is_well(engine: Engine, table: str) -> None:
+def test_the_admin_page_counts_outcomes_explains_searches_and_reports_health(engine: Engine, table: str) -> None:
     import urllib.request
 
     with run_proxy(_make_settings(engine, table)) as proxy:
@@ -132,19 +136,19 @@ def test_the_admin_page_counts_explains_and_is_well(engine: Engine, table: str) 
         with urllib.request.urlopen(
             f"{proxy.admin_url}/_querylift/explain?index={INDEX}&q=axon+signal&field=contents"
         ) as answer:
-            told = json.load(answer)
+            explanation = json.load(answer)
         assert proxy.read_health()["status"] == "ok"
     assert 'querylift_searches_total{outcome="expanded",reason=""} 4.0' in metrics
     assert 'querylift_searches_total{outcome="skipped",reason="quoted"} 1.0' in metrics
-    assert told["outcome"] == "cached"
-    assert told["body"]["query"]["bool"]["must"] == [{"match": {"contents": "axon signal"}}]
+    assert explanation["outcome"] == "cached"
+    assert explanation["body"]["query"]["bool"]["must"] == [{"match": {"contents": "axon signal"}}]
 
 
 def test_sighup_switches_an_index_off_without_a_restart(engine: Engine, table: str) -> None:
     import signal
 
-    given = _make_settings(engine, table)
-    with run_proxy(given) as proxy:
+    values = _make_settings(engine, table)
+    with run_proxy(values) as proxy:
         assert asyncio.run(_fetch_outcome(proxy.url)) == "expanded"
         text = proxy.config.read_text(encoding="utf-8")
         proxy.config.write_text(text.replace('"weight" = 0.4', '"weight" = 0.4\n"enabled" = false'), encoding="utf-8")
@@ -153,14 +157,14 @@ def test_sighup_switches_an_index_off_without_a_restart(engine: Engine, table: s
         proxy.config.write_text("nonsense =", encoding="utf-8")
         proxy.process.send_signal(signal.SIGHUP)
         assert asyncio.run(_fetch_outcome(proxy.url)) == "skipped;off"
-        assert "the settings were not taken" in _wait_for_log(proxy.log)
+        assert "the settings were not applied" in _wait_for_log(proxy.log)
 
 
 def _wait_for_log(log: Path) -> str:
     import time
 
     for _ in range(100):
-        if "were not taken" in log.read_text(encoding="utf-8"):
+        if "were not applied" in log.read_text(encoding="utf-8"):
             break
         time.sleep(0.05)
     return log.read_text(encoding="utf-8")
@@ -179,11 +183,11 @@ async def _wait_for_outcome(url: str, outcome: str) -> bool:
 
 
 def test_settings_written_as_toml_are_read_back(tmp_path: Path) -> None:
-    given = {
+    values = {
         "engine": "http://127.0.0.1:1",
         "index": {"a.b*": {"weight": 0.5, "fields": ["x y"]}},
         "cache": {"size": 3},
     }
     path = tmp_path / "querylift.toml"
-    path.write_text(format_toml(given), encoding="utf-8")
-    assert load_settings(path, {}) == parse_settings(given)
+    path.write_text(format_toml(values), encoding="utf-8")
+    assert load_settings(path, {}) == parse_settings(values)

@@ -17,13 +17,13 @@ from querylift.plugin.expansion import (
     MAX_WORDS,
     Expansion,
     WeightedTerm,
+    build_messages,
+    build_prompt,
     clean_prose,
     clean_query,
-    from_terms,
-    from_words,
-    messages,
-    parse,
-    prompt,
+    expansion_from_terms,
+    expansion_from_text,
+    parse_output,
 )
 
 # -- reading what a model wrote -----------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_a_large_models_answer_becomes_one_line_of_prose() -> None:
 @example("a\u200d")
 @example("'.-")
 def test_whatever_a_model_writes_is_bounded_words_or_nothing(output: str) -> None:
-    for made in (parse(output, query=""), parse(output, query="a query"), from_words(output)):
+    for made in (parse_output(output, query=""), parse_output(output, query="a query"), expansion_from_text(output)):
         if made is None:
             continue
         words = made.text.split(" ")
@@ -188,8 +188,8 @@ def test_whatever_a_model_writes_is_bounded_words_or_nothing(output: str) -> Non
 @settings(max_examples=200, deadline=None)
 @given(st.text())
 def test_reading_words_again_changes_nothing(text: str) -> None:
-    first = from_words(text)
-    assert first is None or from_words(first.text) == first
+    first = expansion_from_text(text)
+    assert first is None or expansion_from_text(first.text) == first
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_reading_takes_time_in_proportion_whatever_stands_there(unit: str) -> No
     """60,000 repeats: a rule that backtracks would need minutes."""
     evil = unit * 60_000 + "_"
     began_s = time.process_time()
-    parse(evil, query=evil), clean_prose(evil), prompt(evil)
+    parse_output(evil, query=evil), clean_prose(evil), build_prompt(evil)
     assert time.process_time() - began_s < 5
 
 
@@ -317,8 +317,8 @@ def test_what_was_kept_is_kept_when_it_is_read_again(query: str, output: str) ->
 
 
 def test_a_table_may_hold_another_language_than_the_query() -> None:
-    """`from_words`, which reads tables, knows no query: people wrote what stands there."""
-    assert from_words("天空 blue небо") == Expansion(text="天空 blue небо")
+    """`expansion_from_text`, which reads tables, knows no query: people wrote what stands there."""
+    assert expansion_from_text("天空 blue небо") == Expansion(text="天空 blue небо")
 
 
 @pytest.mark.parametrize("unit", ["the word ", "天空是蓝色的", "слово ", "é-", "天a", "α", "x1", "の空", "<b>a</b> "])
@@ -326,8 +326,8 @@ def test_a_megabyte_is_read_in_a_moment(unit: str) -> None:
     """The event loop reads it."""
     evil = unit * (1_000_000 // len(unit))
     began_s = time.process_time()
-    parse(evil, query="天空为什么是蓝色的")
-    parse("the sky", query=evil)
+    parse_output(evil, query="天空为什么是蓝色的")
+    parse_output("the sky", query=evil)
     assert time.process_time() - began_s < 5
 
 
@@ -335,9 +335,9 @@ def test_a_megabyte_is_read_in_a_moment(unit: str) -> None:
 
 
 def test_the_prompt_is_the_messages_in_chatml() -> None:
-    system, user = messages("heart attack")
+    system, user = build_messages("heart attack")
     assert user["content"] == "Write a short passage that answers this search query: heart attack"
-    assert prompt("heart attack") == (
+    assert build_prompt("heart attack") == (
         f"<|im_start|>system\n{system['content']}<|im_end|>\n"
         f"<|im_start|>user\n{user['content']}<|im_end|>\n"
         "<|im_start|>assistant\n"
@@ -361,7 +361,7 @@ def test_the_prompt_is_the_messages_in_chatml() -> None:
     ],
 )
 def test_no_query_can_end_its_turn(query: str) -> None:
-    assert _turns(prompt(query)) == _turns(prompt("plain"))
+    assert _turns(build_prompt(query)) == _turns(build_prompt("plain"))
 
 
 _PIECES = ["<|", "|>", "<", ">", "|", "im_end", "im_start", "endoftext", "\n", "\u00ad", "\u200d", "x", " "]
@@ -370,7 +370,7 @@ _PIECES = ["<|", "|>", "<", ">", "|", "im_end", "im_start", "endoftext", "\n", "
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(_PIECES)).map("".join))
 def test_no_query_made_of_pieces_can_either(query: str) -> None:
-    assert _turns(prompt(query)) == _turns(prompt("plain"))
+    assert _turns(build_prompt(query)) == _turns(build_prompt("plain"))
 
 
 def _turns(written: str) -> list[int]:
@@ -424,20 +424,20 @@ def test_an_expansion_is_text_or_terms_and_terms_have_a_field() -> None:
 
 
 def test_the_heaviest_terms_stay_in_order_and_each_once() -> None:
-    made = from_terms([("b", 1), ("a", 1.0), ("c", 3), ("b", 2)], field="body")
+    made = expansion_from_terms([("b", 1), ("a", 1.0), ("c", 3), ("b", 2)], field="body")
     assert made is not None
     assert [(t.term, t.weight) for t in made.terms] == [("c", 3.0), ("b", 2.0), ("a", 1.0)]
-    many = from_terms(((str(i), i + 1) for i in range(1000)), field="body")
-    assert many is not None and many.size() == MAX_TERMS
+    many = expansion_from_terms(((str(i), i + 1) for i in range(1000)), field="body")
+    assert many is not None and many.count_words() == MAX_TERMS
     assert many.terms[0] == WeightedTerm("999", 1000.0)
 
 
 def test_a_repr_shows_sizes_not_words() -> None:
     assert repr(Expansion(text="secret")) == "Expansion(6 chars)"
     assert repr(Expansion(terms=(WeightedTerm("secret", 1.0),), field="body")) == "Expansion(1 terms of body)"
-    assert Expansion(text="one two").size() == 2
+    assert Expansion(text="one two").count_words() == 2
 
 
 def _text(output: str, query: str = "") -> str | None:
-    made = parse(output, query=query)
+    made = parse_output(output, query=query)
     return made.text if made else None

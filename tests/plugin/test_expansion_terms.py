@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from querylift.plugin import dsl
-from querylift.plugin.cache import decode, encode
+from querylift.plugin.cache import decode_expansion, encode_expansion
 from querylift.plugin.dsl.skip import Skip
-from querylift.plugin.expansion import MAX_TERMS, Expansion, WeightedTerm, from_terms
-from querylift.plugin.generators.base import Ask
+from querylift.plugin.expansion import MAX_TERMS, Expansion, WeightedTerm, expansion_from_terms
+from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.table import TableGenerator
 from querylift.plugin.policy import Policy
 from tests.plugin.dsl.test_rewrite import Body, _bodies, _check_added, _check_untouched, _policies, slow
@@ -33,7 +33,7 @@ def test_terms_and_their_words_survive_json_and_the_cache() -> None:
         "surfaces": {"boat": "boats", "müll": "Müll"},
     }
     assert Expansion.from_json(json.loads(json.dumps(SURFACED.to_json()))) == SURFACED
-    assert decode(encode(SURFACED)) == SURFACED
+    assert decode_expansion(encode_expansion(SURFACED)) == SURFACED
 
 
 def test_terms_without_words_are_written_as_they_always_were() -> None:
@@ -51,8 +51,8 @@ def test_terms_without_words_are_written_as_they_always_were() -> None:
 def test_whatever_the_terms_and_their_words_they_survive_json(
     terms: dict[str, float], surfaces: dict[str, str]
 ) -> None:
-    made = from_terms(terms.items(), field="f", surfaces=surfaces)
-    assert made is not None and made.size() == len(terms)
+    made = expansion_from_terms(terms.items(), field="f", surfaces=surfaces)
+    assert made is not None and made.count_words() == len(terms)
     assert {term.term: term.surface for term in made.terms} == {term: surfaces.get(term, "") for term in terms}
     assert Expansion.from_json(json.loads(json.dumps(made.to_json()))) == made
 
@@ -70,7 +70,7 @@ def test_a_word_that_is_no_text_is_none(word: object) -> None:
 
 
 def test_a_person_reads_the_words_where_they_are_known() -> None:
-    assert SURFACED.words() == "boats sail Müll"
+    assert SURFACED.to_text() == "boats sail Müll"
     assert repr(SURFACED) == "Expansion(3 terms of body)"
 
 
@@ -81,7 +81,7 @@ def test_a_table_may_hold_them(tmp_path: Path) -> None:
     async def looked_up() -> Expansion | None:
         table = TableGenerator(tmp_path / "table.jsonl")
         await table.start()
-        return await table.expand(Ask("Q"))
+        return await table.expand(ExpansionRequest("Q"))
 
     assert asyncio.run(looked_up()) == SURFACED
 
@@ -105,7 +105,7 @@ def test_words_for_terms_are_added_and_nothing_else_and_no_more_than_allowed(
 ) -> None:
     before = json.dumps(body)
     try:
-        out: Any = dsl.rewrite(body, dsl.find(body, policy), expansion, policy)
+        out: Any = dsl.add_expansion(body, dsl.find_user_query(body, policy), expansion, policy)
     except Skip:
         return
     assert json.dumps(body) == before

@@ -29,7 +29,7 @@ def _build_commands(steps: list[dict[str, object]], **changes: object) -> list[s
 
 
 def test_a_step_is_the_command_that_a_person_would_type() -> None:
-    steps = [
+    steps: list[dict[str, object]] = [
         {
             "stage": "score",
             "arguments": ["{work}/own samples.jsonl"],
@@ -49,7 +49,7 @@ def test_a_training_stage_gets_the_configuration_file_and_the_held_out_splits() 
 
 
 def test_one_seed_runs_to_its_end_before_the_next_seed_begins() -> None:
-    steps = [
+    steps: list[dict[str, object]] = [
         {"stage": "pairs", "arguments": ["all"]},
         {"stage": "sft", "arguments": ["a-{seed}"], "per_seed": True},
         {"stage": "merge", "arguments": ["b-{seed}"], "per_seed": True},

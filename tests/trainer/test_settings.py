@@ -78,4 +78,4 @@ def test_a_missing_file_is_named_with_the_packaged_ones() -> None:
 
 def test_a_training_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        parse_training_config({}).seed = 1  # type: ignore[misc]
+        parse_training_config({}).seed = 1

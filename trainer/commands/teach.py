@@ -51,9 +51,7 @@ if TYPE_CHECKING:
     help="Use only the first queries of the split, up to this number. Imported files are not cut.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
 def teach(
-    context: click.Context,
     corpus: str,
     split: str | None,
     out: Path,
@@ -72,7 +70,7 @@ def teach(
     from querylift.trainer.teaching.sources import TeachingTask
 
     sources = build_sources(options)
-    check_options(sources, list_given_options(context), limit=limit)
+    check_options(sources, list_given_options(), limit=limit)
     loaded_corpus = load_corpus(corpus)
     needs_split = _needs_split(sources)
     if needs_split:

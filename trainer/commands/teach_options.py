@@ -70,7 +70,8 @@ _FILE_OPTIONS = (
         "--where",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Import only rows with this value; repeatable. A repeated key accepts each value. The value None accepts rows without the key.",
+        help="Import only rows with this value; repeatable. A repeated key accepts each of its values. "
+        "The value None accepts rows without the key.",
     ),
 )
 _DOCUMENT_OPTIONS = (
@@ -167,8 +168,9 @@ def check_options(sources: Sources, given_options: Sequence[str], *, limit: int 
         raise SettingsError("--limit does not cut what --import takes; leave it out, or add --endpoint or --judged")
 
 
-def list_given_options(context: click.Context) -> list[str]:
-    """Return the options that are on the command line, as they are written there."""
+def list_given_options() -> list[str]:
+    """Return the options of the running command that are on the command line, as they are written there."""
+    context = click.get_current_context()
     return [
         parameter.opts[0]
         for parameter in context.command.params

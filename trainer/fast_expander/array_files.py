@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from querylift.plugin.files import open_for_replacement
 from querylift.trainer.fast_expander.matrix_training import MatrixWeights
 
 if TYPE_CHECKING:
@@ -36,7 +37,5 @@ def load_array(path: Path) -> Array:
 
 
 def _write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("wb") as file:
+    with open_for_replacement(path) as file:
         write(file)
-    unfinished.replace(path)

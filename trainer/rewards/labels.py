@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from querylift.index_tools.corpora.corpus import Corpus
 from querylift.index_tools.corpora.trec_files import read_qrels
+from querylift.plugin.files import compute_json_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Labels:
 
     def compute_digest(self) -> str:
         """Return the SHA-256 of the grades. It does not depend on their order."""
-        return hash_json([self.qrels, self.relevant_from])
+        return compute_json_digest([self.qrels, self.relevant_from])
 
 
 def load_split_labels(corpus: Corpus, split: str, *, prefix: str = "") -> Labels:
@@ -49,8 +48,3 @@ def read_labels(path: Path, *, relevant_from: int = 1, prefix: str = "") -> Labe
     """
     qrels = {prefix + query_id.removeprefix(prefix): grades for query_id, grades in read_qrels(path).items()}
     return Labels(qrels, path.name, relevant_from)
-
-
-def hash_json(value: object) -> str:
-    """Return the SHA-256 of a JSON value. It does not depend on the order of the keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

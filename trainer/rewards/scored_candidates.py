@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from querylift.index_tools.corpora.text_files import read_jsonl
-from querylift.index_tools.corpora.trec_files import open_for_atomic_write
 from querylift.plugin.errors import DataError, SettingsError
+from querylift.plugin.files import open_for_replacement
 from querylift.trainer.candidates import Candidate, read_candidates
 
 
@@ -88,7 +88,7 @@ def write_scored_candidates(path: Path, scored_candidates: Iterable[ScoredCandid
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace the file at `path` by one line of JSON for each row."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open_for_atomic_write(path) as stream:
+    with open_for_replacement(path) as stream:
         for row in rows:
             stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 

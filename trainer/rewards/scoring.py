@@ -20,11 +20,12 @@ from querylift.index_tools.searching import BodyFormatter, format_search_body
 from querylift.plugin.broker import Answer
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import Expansion, clean_prose, expansion_from_text, parse_output
+from querylift.plugin.files import compute_json_digest
 from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow, search_flow
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.settings import IndexSettings, Settings, enable_index
 from querylift.trainer.candidates import Candidate
-from querylift.trainer.rewards.labels import Labels, hash_json
+from querylift.trainer.rewards.labels import Labels
 from querylift.trainer.rewards.ranker import Ranker, split_into_batches
 from querylift.trainer.rewards.ranking_cache import RankingCache
 from querylift.trainer.rewards.ranking_measures import Measurer, compute_reward
@@ -267,5 +268,5 @@ def _make_basis(ranker: Ranker, settings: Settings, labels: Labels, options: Rew
         index=options.index,
         index_state=ranker.fingerprint[:_DIGEST_CHARACTERS],
         labels_digest=labels.compute_digest()[:_DIGEST_CHARACTERS],
-        rules=hash_json(rules)[:_DIGEST_CHARACTERS],
+        rules=compute_json_digest(rules)[:_DIGEST_CHARACTERS],
     )

@@ -8,13 +8,9 @@ from pathlib import Path
 
 from querylift.plugin.errors import GeneratorBusy, GeneratorError, QueryliftError, SettingsError
 from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, clean_query, parse_output
+from querylift.plugin.files import compute_file_digest
 from querylift.plugin.generators.base import ExpansionRequest
-from querylift.plugin.generators.llama.model_file import (
-    check_gguf,
-    check_llama_cpp,
-    compute_file_digest,
-    count_default_threads,
-)
+from querylift.plugin.generators.llama.model_file import check_gguf, check_llama_cpp, count_default_threads
 from querylift.plugin.generators.llama.worker import WorkerOptions
 from querylift.plugin.generators.llama.worker_process import AdapterLaunchError, LaunchError, WorkerProcess
 

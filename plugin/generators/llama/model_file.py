@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import re
-from functools import lru_cache
 from pathlib import Path
 
-import querylift
 from querylift.plugin.errors import MissingExtra, SettingsError
-from querylift.plugin.files import cache_dir
+from querylift.plugin.files import PACKAGE_FOLDER, compute_file_digest, find_cache_folder
 
 PROMPT_VERSION_KEY = "querylift.prompt_version"
 """The metadata key under which a GGUF file names the prompt that it was trained for."""
@@ -37,14 +34,14 @@ def find_packaged_model() -> Path:
 
 def find_shipped_adapter(folder: Path | None = None) -> Path | None:
     """Return the adapter that comes with Querylift, or the one in `folder`. Return None when there is no such file."""
-    file = (folder or Path(querylift.__file__).parent / "models") / _SHIPPED_ADAPTER
+    file = (folder or PACKAGE_FOLDER / "models") / _SHIPPED_ADAPTER
     return file if file.is_file() else None
 
 
 def get_prepared_student_path(model: Path, adapter: Path) -> Path:
     """Return where `querylift quantize student` puts the merged model, which writes faster than both files. Raises OSError."""
     digests = "-".join(compute_file_digest(file)[:12] for file in (model, adapter))
-    return cache_dir() / "students" / f"{adapter.stem}-{digests}.gguf"
+    return find_cache_folder() / "students" / f"{adapter.stem}-{digests}.gguf"
 
 
 def check_llama_cpp() -> None:
@@ -63,18 +60,6 @@ def check_gguf(path: Path, *, role: str = "model") -> None:
         raise SettingsError(f"the {role} {path} cannot be read ({error.strerror}); name a GGUF file") from None
     if magic != _MAGIC:
         raise SettingsError(f"the {role} {path} is not a GGUF file; convert it, or name another")
-
-
-def compute_file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file as hex, cached by path, size and modification time. Raises OSError."""
-    stat = path.stat()
-    return _compute_digest(path, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=8)
-def _compute_digest(path: Path, size_bytes: int, modified_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def count_default_threads() -> int:

@@ -9,11 +9,10 @@ import signal
 import sys
 from dataclasses import asdict, dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 
-import querylift
 from querylift.plugin.errors import GeneratorError
+from querylift.plugin.files import PACKAGE_FOLDER
 from querylift.plugin.generators.llama.worker import WorkerOptions
 
 _GRACE_S = 1.0
@@ -220,7 +219,7 @@ def _build_environment() -> dict[str, str]:
 
     The worker imports the same copy of this package. llama.cpp starts no debugger when it crashes.
     """
-    folder = str(Path(querylift.__file__).parents[1])
+    folder = str(PACKAGE_FOLDER.parent)
     path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"}
 

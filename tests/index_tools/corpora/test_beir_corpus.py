@@ -148,7 +148,7 @@ def test_a_broken_document_is_named_by_path_and_line_when_it_is_reached(
     assert problem in str(caught.value)
 
 
-def test_documents_are_streamed_anew_for_everyone_who_asks(tmp_path: Path) -> None:
+def test_documents_can_be_streamed_several_times(tmp_path: Path) -> None:
     write_text_file(tmp_path / "corpus.jsonl", format_jsonl(d1="one", d2="two"))
     corpus = load_corpus(str(tmp_path))
     assert list(corpus.iter_documents()) == list(corpus.iter_documents()) != []
@@ -170,7 +170,7 @@ def test_language_and_lowest_relevant_grade_are_english_and_1_and_can_be_set(tmp
         ("{}", "en", 1),
     ],
 )
-def test_a_beir_folder_says_in_about_json_what_its_other_files_cannot(
+def test_about_json_states_the_language_and_the_lowest_relevant_grade(
     tmp_path: Path, about: str, language: str, relevant_from: int
 ) -> None:
     write_text_file(tmp_path / "corpus.jsonl", format_jsonl(d1="one"))
@@ -192,7 +192,7 @@ def test_a_beir_folder_says_in_about_json_what_its_other_files_cannot(
         ('{"relevant_from": 0}', "relevant_from is 0 in "),
     ],
 )
-def test_an_about_json_that_says_something_else_is_refused(tmp_path: Path, about: str, sentence: str) -> None:
+def test_an_about_json_with_other_content_is_refused(tmp_path: Path, about: str, sentence: str) -> None:
     write_text_file(tmp_path / "corpus.jsonl", format_jsonl(d1="one"))
     write_text_file(tmp_path / "about.json", about)
     with pytest.raises(SettingsError) as caught:
@@ -222,7 +222,7 @@ def test_real_beir_folders_load(name: str, documents: int, split: str, queries: 
     assert sum(map(len, corpus.read_qrels(split).values())) == judgments
 
 
-def test_queries_and_judgments_alone_are_enough_to_measure_and_documents_are_asked_for_by_name(tmp_path: Path) -> None:
+def test_queries_and_judgments_suffice_to_measure_but_indexing_needs_documents(tmp_path: Path) -> None:
     (tmp_path / "queries.jsonl").write_text('{"_id": "1", "text": "axon"}\n', encoding="utf-8")
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n1\td\t1\n", encoding="utf-8")
     corpus = load_corpus(str(tmp_path))

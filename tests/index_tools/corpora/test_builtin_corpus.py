@@ -65,25 +65,25 @@ def test_an_object_with_two_names_is_documented_once(documents: dict[str, Docume
 
 
 def test_the_built_in_corpus_is_the_same_each_time(documents: dict[str, Document]) -> None:
-    again = list(builtin_corpus.iter_documents())
-    assert again == list(documents.values())
-    assert len({document.doc_id for document in again}) == len(again)
+    second_reading = list(builtin_corpus.iter_documents())
+    assert second_reading == list(documents.values())
+    assert len({document.doc_id for document in second_reading}) == len(second_reading)
 
 
-def test_no_document_shows_the_machine_that_it_was_read_on(
+def test_no_document_shows_environment_variables_or_addresses(
     documents: dict[str, Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUERYLIFT_TEST_SECRET", "open-sesame")
-    seen = [document for document in builtin_corpus.iter_documents() if "open-sesame" in "".join(document)]
+    leaks = [document for document in builtin_corpus.iter_documents() if "open-sesame" in "".join(document)]
     addresses = [document.title for document in documents.values() if re.search("at 0x[0-9a-f]{6}", document.title)]
-    assert (seen, addresses) == ([], [])
+    assert (leaks, addresses) == ([], [])
 
 
 def test_every_document_has_text_and_an_id_that_trec_files_can_hold(documents: dict[str, Document]) -> None:
     assert [d for d in documents.values() if not d.text or not d.title or d.doc_id.split() != [d.doc_id]] == []
 
 
-def test_collecting_leaves_this_process_alone(capfd: pytest.CaptureFixture[str]) -> None:
+def test_collecting_does_not_change_this_process(capfd: pytest.CaptureFixture[str]) -> None:
     modules, threads = set(sys.modules), threading.active_count()
     list(builtin_corpus.iter_documents())
     assert {name for name in set(sys.modules) - modules if "." not in name} == set()
@@ -91,16 +91,16 @@ def test_collecting_leaves_this_process_alone(capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_built_in_corpus_needs_neither_our_packages_nor_their_folder(tmp_path: Path) -> None:
+def test_collecting_is_not_disturbed_by_the_users_files_or_variables(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('a file of the user was imported')")
     command = [
         sys.executable,
         "-c",
         "from querylift.index_tools.corpora import builtin_corpus; print(len(list(builtin_corpus.iter_documents())))",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(Path(builtin_corpus.__file__).parents[1]), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert int(done.stdout) > 5000
+    environment = {**os.environ, "PYTHONPATH": str(Path(builtin_corpus.__file__).parents[3]), "PYTHONSAFEPATH": "1"}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert int(result.stdout) > 5000
 
 
 def test_every_judged_document_is_in_the_corpus(documents: dict[str, Document]) -> None:
@@ -110,11 +110,11 @@ def test_every_judged_document_is_in_the_corpus(documents: dict[str, Document]) 
 
 
 def test_judgments_of_documents_that_this_python_lacks_are_left_out(documents: dict[str, Document]) -> None:
-    kept = {doc_id for grades in load_corpus("builtin").read_qrels().values() for doc_id in grades}
-    assert kept == {doc_id for grades in builtin_corpus.read_all_qrels().values() for doc_id in grades} & set(documents)
+    judged = {doc_id for grades in load_corpus("builtin").read_qrels().values() for doc_id in grades}
+    assert judged == {doc_id for grades in builtin_corpus.read_all_qrels().values() for doc_id in grades} & set(documents)
 
 
-def test_there_are_over_a_hundred_questions_each_judged_and_answered() -> None:
+def test_over_a_hundred_queries_are_judged_and_each_has_a_document_of_grade_2() -> None:
     corpus = load_corpus("builtin")
     queries, qrels = corpus.read_queries(), corpus.read_qrels()
     assert corpus.split_names == ("all",)
@@ -125,19 +125,19 @@ def test_there_are_over_a_hundred_questions_each_judged_and_answered() -> None:
     assert [query_id for query_id, grades in qrels.items() if 2 not in grades.values()] == []
 
 
-def test_no_judgment_is_made_twice() -> None:
+def test_no_judgment_is_repeated() -> None:
     lines = (files("querylift.index_tools.corpora") / "builtin_data" / "qrels.tsv").read_text().splitlines()[1:]
     pairs = [tuple(line.split("\t")[:2]) for line in lines]
     assert len(set(pairs)) == len(pairs)
 
 
-def test_no_question_holds_the_name_of_a_document_that_answers_it() -> None:
+def test_no_query_holds_the_name_of_a_relevant_document() -> None:
     queries, qrels = builtin_corpus.read_queries(), builtin_corpus.read_all_qrels()
     words = {query_id: set(re.findall(r"[\w.]+", text)) for query_id, text in queries.items()}
-    named = [
+    violations = [
         (query_id, doc_id)
         for query_id, grades in qrels.items()
         for doc_id in grades
         if doc_id in words[query_id] or ("_" in doc_id and doc_id.split(".")[-1] in words[query_id])
     ]
-    assert named == []
+    assert violations == []

@@ -52,7 +52,7 @@ def test_a_dataset_of_ir_datasets_is_loaded_by_its_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("doc_class", [TitledDoc, BareDoc])
-def test_the_title_of_a_dataset_stands_once_apart_from_its_text(tmp_path: Path, doc_class: type) -> None:
+def test_the_title_of_a_document_is_not_repeated_in_its_text(tmp_path: Path, doc_class: type) -> None:
     row = dict(zip(doc_class._fields, ("d1", "A title", "and a text"), strict=True))
     docs = JsonlDocs(LocalDownload(write_text_file(tmp_path / "docs.jsonl", json.dumps(row) + "\n")), doc_class)
     register_dataset(f"querylift-test/{doc_class.__name__}", tmp_path, docs=docs)
@@ -72,7 +72,7 @@ def test_an_unknown_dataset_is_refused() -> None:
         load_corpus("ir:querylift-test/nothing")
 
 
-def test_without_ir_datasets_the_line_to_install_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ir_datasets_the_error_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ir_datasets", None)
     with pytest.raises(
         MissingExtra, match=r"ir_datasets is not installed; add it with: pip install 'querylift\[index\]'"

@@ -1,4 +1,4 @@
-"""Every form of judgments, runs and queries that is read, what is written, and what is refused with path and line."""
+"""Judgments, runs and queries are read and written in every form, and errors name path and line."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_broken_judgment_is_named_by_path_and_line(tmp_path: Path, text: str, 
     assert problem in str(caught.value)
 
 
-def test_judgments_that_were_written_are_read_as_they_were(tmp_path: Path) -> None:
+def test_written_judgments_are_read_back_unchanged(tmp_path: Path) -> None:
     qrels = {"q1": {"d1": 2, "d2": 0}, "q2": {"日本": 1}}
     write_qrels(tmp_path / "qrels.txt", qrels)
     assert (tmp_path / "qrels.txt").read_text() == "q1 0 d1 2\nq1 0 d2 0\nq2 0 日本 1\n"
@@ -98,7 +98,7 @@ def test_a_written_run_has_scores_that_fall_with_every_rank(tmp_path: Path) -> N
     )
 
 
-def test_a_run_that_was_written_is_read_as_it_was(tmp_path: Path) -> None:
+def test_a_written_run_is_read_back_unchanged(tmp_path: Path) -> None:
     run = {"q1": [f"d{n * 7 % 1000}" for n in range(1000)], "q2": ["d1"]}
     write_run(tmp_path / "run.txt.gz", run, "t")
     assert read_run(tmp_path / "run.txt.gz") == run
@@ -124,7 +124,7 @@ def test_a_document_that_comes_twice_in_a_run_is_refused(tmp_path: Path) -> None
         write_run(tmp_path / "run", {"q1": ["d1", "d2", "d1"]}, "t")
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
     path = write_text_file(tmp_path / "run", "old\n")
     with pytest.raises(DataError):
         write_run(path, {"q1": ["d1", "d 2"]}, "t")
@@ -132,8 +132,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_is_not_there_is_a_wrong_setting(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"cannot write in .*missing"):
+def test_writing_to_a_missing_folder_is_a_settings_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"missing.* cannot be written: No such file or directory; name another place"):
         write_run(tmp_path / "missing" / "run", {"q": ["d"]}, "t")
 
 
@@ -158,7 +158,7 @@ Identify organizations that participate in crime.
     }
 
 
-def test_topics_with_the_prefix_topic_lose_it(tmp_path: Path) -> None:
+def test_the_prefix_topic_is_removed_from_a_title(tmp_path: Path) -> None:
     path = write_text_file(tmp_path / "t", "<top>\n<num> Number: 051\n<title> Topic: Airbus Subsidies\n</top>\n")
     assert read_topics(path) == {"051": "Airbus Subsidies"}
 
@@ -225,6 +225,6 @@ def test_plain_text_under_the_name_of_a_gzip_file_is_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["missing.tsv", "missing.tsv.gz", "."])
-def test_a_file_that_cannot_be_opened_is_a_wrong_setting(tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_be_opened_is_a_settings_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingsError, match=r"cannot read .*; name a file that exists"):
         read_topics(tmp_path / name)

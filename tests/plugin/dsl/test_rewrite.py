@@ -22,11 +22,11 @@ from querylift.plugin.broker import Answer
 from querylift.plugin.dsl.rewrite import UNKNOWN_FIELDS
 from querylift.plugin.dsl.skip import REASONS, Skip
 from querylift.plugin.expansion import Expansion
-from querylift.plugin.flow import Rules, Search, run, search_flow
+from querylift.plugin.flow import ExpansionRules, Search, run_flow, search_flow
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.policy import Policy
-from querylift.plugin.settings import check
-from querylift.plugin.testing import ManualClock, undo
+from querylift.plugin.settings import parse_settings
+from querylift.plugin.testing import ManualClock, remove_expansion
 from tests.helpers.paths import TEST_DATA
 
 FOLDER = TEST_DATA / "dsl"
@@ -78,13 +78,13 @@ def _policy(case: Case) -> Policy:
 def _rewritten(case: Case) -> Body:
     """What the case comes to. On the way: nothing given is changed, and undoing it gives the original."""
     raw = _raw(case)
-    body, before = dsl.parse(raw), dsl.parse(raw)
+    body, before = dsl.parse_body(raw), dsl.parse_body(raw)
     policy = _policy(case)
-    found = dsl.find(body, policy, dsl.Params(**case.get("params", {})))
-    out = dsl.rewrite(body, found, Expansion.from_json(case.get("expansion", EXPANSION)), policy)
+    found = dsl.find_user_query(body, policy, dsl.UrlParameters(**case.get("params", {})))
+    out = dsl.add_expansion(body, found, Expansion.from_json(case.get("expansion", EXPANSION)), policy)
     assert body == before
-    assert undo(out, found, keep_highlight_query=_has_highlight_query(body)) == before
-    written: Body = json.loads(dsl.dump(out))
+    assert remove_expansion(out, found, keep_highlight_query=_has_highlight_query(body)) == before
+    written: Body = json.loads(dsl.dump_body(out))
     return written
 
 
@@ -288,15 +288,15 @@ def _clauses_of(out: Body, path: tuple[Any, ...], words: str) -> int:
 def test_a_rewrite_adds_and_nothing_else(body: Body, policy: Policy, expansion: Expansion) -> None:
     before = _as_text(body)
     try:
-        found = dsl.find(body, policy)
-        out = dsl.rewrite(body, found, expansion, policy)
+        found = dsl.find_user_query(body, policy)
+        out = dsl.add_expansion(body, found, expansion, policy)
     except Skip as skip:
         assert skip.reason in REASONS
         assert _as_text(body) == before
         return
     assert _as_text(body) == before
-    assert _as_text(undo(out, found, keep_highlight_query=_has_highlight_query(body))) == before
-    assert json.loads(dsl.dump(out)) == out
+    assert _as_text(remove_expansion(out, found, keep_highlight_query=_has_highlight_query(body))) == before
+    assert json.loads(dsl.dump_body(out)) == out
     _check_untouched(body, out)
     _check_added(out, policy)
 
@@ -325,13 +325,13 @@ def _check_added(out: Body, policy: Policy) -> None:
 @given(_bodies, _policies)
 def test_a_rewrite_is_the_same_each_time_and_can_be_found_in_no_other(body: Body, policy: Policy) -> None:
     try:
-        first = dsl.rewrite(body, dsl.find(body, policy), Expansion(text="zz"), policy)
-        second = dsl.rewrite(body, dsl.find(body, policy), Expansion(text="zz"), policy)
+        first = dsl.add_expansion(body, dsl.find_user_query(body, policy), Expansion(text="zz"), policy)
+        second = dsl.add_expansion(body, dsl.find_user_query(body, policy), Expansion(text="zz"), policy)
     except Skip:
         return
     assert _as_text(first) == _as_text(second)
     with pytest.raises(Skip):  # the words added are another text: nothing is expanded twice
-        dsl.find(first, policy)
+        dsl.find_user_query(first, policy)
 
 
 _json = st.recursive(
@@ -351,7 +351,7 @@ _json = st.recursive(
 @given(st.dictionaries(st.text(st.characters(), max_size=4), _json, max_size=4))
 def test_reading_and_writing_a_body_loses_nothing(body: Body) -> None:
     written = json.dumps(body).encode()
-    assert _as_text(json.loads(dsl.dump(dsl.parse(written)))) == _as_text(body)
+    assert _as_text(json.loads(dsl.dump_body(dsl.parse_body(written)))) == _as_text(body)
 
 
 @settings(max_examples=500, deadline=None)
@@ -360,18 +360,18 @@ def test_reading_and_writing_a_body_loses_nothing(body: Body) -> None:
 @example("0e99999999999999999999")
 def test_a_number_is_written_with_its_value_or_the_body_is_left_alone(literal: str) -> None:
     try:
-        body = dsl.parse(b'{"n":%s}' % literal.encode())
+        body = dsl.parse_body(b'{"n":%s}' % literal.encode())
     except Skip as skip:
         assert skip.reason == "number"
         return
-    assert Decimal(dsl.dump(body)[5:-1].decode()) == Decimal(literal)
+    assert Decimal(dsl.dump_body(body)[5:-1].decode()) == Decimal(literal)
 
 
 def _sent(raw: bytes, policy: Body | None = None) -> tuple[str, bytes | None]:
-    rules = Rules(check({"index": {"docs": policy or {}}}), clock=ManualClock())
+    rules = ExpansionRules(parse_settings({"index": {"docs": policy or {}}}), clock=ManualClock())
     answer = Answer(Expansion(text=" ".join(_WORDS)), Outcome("expanded"))
-    result = run(search_flow(Search("docs", raw), rules), lambda question: answer)
-    return result.outcome.header(), result.body
+    result = run_flow(search_flow(Search("docs", raw), rules), lambda question: answer)
+    return result.outcome.format_header(), result.body
 
 
 @slow

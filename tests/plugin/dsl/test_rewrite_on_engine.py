@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 import pytest
 
 from querylift.plugin import dsl
-from querylift.plugin.dsl.find import MAX_DEPTH
 from querylift.plugin.dsl.skip import Skip
+from querylift.plugin.dsl.user_query import MAX_DEPTH
 from querylift.plugin.expansion import MAX_WORDS, Expansion
 from querylift.plugin.policy import Policy
 from tests.helpers.paths import TEST_DATA
@@ -110,7 +110,7 @@ def _document(i: int) -> Body:
 
 def _expanded(body: Body, policy: Policy | None = None, expansion: Expansion = ADDED) -> Body:
     policy = policy or Policy()
-    out: Body = json.loads(dsl.dump(dsl.rewrite(body, dsl.find(body, policy), expansion, policy)))
+    out: Body = json.loads(dsl.dump_body(dsl.add_expansion(body, dsl.find_user_query(body, policy), expansion, policy)))
     assert out != body
     return out
 
@@ -281,7 +281,7 @@ def test_the_expansion_adds_to_scores_and_takes_from_none(index: Index, query: B
 def test_terms_instead_of_text_keep_the_hits_too(index: Index, query: Body) -> None:
     _skip_where_unknown(index, query)
     body = {"query": query} | ASIDE
-    named = dsl.find(body, Policy()).fields
+    named = dsl.find_user_query(body, Policy()).fields
     field = named[0] if named and "*" not in named[0] else "body"
     terms = Expansion.from_json({"field": field, "terms": {"infarct": 2.0, "myocardi": 1.5, "coronari": 0.5}})
     before, after = index.search(body), index.search(_expanded(body, expansion=terms))
@@ -493,7 +493,7 @@ def test_one_that_only_the_engine_takes_goes_there_as_it_came(index: Index, kind
     body = _nested_in(kind, 100)
     index.search(body)
     with pytest.raises(Skip) as skipped:
-        dsl.find(body, Policy())
+        dsl.find_user_query(body, Policy())
     assert skipped.value.reason == "too-deep"
 
 

@@ -26,7 +26,7 @@ from querylift.plugin.generators.fast_expander import FastExpanderGenerator
 from querylift.plugin.settings import Settings, parse_settings
 from tests.helpers.expanders import TEXTS, TOPICS, write_expander, write_tiny_encoder
 from tests.helpers.folders import edit_json_file
-from tests.helpers.upstream_stub import Handler, Received, answering, stub_engine
+from tests.helpers.upstream_stub import Handler, ReceivedRequest, answer_with, run_stub_engine
 
 DOWN = "http://127.0.0.1:9"
 Drill = Callable[[FastExpanderGenerator], Awaitable[Any]]
@@ -223,22 +223,22 @@ def test_it_is_made_from_its_name_and_the_settings(folder: Path) -> None:
 # -- the check of the index ---------------------------------------------------------------------------------------------
 
 
-def _make_engine(*, terms: str = "boat", count: int = 40) -> tuple[Handler, list[Received]]:
+def _make_engine(*, terms: str = "boat", count: int = 40) -> tuple[Handler, list[ReceivedRequest]]:
     """Return an engine that makes `terms` of "boats" and has `count` documents, and the requests that it receives."""
-    requests: list[Received] = []
+    requests: list[ReceivedRequest] = []
 
-    async def handle(request: Received, writer: asyncio.StreamWriter) -> None:
+    async def handle(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         requests.append(request)
         tokens = {"tokens": [{"token": terms, "start_offset": 0, "end_offset": 5}]}
         answer = tokens if b"_analyze" in request.start_line else {"count": count}
-        await answering(json.dumps(answer).encode())(request, writer)
+        await answer_with(json.dumps(answer).encode())(request, writer)
 
     return handle, requests
 
 
 def _start_and_close(folder: Path, handle: Handler, **options: Any) -> str:
     async def main() -> str:
-        async with stub_engine(handle) as stub:
+        async with run_stub_engine(handle) as stub:
             generator = FastExpanderGenerator(folder, f"http://127.0.0.1:{stub.port}", **options)
             await generator.start()
             await generator.close()
@@ -258,8 +258,8 @@ def test_an_unchanged_index_gives_no_warning(folder: Path, caplog: pytest.LogCap
     ]
     assert json.loads(requests[0].body) == {"field": "contents", "text": ["boats"]}
     basic_auth = b"Basic " + base64.b64encode(b"lift:secret")
-    assert all(request.header(b"authorization") == [basic_auth] for request in requests)
-    assert all(request.header(b"x-querylift") == [b"off"] for request in requests)
+    assert all(request.get_header_values(b"authorization") == [basic_auth] for request in requests)
+    assert all(request.get_header_values(b"x-querylift") == [b"off"] for request in requests)
 
 
 @pytest.mark.parametrize("count", [45, 35, 0])
@@ -291,8 +291,8 @@ def test_an_engine_that_does_not_answer_gives_a_warning_and_searches_are_expande
 
 @pytest.mark.parametrize(
     "handle",
-    [answering(b"{}", status="401 Unauthorized"), answering(b"{}"), answering(b"[]"), answering(b"no JSON"),
-     answering(b'{"tokens": [{}], "count": 1}'), answering(b'{"tokens": 5}')],
+    [answer_with(b"{}", status="401 Unauthorized"), answer_with(b"{}"), answer_with(b"[]"), answer_with(b"no JSON"),
+     answer_with(b'{"tokens": [{}], "count": 1}'), answer_with(b'{"tokens": 5}')],
 )  # fmt: skip
 def test_an_engine_with_an_unexpected_answer_gives_a_warning_too(
     folder: Path, caplog: pytest.LogCaptureFixture, handle: Handler

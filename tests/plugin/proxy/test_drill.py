@@ -12,14 +12,15 @@ from typing import Any
 import aiohttp
 import pytest
 
-from querylift.index_tools.engine import Engine, action
+from querylift.index_tools.engine import Engine, make_index_action
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.generators.base import Generator
-from querylift.plugin.generators.llama.generator import LlamaGenerator, packaged_model
-from querylift.plugin.settings import check
+from querylift.plugin.generators.llama.generator import LlamaGenerator
+from querylift.plugin.generators.llama.model_file import find_packaged_model
+from querylift.plugin.settings import parse_settings
 from querylift.plugin.testing import ScriptedGenerator
-from tests.helpers.relay import Relay, relay_to
-from tests.helpers.upstream_stub import Front, proxy_before
+from tests.helpers.relay import Relay, run_relay
+from tests.helpers.upstream_stub import RunningProxy, run_proxy
 
 pytestmark = pytest.mark.engine
 INDEX = "drill"
@@ -33,17 +34,22 @@ TEXTS = {
 QUERY = "compress a folder"
 BODY = {"query": {"match": {"text": QUERY}}}
 GREEDY = ScriptedGenerator({QUERY: Expansion(text="archives zip format")})
-Drill = Callable[[aiohttp.ClientSession, Front], Awaitable[None]]
+Drill = Callable[[aiohttp.ClientSession, RunningProxy], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
 def engine_url(opensearch: str) -> Iterator[str]:
-    with Engine(check({"engine": opensearch})) as engine:
-        if engine.exists(INDEX):
+    with Engine(parse_settings({"engine": opensearch})) as engine:
+        if engine.has_index(INDEX):
             engine.call("DELETE", f"/{INDEX}")
         mappings = {"properties": {"text": {"type": "text", "analyzer": "english"}}}
         engine.call("PUT", f"/{INDEX}", {"settings": {"number_of_replicas": 0}, "mappings": mappings})
-        assert all(ok for ok, _ in engine.bulk(action(INDEX, name, {"text": text}) for name, text in TEXTS.items()))
+        assert all(
+            ok
+            for ok, _ in engine.send_bulk_actions(
+                make_index_action(INDEX, name, {"text": text}) for name, text in TEXTS.items()
+            )
+        )
         engine.call("POST", f"/{INDEX}/_refresh")
         yield opensearch
         engine.call("DELETE", f"/{INDEX}")
@@ -56,7 +62,7 @@ def _run(engine_url: str, drill: Drill, generator: Generator | None = None, **se
 
     async def main() -> None:
         made = generator or ScriptedGenerator(GREEDY.answers)
-        async with proxy_before(engine_url, made, **given) as front, aiohttp.ClientSession() as client:
+        async with run_proxy(engine_url, made, **given) as front, aiohttp.ClientSession() as client:
             async with asyncio.timeout(60):
                 await drill(client, front)
         await asyncio.sleep(0.05)
@@ -81,7 +87,7 @@ async def _search(client: aiohttp.ClientSession, url: str, body: Any = BODY, **o
 
 
 async def _as_without_us(
-    client: aiohttp.ClientSession, engine_url: str, front: Front, body: Any = BODY, **o: Any
+    client: aiohttp.ClientSession, engine_url: str, front: RunningProxy, body: Any = BODY, **o: Any
 ) -> str:
     """Assert that the proxy answers exactly as the engine does, and return the outcome."""
     status, outcome, found = await _search(client, front.url, body, **o)
@@ -91,7 +97,7 @@ async def _as_without_us(
 
 
 def test_an_expanded_search_keeps_its_hits(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: Front) -> None:
+    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
         status, outcome, found = await _search(client, front.url)
         direct = await _search(client, engine_url)
         assert (status, outcome) == (200, "expanded")
@@ -103,9 +109,9 @@ def test_an_expanded_search_keeps_its_hits(engine_url: str) -> None:
 
 @pytest.mark.model
 def test_a_worker_killed_in_the_middle_of_a_request_costs_no_search(engine_url: str) -> None:
-    generator = LlamaGenerator(packaged_model())
+    generator = LlamaGenerator(find_packaged_model())
 
-    async def drill(client: aiohttp.ClientSession, front: Front) -> None:
+    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
         search = asyncio.ensure_future(_as_without_us(client, engine_url, front))
         await asyncio.sleep(0.1)
         assert generator.pid is not None
@@ -118,9 +124,9 @@ def test_a_worker_killed_in_the_middle_of_a_request_costs_no_search(engine_url: 
 
 @pytest.mark.model
 def test_a_worker_that_hangs_costs_the_budget_and_is_replaced(engine_url: str) -> None:
-    generator = LlamaGenerator(packaged_model(), hang_s=1)
+    generator = LlamaGenerator(find_packaged_model(), hang_s=1)
 
-    async def drill(client: aiohttp.ClientSession, front: Front) -> None:
+    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
         stopped = generator.pid
         assert stopped is not None
         os.kill(stopped, signal.SIGSTOP)
@@ -132,7 +138,7 @@ def test_a_worker_that_hangs_costs_the_budget_and_is_replaced(engine_url: str) -
     _run(engine_url, drill, generator, budget_ms=300, cache={"pin_s": 0})
 
 
-async def _until_expanded(client: aiohttp.ClientSession, front: Front) -> None:
+async def _until_expanded(client: aiohttp.ClientSession, front: RunningProxy) -> None:
     """Search until the generator answers again; every search on the way is answered."""
     for attempt in range(100):
         body = {"query": {"match": {"text": f"compress folder number {'again ' * (attempt % 5)}"}}}
@@ -145,7 +151,7 @@ async def _until_expanded(client: aiohttp.ClientSession, front: Front) -> None:
 
 
 def test_an_engine_that_is_down_is_said_in_a_moment(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: Front) -> None:
+    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
         async with asyncio.timeout(5):
             status, _, found = await _search(client, front.url)
         assert (status, found["error"]["type"]) == (502, "querylift_engine_unreachable")
@@ -153,12 +159,14 @@ def test_an_engine_that_is_down_is_said_in_a_moment(engine_url: str) -> None:
     _run("http://127.0.0.1:9", drill)  # a port that nothing listens on
 
 
-def _through_relay(engine_url: str, drill: Callable[[aiohttp.ClientSession, Front, Relay], Awaitable[None]]) -> None:
+def _through_relay(
+    engine_url: str, drill: Callable[[aiohttp.ClientSession, RunningProxy, Relay], Awaitable[None]]
+) -> None:
     async def main() -> None:
-        async with relay_to(engine_url) as relay:
+        async with run_relay(engine_url) as relay:
             generator = ScriptedGenerator(GREEDY.answers)
             async with (
-                proxy_before(relay.url, generator, index={INDEX: {}}) as front,
+                run_proxy(relay.url, generator, index={INDEX: {}}) as front,
                 aiohttp.ClientSession() as client,
             ):
                 async with asyncio.timeout(60):
@@ -168,7 +176,7 @@ def _through_relay(engine_url: str, drill: Callable[[aiohttp.ClientSession, Fron
 
 
 def test_a_slow_engine_is_waited_for(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: Front, relay: Relay) -> None:
+    async def drill(client: aiohttp.ClientSession, front: RunningProxy, relay: Relay) -> None:
         relay.delay_s = 1.5
         assert (await _search(client, front.url))[:2] == (200, "expanded")
 
@@ -176,12 +184,12 @@ def test_a_slow_engine_is_waited_for(engine_url: str) -> None:
 
 
 def test_a_client_that_leaves_lets_go_of_the_engine(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: Front, relay: Relay) -> None:
+    async def drill(client: aiohttp.ClientSession, front: RunningProxy, relay: Relay) -> None:
         relay.delay_s = 30
         with pytest.raises(TimeoutError):
             await _search(client, front.url, timeout=aiohttp.ClientTimeout(total=0.3))
         async with asyncio.timeout(5):
-            while relay.open_lines:
+            while relay.open_connections:
                 await asyncio.sleep(0.02)
         relay.delay_s = 0
         assert (await _search(client, front.url))[0] == 200
@@ -190,12 +198,12 @@ def test_a_client_that_leaves_lets_go_of_the_engine(engine_url: str) -> None:
 
 
 def test_an_answer_cut_in_the_middle_is_cut_for_the_client_too(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: Front, relay: Relay) -> None:
-        relay.cut_after = 5000
+    async def drill(client: aiohttp.ClientSession, front: RunningProxy, relay: Relay) -> None:
+        relay.cut_after_bytes = 5000
         with pytest.raises(aiohttp.ClientError):
             plain = {"Accept-Encoding": "identity"}  # compressed, the answer would fit
             await _search(client, front.url, {"query": {"match": {"text": "word"}}}, headers=plain)
-        relay.cut_after = None
+        relay.cut_after_bytes = None
         assert (await _search(client, front.url))[0] == 200
 
     _through_relay(engine_url, drill)
@@ -215,7 +223,7 @@ def test_an_answer_cut_in_the_middle_is_cut_for_the_client_too(engine_url: str) 
     ],
 )
 def test_a_malformed_search_gets_the_engines_own_error(engine_url: str, body: bytes, outcome: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: Front) -> None:
+    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
         assert await _as_without_us(client, engine_url, front, body) == outcome
 
     _run(engine_url, drill, ScriptedGenerator({"compress": Expansion(text="zip")}))
@@ -224,7 +232,7 @@ def test_a_malformed_search_gets_the_engines_own_error(engine_url: str, body: by
 def test_a_gzip_bomb_does_no_harm(engine_url: str) -> None:
     bomb = gzip.compress(b'{"query": {"match": {"text": "' + b"a" * 20_000_000 + b'"}}}')
 
-    async def drill(client: aiohttp.ClientSession, front: Front) -> None:
+    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
         async with client.post(
             f"{front.url}/{INDEX}/_search",
             data=bomb,
@@ -237,7 +245,7 @@ def test_a_gzip_bomb_does_no_harm(engine_url: str) -> None:
 
 
 def test_a_query_of_10_000_words_goes_to_the_engine_as_it_is(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: Front) -> None:
+    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
         body = {"query": {"match": {"text": "compress " * 10_000}}}
         assert await _as_without_us(client, engine_url, front, body) == "skipped;long"
 
@@ -246,9 +254,9 @@ def test_a_query_of_10_000_words_goes_to_the_engine_as_it_is(engine_url: str) ->
 
 @pytest.mark.model
 def test_a_budget_of_1_ms_answers_as_the_engine_would(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: Front) -> None:
+    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
         for words in ("compress a folder", "open a page", "shuffle a list"):
             body = {"query": {"match": {"text": words}}}
             assert (await _as_without_us(client, engine_url, front, body)).startswith("late;budget")
 
-    _run(engine_url, drill, LlamaGenerator(packaged_model()), budget_ms=1)
+    _run(engine_url, drill, LlamaGenerator(find_packaged_model()), budget_ms=1)

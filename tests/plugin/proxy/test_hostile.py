@@ -1,4 +1,4 @@
-"""Queries and answers meant to do harm: the search gains plain words in its own language, or goes on as it came."""
+"""Harmful queries and answers: a search gains plain words in its own language, or goes to the engine unchanged."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from collections.abc import Awaitable, Callable
 import pytest
 from aiohttp import web
 
-from querylift.plugin.broker import Answer, Expander, Question
+from querylift.plugin.broker import Answer, ExpansionBroker, Question
 from querylift.plugin.cache import MemoryCache
-from querylift.plugin.expansion import parse
-from querylift.plugin.flow import Result, Rules, Search, run, search_flow
+from querylift.plugin.expansion import parse_output
+from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow, search_flow
 from querylift.plugin.generators.base import Generator
-from querylift.plugin.generators.factory import make
+from querylift.plugin.generators.factory import make_generator
 from querylift.plugin.generators.http import HttpGenerator
 from querylift.plugin.outcome import Outcome
-from querylift.plugin.settings import check
+from querylift.plugin.settings import parse_settings
 from querylift.plugin.testing import ManualClock
-from tests.helpers import hostile
-from tests.helpers.hostile import FORMS, INDEX, LATIN, SCRIPTS, Hostile
+from tests.helpers.hostile_checks import CLAUSES, INDEX, build_search_body, describe_faults, find_faults, run_searches
+from tests.helpers.hostile_languages import LATIN_LANGUAGES, OTHER_SCRIPTS
+from tests.helpers.hostile_queries import HostileQuery, build_queries, sample_queries
 
-QUERIES = hostile.queries()
+QUERIES = build_queries()
 ENGLISH = (
     "The sky is blue because the air scatters short waves of sunlight more than long ones, which is why it looks so."
 )
@@ -54,70 +55,70 @@ WRITERS: dict[str, Callable[[str], str]] = {
     "the query, then English": lambda text: f"{text[:50]} {ENGLISH}",
     "many languages": lambda text: f"{ENGLISH} {text[:200]} {CHINESE} {ARABIC}",
 }
-"""What a model that was talked into it, or broke, might write for a query."""
+"""What a manipulated or broken model might write for a query."""
 
 
-def _rules() -> Rules:
-    return Rules(check({"index": {INDEX: {}}}), clock=ManualClock())
+def _build_rules() -> ExpansionRules:
+    return ExpansionRules(parse_settings({"index": {INDEX: {}}}), clock=ManualClock())
 
 
-def _answering(write: Callable[[str], str]) -> Callable[[Question], Answer]:
+def _answer_with(write: Callable[[str], str]) -> Callable[[Question], Answer]:
     def answer(question: Question) -> Answer:
-        expansion = parse(write(question.ask.text), query=question.ask.text)
+        expansion = parse_output(write(question.request.text), query=question.request.text)
         return Answer(expansion, Outcome("expanded") if expansion else Outcome("skipped", "nothing"))
 
     return answer
 
 
-def _send(one: Hostile, form: str, write: Callable[[str], str]) -> Result:
-    return run(search_flow(Search(INDEX, hostile.request(one, form)), _rules()), _answering(write))
+def _run_search(query: HostileQuery, kind: str, write: Callable[[str], str]) -> FlowResult:
+    return run_flow(search_flow(Search(INDEX, build_search_body(query, kind)), _build_rules()), _answer_with(write))
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_whatever_a_model_writes_for_a_thousand_queries_only_plain_words_are_added_or_nothing(writer: str) -> None:
+def test_only_plain_words_are_added_whatever_a_model_writes_for_a_thousand_queries(writer: str) -> None:
     faults: list[str] = []
     outcomes: Counter[str] = Counter()
-    for number, one in enumerate(QUERIES):
-        form = list(FORMS)[number % len(FORMS)]
-        result = _send(one, form, WRITERS[writer])
-        faults += hostile.faults_of(one, {form: result})
+    for number, query in enumerate(QUERIES):
+        kind = list(CLAUSES)[number % len(CLAUSES)]
+        result = _run_search(query, kind, WRITERS[writer])
+        faults += describe_faults(query, {kind: result})
         outcomes[result.outcome.kind] += 1
     assert faults == []
     assert outcomes["error"] == 0
-    assert outcomes["expanded"] >= 20  # the few in its language, where the answer is a foreign one
+    assert outcomes["expanded"] >= 20  # a foreign answer fits only the few queries in its language
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_question_in_any_script_is_left_alone_where_the_answer_is_in_another(form: str) -> None:
-    for language, (scripts, texts) in SCRIPTS.items():
+@pytest.mark.parametrize("kind", CLAUSES)
+def test_an_answer_in_another_script_than_the_query_adds_nothing(kind: str) -> None:
+    for language, (scripts, texts) in OTHER_SCRIPTS.items():
         for text in texts:
-            one = Hostile("other scripts", text, language, scripts)
-            assert _send(one, form, lambda _: ENGLISH).body is None
-            assert _send(one, form, lambda asked: f"In 2024, {asked} " + ENGLISH).body is None
-            assert _send(one, form, lambda asked: asked).outcome.applied
+            query = HostileQuery("other scripts", text, language, scripts)
+            assert _run_search(query, kind, lambda _: ENGLISH).body is None
+            assert _run_search(query, kind, lambda text: f"In 2024, {text} " + ENGLISH).body is None
+            assert _run_search(query, kind, lambda text: text).outcome.is_expanded
 
 
-def test_a_question_in_a_language_that_shares_a_script_is_left_alone_where_the_answer_is_english() -> None:
-    for language, texts in LATIN.items():
+def test_an_english_answer_to_a_query_in_another_language_of_latin_script_adds_nothing() -> None:
+    for language, texts in LATIN_LANGUAGES.items():
         for text in texts:
-            one = Hostile("other languages", text, language)
-            assert _send(one, "match", lambda _: ENGLISH).outcome.applied == (language == "English")
-            assert _send(one, "match", lambda asked: asked).outcome.applied
+            query = HostileQuery("other languages", text, language)
+            assert _run_search(query, "match", lambda _: ENGLISH).outcome.is_expanded == (language == "English")
+            assert _run_search(query, "match", lambda text: text).outcome.is_expanded
 
 
-def test_the_checks_see_what_is_wrong() -> None:
-    """A test of the test: each of these bodies has one fault."""
-    one = Hostile("plain", "Straße", "German")
-    right = json.loads(_send(one, "match", lambda _: "Weg und Straße").body or b"")
-    added = right["query"]["bool"]["should"][0]["match"]["body"]
+def test_the_checks_find_each_fault_of_a_body() -> None:
+    """Test the checks themselves. Each of these bodies has one fault."""
+    query = HostileQuery("plain", "Straße", "German")
+    rewritten = json.loads(_run_search(query, "match", lambda _: "Weg und Straße").body or b"")
+    added_options = rewritten["query"]["bool"]["should"][0]["match"]["body"]
 
-    def faults(**changed: object) -> list[str]:
-        clause = {"match": {"body": added | changed}}
+    def find_faults_with(**changes: object) -> list[str]:
+        clause = {"match": {"body": added_options | changes}}
         body = {"size": 10, "query": {"bool": {"must": [{"match": {"body": "Straße"}}], "should": [clause]}}}
-        return hostile.faults(one, "match", json.dumps(body, separators=(",", ":")).encode())
+        return find_faults(query, "match", json.dumps(body, separators=(",", ":")).encode())
 
-    assert faults() == []
-    assert faults(fuzziness=2) and faults(boost="9") and faults(query=["a"])
+    assert find_faults_with() == []
+    assert find_faults_with(fuzziness=2) and find_faults_with(boost="9") and find_faults_with(query=["a"])
     for words in (
         "a" * 41,
         " ".join(map(str, range(129))),
@@ -129,13 +130,15 @@ def test_the_checks_see_what_is_wrong() -> None:
         "天空",
         "Weg небо",
     ):
-        assert len(faults(query=words)) == 1, words
-    assert faults(query="it is the street that is long and which can") == ["an English answer to a query in German"]
-    body = _send(one, "match", lambda _: "Weg und Straße").body or b""
-    assert hostile.faults(one, "match", body.replace(b"stra", b"Stra").replace(b"Stra", b"stra", 1))
+        assert len(find_faults_with(query=words)) == 1, words
+    assert find_faults_with(query="it is the street that is long and which can") == [
+        "an English answer to a query in German"
+    ]
+    body = _run_search(query, "match", lambda _: "Weg und Straße").body or b""
+    assert find_faults(query, "match", body.replace(b"stra", b"Stra").replace(b"Stra", b"stra", 1))
 
 
-def test_what_an_endpoint_writes_is_held_to_the_querys_language_too() -> None:
+def test_an_endpoints_answer_must_also_be_in_the_querys_language() -> None:
     async def complete(request: web.Request) -> web.Response:
         return web.json_response({"choices": [{"message": {"content": ENGLISH}}]})
 
@@ -145,14 +148,15 @@ def test_what_an_endpoint_writes_is_held_to_the_querys_language_too() -> None:
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        expander = _expander(HttpGenerator(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", model="m", max_seconds=20))
-        await expander.generator.start()
+        broker = _make_broker(HttpGenerator(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", model="m", max_seconds=20))
+        await broker.generator.start()
         try:
-            asked = [Hostile("", texts[0]) for texts in (LATIN["English"], SCRIPTS["Chinese"][1], LATIN["French"])]
-            found = [await hostile.sent(one, _rules(), expander.answer) for one in asked]
-            return [results["match"].outcome.applied for results in found]
+            texts = (LATIN_LANGUAGES["English"][0], OTHER_SCRIPTS["Chinese"][1][0], LATIN_LANGUAGES["French"][0])
+            queries = [HostileQuery("", text) for text in texts]
+            all_results = [await run_searches(query, _build_rules(), broker.answer) for query in queries]
+            return [results["match"].outcome.is_expanded for results in all_results]
         finally:
-            await expander.close()
+            await broker.close()
             await runner.cleanup()
 
     assert asyncio.run(main()) == [True, False, False]
@@ -160,31 +164,31 @@ def test_what_an_endpoint_writes_is_held_to_the_querys_language_too() -> None:
 
 @pytest.mark.model
 @pytest.mark.timeout(900)
-def test_sixty_of_them_asked_of_the_model_that_is_served_give_plain_words_or_nothing() -> None:
-    """bench/hostile asks it all thousand."""
+def test_the_packaged_model_adds_plain_words_or_nothing_for_sixty_queries() -> None:
+    """`bench/hostile` asks the model all 1,000 queries."""
 
-    async def main() -> list[tuple[Hostile, dict[str, Result]]]:
-        expander = _expander(make("llama", check({"llama": {"max_seconds": 800}})))
-        await expander.generator.start()
+    async def main() -> list[tuple[HostileQuery, dict[str, FlowResult]]]:
+        broker = _make_broker(make_generator("llama", parse_settings({"llama": {"max_seconds": 800}})))
+        await broker.generator.start()
         try:
-            return await _all(hostile.some(60), expander.answer)
+            return await _run_all_searches(sample_queries(60), broker.answer)
         finally:
-            await expander.close()
+            await broker.close()
 
-    found = asyncio.run(main())
-    assert [fault for one, results in found for fault in hostile.faults_of(one, results)] == []
-    kinds = Counter(result.outcome.kind for _, results in found for result in results.values())
-    assert kinds["expanded"] >= 10  # most are not in English, or are no questions
+    pairs = asyncio.run(main())
+    assert [fault for query, results in pairs for fault in describe_faults(query, results)] == []
+    kinds = Counter(result.outcome.kind for _, results in pairs for result in results.values())
+    assert kinds["expanded"] >= 10  # most are not in English, or are not questions
     assert kinds["late"] == 0
 
 
-async def _all(
-    queries: list[Hostile], answer: Callable[[Question], Awaitable[Answer]]
-) -> list[tuple[Hostile, dict[str, Result]]]:
-    results = await asyncio.gather(*(hostile.sent(one, _rules(), answer) for one in queries))
-    return list(zip(queries, results, strict=True))
+async def _run_all_searches(
+    queries: list[HostileQuery], answer: Callable[[Question], Awaitable[Answer]]
+) -> list[tuple[HostileQuery, dict[str, FlowResult]]]:
+    all_results = await asyncio.gather(*(run_searches(query, _build_rules(), answer) for query in queries))
+    return list(zip(queries, all_results, strict=True))
 
 
-def _expander(generator: Generator) -> Expander:
+def _make_broker(generator: Generator) -> ExpansionBroker:
     clock = ManualClock()
-    return Expander(generator, MemoryCache(5000, clock), clock=clock, pin_s=0)
+    return ExpansionBroker(generator, MemoryCache(5000, clock), clock=clock, pin_s=0)

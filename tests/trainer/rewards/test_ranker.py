@@ -64,11 +64,11 @@ def test_the_ranker_waits_for_an_engine_that_goes_away_and_then_continues(engine
         def sleep(seconds: float) -> None:
             delays_s.append(seconds)
             if len(delays_s) == 3:
-                relay.cut_after = None
+                relay.cut_after_bytes = None
 
         retry = EngineRetry(60, sleep=sleep, clock=ManualClock(), say=lines.append)
         ranker = Ranker(relayed_engine, INDEX, cache=cache, retry=retry)
-        relay.cut_after = 0
+        relay.cut_after_bytes = 0
         rankings = ranker.find_rankings(BODIES)
     assert delays_s == [0.5, 1.0, 2.0]
     assert [line.split("; ")[-1] for line in lines] == [
@@ -92,7 +92,7 @@ def test_the_ranker_gives_up_after_the_patience_and_finished_searches_stay_cache
         retry = EngineRetry(10, sleep=clock.advance, clock=clock)
         ranker = Ranker(relayed_engine, INDEX, cache=cache, retry=retry)
         ranker.find_rankings(BODIES[:2])
-        relay.cut_after = 0
+        relay.cut_after_bytes = 0
         sentence = "gave up after 10 s; run the same command again, finished searches are kept"
         with pytest.raises(EngineError, match=sentence):
             ranker.find_rankings(BODIES)

@@ -115,10 +115,10 @@ def test_scoring_waits_for_an_engine_that_is_away_at_the_last_check_of_the_index
     with open_relay(engine.url) as relay, Engine(parse_settings({"engine": relay.url})) as relayed_engine:
 
         def reconnect(seconds: float) -> None:
-            relay.cut_after = None
+            relay.cut_after_bytes = None
 
         def disconnect(count: int) -> None:
-            relay.cut_after = 0
+            relay.cut_after_bytes = 0
 
         retry = EngineRetry(60, sleep=reconnect, clock=ManualClock(), say=lines.append)
         result = score_on_engine(engine=relayed_engine, retry=retry, progress=disconnect)

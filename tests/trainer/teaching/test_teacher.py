@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def test_the_teachers_own_key_comes_before_that_of_openai() -> None:
 def test_answers_are_cleaned_counted_and_written_with_their_request(tmp_path: Path) -> None:
     server = TeacherServer()
     result = _ask_for_missing(tmp_path, server, price_in=1.0, price_out=2.0)
-    assert result == TeachingResult(written=3, tokens_in=150, tokens_out=30, cost=pytest.approx(210 / 1e6))
+    assert replace(result, cost=None) == TeachingResult(written=3, tokens_in=150, tokens_out=30)
+    assert result.cost == pytest.approx(210 / 1e6)
     candidate = min(read_candidates(tmp_path / "out.jsonl"), key=lambda candidate: candidate.query_id)
     assert (candidate.query_id, candidate.query, candidate.method, candidate.model) == (
         "1",
