@@ -181,7 +181,6 @@ def _print_most_helped_query(report: Report, searched: SearchedRun, print_line: 
     print_line(_fold_paragraph("", "(* judged relevant)"))
     print_line(_fold_paragraph("expansion", searched.expansions.get(query_id, "")))
     print_line(_fold_paragraph("rewrite", json.dumps(_cut_long_lists(json.loads(searched.bodies[query_id])))))
-    print_line("")
 
 
 def _cut_long_lists(value: Any) -> Any:

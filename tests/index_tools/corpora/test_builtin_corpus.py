@@ -111,7 +111,9 @@ def test_every_judged_document_is_in_the_corpus(documents: dict[str, Document]) 
 
 def test_judgments_of_documents_that_this_python_lacks_are_left_out(documents: dict[str, Document]) -> None:
     judged = {doc_id for grades in load_corpus("builtin").read_qrels().values() for doc_id in grades}
-    assert judged == {doc_id for grades in builtin_corpus.read_all_qrels().values() for doc_id in grades} & set(documents)
+    assert judged == {doc_id for grades in builtin_corpus.read_all_qrels().values() for doc_id in grades} & set(
+        documents
+    )
 
 
 def test_over_a_hundred_queries_are_judged_and_each_has_a_document_of_grade_2() -> None:

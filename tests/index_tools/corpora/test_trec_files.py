@@ -133,7 +133,9 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -
 
 
 def test_writing_to_a_missing_folder_is_a_settings_error(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"missing.* cannot be written: No such file or directory; name another place"):
+    with pytest.raises(
+        SettingsError, match=r"missing.* cannot be written: No such file or directory; name another place"
+    ):
         write_run(tmp_path / "missing" / "run", {"q": ["d"]}, "t")
 
 
