@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BENCH := $(filter-out %.md %.toml %__pycache__,$(wildcard bench/*))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 
 .PHONY: help demo test lint docs lock clean
@@ -39,6 +40,7 @@ lint: $(VENV)/.test ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@MYPYPATH=bench $(BIN)/mypy --scripts-are-modules $(BENCH)
 	@$(BIN)/lint-imports --no-logo
 
 docs: $(VENV)/.docs ## the documentation site, in site/

@@ -87,7 +87,7 @@ class XLlamaServer(InThreads):
     """llama-server inside the package xllamacpp."""
 
     def __init__(self, setup: Setup) -> None:
-        import xllamacpp
+        import xllamacpp  # type: ignore[import-not-found]
 
         super().__init__()
         params = xllamacpp.CommonParams()

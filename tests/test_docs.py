@@ -8,6 +8,7 @@ import tomllib
 import pytest
 from pydantic import BaseModel
 
+import querylift
 from querylift.plugin.outcome import REASONS
 from querylift.plugin.settings import IndexSettings, Settings, parse_settings
 from tests.helpers.paths import ROOT
@@ -58,9 +59,31 @@ def test_every_reason_is_documented() -> None:
 
 def test_importing_the_served_path_loads_nothing_heavy() -> None:
     heavy = ["numpy", "llama_cpp", "torch", "transformers", "opensearchpy", "jinja2", "redis", "querylift.index_tools"]
-    code = f"import querylift.plugin.proxy.server, querylift.plugin.commands.serve, sys; print([m for m in {heavy!r} if m in sys.modules])"
+    imports = "import querylift.plugin.proxy.server, querylift.plugin.commands.serve, sys"
+    code = f"{imports}; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_public_names_are_sorted_and_each_is_documented() -> None:
+    assert sorted(querylift.__all__) == querylift.__all__
+    page = (ROOT / "docs/reference/python.md").read_text(encoding="utf-8")
+    documented = {name.rsplit(".", 1)[1]: name for name in re.findall(r"^::: (\S+)", page, flags=re.M)}
+    assert sorted(documented) == querylift.__all__
+    for name, path in documented.items():
+        assert getattr(querylift, name).__module__.startswith(path.rsplit(".", 1)[0])
+
+
+def test_importing_the_package_alone_loads_none_of_its_parts() -> None:
+    code = "import querylift, sys; print([name for name in sys.modules if name.startswith('querylift.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_term_of_the_glossary_stands_there_once() -> None:
+    page = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+    terms = [term for term in re.findall(r"^\| (.+?) \|", page, flags=re.M) if term not in ("term", "---")]
+    assert len(terms) == len(set(terms)) > 50
 
 
 def test_every_command_has_help() -> None:

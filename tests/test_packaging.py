@@ -19,7 +19,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel of the files that git knows, built where nothing of an earlier build lies."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
-    copy = ["tar", "--create", "--null", "--files-from=-", "--directory", str(ROOT)]
+    copy = ["tar", "--create", "--directory", str(ROOT), "--null", "--files-from=-"]
     archive = subprocess.run(copy, input=listed, capture_output=True, check=True).stdout
     subprocess.run(["tar", "--extract", "--directory", str(source)], input=archive, check=True)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]

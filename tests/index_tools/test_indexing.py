@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_a_language_without_an_analyzer_is_refused() -> None:
 
 
 @pytest.mark.parametrize("parameters", [{"k1": -1.0}, {"b": 1.5}])
-def test_bm25_parameters_out_of_range_are_named(parameters: dict[str, float]) -> None:
+def test_bm25_parameters_out_of_range_are_named(parameters: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="use"):
         IndexPlan(INDEX, **parameters)
 

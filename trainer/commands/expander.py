@@ -9,7 +9,7 @@ import click
 
 from querylift.index_tools.commands.options import config_option, engine_option, load_settings_with_options
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.commands.held_out import choose_held_out_splits, held_out_option
+from querylift.trainer.commands.held_out import choose_held_out_splits, held_out_or_other_splits_option
 from querylift.trainer.commands.options import seed_option
 from querylift.trainer.fast_expander.stage_names import STAGE_NAMES
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     help="Training configuration with an [expander] section: a TOML file, or the name of a packaged one.",
 )
 @seed_option
-@held_out_option
+@held_out_or_other_splits_option
 @config_option
 def expander(
     folder: Path,

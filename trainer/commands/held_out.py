@@ -27,6 +27,13 @@ held_out_option = click.option(
     help="Evaluation split whose queries are refused, or 'none'; repeatable [default: the configuration's held_out].",
 )
 
+held_out_or_other_splits_option = click.option(
+    "--held-out",
+    multiple=True,
+    metavar="CORPUS:SPLIT",
+    help="Evaluation split whose queries are refused, or 'none'; repeatable [default: the other splits of the corpus].",
+)
+
 
 def load_held_out_splits(specs: Iterable[str]) -> list[HeldOutSplit]:
     """Load the evaluation splits that "CORPUS:SPLIT" names, each once.

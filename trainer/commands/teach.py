@@ -17,7 +17,7 @@ from querylift.index_tools.commands.options import show_progress
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.files import compute_json_digest
 from querylift.trainer.commands.arguments import check_split
-from querylift.trainer.commands.held_out import choose_held_out_splits
+from querylift.trainer.commands.held_out import choose_held_out_splits, held_out_or_other_splits_option
 from querylift.trainer.commands.teach_options import build_sources, check_options, list_given_options, source_options
 
 if TYPE_CHECKING:
@@ -38,12 +38,7 @@ if TYPE_CHECKING:
     help="File of candidates to write. A repeated command adds what the file lacks.",
 )
 @source_options
-@click.option(
-    "--held-out",
-    multiple=True,
-    metavar="CORPUS:SPLIT",
-    help="Evaluation split whose queries are refused, or 'none'; repeatable [default: the other splits of CORPUS].",
-)
+@held_out_or_other_splits_option
 @click.option("--drop-leaks", is_flag=True, help="Leave out queries that are held out, and do not stop.")
 @click.option(
     "--limit",

@@ -88,7 +88,7 @@ def ask_expander(
     _, model = open_expander_model(folder)
     known_keys = read_request_keys(out)
     unanswered = [request for request in requests if request.request_key not in known_keys]
-    written = 0
+    written_count = 0
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool, JsonLinesAppender(out) as appender:
         for start in range(0, len(unanswered), _BATCH_SIZE):
             batch = unanswered[start : start + _BATCH_SIZE]
@@ -97,6 +97,8 @@ def ask_expander(
                 if expansion is not None:
                     heaviest = replace(expansion, terms=expansion.terms[:words])
                     appender.append(replace(request, text=heaviest.to_text()).to_json())
-                    written += 1
+                    written_count += 1
             progress(start + len(batch))
-    return AppendResult(written=written, known=len(requests) - len(unanswered), empty=len(unanswered) - written)
+    return AppendResult(
+        written=written_count, known=len(requests) - len(unanswered), empty=len(unanswered) - written_count
+    )

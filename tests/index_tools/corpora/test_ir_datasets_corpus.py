@@ -52,7 +52,9 @@ def test_a_dataset_of_ir_datasets_is_loaded_by_its_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("doc_class", [TitledDoc, BareDoc])
-def test_the_title_of_a_document_is_not_repeated_in_its_text(tmp_path: Path, doc_class: type) -> None:
+def test_the_title_of_a_document_is_not_repeated_in_its_text(
+    tmp_path: Path, doc_class: type[TitledDoc] | type[BareDoc]
+) -> None:
     row = dict(zip(doc_class._fields, ("d1", "A title", "and a text"), strict=True))
     docs = JsonlDocs(LocalDownload(write_text_file(tmp_path / "docs.jsonl", json.dumps(row) + "\n")), doc_class)
     register_dataset(f"querylift-test/{doc_class.__name__}", tmp_path, docs=docs)

@@ -19,7 +19,7 @@ def test_a_search_is_expanded_and_then_cached() -> None:
         assert (await send_search(client, proxy))[:2] == (200, "expanded")
         assert (await send_search(client, proxy))[:2] == (200, "cached")
         rewrites = [json.loads(request.body)["query"]["bool"] for request in engine.requests]
-        assert rewrites[0] == sent[1]
+        assert rewrites[0] == rewrites[1]
         assert rewrites[0]["must"] == [{"match": {"text": "download a page"}}]
         assert [request.get_header_values(b"content-length") for request in engine.requests] == [
             [str(len(request.body)).encode()] for request in engine.requests

@@ -99,7 +99,7 @@ def test_an_msearch_is_not_expanded_when_its_answer_would_hide_a_rejection(query
 def test_the_original_search_is_sent_when_a_shard_fails_on_the_rewrite() -> None:
     async def handle(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         failed_shards = b"1" if b"urlopen" in request.body else b"0"
-        await answer_with(b'{"took":1,"_shards":{"total":2,"failed_shards":' + failed + b'},"hits":{}}')(
+        await answer_with(b'{"took":1,"_shards":{"total":2,"failed":' + failed_shards + b'},"hits":{}}')(
             request, writer
         )
 

@@ -15,6 +15,7 @@ from querylift.plugin.testing import ScriptedGenerator
 from tests.helpers.proxy_scenarios import BODY, run_with_proxy, send_search
 from tests.helpers.upstream_stub import RunningProxy, StubEngine
 
+LARGE_BODY = json.dumps({"query": {"match": {"text": "another page"}}, "ext": {"note": "x" * 500_000}}).encode()
 PIT_BODY = json.dumps(BODY | {"pit": {"id": "p"}}).encode()
 CHANGES: dict[str, Any] = {
     "engine": "http://127.0.0.1:9",
@@ -82,7 +83,7 @@ def test_an_applied_setting_has_its_effect_on_the_next_search(
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         assert (await send_search(client, proxy, **request_options))[1] == before
         reload_settings(proxy.proxy, lambda: _change(proxy.proxy.settings, name))
-        options = request_options or {"data": json.dumps({"query": {"match": {"text": "another page"}}}).encode()}
+        options = request_options or {"data": LARGE_BODY}
         assert (await send_search(client, proxy, **options))[1] == after
 
     expansion = Expansion(text="urlopen")

@@ -42,7 +42,7 @@ def test_hostile_names_are_shown_as_text_wherever_they_stand() -> None:
     assert "script" not in page.tags
     assert page.tags.count("img") == 1
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    assert page.open == []
+    assert page.open_tags == []
     assert page.text.count(HOSTILE) > 10
     assert "49" not in page.text, "a name is no template"
 
