@@ -15,7 +15,7 @@ import click
     help="File for the report [default: in a new folder].",
 )
 def demo(report: Path | None) -> None:
-    """Show what expansion does, with a real engine on this machine.
+    """Try it out: one search before and after, and a table.
 
     The demo starts the engine and a proxy, and searches the Python documentation
     with and without expansion. It prints one search and a table of measures. Then

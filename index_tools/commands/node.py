@@ -31,7 +31,10 @@ def _add_node_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def node() -> None:
-    """Run a real search engine on this machine, without Docker or an installed Java."""
+    """Run a real search engine on this machine.
+
+    It needs neither Docker nor an installed Java.
+    """
 
 
 @node.command()

@@ -18,4 +18,7 @@ STAGES = {
 
 @click.command(cls=StageGroup, package="querylift.quantize.commands", stages=STAGES)
 def quantize() -> None:
-    """Make the GGUF files that the proxy serves, and measure which of them to accept."""
+    """Make the GGUF files that the proxy serves.
+
+    Each smaller file is measured on an engine, and accepted where it searches as well as the full one.
+    """

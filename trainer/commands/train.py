@@ -24,7 +24,7 @@ STAGES = {
 
 @click.command(cls=StageGroup, package="querylift.trainer.commands", stages=STAGES)
 def train() -> None:
-    """Turn an index, its queries and a teacher into a small expansion model.
+    """Train a small language model to write expansions.
 
     Every stage can be stopped and started again. Each writes a manifest, which records what its output was made from.
     """
