@@ -118,4 +118,4 @@ def _wait_until_healthy(proxy: RunningProxy, timeout_s: float) -> None:
         except (OSError, urllib.error.URLError, ValueError):
             time.sleep(0.05)
     lines = proxy.log.read_text(errors="replace").strip().splitlines()
-    raise EngineError(f"the proxy did not come up: {lines[-1] if lines else 'its log is empty'}")
+    raise EngineError(f"the proxy did not start: {lines[-1] if lines else 'its log is empty'}")

@@ -79,7 +79,7 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     from querylift.index_tools.searching import search_offline
 
     if (options["generator"] is None) == (options["via"] is None):
-        raise SettingsError("name what to evaluate: either --generator or --via, one of the two")
+        raise SettingsError("the command needs either --generator or --via; give one of the two")
     settings = load_settings_with_options(
         config, engine=options["engine"], generator=options["generator"], enabled=True
     )
@@ -111,7 +111,7 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
 def _enable_expansion(settings: Settings, options: dict[str, Any]) -> Settings:
     """Return `settings` with expansion switched on for the index, and with the mode and weight of the options."""
     if options["via"] is not None and (options["mode"] or options["weight"]):
-        raise SettingsError("--mode and --weight are the proxy's own with --via; leave them out")
+        raise SettingsError("--via uses the proxy's own mode and weight; leave out --mode and --weight")
     changes = {key: options[key] for key in ("mode", "weight") if options[key] is not None}
     return enable_index(settings, options["name"], **changes)
 
@@ -131,9 +131,9 @@ def _choose_body_formatter(fields: tuple[str, ...], body: Path | None) -> BodyFo
     try:
         template = json.loads(body.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"--body is {body}: the file cannot be read as JSON ({error})") from None
+        raise SettingsError(f"--body is {body}, which cannot be read as JSON ({error}); name another file") from None
     if not isinstance(template, dict) or QUERY_PLACEHOLDER not in json.dumps(template):
-        raise SettingsError(f"--body is {body}: write a search body with {QUERY_PLACEHOLDER} in place of the query")
+        raise SettingsError(f"--body is {body}, which lacks {QUERY_PLACEHOLDER}; write it in place of the query")
     return make_template_formatter(template)
 
 

@@ -31,10 +31,10 @@ def open_beir_corpus(path: str) -> Corpus:
     """Open a folder in BEIR's layout. Raise SettingsError when it holds neither documents nor queries."""
     folder = Path(path)
     if not folder.is_dir():
-        raise SettingsError(f"no corpus.jsonl in {path!r}; name a folder in BEIR's layout")
+        raise SettingsError(f"{path!r} has no corpus.jsonl; name a folder in BEIR's layout")
     topics = find_split_files(folder.iterdir(), r"queries(\.(?P<split>.+?))?\.jsonl(\.gz)?")
     if not topics and _find_documents_file(folder) is None:
-        raise SettingsError(f"no corpus.jsonl in {path!r}; name a folder in BEIR's layout")
+        raise SettingsError(f"{path!r} has no corpus.jsonl; name a folder in BEIR's layout")
     splits = pair_split_files(topics, _find_qrels_files(folder))
     facts = _read_about_file(folder / CORPUS_ABOUT_FILE)
     return Corpus(folder.resolve().name, partial(_iter_documents, folder), splits, **facts)
@@ -44,7 +44,7 @@ def _iter_documents(folder: Path) -> Iterator[Document]:
     """Stream the documents. They may be missing, because measuring an existing index needs only queries and judgments."""
     path = _find_documents_file(folder)
     if path is None:
-        raise SettingsError(f"no corpus.jsonl in {str(folder)!r}; measuring needs none, but indexing does")
+        raise SettingsError(f"{str(folder)!r} has no corpus.jsonl, which indexing needs; add that file")
     yield from iter_documents_of_files(path)
 
 

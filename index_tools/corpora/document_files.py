@@ -50,7 +50,7 @@ def _iter_tagged_documents(path: Path) -> Iterator[tuple[int, Document]]:
     for number, body in _iter_tagged_bodies(path):
         docno = _DOCNO.search(body)
         if docno is None or not docno[1].strip():
-            raise DataError(path, number, "no <DOCNO> in this <DOC>; give every document an id")
+            raise DataError(path, number, "this <DOC> has no <DOCNO>; give every document an id")
         yield number, Document(docno[1].strip(), _extract_plain_text(_TITLE, body), _extract_plain_text(_TEXT, body))
 
 
@@ -67,7 +67,7 @@ def _iter_tagged_bodies(path: Path) -> Iterator[tuple[int, str]]:
         elif start and tag != "<doc>":
             lines.append(line)
         elif tag:
-            raise DataError(path, number, "not between <DOC> and </DOC>; put each tag on a line of its own")
+            raise DataError(path, number, "this line is not between <DOC> and </DOC>; give each tag its own line")
     if start:
         raise DataError(path, start, "this <DOC> has no </DOC>; the file seems to be cut off")
 

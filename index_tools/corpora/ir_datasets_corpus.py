@@ -37,9 +37,7 @@ def _load_dataset(dataset_id: str) -> Any:
     try:
         return ir_datasets.load(dataset_id)
     except KeyError as error:
-        raise SettingsError(
-            f"ir_datasets knows no {dataset_id!r}; its ids are listed on https://ir-datasets.com"
-        ) from error
+        raise SettingsError(f"ir_datasets has no {dataset_id!r}; take an id from https://ir-datasets.com") from error
 
 
 def _convert_document(doc: Any) -> Document:

@@ -68,4 +68,4 @@ def _open_corpus(spec: str) -> Corpus:
         return _OPENERS[kind](location)
     if is_beir_folder(Path(spec)):
         return open_beir_corpus(spec)
-    raise SettingsError(f"no corpus {spec!r}; name {CORPUS_KINDS}")
+    raise SettingsError(f"there is no corpus {spec!r}; name {CORPUS_KINDS}")

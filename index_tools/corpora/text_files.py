@@ -32,7 +32,7 @@ def read_lines(path: StrPath, *, blank: bool = False) -> Iterator[tuple[int, str
                 if blank or line.strip():
                     yield number, line
     except UnicodeDecodeError as error:
-        problem = f"not UTF-8: {error.reason} at byte {error.start + 1} of the line"
+        problem = f"this line is not UTF-8: {error.reason} at byte {error.start + 1} of the line"
         raise DataError(path, number, f"{problem}; convert the file, for example with iconv") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(path, number + 1, f"the gzip file is broken ({error}); copy or compress it again") from error
@@ -42,7 +42,7 @@ def _open_file(path: StrPath) -> io.BufferedIOBase:
     try:
         return gzip.open(path) if os.fspath(path).endswith(".gz") else Path(path).open("rb")
     except OSError as error:
-        raise SettingsError(f"cannot read {os.fspath(path)!r}: {error.strerror}; name a file that exists") from error
+        raise SettingsError(f"{os.fspath(path)!r} cannot be read: {error.strerror}; name another file") from error
 
 
 def read_first_character(path: StrPath) -> str:
@@ -55,7 +55,7 @@ def read_jsonl(path: StrPath) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in read_lines(path):
         row = _parse_json_line(path, number, line=line)
         if not isinstance(row, dict):
-            raise DataError(path, number, f"a JSON {type(row).__name__}, not an object; write {{...}} on every line")
+            raise DataError(path, number, f"this line is a JSON {type(row).__name__}; write an object, {{...}}")
         yield number, row
 
 
@@ -66,11 +66,13 @@ def _parse_json_line(path: StrPath, number: int, *, line: str) -> object:
             # Half a surrogate pair is valid JSON, but no engine accepts it and no UTF-8 file can hold it.
             json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise DataError(path, number, "half a surrogate pair in the JSON; remove the lone \\ud... escape") from error
+        raise DataError(path, number, "half a surrogate pair is in this line; remove the lone \\ud escape") from error
     except json.JSONDecodeError as error:
-        raise DataError(path, number, f"not JSON: {error.msg} at column {error.colno}; write one object") from error
+        raise DataError(
+            path, number, f"this line is not JSON ({error.msg}, column {error.colno}); correct it"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(path, number, f"JSON that Python cannot hold: {error}; write a smaller value") from error
+        raise DataError(path, number, f"Python cannot hold this JSON: {error}; write a smaller value") from error
     return row
 
 

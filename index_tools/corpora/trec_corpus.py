@@ -25,10 +25,10 @@ def _open_folder(folder: Path) -> Corpus:
     Several `documents.*` files are read as one corpus.
     """
     if not folder.is_dir():
-        raise SettingsError(f"no folder {str(folder)!r}; name one that holds documents.*, topics.* and qrels.*")
+        raise SettingsError(f"{str(folder)!r} is not a folder; name one that holds documents.*, topics.* and qrels.*")
     documents = sorted(path for path in folder.iterdir() if path.name.startswith("documents."))
     if not documents:
-        raise SettingsError(f"no documents.* in {str(folder)!r}; name the documents documents.trec or documents.jsonl")
+        raise SettingsError(f"{str(folder)!r} has no documents.*; call its file documents.trec or documents.jsonl")
     topics, qrels = (
         find_split_files(folder.iterdir(), rf"{role}(\.(?P<split>.+?))??(\.[^.]+)?(\.gz)?")
         for role in ("topics", "qrels")
@@ -41,7 +41,7 @@ def _open_named_files(location: str) -> Corpus:
     parts = re.split(rf",(?={_ROLE.pattern})", location)
     files = {role: Path(path) for role, path in (part.split("=", 1) for part in parts)}
     if "documents" not in files:
-        raise SettingsError(f"no documents in 'trec:{location}'; write 'trec:documents=FILE,topics=FILE,qrels=FILE'")
+        raise SettingsError(f"'trec:{location}' has no documents; write 'trec:documents=FILE,topics=FILE,qrels=FILE'")
     topics, qrels = ({"": files[role]} if role in files else {} for role in ("topics", "qrels"))
     reader = partial(iter_documents_of_files, files["documents"])
     return Corpus(files["documents"].name.split(".")[0], reader, pair_split_files(topics, qrels))

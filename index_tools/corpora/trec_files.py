@@ -95,7 +95,7 @@ def _iter_run_lines(path: StrPath) -> Iterator[tuple[int, int, ScoredDoc]]:
     for number, line in read_lines(path):
         columns = line.split()
         if len(columns) != 6:
-            problem = f"{len(columns)} columns in a line of a run"
+            problem = f"this line has {len(columns)} columns, but a run has 6"
             raise DataError(path, number, f"{problem}; write 'query Q0 document rank score tag', ids without spaces")
         query_id, _, doc_id, rank, score, _ = columns
         scored_doc = ScoredDoc(query_id, doc_id, _parse_number(path, number, name="score", text=score))
@@ -154,7 +154,7 @@ def _iter_topics(path: StrPath) -> Iterator[tuple[int, Query]]:
 def _iter_tagged_topics(path: StrPath) -> Iterator[tuple[int, Query]]:
     text = "".join(f"{line}\n" for _, line in read_lines(path, blank=True))
     if not _TOP.search(text):
-        raise DataError(path, 1, "no <top> in a topics file that starts with '<'; write <top><num>..<title>..</top>")
+        raise DataError(path, 1, "the file starts with '<' but has no <top>; write <top><num>..<title>..</top>")
     for top in _TOP.finditer(text):
         number = text.count("\n", 0, top.start()) + 1
         query_id, title = _NUM.search(top[1]), _TITLE.search(top[1])
@@ -167,7 +167,7 @@ def _iter_tab_topics(path: StrPath) -> Iterator[tuple[int, Query]]:
     for number, line in read_lines(path):
         query_id, tab, text = line.partition("\t")
         if not tab or not query_id.strip():
-            raise DataError(path, number, "no query id before a tab; write 'id<TAB>text'")
+            raise DataError(path, number, "this line has no query id before a tab; write 'id<TAB>text'")
         yield number, Query(query_id.strip(), text.strip())
 
 
@@ -193,7 +193,7 @@ def _parse_number(path: StrPath, number: int, *, name: str, text: str) -> float:
     except ValueError as error:
         raise DataError(path, number, f"{name} {text!r} is not a number; write one") from error
     if math.isnan(value):
-        raise DataError(path, number, f"{name} {text!r} gives no order; write a number")
+        raise DataError(path, number, f"{name} {text!r} cannot be sorted; write a number")
     return value
 
 

@@ -107,7 +107,7 @@ def compare_runs(
     finite, or a count is below 1.
     """
     if permutations < 1 or resamples < 1:
-        raise ValueError(f"permutations and resamples are 1 or more, not {permutations} and {resamples}")
+        raise ValueError(f"permutations is {permutations} and resamples is {resamples}; use at least 1 for each")
     differences = _calculate_differences(a, b)
     array = np.array(list(differences.values()))
     rng = np.random.default_rng(seed)
@@ -150,7 +150,7 @@ def check_non_inferiority(
     Raises ValueError as `compare_runs` does, and when `bound` is not above 0.
     """
     if not bound > 0:
-        raise ValueError(f"bound is {bound}; give the largest loss that is borne, above 0")
+        raise ValueError(f"bound is {bound}; give the largest acceptable loss, a number above 0")
     differences = np.array(list(_calculate_differences(a, b).values()))
     means = _bootstrap_means(differences, np.random.default_rng(seed), resamples)
     return NonInferiority(
@@ -166,7 +166,7 @@ def _calculate_differences(a: Mapping[str, float], b: Mapping[str, float]) -> di
     if not a and not b:
         raise ValueError("there are no queries to compare")
     if a.keys() != b.keys():
-        raise ValueError(f"the runs are not over the same queries: {len(a.keys() ^ b.keys())} are in one only")
+        raise ValueError(f"the runs have different queries: {len(a.keys() ^ b.keys())} of them are in one run only")
     if not all(map(math.isfinite, (*a.values(), *b.values()))):
         raise ValueError("a value to compare is not a finite number")
     exact = {query_id: b[query_id] - a[query_id] for query_id in a}

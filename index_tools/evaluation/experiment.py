@@ -57,7 +57,7 @@ def check_baseline_hits(task: Task, baseline: System) -> None:
     """Raise SettingsError when no search has a hit, or no hit is judged: the field or the index is a wrong one."""
     run = baseline.searched.run
     if not any(run.values()):
-        raise SettingsError(f"not one query finds anything on {task.index}; name what to search with --field or --body")
+        raise SettingsError(f"no query finds anything on {task.index}; name what to search with --field or --body")
     if not any(doc_id in task.qrels[query_id] for query_id, doc_ids in run.items() for doc_id in doc_ids):
         raise SettingsError(
             f"{task.index} holds no judged document of {task.corpus}; index that corpus, or name another"

@@ -72,7 +72,7 @@ def evaluate_run(run: Run, qrels: Qrels, *, relevant_from: int = 1) -> Evaluatio
     Raises ValueError when `relevant_from` is below 1, and when no query has a relevant document.
     """
     if relevant_from < 1:
-        raise ValueError(f"relevant_from is the lowest grade that counts as relevant, 1 or more, not {relevant_from}")
+        raise ValueError(f"relevant_from is {relevant_from}; give the lowest grade that counts as relevant, 1 or more")
     usable = {
         query_id: grades
         for query_id, grades in qrels.items()
@@ -93,7 +93,7 @@ def calculate_mean(values: Iterable[float]) -> float:
     """Return the arithmetic mean. Raises ValueError when there are no values."""
     numbers = list(values)
     if not numbers:
-        raise ValueError("no values to take the mean of")
+        raise ValueError("there are no values to take the mean of")
     return math.fsum(numbers) / len(numbers)
 
 

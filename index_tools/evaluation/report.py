@@ -84,7 +84,7 @@ class Report:
     def __post_init__(self) -> None:
         lacks_comparison = [system.comparison is None for system in self.systems]
         if not lacks_comparison or lacks_comparison != [True] + [False] * (len(lacks_comparison) - 1):
-            raise ValueError("a report has one system without a comparison, first, and only systems with one after it")
+            raise ValueError("the first system of a report must have no comparison, and every later one must have one")
 
     @property
     def compared_systems(self) -> tuple[SystemRow, ...]:

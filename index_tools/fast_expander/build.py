@@ -80,7 +80,7 @@ class BuildRequest:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """The record of the expander, and counts of documents: newly encoded, without text, and in unknown words."""
+    """The record of the expander, and the counts of documents that `IncrementalReader` keeps."""
 
     record: ExpanderRecord
     encoded: int = 0
@@ -307,7 +307,8 @@ def _find_latest_change(engine: Engine, request: BuildRequest) -> str | float:
     maximum = engine.call("POST", f"/{request.index}/_search", body)["aggregations"]["until"]
     if maximum["value"] is None:
         raise SettingsError(
-            f"--changed-since is {request.changed_field!r}: no document of {request.index} has a date or a number there"
+            f"--changed-since is {request.changed_field!r}: no document of {request.index} has a date or a number "
+            "there; name another field"
         )
     return maximum.get("value_as_string", float(maximum["value"]))  # type: ignore[no-any-return]
 
@@ -326,8 +327,8 @@ def _check_language(engine: Engine, request: BuildRequest, field: AnalysedField,
     unreadable = sum(not encoder.encode_document(text).any() for text in texts)
     if 2 * unreadable > len(texts):
         raise SettingsError(
-            f"{unreadable} of {len(texts)} documents of {request.index}, drawn at random, are in words that the encoder does "
-            "not know; name an encoder of their language with --encoder"
+            f"{unreadable} of {len(texts)} random documents of {request.index} have too many words that the encoder "
+            "does not know; name an encoder of their language with --encoder"
         )
 
 
@@ -354,4 +355,4 @@ def _place_files(new_folder: Path, folder: Path, record: ExpanderRecord, *, name
         for name in [*names, RECORD_FILE]:
             (new_folder / name).replace(folder / name)
     except OSError as error:
-        raise SettingsError(f"{folder} cannot be written: {error.strerror}; make room, and build again") from None
+        raise SettingsError(f"{folder} cannot be written: {error.strerror}; free space, and build again") from None

@@ -146,7 +146,7 @@ class DocumentParts:
         return [rows for number, rows in enumerate(rows_by_part) if number not in removed]
 
     def write_current_rows(self, current_rows: Sequence[Sequence[int]]) -> None:
-        """Write which rows of each part are current."""
+        """Write which rows of each part are served. Replaces what an earlier call wrote. Raises SettingsError."""
         text = json.dumps([list(rows) for rows in current_rows])
         _write_file(self._folder / CURRENT_ROWS_FILE, text.encode())
 
@@ -188,7 +188,9 @@ class DocumentParts:
             unfinished.replace(path)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
-            raise SettingsError(f"{path} cannot be written: {error.strerror or error}; make room, and go on") from None
+            raise SettingsError(
+                f"{path} cannot be written: {error.strerror or error}; free space, and build again"
+            ) from None
 
 
 def _read_plan_file(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,8 @@ _ID_QUERY_DOCUMENTS = 500
 class IncrementalReader:
     """Brings `parts` up to date with the index. It encodes `threads` documents at once.
 
-    `encoded`, `without_text` and `unreadable` count documents: newly encoded, without text, and in unknown words.
+    `encoded` counts the documents that were newly encoded, `without_text` those without text, and `unreadable` those of
+    which the encoder knows too few words.
     """
 
     def __init__(

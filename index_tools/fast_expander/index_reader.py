@@ -55,10 +55,10 @@ def find_field(engine: Engine, expression: str, name: str, *, sources: Sequence[
     Raises SettingsError when an index lacks the field, or does not analyse it.
     """
     if not engine.has_index(expression):
-        raise SettingsError(f"there is no index {expression} at {engine.url}")
+        raise SettingsError(f"there is no index {expression} at {engine.url}; name another")
     mappings = engine.call("GET", f"/{expression}/_mapping")
     if not mappings:  # A pattern exists even when it stands for no index.
-        raise SettingsError(f"there is no index {expression} at {engine.url}")
+        raise SettingsError(f"there is no index {expression} at {engine.url}; name another")
     default_sources: set[str] = set()
     is_unstored_copy = False
     for index, mapping in mappings.items():

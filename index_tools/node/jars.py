@@ -50,7 +50,10 @@ def get_jars_dir(version: str) -> Path:
 
 
 def fetch_jars(version: str) -> Path:
-    """Return the folder of the jars, and download them first if it does not exist. It appears complete or not at all."""
+    """Return the folder of the engine's jars, and download them first if it does not exist.
+
+    A failed download leaves no folder. Raises EngineError when a jar cannot be fetched or verified, and MissingExtra.
+    """
     jars = get_jars_dir(version)
     if jars.is_dir():
         return jars
@@ -95,7 +98,7 @@ def _download_jars(coordinate: str, repository: Path) -> list[Path]:
         with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
             return [Path(path) for path in pool.map(lambda artifact: artifact.resolve(), artifacts)]
     except (OSError, RuntimeError) as error:  # requests' errors are OSErrors; jgo's own are RuntimeErrors
-        raise EngineError(f"could not fetch {coordinate}: {str(error)[:_MAX_CAUSE_CHARS]}") from error
+        raise EngineError(f"{coordinate} could not be fetched: {str(error)[:_MAX_CAUSE_CHARS]}") from error
 
 
 def _compute_jars_digest(folder: Path) -> str:

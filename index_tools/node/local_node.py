@@ -177,13 +177,13 @@ class _NodeFiles:
         if sys.platform == "win32":
             raise SettingsError("a local node needs Linux or macOS; start one with docker compose and give its URL")
         if engine == "elasticsearch":
-            raise SettingsError("no local elasticsearch yet; start one with docker compose, or give its URL")
+            raise SettingsError("a local node cannot run elasticsearch; start it with docker compose, or give its URL")
         if engine != "opensearch":
-            raise SettingsError(f"no local engine is called {engine!r}: the one known is opensearch")
+            raise SettingsError(f"a local node cannot run {engine!r}; use opensearch")
         if version is not None and version not in OPENSEARCH:
-            raise SettingsError(f"no local {engine} {version}: known versions are {', '.join(OPENSEARCH)}")
+            raise SettingsError(f"a local node cannot run {engine} {version}; use one of {', '.join(OPENSEARCH)}")
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-            raise SettingsError(f"node name {name!r} must be 1 to 64 letters, digits, - or _")
+            raise SettingsError(f"node name {name!r} cannot be used; write 1 to 64 letters, digits, - or _")
         return cls(engine, version or next(iter(OPENSEARCH)), name, find_cache_folder() / "nodes")
 
     @property

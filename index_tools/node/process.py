@@ -191,7 +191,7 @@ def kill_node_process(node: Node) -> None:
     """Kill the node if it still runs. Raise EngineError when that fails."""
     _send_signal_and_wait(node, signal.SIGKILL, _KILL_WAIT_S)
     if _is_node_running(node):
-        raise EngineError(f"{node.engine} {node.version} (pid {node.pid}) could not be killed")
+        raise EngineError(f"{node.engine} {node.version} (pid {node.pid}) could not be killed; end it yourself")
 
 
 def _send_signal_and_wait(node: Node, number: signal.Signals, wait_s: float) -> None:
@@ -260,4 +260,4 @@ def report_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SettingsError(f"cannot write {path}: {error.strerror}") from error
+        raise SettingsError(f"{path} cannot be written: {error.strerror}") from error

@@ -54,8 +54,8 @@ def test_a_gzip_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", r"c\.jsonl:2: not JSON"),
-        ("[]", r"c\.jsonl:2: a JSON list, not an object"),
+        ("{", r"c\.jsonl:2: this line is not JSON"),
+        ("[]", r"c\.jsonl:2: this line is a JSON list; write an object"),
         ('{"query_id": 3, "query": "q", "text": "t"}', r"c\.jsonl:2: 'query_id' is 3; write it as a text"),
         ('{"query_id": "3", "query": " ", "text": "t"}', r"c\.jsonl:2: 'query' is ' '; write it as a text"),
         ('{"query_id": "3", "query": "q"}', r"c\.jsonl:2: 'text' is None"),

@@ -14,7 +14,7 @@ from tests.helpers.paths import SHARED_DATA
 
 
 def test_a_beir_folder_without_documents_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"no corpus.jsonl in .*; name a folder in BEIR's layout"):
+    with pytest.raises(SettingsError, match=r"has no corpus.jsonl; name a folder in BEIR's layout"):
         load_corpus(f"beir:{tmp_path}")
 
 
@@ -133,7 +133,7 @@ def test_a_judged_query_without_text_is_refused_because_it_would_count_as_a_miss
         ('{"_id": "d2", "text": null}', "'text' is missing"),
         ('{"_id": "d2", "title": 1, "text": ""}', "'title' is a int"),
         ('{"_id": "d2", "text": "t"', "not JSON"),
-        ("[]", "a JSON list, not an object"),
+        ("[]", "this line is a JSON list; write an object"),
     ],
 )
 def test_a_broken_document_is_named_by_path_and_line_when_it_is_reached(
@@ -227,5 +227,5 @@ def test_queries_and_judgments_suffice_to_measure_but_indexing_needs_documents(t
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n1\td\t1\n", encoding="utf-8")
     corpus = load_corpus(str(tmp_path))
     assert (corpus.read_queries(), corpus.read_qrels()) == ({"1": "axon"}, {"1": {"d": 1}})
-    with pytest.raises(SettingsError, match=r"no corpus\.jsonl in .*; measuring needs none, but indexing does"):
+    with pytest.raises(SettingsError, match=r"has no corpus\.jsonl, which indexing needs; add that file"):
         next(corpus.iter_documents())

@@ -70,7 +70,7 @@ def test_the_passages_of_trec_deep_learning_are_relevant_from_2() -> None:
 
 
 def test_an_unknown_dataset_is_refused() -> None:
-    with pytest.raises(SettingsError, match="ir_datasets knows no 'querylift-test/nothing'"):
+    with pytest.raises(SettingsError, match="ir_datasets has no 'querylift-test/nothing'"):
         load_corpus("ir:querylift-test/nothing")
 
 

@@ -72,11 +72,11 @@ def test_a_document_id_that_comes_twice_in_two_files_is_refused(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "line", "problem"),
     [
-        ("<DOC>\n<TEXT>no id</TEXT>\n</DOC>\n", 1, "no <DOCNO> in this <DOC>"),
-        ("<DOC>\n<DOCNO> </DOCNO>\n</DOC>\n", 1, "no <DOCNO> in this <DOC>"),
+        ("<DOC>\n<TEXT>no id</TEXT>\n</DOC>\n", 1, "this <DOC> has no <DOCNO>"),
+        ("<DOC>\n<DOCNO> </DOCNO>\n</DOC>\n", 1, "this <DOC> has no <DOCNO>"),
         ("<DOC>\n<DOCNO>1</DOCNO>\n</DOC>\n<DOC>\n<DOCNO>2</DOCNO>\n", 4, "this <DOC> has no </DOC>"),
-        ("<DOC>\n<DOCNO>1</DOCNO>\n<DOC>\n", 3, "not between <DOC> and </DOC>"),
-        ("<DOC><DOCNO>1</DOCNO></DOC>\n", 1, "put each tag on a line of its own"),
+        ("<DOC>\n<DOCNO>1</DOCNO>\n<DOC>\n", 3, "this line is not between <DOC> and </DOC>"),
+        ("<DOC><DOCNO>1</DOCNO></DOC>\n", 1, "give each tag its own line"),
     ],
 )
 def test_a_broken_tagged_document_is_named_by_path_and_line(tmp_path: Path, text: str, line: int, problem: str) -> None:
@@ -92,5 +92,5 @@ def test_a_trec_folder_that_is_missing_or_empty_is_refused(tmp_path: Path) -> No
         load_corpus(f"trec:{tmp_path}/missing")
     with pytest.raises(SettingsError, match=r"no documents\.\* in"):
         load_corpus(f"trec:{tmp_path}")
-    with pytest.raises(SettingsError, match="no documents in 'trec:topics=t'"):
+    with pytest.raises(SettingsError, match="'trec:topics=t' has no documents"):
         load_corpus("trec:topics=t")

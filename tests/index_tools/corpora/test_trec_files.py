@@ -77,11 +77,11 @@ def test_a_run_is_ordered_by_score_and_equal_scores_by_rank(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "line", "problem"),
     [
-        ("q1 Q0 d1 1 2.0\n", 1, "5 columns in a line of a run; write 'query Q0 document rank score tag'"),
+        ("q1 Q0 d1 1 2.0\n", 1, "this line has 5 columns, but a run has 6; write 'query Q0 document rank score tag'"),
         ("q1 Q0 d1 1 2.0 t\nq1 Q0 d1 2 1.0 t\n", 2, "'d1' is already in the run for query 'q1'"),
         ("q1 Q0 d1 first 2.0 t\n", 1, "rank 'first' is not a whole number"),
         ("q1 Q0 d1 1 much t\n", 1, "score 'much' is not a number"),
-        ("q1 Q0 d1 1 nan t\n", 1, "score 'nan' gives no order"),
+        ("q1 Q0 d1 1 nan t\n", 1, "score 'nan' cannot be sorted"),
     ],
 )
 def test_a_broken_line_of_a_run_is_named_by_path_and_line(tmp_path: Path, text: str, line: int, problem: str) -> None:
@@ -182,19 +182,19 @@ def test_topics_are_read_from_jsonl_gzipped_too(tmp_path: Path) -> None:
     [
         ("q1\tone\nq1\ttwo\n", 2, "query id 'q1' comes twice"),
         ("q1\tone\nq2\t \n", 2, "query 'q2' has no text"),
-        ("q1 one\n", 1, "no query id before a tab"),
-        ('{"_id": "q1", "text": "one"}\n{"_id": "q2"\n', 2, "not JSON: Expecting ',' delimiter"),
-        ('{"_id": "q1", "text": "one"}\n["q2"]\n', 2, "a JSON list, not an object"),
+        ("q1 one\n", 1, "this line has no query id before a tab"),
+        ('{"_id": "q1", "text": "one"}\n{"_id": "q2"\n', 2, "this line is not JSON (Expecting ',' delimiter"),
+        ('{"_id": "q1", "text": "one"}\n["q2"]\n', 2, "this line is a JSON list; write an object"),
         ('{"text": "one"}\n', 1, "'_id' is missing"),
         ('{"_id": "", "text": "one"}\n', 1, "'_id' is empty"),
         ('{"_id": true, "text": "one"}\n', 1, "'_id' is a bool"),
         ('{"_id": "q1"}\n', 1, "'text' is missing"),
         ('{"_id": "q1", "text": 5}\n', 1, "'text' is a int"),
         ('{"_id": "q1", "text": "\\ud83d"}\n', 1, "half a surrogate pair"),
-        ('{"_id": 1' + "0" * 5000 + ', "text": "t"}\n', 1, "JSON that Python cannot hold"),
+        ('{"_id": 1' + "0" * 5000 + ', "text": "t"}\n', 1, "Python cannot hold this JSON"),
         ("<top>\n<num> 1\n<title> a\n</top>\n\n<top>\n<num> 2\n</top>\n", 6, "<num>, <title> and a closing </top>"),
         ("<top>\n<num> 1\n<title> a\n<top>\n<num> 2\n<title> b\n</top>\n", 1, "a closing </top>"),
-        ("<topics>\n</topics>\n", 1, "no <top>"),
+        ("<topics>\n</topics>\n", 1, "the file starts with '<' but has no <top>"),
     ],
 )
 def test_a_broken_query_is_named_by_path_and_line(tmp_path: Path, text: str, line: int, problem: str) -> None:
@@ -208,7 +208,7 @@ def test_a_broken_query_is_named_by_path_and_line(tmp_path: Path, text: str, lin
 def test_text_of_another_encoding_is_named_by_path_and_line(tmp_path: Path) -> None:
     path = tmp_path / "topics.tsv"
     path.write_bytes(b"q1\tfine\nq2\tna\xefve\n")
-    with pytest.raises(DataError, match=r"topics\.tsv:2: not UTF-8: .* at byte 6 of the line; convert the file"):
+    with pytest.raises(DataError, match=r"topics\.tsv:2: this line is not UTF-8: .* at byte 6 of the line; convert"):
         read_topics(path)
 
 
@@ -228,5 +228,5 @@ def test_plain_text_under_the_name_of_a_gzip_file_is_refused(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["missing.tsv", "missing.tsv.gz", "."])
 def test_a_file_that_cannot_be_opened_is_a_settings_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingsError, match=r"cannot read .*; name a file that exists"):
+    with pytest.raises(SettingsError, match=r"cannot be read: .*; name another file"):
         read_topics(tmp_path / name)

@@ -171,7 +171,7 @@ def test_many_queries_are_compared_in_parts_of_bounded_memory() -> None:
     ("a", "b", "message"),
     [
         ({}, {}, "no queries"),
-        ({"x": 0.1}, {"y": 0.1}, "2 are in one only"),
+        ({"x": 0.1}, {"y": 0.1}, "2 of them are in one run only"),
         ({"x": 0.1}, {"x": float("nan")}, "not a finite number"),
     ],
 )
@@ -293,8 +293,8 @@ def test_an_escape_sequence_in_an_id_does_not_reach_the_terminal(runs: Path) -> 
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [
-        ({"a": "absent.run"}, (), r"cannot read '.*absent\.run'"),
-        ({"qrels": "absent"}, (), r"cannot read '.*absent'"),
+        ({"a": "absent.run"}, (), r"'.*absent\.run' cannot be read"),
+        ({"qrels": "absent"}, (), r"'.*absent' cannot be read"),
         ({"b": "stranger.run"}, (), r"stranger\.run answers no query that .*qrels judges"),
         ({}, ("--relevant-from", "3"), "no query of the qrels has a document graded 3 or above"),
         ({}, ("--report", "/dev/null/page.html"), "/dev/null"),
@@ -353,5 +353,5 @@ def test_a_level_that_loses_just_the_bound_passes_one_time_in_twenty() -> None:
 
 
 def test_a_bound_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="bound is 0; give the largest loss that is borne, above 0"):
+    with pytest.raises(ValueError, match="bound is 0; give the largest acceptable loss, a number above 0"):
         check_non_inferiority(*create_runs(0.1), bound=0)

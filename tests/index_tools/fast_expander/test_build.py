@@ -316,7 +316,9 @@ def test_terms_that_the_analyzer_no_longer_makes_are_asked_for_again(
 def test_a_field_of_changes_without_a_date_is_named(topics: Engine, encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         build_into(topics, tmp_path / "out", encoder, changed_field="changed")
-    assert str(caught.value) == (f"--changed-since is 'changed': no document of {INDEX} has a date or a number there")
+    assert str(caught.value) == (
+        f"--changed-since is 'changed': no document of {INDEX} has a date or a number there; name another field"
+    )
 
 
 # -- a build that is stopped --------------------------------------------------------------------------------------------

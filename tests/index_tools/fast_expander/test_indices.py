@@ -253,7 +253,7 @@ def test_an_analyzer_that_makes_many_terms_of_a_word_is_asked_in_smaller_pieces(
 
 def test_an_index_that_is_not_there_is_named(builds: Builder) -> None:
     for index in (ONE, "expander-shape-*", f"{ONE},{TWO}"):
-        assert builds.refused(index) == f"there is no index {index} at {builds.engine.url}"
+        assert builds.refused(index) == f"there is no index {index} at {builds.engine.url}; name another"
     assert not builds.folder.exists()
 
 

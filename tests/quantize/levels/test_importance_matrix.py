@@ -110,7 +110,7 @@ def test_a_calibration_text_is_cut_to_the_length_of_a_served_sequence(tiny_model
         ("", "rows.jsonl has no passage to calibrate with; name JSON lines with query and text"),
         ('{"query": "a", "text": 1}', "rows.jsonl:1: 'text' is 1; write a text"),
         ('{"text": "a"}', "rows.jsonl:1: 'query' is None; write a text"),
-        ("[]", "rows.jsonl:1: a JSON list, not an object"),
+        ("[]", "rows.jsonl:1: this line is a JSON list; write an object"),
     ],
 )
 def test_a_calibration_file_without_passages_is_refused(tmp_path: Path, content: str, sentence: str) -> None:

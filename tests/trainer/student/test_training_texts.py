@@ -111,7 +111,7 @@ def test_the_choice_of_a_validation_query_does_not_depend_on_the_other_queries()
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "2: not JSON"),
+        ("{", "2: this line is not JSON"),
         ('{"query_id": "q", "query": "rain", "chosen": "a"}', "2: 'rejected' is None; write it as a text"),
         ('{"query_id": "q", "query": " ", "chosen": "a", "rejected": "b"}', "2: 'query' is ' '"),
     ],

@@ -80,7 +80,7 @@ def test_an_id_of_two_queries_is_refused_unless_a_prefix_separates_them(tmp_path
 def test_a_broken_line_stops_the_import_and_is_named(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl.gz"
     source.write_bytes(gzip.compress(json.dumps(make_row("1", "a")).encode() + b"\n\n{oops\n"))
-    with pytest.raises(DataError, match=r"in\.jsonl\.gz:3: not JSON"):
+    with pytest.raises(DataError, match=r"in\.jsonl\.gz:3: this line is not JSON"):
         append_candidates(read_imported_candidates(source, {}), tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 
