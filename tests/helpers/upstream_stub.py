@@ -98,7 +98,7 @@ async def run_stub_engine(handler: Handler) -> AsyncIterator[StubEngine]:
 class RunningProxy:
     """A proxy that serves, with its port and URL."""
 
-    proxy: Proxy
+    application: Proxy
     port: int
     url: str
 
@@ -107,13 +107,13 @@ class RunningProxy:
 async def run_proxy(engine_url: str, generator: Generator, **settings: object) -> AsyncIterator[RunningProxy]:
     """Yield a proxy on a free port, in this process and on uvicorn, as `querylift serve` runs it."""
     values = {"index": {"docs": {}}, "budget_ms": 2000, "engine": engine_url} | settings
-    async with open_proxy(parse_settings(values), generator) as proxy:
-        server = create_server(proxy, "127.0.0.1:0")
+    async with open_proxy(parse_settings(values), generator) as application:
+        server = create_server(application, "127.0.0.1:0")
         await server.startup()
         port = server.servers[0].sockets[0].getsockname()[1]
         loop = asyncio.create_task(server.main_loop())
         try:
-            yield RunningProxy(proxy, port, f"http://127.0.0.1:{port}")
+            yield RunningProxy(application, port, f"http://127.0.0.1:{port}")
         finally:
             server.should_exit = True
             await loop

@@ -26,7 +26,7 @@ CHANGES: dict[str, Any] = {
     "listen": "127.0.0.1:9300",
     "admin": None,
     "enabled": False,
-    "generator": "none",
+    "generator": "feedback",
     "budget_ms": 30,
     "max_body_bytes": 10,
     "pit_index": "docs",
@@ -53,16 +53,16 @@ def test_there_is_a_change_for_every_setting() -> None:
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_setting_is_applied_or_named_in_a_warning(name: str, caplog: pytest.LogCaptureFixture) -> None:
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
-        settings = proxy.proxy.settings
+        settings = proxy.application.settings
         changed_settings = _change(settings, name)
         assert getattr(changed_settings, name) != getattr(settings, name)
         with caplog.at_level(logging.WARNING, logger="querylift"):
-            reload_settings(proxy.proxy, lambda: changed_settings)
-        is_applied = getattr(proxy.proxy.settings, name) == getattr(changed_settings, name)
+            reload_settings(proxy.application, lambda: changed_settings)
+        is_applied = getattr(proxy.application.settings, name) == getattr(changed_settings, name)
         assert caplog.messages == ([] if is_applied else [f"a restart is needed for: {name}"])
         assert is_applied == (name in APPLIED_WHILE_SERVING)
         if not is_applied:
-            assert proxy.proxy.settings == settings
+            assert proxy.application.settings == settings
 
     run_with_proxy(check)
 
@@ -82,7 +82,7 @@ def test_an_applied_setting_has_its_effect_on_the_next_search(
 ) -> None:
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         assert (await send_search(client, proxy, **request_options))[1] == before
-        reload_settings(proxy.proxy, lambda: _change(proxy.proxy.settings, name))
+        reload_settings(proxy.application, lambda: _change(proxy.application.settings, name))
         options = request_options or {"data": LARGE_BODY}
         assert (await send_search(client, proxy, **options))[1] == after
 
@@ -93,7 +93,7 @@ def test_an_applied_setting_has_its_effect_on_the_next_search(
 
 def test_a_reloaded_log_table_logs_the_next_search(caplog: pytest.LogCaptureFixture) -> None:
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
-        reload_settings(proxy.proxy, lambda: _change(proxy.proxy.settings, "log"))
+        reload_settings(proxy.application, lambda: _change(proxy.application.settings, "log"))
         with caplog.at_level(logging.INFO, logger="querylift.search"):
             await send_search(client, proxy)
         records = [json.loads(record.getMessage()) for record in caplog.records if record.name == "querylift.search"]
@@ -111,9 +111,9 @@ def test_settings_that_cannot_be_read_change_nothing(caplog: pytest.LogCaptureFi
         raise SettingsError("querylift.toml is not TOML")
 
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
-        settings = proxy.proxy.settings
-        reload_settings(proxy.proxy, fail)
-        assert proxy.proxy.settings is settings
+        settings = proxy.application.settings
+        reload_settings(proxy.application, fail)
+        assert proxy.application.settings is settings
         assert caplog.messages == ["the settings were not applied: querylift.toml is not TOML"]
 
     run_with_proxy(check)
