@@ -40,7 +40,7 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if self.reason and self.reason not in REASONS:
-            raise ValueError(f"{self.reason!r} is no reason; add it to outcome.REASONS")
+            raise ValueError(f"{self.reason!r} is not a reason; add it to outcome.REASONS")
 
     @property
     def is_expanded(self) -> bool:

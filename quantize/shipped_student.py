@@ -21,7 +21,10 @@ LEVEL_TYPE = "IQ4_NL-PURE"
 
 
 def prepare_student_file(base: Path, adapter: Path) -> Path:
-    """Return the path of the one file, which is made when it does not exist yet. Raises SettingsError."""
+    """Return the path of the GGUF file that holds `base` with `adapter` merged in. Make it when it does not exist yet.
+
+    Raises SettingsError when a file cannot be read, merged or written.
+    """
     target = get_prepared_student_path(base, adapter)
     if target.is_file():
         return target

@@ -82,7 +82,7 @@ def find_leaks(
     letter case, punctuation and white space.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold is {threshold}; it lies above 0 and at most at 1")
+        raise ValueError(f"threshold is {threshold}; use a number above 0 and at most 1")
     training_queries = list(dict.fromkeys(training))
     held_out_queries = [
         _HeldOutQuery(split.name, split.corpus, query_id, text)

@@ -51,7 +51,7 @@ def build_stage_calls(
     unknown = sorted(set(overrides) - set(config.variables))
     if unknown:
         names = ", ".join(config.variables) or "none"
-        raise SettingsError(f"{unknown[0]!r} is no variable of {path}; it has {names}")
+        raise SettingsError(f"{unknown[0]!r} is not a variable of {path}; its variables are: {names}")
     variables = {**config.variables, **overrides}
     seeds = seeds or config.seeds or (config.seed,)
     calls = []

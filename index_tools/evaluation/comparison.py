@@ -107,7 +107,7 @@ def compare_runs(
     finite, or a count is below 1.
     """
     if permutations < 1 or resamples < 1:
-        raise ValueError(f"permutations is {permutations} and resamples is {resamples}; use at least 1 for each")
+        raise ValueError(f"permutations is {permutations} and resamples is {resamples}; use 1 or more")
     differences = _calculate_differences(a, b)
     array = np.array(list(differences.values()))
     rng = np.random.default_rng(seed)

@@ -124,7 +124,7 @@ def write_report(path: Path, report: Report) -> None:
         with open_for_replacement(path) as stream:
             stream.write(page)
     except OSError as error:
-        raise SettingsError(f"the report cannot be written to {path}: {error.strerror}") from error
+        raise SettingsError(f"the report cannot be written to {path}: {error.strerror}; name another file") from error
 
 
 def render_report(report: Report) -> str:

@@ -41,8 +41,8 @@ def export_table(queries: Path, out: Path, concurrency: int | None, config: Path
         check_cache_outlives_process(settings.cache)
     if make_generator(settings.generator, settings).reads_index:
         raise SettingsError(
-            f"generator is {settings.generator!r}, whose words depend on the index, but a table holds one expansion for "
-            "every index; use a generator that does not read the index"
+            f"generator is {settings.generator!r}, which reads the index, but a table serves every index; "
+            "use a generator that does not read it"
         )
     if out.exists() and not get_part_path(out).exists():
         raise SettingsError(f"{out} exists; delete it, or name another --out")

@@ -64,7 +64,7 @@ def read_table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist; name a file of JSON lines with query and text") from None
     except (OSError, EOFError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from None
+        raise SettingsError(f"{path} cannot be read: {error}; name another file") from None
 
 
 def build_table_rows(source: Path, *, where: Mapping[str, str]) -> Iterator[dict[str, str]]:

@@ -57,7 +57,7 @@ def _read_lines(path: Path) -> Iterator[bytes]:
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist; name a file with one query per line") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from None
+        raise SettingsError(f"{path} cannot be read: {error}; name another file") from None
 
 
 def _decompress_if_gzip(file: io.BufferedReader) -> Iterable[bytes]:

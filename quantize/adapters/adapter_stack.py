@@ -33,7 +33,7 @@ def find_stacked_folders(folder: Path) -> tuple[list[Path], str]:
     folders, base = [folder], read_base_name(folder)
     while _is_adapter_folder(base):
         if any(Path(base).resolve() == member.resolve() for member in folders):
-            raise SettingsError(f"{folder} is based on {base}, which is based on itself; train it on another base")
+            raise SettingsError(f"{folder} is based on {base}, which is among its own bases; train it on another base")
         folders.insert(0, Path(base))
         base = read_base_name(folders[0])
     return folders, base

@@ -130,7 +130,7 @@ def _check_base(folder: Path, trained_on: str, base: BaseModelInfo) -> None:
     if trained_on not in base.accepted_names and not (path.is_file() and compute_file_digest(path) == base.sha256):
         raise SettingsError(
             f"{folder} was trained on {trained_on}, not on {base.name}; give that model's GGUF file with --base, "
-            "or add --any-base if both are one model in two formats"
+            "or add --any-base if both are the same model"
         )
 
 
@@ -188,8 +188,8 @@ def _encode_matrix(name: str, matrix: Array, number_type: str) -> Array:
         raise SettingsError(f"{name} has infinite or very large numbers; the training has failed, so train again")
     if number_type == "q8_0" and matrix.shape[1] % _Q8_0_BLOCK_SIZE:
         raise SettingsError(
-            f"{name} has rows of {matrix.shape[1]} numbers, no multiple of q8_0's block size of {_Q8_0_BLOCK_SIZE}; "
-            "use --type f16"
+            f"{name} has rows of {matrix.shape[1]} numbers, which q8_0's block size of {_Q8_0_BLOCK_SIZE} "
+            "does not divide; use --type f16"
         )
     return np.ascontiguousarray(gguf.quants.quantize(matrix, NUMBER_TYPES[number_type]))
 

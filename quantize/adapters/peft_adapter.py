@@ -102,9 +102,13 @@ def convert_to_float32(numbers: Array) -> Array:
 def _read_rank_and_scale(config: Mapping[str, Any], folder: Path) -> tuple[int, float]:
     for key in _UNSUPPORTED_KEYS:
         if config.get(key):
-            raise SettingsError(f"{folder}: llama.cpp supports no adapter with {key}; train it without, or merge it")
+            raise SettingsError(
+                f"{folder}: llama.cpp supports no adapter with {key}; train without it, or merge the adapter"
+            )
     if config.get("init_lora_weights") not in _SUPPORTED_INITIALISATIONS:
-        raise SettingsError(f"{folder}: init_lora_weights changed the base model; train it without, or merge it")
+        raise SettingsError(
+            f"{folder}: init_lora_weights changed the base model; train without it, or merge the adapter"
+        )
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not alpha > 0:
         raise SettingsError(f"{folder}: r is {rank!r} and lora_alpha is {alpha!r}; both must be numbers above 0")

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", default=0, show_default=True, help="Random seed of the sample.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: the physical cores less one].")
-@click.option("--weight", type=float, help="Weight of the expansion [default: from the settings, 0.2].")
+@click.option("--weight", type=float, help="Weight of the expansion [default: from the settings, else 0.2].")
 @click.option("--licence", help="Licence to name in the model card.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @engine_option

@@ -150,7 +150,7 @@ def _check_range(tensor: TensorPlan, block: Array) -> None:
         return
     if not np.isfinite(block).all():
         raise SettingsError(
-            f"{tensor.name} has infinite numbers or none at all (NaN); the training has failed, so train again"
+            f"{tensor.name} has numbers that are infinite or NaN; the training has failed, so train again"
         )
     largest = float(np.abs(block).max())
     raise SettingsError(

@@ -48,7 +48,7 @@ def find_weight_files(folder: Path) -> list[Path]:
     weight_map = read_json_object(folder / INDEX_FILE, remedy=_REMEDY).get("weight_map")
     file_names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not file_names or not all(map(_is_plain_file_name, file_names)):
-        raise SettingsError(f"{folder / INDEX_FILE} has no weight_map of names of files beside it; {_REMEDY}")
+        raise SettingsError(f"{folder / INDEX_FILE} has no weight_map that names files in its folder; {_REMEDY}")
     return [folder / name for name in sorted(set(file_names))]
 
 

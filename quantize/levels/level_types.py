@@ -28,7 +28,6 @@ def parse_types(text: str) -> list[str]:
     if unknown_types or not types:
         problem = f"the type {unknown_types[0]!r} is unknown" if unknown_types else "no type is named"
         raise SettingsError(
-            f"{problem}; name one or more of {', '.join(known_types)}, "
-            f"each with {PURE_SUFFIX} added where all tensors shall have that type"
+            f"{problem}; name one or more of {', '.join(known_types)}, or TYPE{PURE_SUFFIX} to use one for all tensors"
         )
     return types

@@ -113,7 +113,7 @@ def measure_activations(
     if not observer.squares:
         raise TaskError("this version of llama.cpp does not show the inputs of its weights")
     if not all(np.isfinite(squares).all() for squares in observer.squares.values()):
-        raise TaskError("it computes infinite numbers or none at all (NaN)")
+        raise TaskError("it computes numbers that are infinite or NaN")
     write_importance_matrix(Path(out), ActivationSums(observer.squares, observer.counts, len(texts)))
     return {"tokens": token_count, "weights": len(observer.squares)}
 

@@ -69,7 +69,7 @@ def test_an_undefined_variable_is_named() -> None:
 
 
 def test_an_override_of_an_unknown_variable_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"'dta' is no variable of my.toml; it has work"):
+    with pytest.raises(SettingsError, match=r"'dta' is not a variable of my.toml; its variables are: work"):
         pipeline.build_stage_calls(
             parse_training_config({"variables": {"work": "w"}}), path=CONFIG_PATH, overrides={"dta": "x"}
         )
@@ -110,7 +110,7 @@ def test_a_dry_run_prints_the_commands_and_makes_nothing(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("step", "sentence"),
     [
-        ('stage = "sampel"', "'sampel' is no stage"),
+        ('stage = "sampel"', "'sampel' is not a stage"),
         ('stage = "split"\narguments = ["builtin"]', r"split builtin: Missing option '--out'"),
         ('stage = "split"\narguments = ["builtin"]\noptions = { out = "x", size = 3 }', "No such option '--size'"),
     ],

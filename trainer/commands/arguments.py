@@ -39,6 +39,6 @@ def check_split(corpus: Corpus, split: str | None) -> None:
     """
     names = corpus.split_names
     if split is None and len(names) > 1:
-        raise SettingsError(f"{corpus.name!r} has several splits: {', '.join(names)}; say which with --split NAME")
+        raise SettingsError(f"{corpus.name!r} has several splits: {', '.join(names)}; name one with --split NAME")
     if not names:
-        raise SettingsError(f"{corpus.name!r} has no questions; name a corpus that has")
+        raise SettingsError(f"{corpus.name!r} has no queries; name a corpus that has some")

@@ -27,8 +27,8 @@ def dpo(
 ) -> None:
     """Train a student on the pairs of passages in PAIRS.
 
-    It learns to write passages like the chosen ones, and unlike the rejected ones. The new adapter needs MODEL at its place
-    until `merge` has made one model of the two. A run that was stopped goes on from its last checkpoint.
+    It learns to write passages like the chosen ones, and unlike the rejected ones. Keep MODEL where it is until
+    `merge` has made one model of it and the new adapter. A run that was stopped goes on from its last checkpoint.
     """
     from querylift.trainer.settings import load_training_config
     from querylift.trainer.student.libraries import check_training_packages

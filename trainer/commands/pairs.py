@@ -36,13 +36,15 @@ if TYPE_CHECKING:
 @click.option(
     "--margin", type=float, default=0.05, show_default=True, help="Smallest difference between the two rewards."
 )
-@click.option("--cap", type=int, default=4, show_default=True, help="Most pairs of one query, with --strategy all.")
+@click.option(
+    "--cap", type=int, default=4, show_default=True, help="Largest number of pairs per query, with --strategy all."
+)
 @click.option(
     "--order",
     type=click.Choice(["margin", "random"]),
     default="margin",
     show_default=True,
-    help="Keep the pairs with the largest margins, or random ones, when --cap cuts.",
+    help="Pairs to keep when a query has more than --cap: those with the largest margins, or random ones.",
 )
 @click.option(
     "--floor/--no-floor",
@@ -92,7 +94,7 @@ def _check_candidates(candidates: Sequence[ScoredCandidate], files: Sequence[Pat
     """Raise SettingsError when there are no candidates, or none of one of the `pools`."""
     names = ", ".join(map(str, files))
     if not candidates:
-        raise SettingsError(f"there is no candidate in {names}; write candidates there with `querylift train score`")
+        raise SettingsError(f"{names} holds no candidate; write candidates there with `querylift train score`")
     methods = sorted({scored.candidate.method for scored in candidates})
     for pool in pools:
         if pool not in methods:

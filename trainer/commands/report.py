@@ -69,7 +69,7 @@ def _create_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingsError(f"--out is {out}: it cannot be made a folder ({error.strerror})") from None
+        raise SettingsError(f"--out is {out}, which cannot be made a folder ({error.strerror}); name another") from None
 
 
 def _write_report(out: Path, results: Results, curves: Mapping[str, Iterable[Path]]) -> None:

@@ -47,7 +47,7 @@ def _check_call(call: StageCall) -> None:
     with click.Context(train) as context:
         command = train.get_command(context, call.stage)
     if command is None:
-        raise SettingsError(f"{call.stage!r} is no stage; querylift train --help lists them")
+        raise SettingsError(f"{call.stage!r} is not a stage; `querylift train --help` lists the stages")
     try:
         command.make_context(call.stage, list(call.arguments))
     except click.UsageError as error:

@@ -82,8 +82,9 @@ if TYPE_CHECKING:
 def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **options: Any) -> None:
     """Score CANDIDATES on an index.
 
-    The reward of a candidate is how much better the engine ranks its query with it than without it, through the rewrite that
-    is served. The command waits for an engine that goes away. It keeps every ranking, so that it can be stopped and repeated.
+    The reward says how much better the engine ranks the relevant documents with the candidate than without it.
+    The candidate is added to the search as the proxy would add it. When the engine stops answering, the command waits.
+    It keeps every ranking, so that you can stop it and run it again.
     """
     from querylift.index_tools.engine import Engine
     from querylift.trainer.candidates import read_candidates
@@ -141,11 +142,11 @@ def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **opt
 def _check_candidates(path: Path, candidates: Sequence[Candidate], labels: Labels) -> None:
     """Raise SettingsError when there are no candidates, or none of a query with a relevant document."""
     if not candidates:
-        raise SettingsError(f"there is no candidate in {path}; write candidates there with `querylift train teach`")
+        raise SettingsError(f"{path} holds no candidate; write candidates there with `querylift train teach`")
     if not labels.select_usable_qrels().keys() & {candidate.query_id for candidate in candidates}:
         raise SettingsError(
             f"no query of {path} (the first is {candidates[0].query_id!r}) has a relevant document in {labels.source}; "
-            "name the labels of these queries, or with --prefix what stands before the labels' query ids"
+            "name other labels, or give the prefix of the query ids with --prefix"
         )
 
 
@@ -205,9 +206,9 @@ def _load_labels(options: dict[str, Any], candidates: Sequence[Candidate]) -> La
 
     if options["corpus"] is None:
         if options["labels"] is None:
-            raise SettingsError("nothing says what is relevant; give --corpus with judgments, or --labels FILE")
+            raise SettingsError("no judgments are named; give --corpus with judgments, or --labels FILE")
         if options["split"] is not None:
-            raise SettingsError(f"--split is {options['split']!r} of no corpus; name it with --corpus, or leave it out")
+            raise SettingsError(f"--split is {options['split']!r} without a corpus; give --corpus, or leave it out")
         return read_labels(options["labels"], relevant_from=options["relevant_from"] or 1, prefix=options["prefix"])
     corpus = load_corpus(options["corpus"], relevant_from=options["relevant_from"])
     split = options["split"]
@@ -218,8 +219,8 @@ def _load_labels(options: dict[str, Any], candidates: Sequence[Candidate]) -> La
         text = queries.get(candidate.query_id, candidate.query)
         if clean_query(text).casefold() != clean_query(candidate.query).casefold():
             raise SettingsError(
-                f"query {candidate.query_id!r} is another in {options['corpus']} than in the candidates; "
-                "name their corpus"
+                f"query {candidate.query_id!r} has another text in {options['corpus']} than in the candidates; "
+                "name the candidates' corpus"
             )
     if options["labels"] is not None:
         return read_labels(options["labels"], relevant_from=corpus.relevant_from, prefix=options["prefix"])

@@ -36,8 +36,8 @@ def sft(
 ) -> None:
     """Fine-tune a base model on the candidates in ROWS.
 
-    It learns to answer the prompt that is served with the candidate's passage. A run that was stopped goes on from its last
-    checkpoint. On several GPUs: accelerate launch --multi_gpu -m querylift train sft ...
+    The model learns to answer the served prompt with the candidate's passage. A run that was stopped goes on from its
+    last checkpoint. On several GPUs: accelerate launch --multi_gpu -m querylift train sft ...
     """
     from querylift.trainer.settings import load_training_config
     from querylift.trainer.student.libraries import check_training_packages

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 )
 @source_options
 @held_out_or_other_splits_option
-@click.option("--drop-leaks", is_flag=True, help="Leave out queries that are held out, and do not stop.")
+@click.option("--drop-leaks", is_flag=True, help="Leave out held-out queries, where the command would otherwise stop.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -149,7 +149,9 @@ def _collect_without_leaks(sources: Sources, task: TeachingTask, *, drop_leaks: 
         dropped=len(leaked_ids),
     )
     if not collected.complete and not collected.expander_requests and not collected.teacher_requests:
-        raise SettingsError("there is nothing to collect: no query has a relevant document, or all are held out")
+        raise SettingsError(
+            "there is nothing to collect: no query has a relevant document, or all are held out; name another split"
+        )
     return collected
 
 
@@ -160,7 +162,7 @@ def _confirm_cost(endpoint: EndpointSource, plan: TeachingPlan, requests: Sequen
         return
     sentence = _format_usage(usage, plan)
     if not sys.stdin.isatty():
-        raise SettingsError(f"{sentence}; agree to it with --yes, as there is no terminal to ask on")
+        raise SettingsError(f"{sentence}; no terminal can ask you, so agree with --yes")
     click.confirm(f"{sentence}. Go on?", abort=True, err=True)
 
 

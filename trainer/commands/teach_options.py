@@ -43,7 +43,7 @@ _ENDPOINT_OPTIONS = (
         help="Sampling temperature, from 0 to 2; repeatable [default: 0.7].",
     ),
     click.option("--max-tokens", type=int, default=128, show_default=True, help="Longest answer, in tokens."),
-    click.option("--shots", type=int, default=4, show_default=True, help="Examples in a few-shot prompt."),
+    click.option("--shots", type=int, default=4, show_default=True, help="Number of examples in a few-shot prompt."),
     click.option(
         "--seed", type=int, default=0, show_default=True, help="Seed for the draws of examples, documents and queries."
     ),
@@ -80,7 +80,7 @@ _DOCUMENT_OPTIONS = (
         type=click.IntRange(0),
         default=0,
         show_default=True,
-        help="Relevant documents of each query that become candidates.",
+        help="Number of relevant documents of each query that become candidates.",
     ),
 )
 _EXPANDER_OPTIONS = (
@@ -94,7 +94,7 @@ _EXPANDER_OPTIONS = (
         type=click.IntRange(1, 40),
         default=8,
         show_default=True,
-        help="Words in each answer of the expander.",
+        help="Number of words in each answer of the expander.",
     ),
     click.option(
         "--pseudo-queries",
@@ -164,8 +164,8 @@ def check_options(sources: Sources, given_options: Sequence[str], *, limit: int 
         source.validate(given_options)
     if limit and not any(source.reads_split for source in chosen):
         if sources.expander.is_chosen:
-            raise SettingsError("--limit does not cut --pseudo-queries; say --max-documents in its place")
-        raise SettingsError("--limit does not cut what --import takes; leave it out, or add --endpoint or --judged")
+            raise SettingsError("--limit does not limit --pseudo-queries; give --max-documents instead")
+        raise SettingsError("--limit does not limit --import; leave it out, or add --endpoint or --judged")
 
 
 def list_given_options() -> list[str]:

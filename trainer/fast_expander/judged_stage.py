@@ -32,7 +32,9 @@ def train_on_judgments(
     options = context.options
     query_ids, targets = _build_targets(context, judged)
     if not query_ids:
-        raise SettingsError("no judged query has a relevant document or a candidate with a term of the index")
+        raise SettingsError(
+            "no judged query has a relevant document or a candidate with a term of the index; name another split"
+        )
     vectors = context.encode_queries(judged.queries[query_id] for query_id in query_ids)
     neighbour_targets = context.targets.build_from_neighbours(vectors)
     mixed_targets = options.judged_share * targets + (1 - options.judged_share) * neighbour_targets

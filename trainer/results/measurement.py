@@ -100,7 +100,7 @@ def _measure_row(
         searched = search_offline(engine, task.queries, index=task.index, depth=DEPTH)
         plain_result = _evaluate_seed(task, searched, collection, generator="")
         if not plain_result.recall_at_100:
-            problem = f"not one query finds a relevant document on {task.index}; index {task.corpus} there"
+            problem = f"no query finds a relevant document on {task.index}; index {task.corpus} there"
             raise SettingsError(f"collection {collection!r}: {problem}")
         yield plain_result
     for generator in row.list_generators(collection):

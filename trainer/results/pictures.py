@@ -42,7 +42,7 @@ def _read_png(path: Path) -> bytes:
     try:
         png = path.read_bytes()
     except OSError as error:
-        raise SettingsError(f"{path} cannot be read ({error.strerror})") from None
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); name another file") from None
     if not png.startswith(_PNG_SIGNATURE):
-        raise SettingsError(f"{path} is no PNG; draw the curves as PNG")
+        raise SettingsError(f"{path} is not a PNG file; draw the curves as PNG")
     return png

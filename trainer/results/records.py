@@ -27,7 +27,11 @@ class SeedResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowResult:
-    """One row on one collection. A share is None when there is no teacher. The plain row has no comparison."""
+    """What one row of the table measured on one collection, over all its seeds.
+
+    The shares compare it with the teacher's row, and are None when there is no teacher. The plain row, which searches
+    without expansion, has no comparison.
+    """
 
     seeds: tuple[SeedResult, ...]
     per_query: Mapping[str, float] = field(repr=False)

@@ -87,7 +87,7 @@ class RowSettings(_Section):
         return not self.tables and self.generator is None
 
     def list_generators(self, collection: str) -> tuple[str, ...]:
-        """Return the generators to measure on a collection, one for each seed. The row may lack the collection."""
+        """Return the generators to measure on a collection, one for each seed. () when the row lacks the collection."""
         if self.generator is not None:
             return (self.generator,)
         return tuple(f"table:{seed[collection]}" for seed in self.tables if collection in seed)
@@ -136,7 +136,7 @@ class ResultsSettings(_Section):
         _check_distinct("row", names)
         _check_distinct("collection", collections)
         if self.teacher is not None and self.teacher not in names:
-            raise ValueError(f"teacher is {self.teacher!r}, which is no row; the rows are: {', '.join(names)}")
+            raise ValueError(f"teacher is {self.teacher!r}, which is not a row; use one of: {', '.join(names)}")
         for row in self.row:
             _check_row(row, names, collections)
         return self
@@ -177,7 +177,7 @@ def _check_distinct(kind: str, names: Iterable[str]) -> None:
 def _check_row(row: RowSettings, names: list[str], collections: list[str]) -> None:
     for name in (name for seed in row.tables for name in seed if name not in collections):
         raise ValueError(
-            f"row {row.name!r} has a table for {name!r}, which is no collection; there are: {', '.join(collections)}"
+            f"row {row.name!r} has a table for {name!r}, which is not a collection; use one of: {', '.join(collections)}"
         )
     if row.tables and not any(row.tables):
         raise ValueError(f"row {row.name!r} has tables without a file; write {{ {collections[0]} = FILE }}")
@@ -194,7 +194,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error.strerror}); name a TOML file of rows and collections"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not TOML: {error}") from None
+        raise SettingsError(f"{path} is not TOML: {error}; correct that line") from None
 
 
 def _describe_error(error: Any, values: Mapping[str, Any]) -> str:

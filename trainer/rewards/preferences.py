@@ -58,9 +58,9 @@ class PairOptions:
         if self.order not in ("margin", "random"):
             raise SettingsError(f"the order is {self.order!r}; use 'margin' or 'random'")
         if not self.margin >= 0 or self.cap < 1:
-            raise SettingsError(f"margin is {self.margin} and cap {self.cap}; use 0 or more, and 1 or more")
+            raise SettingsError(f"margin is {self.margin} and cap is {self.cap}; use a margin from 0 and a cap from 1")
         if self.min_gain and not self.floor:
-            raise SettingsError(f"min_gain is {self.min_gain} without a floor; leave it out, or ask for the floor")
+            raise SettingsError(f"min_gain is {self.min_gain} without a floor; leave it out, or add the floor")
         if self.max_length_ratio is not None and not self.max_length_ratio >= 1:
             raise SettingsError(f"max_length_ratio is {self.max_length_ratio}; use 1 or more, or leave it out")
 

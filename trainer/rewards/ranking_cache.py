@@ -42,7 +42,9 @@ class RankingCache:
             )
         except sqlite3.Error as error:
             self._db.close()
-            raise SettingsError(f"{path} is no cache of rankings ({error}); name another file, or remove it") from None
+            raise SettingsError(
+                f"{path} is not a cache of rankings ({error}); name another file, or remove it"
+            ) from None
 
     def __enter__(self) -> Self:
         return self

@@ -103,11 +103,12 @@ def read_scored_candidates(path: Path) -> Iterator[ScoredCandidate]:
             scored = _parse_scored_candidate(row, candidate)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problem = (
-                f"no scored candidate ({type(error).__name__}: {error}); write the file with `querylift train score`"
+                f"this line is not a scored candidate ({type(error).__name__}: {error}); "
+                "write the file with `querylift train score`"
             )
             raise DataError(path, line_number, problem) from None
         if not math.isfinite(scored.reward.value):
-            raise DataError(path, line_number, f"the reward is {scored.reward.value}; score the candidates anew")
+            raise DataError(path, line_number, f"the reward is {scored.reward.value}; score the candidates again")
         yield scored
 
 
@@ -139,7 +140,7 @@ def check_comparable(scored_candidates: Iterable[ScoredCandidate]) -> None:
                 scope = f" of {fact.scope[0]}" if fact.scope else ""
                 raise SettingsError(
                     f"the rewards{scope} come from different {fact.name}, {expected.text} and {fact.text}; "
-                    "score all these candidates anew in one way, or make pairs of each file on its own"
+                    "score all candidates again in one way, or make pairs from each file separately"
                 )
 
 

@@ -63,7 +63,7 @@ class RewardOptions:
             raise SettingsError(f"weights are {self.weights}; give each of them once")
         unknown = sorted(self.mix.keys() - REWARD_MEASURES.keys())
         if unknown:
-            raise SettingsError(f"{unknown[0]!r} is no measure; mix any of {', '.join(REWARD_MEASURES)}")
+            raise SettingsError(f"{unknown[0]!r} is not a measure; mix any of {', '.join(REWARD_MEASURES)}")
         if not self.mix or not all(math.isfinite(share) for share in self.mix.values()) or not any(self.mix.values()):
             raise SettingsError(f"the mix is {dict(self.mix)}; give at least one measure a share other than 0")
         if self.max_words is not None and self.max_words < 1:
@@ -110,7 +110,8 @@ def make_served_expansion(candidate: Candidate, *, max_words: int | None = None)
 def make_passage(candidate: Candidate, *, max_words: int | None = None) -> str:
     """Return the one line that the student must write to be served as `candidate` is, "" when no word is left.
 
-    That is the cleaned and cut text. It is the bare words where the parser would read the text differently.
+    The line is the candidate's text, cleaned and cut. Where the served parser would read other words out of that line,
+    the line holds the served words alone.
     """
     return _make_passage(candidate, make_served_expansion(candidate, max_words=max_words), max_words)
 

@@ -87,7 +87,8 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
 def compute_mean_loss(history: Sequence[Mapping[str, Any]], *, resumed_at: int) -> float | None:
     """Return the mean training loss over all logged steps, None when no step was logged.
 
-    A window that began before the step `resumed_at` and ended after it is left out, because its first part was lost.
+    Each row of `history` with a "loss" gives the mean over the steps since the row before. A row whose steps lie on both
+    sides of `resumed_at` is left out, because its earlier steps were lost.
     """
     window_start, total, steps = 0, 0.0, 0
     for row in history:

@@ -17,7 +17,7 @@ def merge_adapter(adapter: Path, *, out: Path, dtype: str = "bfloat16", say: Say
     SettingsError when `adapter` is not the folder of an adapter.
     """
     if not model_bases.is_adapter(adapter):
-        raise SettingsError(f"{adapter} is no adapter's folder; name what `querylift train sft` or `dpo` wrote")
+        raise SettingsError(f"{adapter} is not an adapter's folder; name one that `querylift train sft` or `dpo` wrote")
     manifest = Manifest(
         out,
         stage="merge",

@@ -93,7 +93,7 @@ def load_adapter(folder: Path, *, attention: str = "sdpa") -> tuple[Any, Any]:
     from peft import PeftModel
 
     if not (folder / "adapter_model.safetensors").is_file():
-        raise SettingsError(f"{folder} holds no adapter_model.safetensors; weights are read from safetensors only")
+        raise SettingsError(f"{folder} holds no adapter_model.safetensors; save the adapter again as safetensors")
     model, tokenizer = load_model(read_base_name(folder), attention=attention)
     with hide_harmless_warnings(), _explain_read_errors(folder):
         return PeftModel.from_pretrained(model, folder).eval(), tokenizer
@@ -138,12 +138,12 @@ def _load_folder(folder: Path, *, dtype: str, attention: str) -> tuple[Any, Any]
 def _check_folder(folder: Path) -> None:
     """Raise SettingsError when `folder` holds no model, asks to run code, or has no safetensors."""
     if not (folder / _CONFIG).is_file():
-        raise SettingsError(f"no model {str(folder)!r}; {_MODEL_KINDS}")
+        raise SettingsError(f"there is no model {str(folder)!r}; {_MODEL_KINDS}")
     for name in (_CONFIG, "tokenizer_config.json"):
         if (folder / name).is_file() and read_json_object(folder / name).get("auto_map"):
-            raise SettingsError(f"{folder / name} asks to run code of its own (auto_map); name a model without")
+            raise SettingsError(f"{folder / name} asks to run code of its own (auto_map); name another model")
     if not any(folder.glob("*.safetensors")):
-        raise SettingsError(f"{folder} holds no *.safetensors; convert its weights, other formats can run code")
+        raise SettingsError(f"{folder} holds no *.safetensors; convert its weights, because other formats can run code")
 
 
 def _load_gguf(path: Path, *, attention: str) -> tuple[Any, Any]:

@@ -129,7 +129,10 @@ def _is_complete(checkpoint: Path) -> bool:
 def make_training_manifest(
     out: Path, stage: str, files: Sequence[Path], config: TrainingConfig, *, base: str | Path, seed: int
 ) -> Manifest:
-    """Return the manifest of a training stage: its input files, the chain of `base`, and the settings that matter to it."""
+    """Return the manifest of a training stage: its input files, base, settings and seed.
+
+    When `base` is an adapter, the models below it are inputs too. Raises SettingsError when `files` is empty.
+    """
     if not files:
         raise SettingsError(f"{stage} has nothing to train on; name one JSONL file or more")
     inputs = {f"rows {number}": path for number, path in enumerate(files, 1)}

@@ -68,7 +68,10 @@ def choose_validation_queries(query_ids: Iterable[str], share: float) -> frozens
 
 
 def split_by_query(rows: Collection[Any], share: float) -> tuple[list[Any], list[Any]]:
-    """Split rows with a `query_id` into (training, validation). All rows of a query go to one side."""
+    """Return (training rows, validation rows). All rows with one `query_id` go to one side.
+
+    About `share` of the queries go to validation, as `choose_validation_queries` says.
+    """
     validation_ids = choose_validation_queries((row.query_id for row in rows), share)
     training = [row for row in rows if row.query_id not in validation_ids]
     return training, [row for row in rows if row.query_id in validation_ids]

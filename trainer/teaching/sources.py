@@ -261,7 +261,7 @@ class EndpointSource:
             raise SettingsError("--shots needs --prompt few-shot; add it, or leave --shots out")
 
     def collect(self, task: TeachingTask) -> list[Candidate]:
-        """Return the requests of the plan. Draw the few-shot examples that `answer` will show."""
+        """Return all requests to the teacher. Also draw the few-shot examples that `answer` will show."""
         plan = self._require_plan()
         if FEW_SHOT in plan.prompts:
             self._examples = _draw_examples_without_leaks(plan, task)

@@ -119,7 +119,7 @@ def test_qrels_without_any_relevant_document_are_refused(qrels: dict[str, dict[s
 
 
 def test_grade_zero_cannot_be_relevant() -> None:
-    with pytest.raises(ValueError, match="1 or more, not 0"):
+    with pytest.raises(ValueError, match="relevant_from is 0; give the lowest grade"):
         evaluate_run({"q": ["a"]}, {"q": {"a": 1}}, relevant_from=0)
 
 

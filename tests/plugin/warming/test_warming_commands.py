@@ -27,7 +27,7 @@ from tests.helpers.warming_commands import Endpoint, run_querylift, write_log, w
         (["warm", "log.txt"], {"QUERYLIFT_CACHE__FILE": "kept.db", "QUERYLIFT_GENERATOR": "gpt"}, "generator is 'gpt'"),
         (["export-table", "log.txt", "--out", "log.txt"], {}, "log.txt exists; delete it, or name another --out"),
         (["export-table", "log.txt", "--out", "no/t.jsonl"], {}, "no/t.jsonl.part cannot be written"),
-        (["export-table", "log.txt", "--out", "t"], {"QUERYLIFT_GENERATOR": "feedback"}, "words depend on the index"),
+        (["export-table", "log.txt", "--out", "t"], {"QUERYLIFT_GENERATOR": "feedback"}, "a table serves every index"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence_and_exit_code_2(

@@ -84,7 +84,7 @@ def test_a_stack_with_a_missing_or_broken_member_is_refused_even_with_any_base(t
     )
     assert (
         read_export_refusal(dpo, any_base=True)
-        == f"{dpo} is based on {dpo}, which is based on itself; train it on another base"
+        == f"{dpo} is based on {dpo}, which is among its own bases; train it on another base"
     )
     save_adapter(sft, make_tiny_adapter_weights("self_attn.v_proj"), base_model_name_or_path=None)
     assert (

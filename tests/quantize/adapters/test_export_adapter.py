@@ -267,7 +267,7 @@ def test_a_base_that_the_adapter_was_not_trained_on_is_refused_without_any_base(
         folder = save_adapter(tmp_path / "peft", make_tiny_adapter_weights(), base_model_name_or_path=base_name)
         assert read_export_refusal(folder) == (
             f"{folder} was trained on {trained_on}, not on tiny.gguf; give that model's GGUF file with --base, "
-            "or add --any-base if both are one model in two formats"
+            "or add --any-base if both are the same model"
         )
         assert export_adapter(folder, tmp_path / "out.gguf", base=base, any_base=True).weights == 1
     for base_name in ("../a.gguf", str(gguf_file)):
@@ -323,6 +323,6 @@ def test_rows_that_do_not_fit_the_block_size_of_q8_0_are_refused(tmp_path: Path)
     weights = {name: w[:, :24] if name.endswith("A.weight") else w for name, w in make_tiny_adapter_weights().items()}
     folder, base = save_adapter(tmp_path / "peft", weights), make_tiny_base(shapes={"blk.0.attn_q.weight": (8, 24)})
     assert read_export_refusal(folder, base) == (
-        "blk.0.attn_q.weight has rows of 24 numbers, no multiple of q8_0's block size of 32; use --type f16"
+        "blk.0.attn_q.weight has rows of 24 numbers, which q8_0's block size of 32 does not divide; use --type f16"
     )
     assert export_adapter(folder, tmp_path / "a.gguf", base=base, number_type="f16").weights == 1

@@ -151,7 +151,7 @@ def test_language_and_lowest_relevant_grade_survive_repeated_splits(tmp_path: Pa
 
 def test_a_corpus_with_several_splits_needs_the_name_of_one(tmp_path: Path) -> None:
     corpus = _write_corpus(_write_corpus(tmp_path / "bc", TEXTS, name="dev"), TEXTS, name="train")
-    with pytest.raises(SettingsError, match=r"^'bc' has several splits: dev, train; say which with --split NAME$"):
+    with pytest.raises(SettingsError, match=r"^'bc' has several splits: dev, train; name one with --split NAME$"):
         _run_split(corpus, tmp_path / "out")
     with pytest.raises(SettingsError, match="'bc' has no split 'test'; its splits are dev, train"):
         _run_split(corpus, tmp_path / "out", "--split", "test")

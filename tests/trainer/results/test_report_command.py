@@ -186,7 +186,7 @@ def test_what_cannot_be_measured_is_one_sentence(run: Report, before: str, after
 def test_an_index_of_another_corpus_is_no_result(run: Report, folder: Path) -> None:
     (folder / "tiny/qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\telsewhere\t1\n", encoding="utf-8")
     error = run(TABLE).exception
-    assert str(error).endswith("not one query finds a relevant document on results-test; index tiny there")
+    assert str(error).endswith("no query finds a relevant document on results-test; index tiny there")
 
 
 @pytest.mark.parametrize("weight", ["0", "11", "nan"])

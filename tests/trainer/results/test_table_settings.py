@@ -26,7 +26,7 @@ def read_table(folder: Path, text: str) -> Any:
         ("weight = 0\n" + COLLECTION + ROWS, "weight is 0: input should be greater than 0"),
         ("weight = nan\n" + COLLECTION + ROWS, "weight is nan: input should be"),
         ("wieght = 1\n" + COLLECTION + ROWS, "wieght is not a setting; remove it, or mend its spelling"),
-        ('teacher = "GPT"\n' + COLLECTION + ROWS, "teacher is 'GPT', which is no row; the rows are: no expansion"),
+        ('teacher = "GPT"\n' + COLLECTION + ROWS, "teacher is 'GPT', which is not a row; use one of: no expansion"),
         (COLLECTION + "relevant_from = 0\n" + ROWS, "collection 'tiny', relevant_from is 0: input should be greater"),
         (COLLECTION + COLLECTION + ROWS, "collection 'tiny' comes 2 times; give every collection a name of its own"),
         (COLLECTION + ROWS + ROWS, "row 'no expansion' comes 2 times"),
@@ -40,7 +40,7 @@ def read_table(folder: Path, text: str) -> Any:
         ),
         (
             COLLECTION + ROWS + '[[row]]\nname = "SFT"\ntables = [{ dl19 = "t.jsonl" }]\n',
-            "row 'SFT' has a table for 'dl19', which is no collection; there are: tiny",
+            "row 'SFT' has a table for 'dl19', which is not a collection; use one of: tiny",
         ),
         (COLLECTION + ROWS + '[[row]]\nname = "SFT"\ntables = [{}]\n', "row 'SFT' has tables without a file"),
         (

@@ -237,7 +237,7 @@ def test_candidates_without_a_common_word_give_no_voted_candidate() -> None:
         ({"cap": 0}, "cap 0"),
         (
             {"floor": False, "min_gain": 0.1},
-            "min_gain is 0.1 without a floor; leave it out, or ask for the floor",
+            "min_gain is 0.1 without a floor; leave it out, or add the floor",
         ),
         ({"max_length_ratio": 0.5}, "max_length_ratio is 0.5"),
     ],

@@ -137,6 +137,6 @@ def test_a_body_that_spoils_its_whole_batch_is_found_and_the_others_are_ranked(e
 def test_a_file_that_is_no_cache_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database, and long enough to be read as one\n" * 9, encoding="utf-8")
-    with pytest.raises(SettingsError, match=r"notes\.txt is no cache of rankings"):
+    with pytest.raises(SettingsError, match=r"notes\.txt is not a cache of rankings"):
         RankingCache(path)
     assert path.read_text(encoding="utf-8").startswith("not a database")

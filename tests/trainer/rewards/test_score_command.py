@@ -145,14 +145,14 @@ def test_the_command_does_not_wait_when_a_web_page_answers_in_place_of_the_engin
 @pytest.mark.parametrize(
     ("candidates", "options", "sentence"),
     [
-        ([], [], r"there is no candidate in .*candidates\.jsonl; write candidates there with `querylift train teach`"),
+        ([], [], r"candidates\.jsonl holds no candidate; write candidates there with `querylift train teach`"),
         (
             [replace(CANDIDATES[0], query_id="z9")],
             [],
             r"the first is 'z9'\) has a relevant document in judge\.txt; name",
         ),
         (CANDIDATES, ["--relevant-from", "3"], r"the first is 'q1'\) has a relevant document in judge\.txt; name"),
-        (CANDIDATES, ["--split", "test"], "--split is 'test' of no corpus; name it with --corpus"),
+        (CANDIDATES, ["--split", "test"], "--split is 'test' without a corpus; give --corpus"),
         (CANDIDATES, ["--weight", "0.2", "--weight", "0.2"], r"weights are \(0.2, 0.2\); give each of them once"),
     ],
     ids=["an empty file", "queries nobody judged", "grades too low", "a split of nothing", "a weight twice"],

@@ -204,7 +204,7 @@ def test_a_passage_is_prose_when_the_parser_reads_it_alike_and_bare_words_otherw
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"mix": {"bleu": 1.0}}, "'bleu' is no measure; mix any of ndcg_at_5"),
+        ({"mix": {"bleu": 1.0}}, "'bleu' is not a measure; mix any of ndcg_at_5"),
         ({"mix": {}}, "the mix is {}"),
         ({"weights": ()}, "weights are"),
         ({"weights": (0.0,)}, "above 0"),

@@ -131,7 +131,7 @@ def test_a_file_is_refused_with_another_number_of_words(tmp_path: Path, split_co
         (["--expander", "gone", "--max-documents", "3"], "--max-documents needs --pseudo-queries"),
         (
             ["--expander", "gone", "--pseudo-queries", "1", "--limit", "3"],
-            "--limit does not cut --pseudo-queries; say --max-documents",
+            "--limit does not limit --pseudo-queries; give --max-documents",
         ),
         (["--expander", "gone"], "gone"),
     ],

@@ -28,7 +28,7 @@ from tests.helpers.teacher_server import TeacherServer, make_answer, make_failin
         (["--judged", "1", "--prompt", "few-shot"], "--prompt needs a teacher; give --endpoint and --model"),
         (["--judged", "1", "--samples", "1"], "--samples needs a teacher"),
         (["--endpoint", "http://h/v1", "--model", "m", "--shots", "2"], "--shots needs --prompt few-shot"),
-        (["--import", "gone.jsonl", "--limit", "1"], "--limit does not cut what --import takes"),
+        (["--import", "gone.jsonl", "--limit", "1"], "--limit does not limit --import"),
         (["--judged", "1", "--held-out", "nowhere:dev"], "no corpus 'nowhere'"),
         (["--endpoint", "h", "--model", "m"], "the endpoint is 'h'"),
     ],
@@ -43,7 +43,7 @@ def test_a_wrong_option_is_reported_in_one_sentence(
 
 
 def test_a_corpus_with_several_splits_needs_the_name_of_one(tmp_path: Path, judged_corpus: Path) -> None:
-    sentence = "^'docs' has several splits: dev, train; say which with --split NAME$"
+    sentence = "^'docs' has several splits: dev, train; name one with --split NAME$"
     with pytest.raises(SettingsError, match=sentence):
         run_teach(str(judged_corpus), "--judged", "1", "--out", str(tmp_path / "out.jsonl"))
 

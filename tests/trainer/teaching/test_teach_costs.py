@@ -33,7 +33,7 @@ def test_a_run_that_costs_money_needs_consent(tmp_path: Path, judged_corpus: Pat
         run_teach_against_server(server, *arguments)
     assert str(caught.value).startswith("3 requests to m take about ")
     assert "at most 384 answer tokens, and cost at most about 0." in str(caught.value)
-    assert str(caught.value).endswith("; agree to it with --yes, as there is no terminal to ask on")
+    assert str(caught.value).endswith("; no terminal can ask you, so agree with --yes")
     assert (server.bodies, (tmp_path / "out.jsonl").exists()) == ([], False)
     assert run_teach_against_server(server, *arguments, "--yes")["teacher"]["written"] == 3
 
