@@ -338,5 +338,5 @@ def test_a_command_that_could_not_pair_what_it_names_is_refused(
 def test_an_empty_file_of_scored_candidates_is_refused(tmp_path: Path) -> None:
     write_scored_candidates(tmp_path / "scored.jsonl", [])
     arguments = [str(tmp_path / "scored.jsonl"), "--out", str(tmp_path / "pairs.jsonl")]
-    with pytest.raises(SettingsError, match=r"no candidate in .*scored\.jsonl; write candidates there with"):
+    with pytest.raises(SettingsError, match=r"scored\.jsonl holds no candidate; write candidates there with"):
         CliRunner().invoke(pairs_command, arguments, catch_exceptions=False)
