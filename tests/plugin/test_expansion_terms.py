@@ -1,4 +1,4 @@
-"""Weighted terms with the words that they are made of: as a record, as JSON, and beside a query."""
+"""Weighted terms with their surface words: as a record, as JSON, and beside a query."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from querylift.plugin.expansion import MAX_TERMS, Expansion, WeightedTerm, expan
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.table import TableGenerator
 from querylift.plugin.policy import Policy
-from tests.plugin.dsl.test_rewrite import Body, _bodies, _check_added, _check_untouched, _policies, slow
+from tests.helpers.rewrite_checks import assert_only_words_are_added, assert_rest_is_unchanged
+from tests.helpers.search_bodies import MARK, Body, policies, search_bodies, slow
 
-SURFACED = Expansion(
+TERMS_WITH_SURFACES = Expansion(
     terms=(WeightedTerm("boat", 2.0, "boats"), WeightedTerm("sail", 1.0), WeightedTerm("müll", 0.5, "Müll")),
     field="body",
 )
 
 
-def test_terms_and_their_words_survive_json_and_the_cache() -> None:
-    assert SURFACED.to_json() == {
+def test_terms_and_their_surface_words_survive_json_and_the_cache() -> None:
+    assert TERMS_WITH_SURFACES.to_json() == {
         "field": "body",
         "terms": {"boat": 2.0, "sail": 1.0, "müll": 0.5},
         "surfaces": {"boat": "boats", "müll": "Müll"},
     }
-    assert Expansion.from_json(json.loads(json.dumps(SURFACED.to_json()))) == SURFACED
-    assert decode_expansion(encode_expansion(SURFACED)) == SURFACED
+    assert Expansion.from_json(json.loads(json.dumps(TERMS_WITH_SURFACES.to_json()))) == TERMS_WITH_SURFACES
+    assert decode_expansion(encode_expansion(TERMS_WITH_SURFACES)) == TERMS_WITH_SURFACES
 
 
-def test_terms_without_words_are_written_as_they_always_were() -> None:
+def test_terms_without_surface_words_are_written_without_surfaces() -> None:
     plain = Expansion(terms=(WeightedTerm("boat", 2.0),), field="body")
     assert plain.to_json() == {"field": "body", "terms": {"boat": 2.0}}
     assert Expansion.from_json({"field": "body", "terms": {"boat": 2}, "surfaces": {}}) == plain
@@ -48,66 +49,67 @@ def test_terms_without_words_are_written_as_they_always_were() -> None:
     st.dictionaries(st.text(max_size=5), st.text(max_size=5)),
 )
 @example({"a": 1.0}, {"a": "", "b": "c"})
-def test_whatever_the_terms_and_their_words_they_survive_json(
-    terms: dict[str, float], surfaces: dict[str, str]
-) -> None:
-    made = expansion_from_terms(terms.items(), field="f", surfaces=surfaces)
-    assert made is not None and made.count_words() == len(terms)
-    assert {term.term: term.surface for term in made.terms} == {term: surfaces.get(term, "") for term in terms}
-    assert Expansion.from_json(json.loads(json.dumps(made.to_json()))) == made
+def test_any_terms_and_surface_words_survive_json(terms: dict[str, float], surfaces: dict[str, str]) -> None:
+    expansion = expansion_from_terms(terms.items(), field="f", surfaces=surfaces)
+    assert expansion is not None and expansion.count_words() == len(terms)
+    assert {term.term: term.surface for term in expansion.terms} == {term: surfaces.get(term, "") for term in terms}
+    assert Expansion.from_json(json.loads(json.dumps(expansion.to_json()))) == expansion
 
 
 @pytest.mark.parametrize("surfaces", [None, [], "boats", 5])
-def test_words_that_are_no_object_are_a_value_error(surfaces: object) -> None:
+def test_surfaces_that_are_not_an_object_raise_a_value_error(surfaces: object) -> None:
     with pytest.raises(ValueError, match="expansion"):
         Expansion.from_json({"field": "body", "terms": {"boat": 1}, "surfaces": surfaces})
 
 
 @pytest.mark.parametrize("word", [None, 5, ["boats"], {}])
-def test_a_word_that_is_no_text_is_none(word: object) -> None:
-    found = Expansion.from_json({"field": "body", "terms": {"boat": 1}, "surfaces": {"boat": word}})
-    assert found.terms == (WeightedTerm("boat", 1.0, ""),)
+def test_a_surface_word_that_is_not_text_is_ignored(word: object) -> None:
+    expansion = Expansion.from_json({"field": "body", "terms": {"boat": 1}, "surfaces": {"boat": word}})
+    assert expansion.terms == (WeightedTerm("boat", 1.0, ""),)
 
 
-def test_a_person_reads_the_words_where_they_are_known() -> None:
-    assert SURFACED.to_text() == "boats sail Müll"
-    assert repr(SURFACED) == "Expansion(3 terms of body)"
+def test_the_text_for_a_person_has_the_surface_words_where_they_are_known() -> None:
+    assert TERMS_WITH_SURFACES.to_text() == "boats sail Müll"
+    assert repr(TERMS_WITH_SURFACES) == "Expansion(3 terms of body)"
 
 
-def test_a_table_may_hold_them(tmp_path: Path) -> None:
-    row = {"query": "q", **SURFACED.to_json()}
+def test_a_table_may_hold_terms_with_surface_words(tmp_path: Path) -> None:
+    row = {"query": "q", **TERMS_WITH_SURFACES.to_json()}
     (tmp_path / "table.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
 
-    async def looked_up() -> Expansion | None:
+    async def look_up() -> Expansion | None:
         table = TableGenerator(tmp_path / "table.jsonl")
         await table.start()
         return await table.expand(ExpansionRequest("Q"))
 
-    assert asyncio.run(looked_up()) == SURFACED
+    assert asyncio.run(look_up()) == TERMS_WITH_SURFACES
 
 
 # -- beside a query: tests/data/dsl/surfaces.json has the cases ---------------------------------------------------------
 
-_MARK = "zzadded"
 
-
-def _forty(field: str, words: int) -> Expansion:
-    """Forty terms, of which every third has no word and the others have several."""
-    word = {i: " ".join([f"{_MARK}{i}"] * words) if i % 3 else "" for i in range(40)}
-    return Expansion(terms=tuple(WeightedTerm(f"{_MARK}{i}", 40.0 - i, word[i]) for i in range(40)), field=field)
+def _build_forty_terms(field: str, words_per_term: int) -> Expansion:
+    """Return forty terms. Every third has no surface word, and the others have `words_per_term`."""
+    surfaces = [" ".join([f"{MARK}{i}"] * words_per_term) if i % 3 else "" for i in range(40)]
+    terms = tuple(WeightedTerm(f"{MARK}{i}", 40.0 - i, surface) for i, surface in enumerate(surfaces))
+    return Expansion(terms=terms, field=field)
 
 
 @settings(slow, max_examples=100)
-@given(_bodies, _policies, st.builds(_forty, st.sampled_from(["elsewhere", "body", "c.text"]), st.integers(1, 3)))
-@example({"query": {"match": {"title": "heart attack"}}}, Policy(max_clauses=50), _forty("elsewhere", 3))
-def test_words_for_terms_are_added_and_nothing_else_and_no_more_than_allowed(
+@given(
+    search_bodies,
+    policies,
+    st.builds(_build_forty_terms, st.sampled_from(["elsewhere", "body", "c.text"]), st.integers(1, 3)),
+)
+@example({"query": {"match": {"title": "heart attack"}}}, Policy(max_clauses=50), _build_forty_terms("elsewhere", 3))
+def test_only_surface_words_are_added_and_not_more_than_allowed(
     body: Body, policy: Policy, expansion: Expansion
 ) -> None:
-    before = json.dumps(body)
+    original = json.dumps(body)
     try:
-        out: Any = dsl.add_expansion(body, dsl.find_user_query(body, policy), expansion, policy)
+        rewritten: Any = dsl.add_expansion(body, dsl.find_user_query(body, policy), expansion, policy)
     except Skip:
         return
-    assert json.dumps(body) == before
-    _check_untouched(body, out)
-    _check_added(out, policy)
+    assert json.dumps(body) == original
+    assert_rest_is_unchanged(body, rewritten)
+    assert_only_words_are_added(rewritten, policy)
