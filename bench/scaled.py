@@ -176,7 +176,7 @@ class Service:
     """An opened expander, its encoder timed, and the search for vectors where its form has one."""
 
     def __init__(self, folder: Path) -> None:
-        from querylift.plugin.fast_expander.neighbours import NeighboursWeigher
+        from querylift.plugin.fast_expander.neighbours_weigher import NeighboursWeigher
         from querylift.plugin.generators.fast_expander import open_expander_model
 
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
@@ -218,7 +218,7 @@ class Service:
 
 def start(asked: dict[str, Any]) -> dict[str, Any]:
     """How long opening takes, libraries apart; `cold` takes the files out of the operating system's cache before."""
-    from querylift.plugin.fast_expander.folder import check_files, read_expander_record
+    from querylift.plugin.fast_expander.expander_folder import check_files, read_expander_record
 
     folder = Path(asked["folder"])
     about = read_expander_record(folder)

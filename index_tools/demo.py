@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from querylift.index_tools.corpora.loading import load_corpus
+from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.evaluation.experiment import System, Task, create_report, format_outcomes
-from querylift.index_tools.evaluation.report import Report, write_report
+from querylift.index_tools.evaluation.html_report import Report, write_report
 from querylift.index_tools.evaluation.text_table import render_table
 from querylift.index_tools.fast_expander.build import BuildRequest, build_expander
 from querylift.index_tools.indexing import CONTENTS_FIELD, IndexPlan, build_index
@@ -30,7 +30,7 @@ from querylift.index_tools.proxy_process import RunningProxy, run_proxy
 from querylift.index_tools.searching import SearchedRun, format_search_body, search_over_http
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import Expansion
-from querylift.plugin.fast_expander.folder import RECORD_FILE
+from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
 from querylift.plugin.files import find_cache_folder
 from querylift.plugin.settings import parse_settings
 

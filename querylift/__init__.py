@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from querylift.index_tools.corpora.corpus import Corpus
-    from querylift.index_tools.corpora.loading import load_corpus
+    from querylift.index_tools.corpora.corpus_names import load_corpus
     from querylift.index_tools.engine import Engine
     from querylift.index_tools.evaluation.comparison import Comparison, compare_runs
     from querylift.index_tools.evaluation.measures import Evaluation, evaluate_run
@@ -87,7 +87,7 @@ __all__ = [
 
 _MODULES = {
     "querylift.index_tools.corpora.corpus": ("Corpus",),
-    "querylift.index_tools.corpora.loading": ("load_corpus",),
+    "querylift.index_tools.corpora.corpus_names": ("load_corpus",),
     "querylift.index_tools.engine": ("Engine",),
     "querylift.index_tools.evaluation.comparison": ("Comparison", "compare_runs"),
     "querylift.index_tools.evaluation.measures": ("Evaluation", "evaluate_run"),

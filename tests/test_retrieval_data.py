@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from querylift.index_tools.corpora.corpus import Corpus
-from querylift.index_tools.corpora.loading import load_corpus
+from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.evaluation.comparison import compare_runs
 from querylift.index_tools.evaluation.measures import evaluate_run

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.settings import PipelineStep, TrainingConfig
+from querylift.trainer.training_config import PipelineStep, TrainingConfig
 
 STAGES_WITH_CONFIG = ("sft", "dpo", "sample")
 """Stages that read the configuration file. They get `--config` and, in a step that runs once per seed, `--seed`."""

@@ -18,7 +18,7 @@ from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
     from querylift.index_tools.evaluation.comparison import Comparison
-    from querylift.index_tools.evaluation.report import Hit, QueryDetail
+    from querylift.index_tools.evaluation.html_report import Hit, QueryDetail
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def _run_to_json(run: _MeasuredRun) -> dict[str, Any]:
 
 
 def _iter_output_lines(a: _MeasuredRun, b: _MeasuredRun, comparison: Comparison, *, measure: str) -> Iterator[str]:
-    from querylift.index_tools.evaluation.report import format_difference, format_query_count, format_verdict
+    from querylift.index_tools.evaluation.html_report import format_difference, format_query_count, format_verdict
 
     yield from (f"A  {a.path}", f"B  {b.path}", "")
     yield from _format_means(a.evaluation, b.evaluation)
@@ -148,7 +148,7 @@ def _iter_output_lines(a: _MeasuredRun, b: _MeasuredRun, comparison: Comparison,
 
 
 def _format_means(a: Evaluation, b: Evaluation) -> list[str]:
-    from querylift.index_tools.evaluation.report import format_difference, format_measure
+    from querylift.index_tools.evaluation.html_report import format_difference, format_measure
     from querylift.index_tools.evaluation.text_table import align_columns
 
     rows = [("", "A", "B", "diff")]
@@ -161,7 +161,7 @@ def _format_means(a: Evaluation, b: Evaluation) -> list[str]:
 
 
 def _iter_omission_lines(a: Evaluation, b: Evaluation) -> Iterator[str]:
-    from querylift.index_tools.evaluation.report import format_query_count
+    from querylift.index_tools.evaluation.html_report import format_query_count
 
     if a.missing or b.missing:
         yield f"counted as 0      {format_query_count(len(a.missing))} in A, {len(b.missing)} in B, without any document"
@@ -188,7 +188,7 @@ def _write_html_report(
     measure: str,
     grade: int,
 ) -> None:
-    from querylift.index_tools.evaluation.report import Report, SystemRow, write_report
+    from querylift.index_tools.evaluation.html_report import Report, SystemRow, write_report
 
     names = [a.path.name, b.path.name] if a.path.name != b.path.name else [str(a.path), str(b.path)]
     details = {
@@ -205,13 +205,13 @@ def _write_html_report(
 
 
 def _make_query_detail(query_id: str, a: Run, b: Run, *, qrels: Qrels) -> QueryDetail:
-    from querylift.index_tools.evaluation.report import QueryDetail
+    from querylift.index_tools.evaluation.html_report import QueryDetail
 
     hits_a, hits_b = (_make_hits(run.get(query_id, []), qrels[query_id]) for run in (a, b))
     return QueryDetail(query="", expansion="", hits_before=hits_a, hits_after=hits_b)
 
 
 def _make_hits(doc_ids: list[str], grades: dict[str, int]) -> tuple[Hit, ...]:
-    from querylift.index_tools.evaluation.report import SHOWN_HITS, Hit
+    from querylift.index_tools.evaluation.html_report import SHOWN_HITS, Hit
 
     return tuple(Hit(doc_id, grade=grades.get(doc_id)) for doc_id in doc_ids[:SHOWN_HITS])

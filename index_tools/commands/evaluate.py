@@ -22,7 +22,7 @@ from querylift.plugin.settings import Settings, enable_index
 if TYPE_CHECKING:
     from querylift.index_tools.engine import Engine
     from querylift.index_tools.evaluation.experiment import System, Task
-    from querylift.index_tools.evaluation.report import Report
+    from querylift.index_tools.evaluation.html_report import Report
     from querylift.index_tools.searching import BodyFormatter
 
 
@@ -72,7 +72,7 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
 
     CORPUS is named as for `querylift index`.
     """
-    from querylift.index_tools.corpora.loading import load_corpus
+    from querylift.index_tools.corpora.corpus_names import load_corpus
     from querylift.index_tools.engine import Engine
     from querylift.index_tools.evaluation.experiment import System, check_baseline_hits, create_task, report_to_json
     from querylift.index_tools.evaluation.text_table import render_table
@@ -201,7 +201,7 @@ def _format_conclusion(task: Task, system: System, report: Report, options: dict
 
 def _write_results(out: Path, task: Task, baseline: System, system: System, report: Report) -> None:
     from querylift.index_tools.corpora.trec_files import write_qrels, write_run
-    from querylift.index_tools.evaluation.report import write_report
+    from querylift.index_tools.evaluation.html_report import write_report
 
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def build(index: str, engine: str | None, out: Path, config: Path | None, thread
     """
     from querylift.index_tools.engine import Engine
     from querylift.index_tools.fast_expander.build import BuildRequest, build_expander
-    from querylift.plugin.fast_expander.folder import ExpansionShape
+    from querylift.plugin.fast_expander.expander_folder import ExpansionShape
 
     options["changed_field"] = options.pop("changed_since")
     default_temperature = 0.04 if options["form"] == "cluster" else ExpansionShape().temperature

@@ -47,7 +47,7 @@ def index(
     An index that this command built before is deleted and built again. The command
     fails when the engine does not hold as many documents as were read.
     """
-    from querylift.index_tools.corpora.loading import load_corpus
+    from querylift.index_tools.corpora.corpus_names import load_corpus
     from querylift.index_tools.engine import Engine
     from querylift.index_tools.indexing import IndexPlan, build_index
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from querylift.index_tools.evaluation.report import (
+from querylift.index_tools.evaluation.html_report import (
     SystemRow,
     format_difference,
     format_measure,

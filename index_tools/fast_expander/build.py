@@ -27,12 +27,12 @@ from querylift.index_tools.fast_expander.encoder_conversion import (
 )
 from querylift.index_tools.fast_expander.incremental_read import IncrementalReader
 from querylift.index_tools.fast_expander.index_reader import AnalysedField, find_analyzer, find_field, search_documents
-from querylift.index_tools.fast_expander.served_files import write_neighbours_form
+from querylift.index_tools.fast_expander.neighbours_form import write_neighbours_form
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
-from querylift.index_tools.fast_expander.term_matrix import write_terms_form
+from querylift.index_tools.fast_expander.terms_form import write_terms_form
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE, Encoder, EncoderSettings
-from querylift.plugin.fast_expander.folder import (
+from querylift.plugin.fast_expander.expander_folder import (
     FORMAT_VERSION,
     RECORD_FILE,
     ExpanderRecord,

@@ -13,9 +13,9 @@ from typing import Any
 
 from querylift.plugin.dsl import clauses
 from querylift.plugin.dsl.clauses import ClausePath, Leaf
+from querylift.plugin.dsl.query_text import check_query_syntax, check_query_text
 from querylift.plugin.dsl.search_checks import check_search, contains_key, get_only_item, sorts_by_score
 from querylift.plugin.dsl.skip import Skip
-from querylift.plugin.dsl.text import check_query_syntax, check_query_text
 from querylift.plugin.dsl.url_parameters import UrlParameters
 from querylift.plugin.policy import Policy
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import aiohttp
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.folder import SourceIndex
+from querylift.plugin.fast_expander.expander_folder import SourceIndex
 
 _log = logging.getLogger("querylift")
 _MAX_COUNT_CHANGE = 0.1

@@ -1,7 +1,7 @@
 """The fast expander's form `cluster`: the engine's own vector field finds the nearest documents.
 
 The folder holds a search that the team wrote, with a placeholder for the query's vector. The hits' terms are weighed as
-in `querylift.plugin.fast_expander.neighbours`, with two differences: the hit's score replaces the cosine, and document
+in `querylift.plugin.fast_expander.neighbours_weigher`, with two differences: the hit's score replaces the cosine, and document
 counts are those of the shard.
 """
 
@@ -22,7 +22,7 @@ import aiohttp
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion, clean_query, expansion_from_terms
 from querylift.plugin.fast_expander.encoder import Encoder
-from querylift.plugin.fast_expander.folder import (
+from querylift.plugin.fast_expander.expander_folder import (
     ExpanderRecord,
     check_files,
     compute_expander_identity,

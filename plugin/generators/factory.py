@@ -70,7 +70,7 @@ def _make_http(argument: str, settings: Settings) -> Generator:
 
 
 def _make_expander(argument: str, settings: Settings) -> Generator:
-    from querylift.plugin.fast_expander.folder import read_expander_record
+    from querylift.plugin.fast_expander.expander_folder import read_expander_record
     from querylift.plugin.generators.cluster_expander import ClusterExpanderGenerator
     from querylift.plugin.generators.fast_expander import FastExpanderGenerator
 

@@ -15,7 +15,7 @@ import aiohttp
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion, clean_query, expansion_from_terms
 from querylift.plugin.fast_expander.encoder import Encoder
-from querylift.plugin.fast_expander.folder import (
+from querylift.plugin.fast_expander.expander_folder import (
     ExpanderRecord,
     SourceIndex,
     check_files,
@@ -23,8 +23,8 @@ from querylift.plugin.fast_expander.folder import (
     read_expander_record,
 )
 from querylift.plugin.fast_expander.index_check import IndexChecker
-from querylift.plugin.fast_expander.neighbours import NeighboursWeigher
-from querylift.plugin.fast_expander.term_matrix import MatrixWeigher
+from querylift.plugin.fast_expander.matrix_weigher import MatrixWeigher
+from querylift.plugin.fast_expander.neighbours_weigher import NeighboursWeigher
 from querylift.plugin.fast_expander.vocabulary import Vocabulary
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.bounded_executor import BoundedExecutor

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from querylift.plugin.flow import Search, explain_result, make_match_body
 from querylift.plugin.proxy.application import Proxy
-from querylift.plugin.proxy.asgi import Receive, Scope, Send
+from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 
 
 @dataclass(frozen=True, slots=True)

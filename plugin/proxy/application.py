@@ -28,7 +28,7 @@ from querylift.plugin.flow import (
 )
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.proxy import routes
-from querylift.plugin.proxy.asgi import Receive, Scope, Send
+from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 from querylift.plugin.proxy.client_watch import ClientGone
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.responder import Responder

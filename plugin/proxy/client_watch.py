@@ -6,7 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Any
 
-from querylift.plugin.proxy.asgi import Receive
+from querylift.plugin.proxy.asgi_types import Receive
 
 WATCH_AFTER_S = 0.05
 """A request runs for so long before the watch of its client begins."""

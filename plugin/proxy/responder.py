@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from querylift.plugin.outcome import OUTCOME_HEADER, Outcome
 from querylift.plugin.proxy import rejection
-from querylift.plugin.proxy.asgi import Receive, Scope, Send
+from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 from querylift.plugin.proxy.client_watch import ClientGone, ClientWatch
 from querylift.plugin.proxy.search_request import SearchRequest
 from querylift.plugin.proxy.upstream import Headers, Reply, Upstream, UpstreamDown

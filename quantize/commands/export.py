@@ -70,7 +70,7 @@ def _export_adapter(folder: Path, out: Path, *, number_type: str | None, base: P
 
 def _export_model(folder: Path, out: Path, *, number_type: str | None) -> None:
     from querylift.quantize.conversion.export_model import export_model
-    from querylift.quantize.conversion.tensors import NUMBER_TYPES
+    from querylift.quantize.conversion.tensor_plan import NUMBER_TYPES
 
     number_type = number_type or "f16"
     _check_number_type(number_type, NUMBER_TYPES, "a model")

@@ -162,7 +162,7 @@ def _find_model_files(
 
 def _load_task(collection: str, limit: int | None, seed: int) -> Task:
     """Load the judged queries of "INDEX=CORPUS[:SPLIT]", or a sample of `limit` of them. Raises SettingsError."""
-    from querylift.index_tools.corpora.loading import load_corpus_and_split
+    from querylift.index_tools.corpora.corpus_names import load_corpus_and_split
     from querylift.index_tools.evaluation.experiment import create_task
 
     index, equals_sign, corpus_name = collection.partition("=")

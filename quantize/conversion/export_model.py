@@ -18,7 +18,7 @@ from querylift.plugin.files import replace_file
 from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY
 from querylift.quantize.adapters.export_adapter import BASE_NAME_KEY, BASE_SHA256_KEY
 from querylift.quantize.conversion.architecture import Architecture, read_architecture
-from querylift.quantize.conversion.tensors import NUMBER_TYPES, TensorPlan, encode_blocks, plan_tensors
+from querylift.quantize.conversion.tensor_plan import NUMBER_TYPES, TensorPlan, encode_blocks, plan_tensors
 from querylift.quantize.conversion.tokenizer import BpeTokenizer, read_tokenizer
 from querylift.quantize.conversion.weights import compute_digest, find_weight_files, locate_tensors
 

@@ -13,7 +13,7 @@ from querylift.index_tools.engine import Engine, make_index_action
 from querylift.index_tools.fast_expander.encoder_conversion import write_encoder
 from querylift.plugin.fast_expander.document_vectors import DocumentVectors
 from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE, Encoder
-from querylift.plugin.fast_expander.folder import (
+from querylift.plugin.fast_expander.expander_folder import (
     FORMAT_VERSION,
     RECORD_FILE,
     ExpanderRecord,
@@ -21,7 +21,7 @@ from querylift.plugin.fast_expander.folder import (
     SourceIndex,
     collect_file_facts,
 )
-from querylift.plugin.fast_expander.neighbours import TERM_ENDS_FILE, TERMS_FILE, VECTORS_FILE, WEIGHTS_FILE
+from querylift.plugin.fast_expander.neighbours_weigher import TERM_ENDS_FILE, TERMS_FILE, VECTORS_FILE, WEIGHTS_FILE
 from querylift.plugin.fast_expander.vocabulary import Word, write_vocabulary
 from tests.helpers.folders import Weights, encode_safetensors
 

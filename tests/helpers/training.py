@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from querylift.trainer.settings import TrainingConfig, parse_training_config
+from querylift.trainer.training_config import TrainingConfig, parse_training_config
 
 NO_LABEL = -100
 """The label of a token that the loss ignores."""

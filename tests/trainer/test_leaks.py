@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from querylift.index_tools.corpora.loading import load_corpus
+from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.leaks import HeldOutSplit, Leak, collect_leaked_ids, find_leaks, raise_on_leaks
 from tests.helpers.paths import SHARED_DATA

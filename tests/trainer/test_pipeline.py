@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from querylift.index_tools.corpora import loading
+from querylift.index_tools.corpora import corpus_names
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.indexing import IndexPlan, build_index
 from querylift.plugin.commands.main import querylift
@@ -17,8 +17,8 @@ from querylift.plugin.errors import SettingsError
 from querylift.plugin.settings import parse_settings
 from querylift.trainer import pipeline
 from querylift.trainer.commands.train import STAGES
-from querylift.trainer.settings import list_packaged_configs, load_training_config, parse_training_config
 from querylift.trainer.student.loss_curves import read_curves
+from querylift.trainer.training_config import list_packaged_configs, load_training_config, parse_training_config
 
 CONFIG_PATH = Path("my.toml")
 
@@ -135,7 +135,7 @@ def test_a_file_without_steps_is_refused(tmp_path: Path) -> None:
 def test_the_whole_pipeline_runs_on_a_real_engine_and_the_student_learns(opensearch: str, tmp_path: Path) -> None:
     """`querylift train run smoke` runs every stage. A second run finds them all done."""
     with Engine(parse_settings({"engine": opensearch})) as engine:
-        build_index(engine, loading.load_corpus("builtin"), IndexPlan("chain-builtin"))
+        build_index(engine, corpus_names.load_corpus("builtin"), IndexPlan("chain-builtin"))
     variables = {"engine": opensearch, "index": "chain-builtin", "work": str(tmp_path)}
     command = [sys.executable, "-m", "querylift", "train", "run", "smoke"]
     command += [part for name, value in variables.items() for part in ("--set", f"{name}={value}")]

@@ -30,8 +30,8 @@ def dpo(
     It learns to write passages like the chosen ones, and unlike the rejected ones. Keep MODEL where it is until
     `merge` has made one model of it and the new adapter. A run that was stopped goes on from its last checkpoint.
     """
-    from querylift.trainer.settings import load_training_config
     from querylift.trainer.student.libraries import check_training_packages
+    from querylift.trainer.training_config import load_training_config
 
     check_training_packages()
     from querylift.trainer.student import shared_training

@@ -66,8 +66,8 @@ def expander(
 
     A run that was stopped goes on after its last finished stage.
     """
-    from querylift.trainer.settings import load_training_config
     from querylift.trainer.student.libraries import check_training_packages
+    from querylift.trainer.training_config import load_training_config
 
     check_training_packages()
     from querylift.index_tools.engine import Engine
@@ -106,7 +106,7 @@ def _load_judged_queries(
     corpus: str, split: str | None, candidate_files: tuple[Path, ...], held_out: tuple[str, ...]
 ) -> JudgedTrainingQueries:
     """Load the queries, judgments and candidates to train on. Raises SettingsError on a leak."""
-    from querylift.index_tools.corpora.loading import load_corpus
+    from querylift.index_tools.corpora.corpus_names import load_corpus
     from querylift.trainer.candidates import read_candidates
     from querylift.trainer.commands.arguments import check_split
     from querylift.trainer.fast_expander.training_context import JudgedTrainingQueries

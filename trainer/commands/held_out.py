@@ -40,7 +40,7 @@ def load_held_out_splits(specs: Iterable[str]) -> list[HeldOutSplit]:
 
     A split is called after its corpus. When two corpora have the same name, the splits are called by their whole spec.
     """
-    from querylift.index_tools.corpora.loading import load_corpus_and_split
+    from querylift.index_tools.corpora.corpus_names import load_corpus_and_split
     from querylift.trainer.leaks import HeldOutSplit
 
     loaded = {spec: load_corpus_and_split(spec) for spec in specs}

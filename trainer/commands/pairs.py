@@ -13,7 +13,7 @@ import click
 from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
-    from querylift.trainer.rewards.preferences import PairingResult
+    from querylift.trainer.rewards.pairs import PairingResult
     from querylift.trainer.rewards.scored_candidates import ScoredCandidate
 
 
@@ -73,7 +73,7 @@ def pairs(scored: tuple[Path, ...], out: Path, as_json: bool, **options: Any) ->
     """
     from querylift.trainer.commands.output_checks import check_output_file
     from querylift.trainer.manifest import Manifest
-    from querylift.trainer.rewards.preferences import PairOptions, make_pairs
+    from querylift.trainer.rewards.pairs import PairOptions, make_pairs
     from querylift.trainer.rewards.scored_candidates import read_scored_candidates, write_json_lines
 
     pair_options = PairOptions(**options)

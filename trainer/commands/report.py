@@ -75,10 +75,10 @@ def _create_folder(out: Path) -> None:
 def _write_report(out: Path, results: Results, curves: Mapping[str, Iterable[Path]]) -> None:
     """Write the three files of the report. `curves` maps the name of a row to its files of training curves."""
     from querylift.plugin.files import open_for_replacement
+    from querylift.trainer.results.curve_pictures import read_pictures
     from querylift.trainer.results.html_rendering import render_html
     from querylift.trainer.results.json_rendering import results_to_json
     from querylift.trainer.results.markdown_rendering import render_markdown
-    from querylift.trainer.results.pictures import read_pictures
 
     pictures, problems = read_pictures(curves)
     for problem in problems:

@@ -27,7 +27,7 @@ def run(config: Path, seeds: tuple[int, ...], overrides: tuple[str, ...], dry_ru
     Finished stages are not run again, so a run that was stopped goes on.
     """
     from querylift.trainer import pipeline
-    from querylift.trainer.settings import load_training_config
+    from querylift.trainer.training_config import load_training_config
 
     training_config = load_training_config(config)
     if not training_config.step:

@@ -16,7 +16,7 @@ from querylift.trainer.commands.options import seed_option, training_config_opti
 
 if TYPE_CHECKING:
     from querylift.trainer.candidates import Candidate
-    from querylift.trainer.settings import SamplingOptions
+    from querylift.trainer.training_config import SamplingOptions
 
 
 @click.command()
@@ -55,7 +55,7 @@ def sample(
     The passages are candidates for `score`. With --greedy they are what the model would serve, and
     `querylift evaluate --generator table:FILE` measures them.
     """
-    from querylift.trainer.settings import load_training_config
+    from querylift.trainer.training_config import load_training_config
 
     training_config = load_training_config(config)
     if greedy and temperature:
@@ -85,7 +85,7 @@ def read_queries(sources: tuple[str, ...]) -> dict[str, str]:
 
 
 def _read_source(source: str) -> Mapping[str, str]:
-    from querylift.index_tools.corpora.loading import load_corpus_and_split
+    from querylift.index_tools.corpora.corpus_names import load_corpus_and_split
     from querylift.index_tools.corpora.trec_files import read_topics
 
     if Path(source).is_file():

@@ -90,8 +90,8 @@ def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **opt
     from querylift.trainer.candidates import read_candidates
     from querylift.trainer.commands.output_checks import check_output_file
     from querylift.trainer.manifest import Manifest
+    from querylift.trainer.rewards.engine_retry import EngineRetry
     from querylift.trainer.rewards.ranking_cache import RankingCache
-    from querylift.trainer.rewards.retry import EngineRetry
     from querylift.trainer.rewards.scored_candidates import write_scored_candidates
     from querylift.trainer.rewards.scoring import RewardOptions, score_candidates
 
@@ -200,7 +200,7 @@ def _parse_share(text: str) -> tuple[str, float]:
 
 def _load_labels(options: dict[str, Any], candidates: Sequence[Candidate]) -> Labels:
     """Load the judgments that score the candidates, of the corpus or of a file. Raises SettingsError when there are none."""
-    from querylift.index_tools.corpora.loading import load_corpus
+    from querylift.index_tools.corpora.corpus_names import load_corpus
     from querylift.plugin.expansion import clean_query
     from querylift.trainer.rewards.labels import load_split_labels, read_labels
 

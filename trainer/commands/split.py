@@ -51,7 +51,7 @@ def split(
     or --apart-from are left out.
     """
     from querylift.index_tools.corpora.beir_corpus import CORPUS_ABOUT_FILE
-    from querylift.index_tools.corpora.loading import load_corpus
+    from querylift.index_tools.corpora.corpus_names import load_corpus
     from querylift.trainer.commands.arguments import check_split
     from querylift.trainer.commands.held_out import load_held_out_splits
     from querylift.trainer.leaks import HeldOutSplit, collect_leaked_ids, find_leaks

@@ -61,7 +61,7 @@ def teach(
     The sources are a teacher (--endpoint and --model), files (--import), relevant documents (--judged) and a fast expander
     (--expander). Name one or several.
     """
-    from querylift.index_tools.corpora.loading import load_corpus
+    from querylift.index_tools.corpora.corpus_names import load_corpus
     from querylift.trainer.teaching.sources import TeachingTask
 
     sources = build_sources(options)

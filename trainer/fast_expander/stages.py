@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from querylift.index_tools.fast_expander.term_matrix import UNTRAINED_SCALE, calculate_mean_vectors, write_matrix
+from querylift.index_tools.fast_expander.terms_form import UNTRAINED_SCALE, calculate_mean_vectors, write_matrix
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE
-from querylift.plugin.fast_expander.folder import RECORD_FILE, collect_file_facts
-from querylift.plugin.fast_expander.term_matrix import MATRIX_FILE
+from querylift.plugin.fast_expander.expander_folder import RECORD_FILE, collect_file_facts
+from querylift.plugin.fast_expander.matrix_weigher import MATRIX_FILE
 from querylift.plugin.fast_expander.vocabulary import WORD_ENDS_FILE, WORDS_FILE
 from querylift.trainer.fast_expander.array_files import load_weights, save_weights
 from querylift.trainer.fast_expander.index_stage import train_on_index

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from querylift.index_tools.fast_expander.term_matrix import WeightedDocuments
+from querylift.index_tools.fast_expander.terms_form import WeightedDocuments
 from querylift.plugin.fast_expander.document_vectors import DocumentVectors
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ import numpy as np
 
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.document_parts import DocumentParts
-from querylift.index_tools.fast_expander.served_files import TermStatistics
-from querylift.index_tools.fast_expander.term_matrix import WeightedDocuments, load_weighted_documents
+from querylift.index_tools.fast_expander.neighbours_form import TermStatistics
+from querylift.index_tools.fast_expander.terms_form import WeightedDocuments, load_weighted_documents
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.encoder import Encoder
-from querylift.plugin.fast_expander.folder import ExpanderRecord, check_files, read_expander_record
+from querylift.plugin.fast_expander.expander_folder import ExpanderRecord, check_files, read_expander_record
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.fast_expander.term_targets import TermTargets
 from querylift.trainer.rewards.labels import Labels
@@ -25,7 +25,7 @@ from querylift.trainer.rewards.labels import Labels
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.vocabulary import Array
     from querylift.plugin.settings import Settings
-    from querylift.trainer.settings import ExpanderTrainingOptions
+    from querylift.trainer.training_config import ExpanderTrainingOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from querylift.index_tools.evaluation.comparison import Comparison
-from querylift.index_tools.evaluation.report import format_measure, format_p_value, format_query_count
+from querylift.index_tools.evaluation.html_report import format_measure, format_p_value, format_query_count
 from querylift.trainer.results.records import CollectionResult, RowResult
 
 BLANK = "-"

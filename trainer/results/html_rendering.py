@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from querylift.index_tools.evaluation.comparison import Comparison
-from querylift.index_tools.evaluation.report import (
+from querylift.index_tools.evaluation.html_report import (
     Scale,
     create_scale,
     format_measure,
@@ -19,13 +19,13 @@ from querylift.index_tools.evaluation.report import (
     typeset_tick,
 )
 from querylift.plugin.errors import MissingExtra
+from querylift.trainer.results.curve_pictures import Picture
 from querylift.trainer.results.formatting import (
     format_comparison_p_value,
     format_facts,
     format_marked_ndcg,
     format_percent,
 )
-from querylift.trainer.results.pictures import Picture
 from querylift.trainer.results.records import CollectionResult, Results, RowResult
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from querylift.index_tools.evaluation.report import format_difference
+from querylift.index_tools.evaluation.html_report import format_difference
 from querylift.trainer.results.formatting import BLANK, LEGEND, format_cells, format_facts, format_marked_ndcg
 from querylift.trainer.results.records import CollectionResult, Results
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import date
 
-from querylift.index_tools.corpora.loading import load_corpus
+from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.evaluation.experiment import Task
 from querylift.index_tools.evaluation.measures import MAIN_MEASURE, evaluate_run

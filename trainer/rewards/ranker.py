@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 
 from querylift.index_tools.engine import Engine, encode_json
 from querylift.plugin.errors import EngineError
-from querylift.trainer.rewards.ranking_cache import IndexSnapshot, RankingCache, take_snapshot
-from querylift.trainer.rewards.retry import (
+from querylift.trainer.rewards.engine_retry import (
     FATAL_STATUSES,
     RETRYABLE_STATUSES,
     EngineRetry,
@@ -26,6 +25,7 @@ from querylift.trainer.rewards.retry import (
     RequestRejected,
     classify_engine_errors,
 )
+from querylift.trainer.rewards.ranking_cache import IndexSnapshot, RankingCache, take_snapshot
 
 SEARCHES_PER_BATCH = 64
 """Searches in one `_msearch`."""

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from querylift.index_tools.engine import Engine
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.rewards.retry import EngineUnavailable, classify_engine_errors
+from querylift.trainer.rewards.engine_retry import EngineUnavailable, classify_engine_errors
 
 _VOLATILE_SETTINGS = frozenset({"refresh_interval", "number_of_replicas", "auto_expand_replicas"})
 """Index settings that change no ranking."""

@@ -25,11 +25,11 @@ from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow, 
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.settings import IndexSettings, Settings, enable_index
 from querylift.trainer.candidates import Candidate
+from querylift.trainer.rewards.engine_retry import EngineRetry
 from querylift.trainer.rewards.labels import Labels
 from querylift.trainer.rewards.ranker import Ranker, split_into_batches
 from querylift.trainer.rewards.ranking_cache import RankingCache
 from querylift.trainer.rewards.ranking_measures import Measurer, compute_reward
-from querylift.trainer.rewards.retry import EngineRetry
 from querylift.trainer.rewards.scored_candidates import Reward, RewardBasis, ScoredCandidate
 
 DEPTH = 100

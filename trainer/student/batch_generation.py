@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import DynamicCache
 
-from querylift.trainer.settings import SamplingOptions
+from querylift.trainer.training_config import SamplingOptions
 
 _MIN_UNFINISHED_SHARE = 0.75
 """Finished passages are removed from the batch below this share of unfinished ones. Removing them costs a copy."""

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.rewards.preference_file import PassagePair, read_passage_pairs
-from querylift.trainer.settings import DpoOptions, TrainingConfig
+from querylift.trainer.rewards.pair_file import PassagePair, read_passage_pairs
 from querylift.trainer.student import libraries, models, shared_training, training_texts
 from querylift.trainer.student.shared_training import Say, TrainingResult
 from querylift.trainer.student.training_texts import Completion
+from querylift.trainer.training_config import DpoOptions, TrainingConfig
 
 _REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 

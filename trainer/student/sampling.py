@@ -17,9 +17,9 @@ import torch
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import STOP_STRINGS, build_prompt, clean_query
 from querylift.trainer.candidates import Candidate, JsonLinesAppender, read_candidates
-from querylift.trainer.settings import SamplingOptions
 from querylift.trainer.student.batch_generation import WrittenToken, write_batch
 from querylift.trainer.student.training_texts import encode_text
+from querylift.trainer.training_config import SamplingOptions
 
 STUDENT_METHOD = "student"
 LOG_PROBABILITY_PARAM = "logprob"

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import expansion_from_text
 from querylift.trainer.candidates import Candidate, read_candidates
-from querylift.trainer.settings import SftOptions, TrainingConfig
 from querylift.trainer.student import libraries, model_bases, models, shared_training, training_texts
 from querylift.trainer.student.shared_training import Say, TrainingResult
+from querylift.trainer.training_config import SftOptions, TrainingConfig
 
 _NO_LABEL = -100
 

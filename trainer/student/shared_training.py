@@ -17,8 +17,8 @@ from typing import Any
 
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.manifest import Manifest
-from querylift.trainer.settings import FineTuningOptions, LoraOptions, TrainingConfig
 from querylift.trainer.student import libraries, model_bases, models
+from querylift.trainer.training_config import FineTuningOptions, LoraOptions, TrainingConfig
 
 Say = Callable[[str], None]
 """Prints a line for the user."""

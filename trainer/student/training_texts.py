@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 from querylift.plugin.expansion import build_prompt, clean_prose
-from querylift.trainer.settings import FineTuningOptions
 from querylift.trainer.student.models import END_TOKEN
+from querylift.trainer.training_config import FineTuningOptions
 
 
 class Completion(NamedTuple):

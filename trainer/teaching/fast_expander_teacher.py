@@ -17,7 +17,7 @@ from querylift.index_tools.corpora.corpus import Corpus
 from querylift.index_tools.corpora.records import Document
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import clean_query
-from querylift.plugin.fast_expander.folder import compute_expander_identity
+from querylift.plugin.fast_expander.expander_folder import compute_expander_identity
 from querylift.plugin.generators.fast_expander import open_expander_model
 from querylift.trainer.candidates import Candidate, JsonLinesAppender
 from querylift.trainer.fast_expander.inverse_cloze import create_pseudo_queries

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from querylift.index_tools.corpora.corpus import Corpus
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.folder import RECORD_FILE
+from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.leaks import HeldOutSplit, collect_leaked_ids, find_leaks
 from querylift.trainer.teaching.candidate_files import read_imported_candidates

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from querylift.index_tools.corpora.loading import load_corpus
+from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.index_tools.corpora.records import Document
 from querylift.plugin.errors import DataError, SettingsError
 from tests.helpers.corpus_files import QRELS_HEADER, format_jsonl, read_all_splits, write_text_file

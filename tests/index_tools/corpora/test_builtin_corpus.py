@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from querylift.index_tools.corpora import builtin_corpus
-from querylift.index_tools.corpora.loading import load_corpus
+from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.index_tools.corpora.records import Document
 
 

@@ -13,7 +13,7 @@ from ir_datasets.datasets.base import Dataset
 from ir_datasets.formats import GenericDoc, JsonlDocs, TrecQrels, TsvDocs, TsvQueries
 from ir_datasets.util import LocalDownload
 
-from querylift.index_tools.corpora.loading import load_corpus
+from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.index_tools.corpora.records import Document
 from querylift.plugin.errors import MissingExtra, SettingsError
 from tests.helpers.corpus_files import read_all_splits, write_text_file

@@ -17,7 +17,7 @@ from scipy.stats import permutation_test
 from querylift.index_tools.commands.compare import compare as compare_command
 from querylift.index_tools.corpora.trec_files import write_qrels, write_run
 from querylift.index_tools.evaluation.comparison import Comparison, check_non_inferiority, compare_runs
-from querylift.index_tools.evaluation.report import format_verdict
+from querylift.index_tools.evaluation.html_report import format_verdict
 from querylift.plugin.errors import DataError, SettingsError
 
 

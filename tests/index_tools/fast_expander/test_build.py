@@ -18,8 +18,8 @@ from querylift.index_tools.fast_expander.build import BuildRequest, BuildResult,
 from querylift.index_tools.fast_expander.document_parts import DocumentParts
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import Expansion
-from querylift.plugin.fast_expander.folder import RECORD_FILE, ExpansionShape, read_expander_record
-from querylift.plugin.fast_expander.neighbours import VECTORS_FILE
+from querylift.plugin.fast_expander.expander_folder import RECORD_FILE, ExpansionShape, read_expander_record
+from querylift.plugin.fast_expander.neighbours_weigher import VECTORS_FILE
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator, open_expander_model
 from querylift.plugin.settings import parse_settings

@@ -20,7 +20,7 @@ from querylift.index_tools.fast_expander.encoder_conversion import write_encoder
 from querylift.plugin.errors import EngineError, GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.fast_expander.encoder import Encoder
-from querylift.plugin.fast_expander.folder import ExpansionShape
+from querylift.plugin.fast_expander.expander_folder import ExpansionShape
 from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.cluster_expander import SEARCH_FILE, fill_template, read_search_template, weigh_terms

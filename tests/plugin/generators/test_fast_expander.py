@@ -19,7 +19,7 @@ import pytest
 
 from querylift.plugin.errors import GeneratorBusy, GeneratorError, MissingExtra, SettingsError
 from querylift.plugin.expansion import Expansion
-from querylift.plugin.fast_expander.folder import RECORD_FILE
+from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
 from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from querylift.index_tools.corpora.loading import load_corpus
+from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.indexing import IndexPlan, build_index
 from querylift.plugin.errors import SettingsError

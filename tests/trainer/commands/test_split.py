@@ -11,7 +11,7 @@ from ir_datasets.datasets.base import Dataset
 from ir_datasets.formats import GenericDoc, TrecQrels, TsvDocs, TsvQueries
 from ir_datasets.util import LocalDownload
 
-from querylift.index_tools.corpora.loading import load_corpus
+from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.candidates import read_candidates
 from querylift.trainer.commands.held_out import load_held_out_splits, raise_on_held_out_rows

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.build import BuildRequest, build_expander
 from querylift.plugin.commands.main import querylift
-from querylift.plugin.fast_expander.folder import ExpansionShape
+from querylift.plugin.fast_expander.expander_folder import ExpansionShape
 from querylift.plugin.generators.fast_expander import ExpanderModel, open_expander_model
 from querylift.plugin.settings import parse_settings
 from querylift.trainer.candidates import Candidate

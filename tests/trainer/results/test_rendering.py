@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from querylift.index_tools.evaluation.experiment import Task
+from querylift.trainer.results.curve_pictures import Picture, read_pictures
 from querylift.trainer.results.formatting import format_percent
 from querylift.trainer.results.html_rendering import render_html
 from querylift.trainer.results.markdown_rendering import render_markdown
-from querylift.trainer.results.pictures import Picture, read_pictures
 from querylift.trainer.results.records import CollectionResult, Results
 from querylift.trainer.results.row_comparison import compare_rows
 from querylift.trainer.results.text_rendering import render_text

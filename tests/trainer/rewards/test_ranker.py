@@ -9,9 +9,9 @@ from querylift.index_tools.searching import format_search_body
 from querylift.plugin.errors import EngineError, SettingsError
 from querylift.plugin.settings import parse_settings
 from querylift.plugin.testing import ManualClock
+from querylift.trainer.rewards.engine_retry import EngineRetry, EngineUnavailable
 from querylift.trainer.rewards.ranker import Ranker
 from querylift.trainer.rewards.ranking_cache import RankingCache, take_snapshot
-from querylift.trainer.rewards.retry import EngineRetry, EngineUnavailable
 from tests.helpers.rewards import DOCUMENTS, INDEX, QUERIES, open_relay
 
 BODIES = [format_search_body(query, 100) for query in QUERIES.values()]

@@ -19,9 +19,9 @@ from querylift.plugin.flow import ExpansionRules
 from querylift.plugin.generators import factory
 from querylift.plugin.settings import parse_settings
 from querylift.plugin.testing import ManualClock
+from querylift.trainer.rewards.engine_retry import EngineRetry
 from querylift.trainer.rewards.labels import Labels
 from querylift.trainer.rewards.ranking_cache import RankingCache
-from querylift.trainer.rewards.retry import EngineRetry
 from querylift.trainer.rewards.scored_candidates import RewardBasis
 from querylift.trainer.rewards.scoring import RewardOptions, make_passage, make_served_expansion
 from tests.helpers.rewards import (

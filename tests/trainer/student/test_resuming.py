@@ -33,7 +33,7 @@ _TRAINING_PROGRAM = """
 import json, sys
 from pathlib import Path
 from querylift.trainer.student import sft
-from querylift.trainer.settings import parse_training_config
+from querylift.trainer.training_config import parse_training_config
 if __name__ == "__main__":
     out, passages, config = sys.argv[1:]
     sft.train_on_passages([Path(passages)], parse_training_config(json.loads(config)), out=Path(out), say=print)

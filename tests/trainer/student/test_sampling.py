@@ -22,7 +22,6 @@ from querylift.plugin.generators.table import TableGenerator
 from querylift.trainer.candidates import Candidate, read_candidates
 from querylift.trainer.commands.sample import read_queries
 from querylift.trainer.commands.sample import sample as sample_command
-from querylift.trainer.settings import SamplingOptions
 from querylift.trainer.student import libraries, models
 from querylift.trainer.student.sampling import (
     Sample,
@@ -31,6 +30,7 @@ from querylift.trainer.student.sampling import (
     sample_passages,
     write_samples,
 )
+from querylift.trainer.training_config import SamplingOptions
 
 QUERIES = {
     "1": "rain",

@@ -13,9 +13,9 @@ from querylift.plugin.expansion import build_messages, build_prompt
 from querylift.plugin.generators import http
 from querylift.plugin.generators.llama import batching
 from querylift.trainer.candidates import Candidate, read_candidates
-from querylift.trainer.rewards.preference_file import PassagePair
-from querylift.trainer.settings import DpoOptions, SftOptions
+from querylift.trainer.rewards.pair_file import PassagePair
 from querylift.trainer.student import dpo, models, sft, training_texts
+from querylift.trainer.training_config import DpoOptions, SftOptions
 from tests.helpers.lessons import write_json_lines, write_passage_file
 from tests.helpers.training import NO_LABEL, make_tiny_config, print_nothing
 

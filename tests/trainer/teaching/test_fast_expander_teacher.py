@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from querylift.index_tools.corpora.loading import load_corpus
+from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.plugin.errors import QueryliftError
-from querylift.plugin.fast_expander.folder import RECORD_FILE
+from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
 from querylift.trainer.candidates import read_candidates
 from querylift.trainer.teaching.fast_expander_teacher import MAX_PSEUDO_QUERY_WORDS, draw_pseudo_queries
 from tests.helpers.expanders import TEXTS, TOPICS, write_expander, write_tiny_encoder

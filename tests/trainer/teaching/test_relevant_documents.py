@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from querylift.index_tools.corpora.loading import load_corpus
+from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.teaching.relevant_documents import draw_examples, read_document_candidates
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from querylift.index_tools.fast_expander.document_parts import DocumentPart, DocumentParts
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
 from querylift.plugin.fast_expander.document_vectors import DocumentVectors
-from querylift.plugin.fast_expander.neighbours import TERM_ENDS_FILE, TERMS_FILE, VECTORS_FILE, WEIGHTS_FILE
+from querylift.plugin.fast_expander.neighbours_weigher import TERM_ENDS_FILE, TERMS_FILE, VECTORS_FILE, WEIGHTS_FILE
 from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term
 from querylift.plugin.fast_expander.vocabulary import Word, write_vocabulary
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from querylift.index_tools.fast_expander.document_parts import DocumentParts
 from querylift.index_tools.fast_expander.encoder_conversion import quantize_onnx_file
-from querylift.index_tools.fast_expander.served_files import ServedFiles, TermStatistics, choose_surface_words
+from querylift.index_tools.fast_expander.neighbours_form import ServedFiles, TermStatistics, choose_surface_words
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
 from querylift.plugin.errors import MissingExtra
 from querylift.plugin.fast_expander.document_vectors import normalize_vectors
-from querylift.plugin.fast_expander.term_matrix import INPUT_NAME, MATRIX_FILE
+from querylift.plugin.fast_expander.matrix_weigher import INPUT_NAME, MATRIX_FILE
 from querylift.plugin.fast_expander.vocabulary import write_vocabulary
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def calculate_mean_vectors(documents: WeightedDocuments) -> Array:
 def write_matrix(out: Path, rows: Array, bias: Array) -> None:
     """Write rows of shape (terms, width) and a bias of shape (terms,) as an ONNX file with weights of eight bits.
 
-    `querylift.plugin.fast_expander.term_matrix` reads the file. Raises MissingExtra when onnx is not installed.
+    `querylift.plugin.fast_expander.matrix_weigher` reads the file. Raises MissingExtra when onnx is not installed.
     """
     import numpy as np
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.commands.pairs import pairs as pairs_command
-from querylift.trainer.rewards.preferences import (
+from querylift.trainer.rewards.pairs import (
     REASONS,
     PairOptions,
     make_pairs,

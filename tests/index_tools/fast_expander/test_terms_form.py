@@ -12,16 +12,16 @@ import pytest
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.build import BuildRequest, BuildResult, build_expander
 from querylift.index_tools.fast_expander.document_parts import LOCK_FILE, DocumentParts
-from querylift.index_tools.fast_expander.served_files import TermStatistics
-from querylift.index_tools.fast_expander.term_matrix import (
+from querylift.index_tools.fast_expander.neighbours_form import TermStatistics
+from querylift.index_tools.fast_expander.terms_form import (
     calculate_mean_vectors,
     load_weighted_documents,
     write_matrix,
 )
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.document_vectors import normalize_vectors
-from querylift.plugin.fast_expander.folder import ExpansionShape
-from querylift.plugin.fast_expander.term_matrix import MATRIX_FILE, MatrixWeigher
+from querylift.plugin.fast_expander.expander_folder import ExpansionShape
+from querylift.plugin.fast_expander.matrix_weigher import MATRIX_FILE, MatrixWeigher
 from querylift.plugin.files import hold_lock
 from querylift.plugin.generators.fast_expander import open_expander_model
 from querylift.plugin.settings import parse_settings

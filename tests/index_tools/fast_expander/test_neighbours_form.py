@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from querylift.index_tools.fast_expander.document_parts import DocumentPart, DocumentParts
-from querylift.index_tools.fast_expander.served_files import MAX_DOCUMENT_TERMS, TermStatistics, choose_surface_words
-from querylift.index_tools.fast_expander.term_matrix import (
+from querylift.index_tools.fast_expander.neighbours_form import MAX_DOCUMENT_TERMS, TermStatistics, choose_surface_words
+from querylift.index_tools.fast_expander.terms_form import (
     UNTRAINED_SCALE,
     calculate_mean_vectors,
     load_weighted_documents,
@@ -20,9 +20,10 @@ from querylift.index_tools.fast_expander.term_matrix import (
 )
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.document_vectors import DocumentVectors, normalize_vectors, quantize_to_eight_bits
-from querylift.plugin.fast_expander.folder import ExpansionShape
+from querylift.plugin.fast_expander.expander_folder import ExpansionShape
 from querylift.plugin.fast_expander.index_check import group_tokens_by_text
-from querylift.plugin.fast_expander.neighbours import (
+from querylift.plugin.fast_expander.matrix_weigher import MATRIX_FILE, MatrixWeigher
+from querylift.plugin.fast_expander.neighbours_weigher import (
     TERM_ENDS_FILE,
     TERMS_FILE,
     VECTORS_FILE,
@@ -30,7 +31,6 @@ from querylift.plugin.fast_expander.neighbours import (
     NeighboursWeigher,
 )
 from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term
-from querylift.plugin.fast_expander.term_matrix import MATRIX_FILE, MatrixWeigher
 
 PLAN = {"index": "docs", "encoder": "aa"}
 

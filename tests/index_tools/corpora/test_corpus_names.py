@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from querylift.index_tools.corpora.loading import load_corpus
+from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.plugin.errors import SettingsError
 
 

@@ -12,14 +12,14 @@ import pytest
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE
-from querylift.plugin.fast_expander.folder import (
+from querylift.plugin.fast_expander.expander_folder import (
     RECORD_FILE,
     ExpansionShape,
     check_files,
     collect_file_facts,
     read_expander_record,
 )
-from querylift.plugin.fast_expander.neighbours import TERM_ENDS_FILE, TERMS_FILE, VECTORS_FILE, WEIGHTS_FILE
+from querylift.plugin.fast_expander.neighbours_weigher import TERM_ENDS_FILE, TERMS_FILE, VECTORS_FILE, WEIGHTS_FILE
 from querylift.plugin.fast_expander.vocabulary import WORD_ENDS_FILE, WORDS_FILE, Vocabulary, Word, write_vocabulary
 from querylift.plugin.generators.fast_expander import open_expander_model
 from tests.helpers.expanders import write_expander, write_tiny_encoder

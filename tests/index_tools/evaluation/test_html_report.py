@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from querylift.index_tools.evaluation.comparison import Comparison, compare_runs
-from querylift.index_tools.evaluation.measures import Evaluation, evaluate_run
-from querylift.index_tools.evaluation.report import (
+from querylift.index_tools.evaluation.html_report import (
     Hit,
     QueryDetail,
     Report,
@@ -24,6 +23,7 @@ from querylift.index_tools.evaluation.report import (
     render_report,
     write_report,
 )
+from querylift.index_tools.evaluation.measures import Evaluation, evaluate_run
 from querylift.index_tools.evaluation.text_table import render_table
 from querylift.plugin.errors import SettingsError
 from tests.helpers.page import Page
@@ -181,7 +181,7 @@ def test_a_path_that_takes_no_file_is_one_sentence(tmp_path: Path, path: str) ->
 
 @pytest.mark.parametrize("systems", [(), (SystemRow("a", BEFORE), SystemRow("b", AFTER))])
 def test_a_report_needs_one_baseline_and_it_comes_first(systems: tuple[SystemRow, ...]) -> None:
-    with pytest.raises(ValueError, match="one system without a comparison, first"):
+    with pytest.raises(ValueError, match="the first system of a report must have no comparison"):
         Report(systems, "tiny")
 
 

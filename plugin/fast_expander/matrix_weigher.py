@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from querylift.plugin.fast_expander.encoder import open_onnx_session
-from querylift.plugin.fast_expander.folder import ExpansionShape
+from querylift.plugin.fast_expander.expander_folder import ExpansionShape
 
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.encoder import Vector

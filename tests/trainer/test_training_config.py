@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.settings import (
+from querylift.trainer.training_config import (
     TrainingConfig,
     list_packaged_configs,
     load_training_config,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from querylift.plugin.fast_expander.document_vectors import DocumentVectors
-from querylift.plugin.fast_expander.folder import ExpansionShape
+from querylift.plugin.fast_expander.expander_folder import ExpansionShape
 from querylift.plugin.fast_expander.vocabulary import map_array_file
 
 if TYPE_CHECKING:
