@@ -84,7 +84,9 @@ def make_index_body(plan: IndexPlan, language: str) -> dict[str, Any]:
     """
     analyzer = plan.analyzer or ANALYZERS.get(language)
     if analyzer is None:
-        raise SettingsError(f"the corpus's language is {language!r}, which has no default analyzer; name one with --analyzer")
+        raise SettingsError(
+            f"the corpus's language is {language!r}, which has no default analyzer; name one with --analyzer"
+        )
     text = {"type": "text", "analyzer": analyzer, "copy_to": CONTENTS_FIELD}
     return {
         "settings": {

@@ -107,7 +107,7 @@ def test_a_picture_that_is_absent_or_none_is_named_and_left_out(tmp_path: Path) 
     assert [picture.caption for picture in pictures] == [f"{tmp_path.parent.name}/{tmp_path.name}/curves.png"]
     assert problems == (
         f"a picture of SFT is left out: {names[1]} is not a PNG file; draw the curves as PNG",
-        f"a picture of SFT is left out: {names[2]} cannot be read (No such file or directory)",
+        f"a picture of SFT is left out: {names[2]} cannot be read (No such file or directory); name another file",
     )
 
 
