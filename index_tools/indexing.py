@@ -67,7 +67,7 @@ def build_index(
     unless `plan.replace` is set. `progress` is called with the number of documents so far.
     """
     body = make_index_body(plan, corpus.language)
-    _check_engine_accepts(engine, plan.name, body)
+    _try_creating_index(engine, plan.name, body)
     _delete_old_index(engine, plan)
     engine.call("PUT", f"/{plan.name}", body)
     document_count = _send_all_documents(engine, corpus, plan.name, progress=progress, sleep=sleep)
@@ -109,7 +109,7 @@ def make_index_body(plan: IndexPlan, language: str) -> dict[str, Any]:
     }
 
 
-def _check_engine_accepts(engine: Engine, name: str, body: dict[str, Any]) -> None:
+def _try_creating_index(engine: Engine, name: str, body: dict[str, Any]) -> None:
     """Create and delete an empty index with this body. Raise EngineError when the engine refuses it.
 
     So an error is known before the old index is deleted.

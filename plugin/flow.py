@@ -41,7 +41,7 @@ class Search:
 
     index: str | None
     body: bytes
-    params: dsl.UrlParameters = field(default_factory=dsl.UrlParameters)
+    url_parameters: dsl.UrlParameters = field(default_factory=dsl.UrlParameters)
     deadline_s: float = float("inf")
 
     def __repr__(self) -> str:
@@ -149,7 +149,7 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
         return parsed_bodies[0]
 
     policy, index = rules.find_policy(search, read_body)
-    user_query = dsl.find_user_query(read_body(), policy, search.params)
+    user_query = dsl.find_user_query(read_body(), policy, search.url_parameters)
     query = clean_query(user_query.text)
     request = ExpansionRequest(query, index, policy.fields or user_query.fields)
     answer = yield Question(request, search.deadline_s)

@@ -37,10 +37,8 @@ class Leak:
     """A training query that is also in an evaluation split, and the reason why the two count as the same."""
 
     training_id: str
-    training_text: str = field(repr=False)
     split: str
     held_out_id: str
-    held_out_text: str = field(repr=False)
     reason: str
 
     def __str__(self) -> str:
@@ -110,9 +108,8 @@ def find_leaks(
 
     leaks = []
     for position in sorted(reasons):
-        training_id, training_text = training_queries[position[0]]
-        query = held_out_queries[position[1]]
-        leaks.append(Leak(training_id, training_text, query.split, query.query_id, query.text, reasons[position]))
+        training_id, query = training_ids[position[0]], held_out_queries[position[1]]
+        leaks.append(Leak(training_id, query.split, query.query_id, reasons[position]))
     return tuple(leaks)
 
 

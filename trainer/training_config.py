@@ -101,7 +101,7 @@ class SamplingOptions(ConfigSection):
 
 
 class ExpanderTrainingOptions(ConfigSection):
-    """`[expander]`: training of a fast expander's matrix, in the stages `index`, `judged` and `feedback`."""
+    """`[expander]`: training of a fast expander's matrix, in the stages `index`, `judged` and `preferences`."""
 
     per_document: _Count = 5
     max_documents: _Count = 20_000
@@ -118,8 +118,8 @@ class ExpanderTrainingOptions(ConfigSection):
     recall_share: Annotated[float, Field(ge=0)] = 0.5
     margin: _Positive = 0.05
     beta: _Positive = 0.1
-    feedback_epochs: _Count = 4
-    feedback_learning_rate: _Positive = 3e-3
+    preference_epochs: _Count = 4
+    preference_learning_rate: _Positive = 3e-3
 
 
 class PipelineStep(ConfigSection):

@@ -187,11 +187,11 @@ def _make_report(task: Task, baseline: System, system: System, engine: Engine, o
 
 
 def _format_conclusion(task: Task, system: System, report: Report, options: dict[str, Any], out: Path | None) -> str:
-    from querylift.index_tools.evaluation.experiment import format_advice, format_outcomes
+    from querylift.index_tools.evaluation.experiment import format_advice, format_outcome_counts
 
     comparison = report.systems[1].comparison
     assert comparison is not None
-    lines = [f"\nqueries: {format_outcomes(system.searched)}"]
+    lines = [f"\nqueries: {format_outcome_counts(system.searched)}"]
     if out is not None:
         lines.append(f"report: {out / 'report.html'}")
     through_proxy = options["via"] is not None

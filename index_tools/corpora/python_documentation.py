@@ -114,12 +114,12 @@ def _list_members(module_name: str, module: ModuleType) -> list[_Member]:
     members = [
         _Member(prefix + name, value, _is_at_home(value, module))
         for name, value in values
-        if _has_documentation(value) and _is_public(name, value, module) and prefix + name not in _SKIPPED
+        if _is_documentable(value) and _is_public(name, value, module) and prefix + name not in _SKIPPED
     ]
     return sorted(members, key=lambda member: len(member.doc_id) if inspect.isclass(member.value) else 0)
 
 
-def _has_documentation(value: object) -> bool:
+def _is_documentable(value: object) -> bool:
     is_special_form = type(value).__module__ == "typing" and "SpecialForm" in type(value).__name__
     return inspect.isclass(value) or inspect.isroutine(value) or is_special_form
 

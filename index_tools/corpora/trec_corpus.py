@@ -16,7 +16,7 @@ _ROLE = re.compile(r"(?:documents|topics|qrels)=")
 
 def open_trec_corpus(location: str) -> Corpus:
     """Open FOLDER, or `documents=FILE,topics=FILE,qrels=FILE` of which only the documents are required."""
-    return _open_named_files(location) if _ROLE.match(location) else _open_folder(Path(location))
+    return _make_corpus_of_files(location) if _ROLE.match(location) else _open_folder(Path(location))
 
 
 def _open_folder(folder: Path) -> Corpus:
@@ -37,7 +37,7 @@ def _open_folder(folder: Path) -> Corpus:
     return Corpus(folder.resolve().name, reader, pair_split_files(topics, qrels))
 
 
-def _open_named_files(location: str) -> Corpus:
+def _make_corpus_of_files(location: str) -> Corpus:
     parts = re.split(rf",(?={_ROLE.pattern})", location)
     files = {role: Path(path) for role, path in (part.split("=", 1) for part in parts)}
     if "documents" not in files:

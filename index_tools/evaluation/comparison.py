@@ -133,7 +133,7 @@ class NonInferiority:
     """One-sided: how often chance alone shows so small a loss when the true loss is `bound`."""
 
     @property
-    def holds(self) -> bool:
+    def is_non_inferior(self) -> bool:
         """Whether the one-sided interval lies above -bound."""
         return self.lower > -self.bound
 

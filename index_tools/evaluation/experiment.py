@@ -111,7 +111,7 @@ def format_advice(task: Task, comparison: Comparison, index_settings: str) -> st
     )
 
 
-def format_outcomes(searched: SearchedRun) -> str:
+def format_outcome_counts(searched: SearchedRun) -> str:
     """Return how many queries had each outcome, such as "expanded 40, late;budget 3"."""
     counts = Counter(searched.outcomes.values()).most_common()
     return ", ".join(f"{outcome or 'sent unchanged'} {count}" for outcome, count in counts)

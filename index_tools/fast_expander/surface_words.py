@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from querylift.index_tools.engine import Engine
 from querylift.plugin.errors import EngineError
-from querylift.plugin.fast_expander.index_check import group_tokens_by_text
+from querylift.plugin.fast_expander.index_check import group_terms_by_text
 
 _WORD = re.compile(r"\w+")
 _MAX_WORD_CHARS = 40
@@ -60,7 +60,7 @@ class SurfaceWords:
                 raise
             half = len(words) // 2
             return self._analyze_batch(words[:half]) | self._analyze_batch(words[half:])
-        return group_tokens_by_text(words, tokens)
+        return group_terms_by_text(words, tokens)
 
 
 def _can_be_word(text: str) -> bool:

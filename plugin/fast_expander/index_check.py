@@ -61,7 +61,7 @@ class IndexChecker:
             return {}
         body = {"field": source.field, "text": words}
         answer = await self._call_engine(session, "POST", source.indices[0], "_analyze", body)
-        return group_tokens_by_text(words, answer["tokens"])
+        return group_terms_by_text(words, answer["tokens"])
 
     async def _call_engine(
         self, session: aiohttp.ClientSession, method: str, index: str, api: str, body: Any = None
@@ -74,7 +74,7 @@ class IndexChecker:
             return await response.json(content_type=None)
 
 
-def group_tokens_by_text(texts: Sequence[str], tokens: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+def group_terms_by_text(texts: Sequence[str], tokens: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     """Return the terms of each of `texts`, from the `tokens` that one `_analyze` request made of all of them.
 
     Offsets count UTF-16 units. They run on from one text to the next, with a gap of one.

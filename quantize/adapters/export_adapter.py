@@ -21,12 +21,12 @@ import numpy as np
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import PROMPT_VERSION
 from querylift.plugin.files import compute_file_digest, replace_file
-from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY, check_gguf, find_packaged_model
+from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY, check_gguf_magic, find_packaged_model
 from querylift.quantize.adapters.adapter_stack import (
     PACKAGED_MODEL_NAME,
     combine_adapters,
-    find_stacked_folders,
     pad_to_rank,
+    resolve_adapter_stack,
 )
 from querylift.quantize.adapters.peft_adapter import Adapter, Array, LoraMatrices, read_adapter
 
@@ -72,7 +72,7 @@ class ExportedAdapter:
 
 def read_base_model(path: Path) -> BaseModelInfo:
     """Read what the export must know of a GGUF model. Raises SettingsError."""
-    check_gguf(path)
+    check_gguf_magic(path)
     try:
         reader = gguf.GGUFReader(path)
         architecture = str(_read_field(reader, "general.architecture"))
@@ -95,7 +95,7 @@ def export_adapter(
 
     `any_base` skips the check that `base` is the model that the lowest adapter names. Raises SettingsError.
     """
-    folders, trained_on = find_stacked_folders(folder)
+    folders, trained_on = resolve_adapter_stack(folder)
     if not any_base:
         _check_base(folders[0], trained_on, base)
     stack = [read_adapter(member) for member in folders]

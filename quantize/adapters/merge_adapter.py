@@ -16,7 +16,7 @@ import numpy as np
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import STOP_STRINGS
 from querylift.plugin.files import compute_file_digest, replace_file
-from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY, check_gguf
+from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY, check_gguf_magic
 from querylift.quantize.adapters.export_adapter import (
     ADAPTER_NAMES_KEY,
     ADAPTER_SHA256_KEY,
@@ -67,7 +67,7 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> MergeCounts:
 
 
 def _open_gguf_file(path: Path, role: str) -> gguf.GGUFReader:
-    check_gguf(path, role=role)
+    check_gguf_magic(path, role=role)
     try:
         return gguf.GGUFReader(path)
     except (ValueError, KeyError, IndexError, TypeError) as error:

@@ -82,7 +82,7 @@ def read_mean_squares(path: Path) -> dict[str, Array]:
     """Return the mean square of each column as float32, by weight name. All are above 0, as llama.cpp divides by them."""
     tensors = {tensor.name: np.array(tensor.data, np.float32).ravel() for tensor in gguf.GGUFReader(path).tensors}
     return {
-        name.removesuffix(_SQUARES_SUFFIX): _raise_above_zero(
+        name.removesuffix(_SQUARES_SUFFIX): _clamp_above_zero(
             sums / tensors[name.removesuffix(_SQUARES_SUFFIX) + _COUNTS_SUFFIX]
         )
         for name, sums in tensors.items()
@@ -90,6 +90,6 @@ def read_mean_squares(path: Path) -> dict[str, Array]:
     }
 
 
-def _raise_above_zero(mean_squares: Array) -> Array:
+def _clamp_above_zero(mean_squares: Array) -> Array:
     smallest = _SMALLEST_SHARE * mean_squares.mean(dtype=np.float64) or 1.0
     return np.maximum(mean_squares, np.float32(smallest))

@@ -12,7 +12,7 @@ import gguf
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.files import compute_file_digest
-from querylift.plugin.generators.llama.model_file import check_gguf, check_llama_cpp
+from querylift.plugin.generators.llama.model_file import check_gguf_magic, check_llama_cpp
 from querylift.quantize.levels.worker_process import TaskFailed, run_in_worker
 
 _UNQUANTISED_TYPES = ("F32", "F16", "BF16")
@@ -47,7 +47,7 @@ def read_source_model(path: Path, *, requantize: bool = False) -> SourceModel:
     A model that is already quantised is refused unless `requantize` is true.
     """
     check_llama_cpp()
-    check_gguf(path)
+    check_gguf_magic(path)
     stamp, sha256 = _read_stamp(path), compute_file_digest(path)
     types = _read_checked_types(path)
     quantised_types = sorted({name for name in types.values() if name not in _UNQUANTISED_TYPES})

@@ -45,7 +45,7 @@ def make_random_model(folder: Path, base: str, **changes: Any) -> Path:
 
     from querylift.trainer.student import models
 
-    model, tokenizer = models.load_model(base, texts=TEXTS)
+    model, tokenizer = models.load_model_and_tokenizer(base, texts=TEXTS)
     config = type(model.config).from_dict({**model.config.to_dict(), **changes})
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)

@@ -90,7 +90,7 @@ def test_a_higher_threshold_finds_less() -> None:
 
 def test_a_leak_shows_ids_and_hides_both_texts() -> None:
     leak = find_leaks([("9", "what causes a rainbow")], HELD_OUT)[0]
-    assert leak == Leak("9", "what causes a rainbow", "docs:dev", "1", "What causes a rainbow?", "the same text")
+    assert leak == Leak("9", "docs:dev", "1", "the same text")
     assert "rainbow" not in repr(leak)
 
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     type=click.Choice(STAGE_NAMES),
     default=["index"],
     show_default=True,
-    help="Stage to run; repeatable, in the order index, judged, feedback.",
+    help="Stage to run; repeatable, in the order index, judged, preferences.",
 )
-@click.option("--corpus", help="Corpus with judged queries, for the stages judged and feedback.")
+@click.option("--corpus", help="Corpus with judged queries, for the stages judged and preferences.")
 @click.option("--split", help="Split of the corpus to train on [default: its only one].")
 @click.option(
     "--candidates",
@@ -62,7 +62,7 @@ def expander(
     """Train the expander in FOLDER, which `querylift expander build --form terms` made.
 
     The stage index learns from the texts of the index alone. The stage judged learns from the judged queries of
-    --corpus. The stage feedback tries sets of terms on the engine and learns to prefer the better ones.
+    --corpus. The stage preferences tries sets of terms on the engine and learns to prefer the better ones.
 
     A run that was stopped goes on after its last finished stage.
     """
@@ -81,7 +81,7 @@ def expander(
     training_config = load_training_config(training)
     seed = training_config.seed if seed is None else seed
     judged = _load_judged_queries(corpus, split, candidates, held_out) if corpus else None
-    if judged is None and set(stages) & {"judged", "feedback"}:
+    if judged is None and set(stages) & {"judged", "preferences"}:
         raise SettingsError(f"stage {stages[-1]} needs judged queries; name them with --corpus and --split")
     settings = load_settings_with_options(config, engine=engine)
     manifest = Manifest(

@@ -123,7 +123,7 @@ def _sample_passages(
     from querylift.trainer.student.sampling import write_samples
 
     # A step is only one token long, and eager attention is faster for it than fused attention.
-    student, tokenizer = models.load_model(model, dtype="bfloat16", attention="eager", seed=seed)
+    student, tokenizer = models.load_model_and_tokenizer(model, dtype="bfloat16", attention="eager", seed=seed)
     with show_progress("sampling", len(unwritten)) as advance:
         write_samples(
             student.to(libraries.choose_device()), tokenizer, unwritten, options, out=out, seed=seed, progress=advance

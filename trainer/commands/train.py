@@ -9,17 +9,17 @@ from querylift.plugin.commands.stage_group import StageGroup
 STAGES = {
     "split": "Split judged queries in two: to train on, and to choose settings on.",
     "teach": "Collect candidates from a teacher, files or relevant documents.",
+    "sft": "Train a student to write like the teacher.",
+    "sample": "Let a student write passages.",
     "score": "Measure what each candidate gains on your engine.",
     "pairs": "Pair better and worse passages of the same query.",
-    "sft": "Train a student to write like the teacher.",
     "dpo": "Train a student to write what your engine ranks better.",
-    "sample": "Let a student write passages.",
     "merge": "Make one model of an adapter and its base.",
     "run": "Run all stages of a configuration file.",
-    "expander": "Train the matrix of a fast expander.",
     "report": "Measure what every stage gained.",
+    "expander": "Train the matrix of a fast expander.",
 }
-"""The name and the purpose of each stage, in the order of the pipeline. Module NAME holds the command NAME."""
+"""The name and the purpose of each stage, in the order of the pipeline, then the others. Module NAME holds the command NAME."""
 
 
 @click.command(cls=StageGroup, package="querylift.trainer.commands", stages=STAGES)

@@ -1,4 +1,4 @@
-"""The stage that the command line calls `feedback`: it learns from preferred sets of terms.
+"""The stage `preferences`: it learns from preferred sets of terms.
 
 It draws sets of terms from the matrix and searches with them. Then it trains the matrix by DPO to prefer the set that ranked
 best over the set that ranked worst.
@@ -57,8 +57,8 @@ def train_on_preferences(
         vectors,
         pairs,
         beta=context.options.beta,
-        epochs=context.options.feedback_epochs,
-        learning_rate=context.options.feedback_learning_rate,
+        epochs=context.options.preference_epochs,
+        learning_rate=context.options.preference_learning_rate,
         batch_size=_BATCH_SIZE,
         seed=context.seed,
         tell=context.tell,

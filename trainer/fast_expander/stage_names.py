@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-StageName = Literal["index", "judged", "feedback"]
-STAGE_NAMES: tuple[StageName, ...] = ("index", "judged", "feedback")
-"""In the order in which they run. The stage `feedback` learns from preferences: see `preferences_stage`."""
+StageName = Literal["index", "judged", "preferences"]
+STAGE_NAMES: tuple[StageName, ...] = ("index", "judged", "preferences")
+"""In the order in which they run."""

@@ -4,7 +4,7 @@
   nearest documents.
 * The stage `judged` learns from judged queries: from the terms of their relevant documents, and from the terms that a
   teacher's candidates agree on.
-* The stage `feedback` draws sets of terms from the matrix and compares on the engine what they do to nDCG@10. It learns to
+* The stage `preferences` draws sets of terms from the matrix and compares on the engine what they do to nDCG@10. It learns to
   prefer the better sets.
 
 Each stage saves its matrix in OUT/training, so that a run that was stopped continues after the last finished stage.

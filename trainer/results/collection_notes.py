@@ -12,7 +12,7 @@ from querylift.trainer.results.table_settings import RowSettings
 EXPANDED_OUTCOMES = ("expanded", "cached")
 
 
-def write_collection_notes(
+def list_collection_notes(
     results: Mapping[str, RowResult], rows: Sequence[RowSettings], teacher: str | None
 ) -> tuple[str, ...]:
     """Return the notes about a missing teacher, about unusual comparisons, and about queries without an expansion."""

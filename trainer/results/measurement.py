@@ -18,7 +18,7 @@ from querylift.plugin.errors import SettingsError
 from querylift.plugin.flow import ExpansionRules
 from querylift.plugin.generators import factory
 from querylift.plugin.settings import IndexSettings, Settings, enable_index, parse_settings
-from querylift.trainer.results.collection_notes import EXPANDED_OUTCOMES, write_collection_notes
+from querylift.trainer.results.collection_notes import EXPANDED_OUTCOMES, list_collection_notes
 from querylift.trainer.results.records import CollectionResult, Results, SeedResult
 from querylift.trainer.results.row_comparison import compare_rows
 from querylift.trainer.results.table_settings import CollectionSettings, ResultsSettings, RowSettings
@@ -60,7 +60,7 @@ def measure_rows(
                 query_count=len(next(iter(results.values())).per_query),
                 mode=(settings.find_index_settings(task.index) or IndexSettings()).mode,
                 rows=results,
-                notes=write_collection_notes(results, table.row, table.teacher),
+                notes=list_collection_notes(results, table.row, table.teacher),
             )
         )
     return Results(

@@ -48,7 +48,8 @@ def _resolve_corpus(spec: str, info: ValidationInfo) -> str:
 def _resolve_generator(spec: str, info: ValidationInfo) -> str:
     """Resolve the path in the name of a generator, if there is one."""
     kind, _, path = spec.partition(":")
-    return f"{kind}:{_get_folder(info) / path}" if path and kind in ("table", "llama") else spec
+    names_a_path = path and kind in ("table", "llama", "expander") and spec != "llama:base"
+    return f"{kind}:{_get_folder(info) / path}" if names_a_path else spec
 
 
 Name = Annotated[str, AfterValidator(_check_one_line)]

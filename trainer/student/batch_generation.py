@@ -47,7 +47,7 @@ class _Batch:
         self.cache.batch_select_indices(rows)
 
 
-def write_batch(
+def generate_batch(
     prompts: Sequence[list[int]], model: Any, *, options: SamplingOptions, stop_ids: torch.Tensor, draws: torch.Tensor
 ) -> list[list[WrittenToken]]:
     """Return the tokens after each prompt. The end token is the last, unless the passage reached `max_tokens`."""

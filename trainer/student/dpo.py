@@ -72,7 +72,7 @@ def make_examples(pairs: Iterable[PassagePair], tokenizer: Any, options: DpoOpti
 def _train(
     files: Sequence[Path], config: TrainingConfig, *, base: str | Path, out: Path, seed: int, say: Say
 ) -> TrainingResult:
-    model, tokenizer = models.load_model(base, dtype=config.model.dtype, seed=seed)
+    model, tokenizer = models.load_model_and_tokenizer(base, dtype=config.model.dtype, seed=seed)
     pairs = [pair for path in files for pair in read_passage_pairs(path)]
     examples = make_examples(pairs, tokenizer, config.dpo)
     if not examples:

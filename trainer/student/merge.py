@@ -30,7 +30,7 @@ def merge_adapter(adapter: Path, *, out: Path, dtype: str = "bfloat16", say: Say
         say(f"{out} is done")
         return out
     with manifest.record_run() as results:
-        model, tokenizer = models.load_model(adapter, dtype=dtype)
+        model, tokenizer = models.load_model_and_tokenizer(adapter, dtype=dtype)
         models.save_model(model, tokenizer, out)
         results["made_of"] = model_bases.list_base_chain(adapter)
         results["parameters"] = sum(weights.numel() for weights in model.parameters())

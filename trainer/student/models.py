@@ -17,7 +17,7 @@ from typing import Any
 
 from querylift.plugin.errors import MissingExtra, SettingsError
 from querylift.plugin.expansion import STOP_STRINGS
-from querylift.plugin.generators.llama.model_file import check_gguf, find_packaged_model
+from querylift.plugin.generators.llama.model_file import check_gguf_magic, find_packaged_model
 from querylift.trainer.student.libraries import check_training_packages, hide_harmless_warnings, silence_libraries
 from querylift.trainer.student.model_bases import (
     ADAPTER_CONFIG,
@@ -46,7 +46,7 @@ _MODEL_KINDS = (
 _OFFLINE_OPTIONS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
-def load_model(
+def load_model_and_tokenizer(
     base: str | Path,
     *,
     dtype: str = "float32",
@@ -94,7 +94,7 @@ def load_adapter(folder: Path, *, attention: str = "sdpa") -> tuple[Any, Any]:
 
     if not (folder / "adapter_model.safetensors").is_file():
         raise SettingsError(f"{folder} holds no adapter_model.safetensors; save the adapter again as safetensors")
-    model, tokenizer = load_model(read_base_name(folder), attention=attention)
+    model, tokenizer = load_model_and_tokenizer(read_base_name(folder), attention=attention)
     with hide_harmless_warnings(), _explain_read_errors(folder):
         return PeftModel.from_pretrained(model, folder).eval(), tokenizer
 
@@ -157,7 +157,7 @@ def _load_gguf(path: Path, *, attention: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.initialization import no_init_weights
 
-    check_gguf(path)
+    check_gguf_magic(path)
     source: dict[str, Any] = {"gguf_file": path.name, **_OFFLINE_OPTIONS}
     with _explain_read_errors(path):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)

@@ -17,7 +17,7 @@ import torch
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import STOP_STRINGS, build_prompt, clean_query
 from querylift.trainer.candidates import Candidate, JsonLinesAppender, read_candidates
-from querylift.trainer.student.batch_generation import WrittenToken, write_batch
+from querylift.trainer.student.batch_generation import WrittenToken, generate_batch
 from querylift.trainer.student.training_texts import encode_text
 from querylift.trainer.training_config import SamplingOptions
 
@@ -74,7 +74,7 @@ def sample_passages(
         draws = torch.stack([_draw_random_numbers(request, seed, options.max_tokens) for request in rows])
         prompts = [request.prompt_ids for request in rows]
         with torch.no_grad():
-            passages = write_batch(prompts, model, options=options, stop_ids=stop_ids, draws=draws)
+            passages = generate_batch(prompts, model, options=options, stop_ids=stop_ids, draws=draws)
         for request, tokens in zip(rows, passages, strict=True):
             yield _make_sample(request, tokens, tokenizer, stop_ids=frozenset(stop_ids.tolist()))
 
@@ -125,8 +125,8 @@ def write_samples(
 def find_stop_ids(tokenizer: Any) -> torch.Tensor:
     """Return the sorted ids of the tokens that end a passage.
 
-    They are the special tokens of `querylift.plugin.expansion.STOP` and all tokens with a line break in their text. Raises
-    SettingsError when the tokenizer lacks the end token of ChatML.
+    They are the special tokens of `STOP_STRINGS` and all tokens with a line break in their text. Raises SettingsError when the
+    tokenizer lacks the end token of ChatML.
     """
     special_tokens = [stop for stop in STOP_STRINGS if stop.startswith("<|")]
     stop_ids = {

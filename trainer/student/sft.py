@@ -67,7 +67,7 @@ def make_examples(candidates: Iterable[Candidate], tokenizer: Any, options: SftO
 def _train(
     files: Sequence[Path], config: TrainingConfig, *, out: Path, base: str | Path, seed: int, say: Say
 ) -> TrainingResult:
-    model, tokenizer = models.load_model(base, dtype=config.model.dtype, seed=seed)
+    model, tokenizer = models.load_model_and_tokenizer(base, dtype=config.model.dtype, seed=seed)
     candidates = [candidate for path in files for candidate in read_candidates(path)]
     examples = make_examples(candidates, tokenizer, config.sft)
     if not examples:

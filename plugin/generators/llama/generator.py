@@ -10,7 +10,7 @@ from querylift.plugin.errors import GeneratorBusy, GeneratorError, QueryliftErro
 from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, clean_query, parse_output
 from querylift.plugin.files import compute_file_digest
 from querylift.plugin.generators.base import ExpansionRequest
-from querylift.plugin.generators.llama.model_file import check_gguf, check_llama_cpp, count_default_threads
+from querylift.plugin.generators.llama.model_file import check_gguf_magic, check_llama_cpp, count_default_threads
 from querylift.plugin.generators.llama.worker import WorkerOptions
 from querylift.plugin.generators.llama.worker_process import AdapterLaunchError, LaunchError, WorkerProcess
 
@@ -135,9 +135,9 @@ class LlamaGenerator:
 
     async def _launch_worker(self) -> WorkerProcess:
         """Start a worker with the present contents of the files. Raises SettingsError, LaunchError."""
-        await asyncio.to_thread(check_gguf, self._model)
+        await asyncio.to_thread(check_gguf_magic, self._model)
         if self._adapter:
-            await asyncio.to_thread(check_gguf, self._adapter, role="adapter")
+            await asyncio.to_thread(check_gguf_magic, self._adapter, role="adapter")
         try:
             digests = [await asyncio.to_thread(compute_file_digest, file) for file in self._files]
             worker = await WorkerProcess.launch(self._options, hang_s=self._hang_s, start_s=self._start_s)

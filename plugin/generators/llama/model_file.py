@@ -51,7 +51,7 @@ def check_llama_cpp() -> None:
             raise MissingExtra(package, "llama")
 
 
-def check_gguf(path: Path, *, role: str = "model") -> None:
+def check_gguf_magic(path: Path, *, role: str = "model") -> None:
     """Raise SettingsError when `path` cannot be read or is not a GGUF file. llama.cpp itself checks the contents."""
     try:
         with path.open("rb") as file:

@@ -322,19 +322,19 @@ def test_an_unknown_measure_is_refused_with_exit_code_two(runs: Path) -> None:
 
 def test_a_level_that_changes_nothing_is_not_inferior() -> None:
     test = check_non_inferiority(*create_runs(*[0.0] * 50), bound=0.005)
-    assert (test.holds, test.difference, test.lower, test.p_value) == (True, 0.0, 0.0, 1 / 10_001)
+    assert (test.is_non_inferior, test.difference, test.lower, test.p_value) == (True, 0.0, 0.0, 1 / 10_001)
 
 
 def test_a_loss_at_every_query_that_is_beyond_the_bound_is_inferior() -> None:
     test = check_non_inferiority(*create_runs(*[-0.006] * 50), bound=0.005)
-    assert (test.holds, test.p_value) == (False, 1.0)
+    assert (test.is_non_inferior, test.p_value) == (False, 1.0)
     assert test.lower == pytest.approx(-0.006)
 
 
 def test_no_loss_seen_proves_nothing_with_few_queries() -> None:
     up_and_down = [0.1, -0.1] * 10
-    assert not check_non_inferiority(*create_runs(*up_and_down), bound=0.005).holds
-    assert check_non_inferiority(*create_runs(*up_and_down), bound=0.1).holds
+    assert not check_non_inferiority(*create_runs(*up_and_down), bound=0.005).is_non_inferior
+    assert check_non_inferiority(*create_runs(*up_and_down), bound=0.1).is_non_inferior
 
 
 def test_the_lower_end_is_near_the_one_of_the_normal_distribution() -> None:
@@ -342,13 +342,13 @@ def test_the_lower_end_is_near_the_one_of_the_normal_distribution() -> None:
     d = np.array([b[q] - a[q] for q in a])
     test = check_non_inferiority(a, b, bound=0.02)
     assert test.lower == pytest.approx(d.mean() - 1.645 * d.std() / 20, abs=0.001)
-    assert test.holds and test.p_value < 0.05
+    assert test.is_non_inferior and test.p_value < 0.05
 
 
 def test_a_level_that_loses_just_the_bound_passes_one_time_in_twenty() -> None:
     rng = np.random.default_rng(5)
     at_the_bound = [create_runs(*rng.normal(-0.02, 0.1, 200)) for _ in range(300)]
-    passed = [check_non_inferiority(a, b, bound=0.02, resamples=400).holds for a, b in at_the_bound]
+    passed = [check_non_inferiority(a, b, bound=0.02, resamples=400).is_non_inferior for a, b in at_the_bound]
     assert 0.02 < np.mean(passed) < 0.09
 
 

@@ -21,7 +21,7 @@ from querylift.index_tools.fast_expander.terms_form import (
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.document_vectors import DocumentVectors, normalize_vectors, quantize_to_eight_bits
 from querylift.plugin.fast_expander.expander_folder import ExpansionShape
-from querylift.plugin.fast_expander.index_check import group_tokens_by_text
+from querylift.plugin.fast_expander.index_check import group_terms_by_text
 from querylift.plugin.fast_expander.matrix_weigher import MATRIX_FILE, MatrixWeigher
 from querylift.plugin.fast_expander.neighbours_weigher import (
     TERM_ENDS_FILE,
@@ -289,4 +289,4 @@ def test_tokens_go_to_the_text_that_they_stand_in(
 ) -> None:
     """Offsets run on over the texts, one apart, and count UTF-16."""
     engine_tokens = [{"token": token, "start_offset": start} for token, start in tokens]
-    assert group_tokens_by_text(texts, engine_tokens) == dict(zip(texts, made, strict=True))
+    assert group_terms_by_text(texts, engine_tokens) == dict(zip(texts, made, strict=True))

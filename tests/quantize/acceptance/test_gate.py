@@ -87,7 +87,7 @@ def test_the_smallest_level_that_is_proven_to_lose_less_than_the_bound_is_chosen
 def test_a_level_with_fewer_usable_passages_does_not_pass() -> None:
     reference = make_measurement("reference", size=400, q1=0.5)
     decisions = decide_levels(reference, [make_measurement("Q4_0", size=100, parsed=98, q1=0.5)], bound=0.005)
-    assert (decisions[0].test.holds, decisions[0].passes, choose_smallest(decisions)) == (True, False, None)
+    assert (decisions[0].test.is_non_inferior, decisions[0].passes, choose_smallest(decisions)) == (True, False, None)
 
 
 def test_the_conclusion_warns_where_expansion_gains_nothing_that_a_level_could_lose() -> None:

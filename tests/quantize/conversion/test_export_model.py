@@ -77,7 +77,7 @@ def use_one_thread() -> Iterator[None]:
 def smollm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """SmolLM2-135M as the trainer saves it: float32, half a gigabyte."""
     folder = tmp_path_factory.mktemp("student") / "smollm"
-    models.save_model(*models.load_model("smollm2-135m"), folder)
+    models.save_model(*models.load_model_and_tokenizer("smollm2-135m"), folder)
     yield folder
     shutil.rmtree(folder)
 
@@ -90,7 +90,7 @@ def compute_differences(folder: Path, out: Path) -> tuple[float, float]:
     import torch
     from llama_cpp import Llama
 
-    model, tokenizer = models.load_model(folder)
+    model, tokenizer = models.load_model_and_tokenizer(folder)
     tokens = tokenizer(build_prompt("what causes a rainbow") + PASSAGE)["input_ids"]
     with torch.no_grad():
         expected = model(torch.tensor([tokens])).logits[0].numpy()
@@ -187,7 +187,7 @@ async def write_expansions(model: Path) -> list[Expansion | None]:
 @pytest.fixture(scope="module")
 def transformers_expansions(smollm: Path) -> list[Expansion | None]:
     """The expansions that transformers writes for the queries without sampling, in float32."""
-    model, tokenizer = models.load_model(smollm)
+    model, tokenizer = models.load_model_and_tokenizer(smollm)
     tokenizer.padding_side = "left"
     tokens = tokenizer([build_prompt(query) for query in QUERIES], return_tensors="pt", padding=True)
     with torch.no_grad():

@@ -81,7 +81,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_training_config(path: Path, **changes: object) -> str:
-    table = {"epochs": 30, "batch_size": 16, "judged_epochs": 10, "feedback_epochs": 3, **changes}
+    table = {"epochs": 30, "batch_size": 16, "judged_epochs": 10, "preference_epochs": 3, **changes}
     path.write_text("[expander]\n" + "".join(f"{key} = {value}\n" for key, value in table.items()), encoding="utf-8")
     return str(path)
 
@@ -127,17 +127,17 @@ def test_judgments_and_the_engine_follow_and_a_stage_that_ended_is_not_run_again
         json.dumps(Candidate("q-boats", "boats", "m", "t", "Here is a passage: harbours and tides").to_json()) + "\n",
         encoding="utf-8",
     )
-    stages = ("--stage", "index", "--stage", "judged", "--stage", "feedback")
+    stages = ("--stage", "index", "--stage", "judged", "--stage", "preferences")
     judged = ("--corpus", str(corpus), "--split", "train", "--held-out", "none", "--candidates", str(candidates))
     arguments = (str(folder), "--engine", url, "--out", str(out), "--training", toml, *stages, *judged)
     output = run_expander_training(*arguments)
     assert "40 judged queries" in output
     assert "of 40 queries give a pair" in output
     assert "pairs right" in output
-    assert open_expander_model(out)[0].trained == ("index", "judged", "feedback")
+    assert open_expander_model(out)[0].trained == ("index", "judged", "preferences")
     written_at_ns = (out / "training" / "2-judged.npz").stat().st_mtime_ns
     (out / "manifest.json").unlink()
-    (out / "training" / "3-feedback.npz").unlink()
+    (out / "training" / "3-preferences.npz").unlink()
     second_output = run_expander_training(*arguments)
     assert second_output.count("done before") == 2
     assert (out / "training" / "2-judged.npz").stat().st_mtime_ns == written_at_ns
@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_matrix(folder: Path, url: str, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--stage", "feedback"), "stage feedback needs judged queries; name them with --corpus and --split"),
+        (("--stage", "preferences"), "stage preferences needs judged queries; name them with --corpus and --split"),
         (
             ("--stage", "judged", "--stage", "index"),
             "--stage is judged, index; give each once, in the order index, judged",

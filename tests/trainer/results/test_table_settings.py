@@ -88,7 +88,13 @@ def test_the_paths_of_a_row_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").touch()
     row = '[[row]]\nname = "SFT"\ntables = [{ tiny = "t.jsonl" }]\ncurves = ["c.png"]\n'
     model = '[[row]]\nname = "model"\ngenerator = "llama:m.gguf"\n'
-    _, sft, model_row = read_table(tmp_path, COLLECTION + ROWS + row + model).row
+    base = '[[row]]\nname = "base"\ngenerator = "llama:base"\n'
+    expander = '[[row]]\nname = "expander"\ngenerator = "expander:x"\n'
+    _, sft, model_row, base_row, expander_row = read_table(
+        tmp_path, COLLECTION + ROWS + row + model + base + expander
+    ).row
+    assert base_row.list_generators("tiny") == ("llama:base",)
+    assert expander_row.list_generators("tiny") == (f"expander:{tmp_path / 'x'}",)
     assert sft.list_generators("tiny") == (f"table:{tmp_path / 't.jsonl'}",)
     assert sft.list_generators("other") == ()
     assert (model_row.list_generators("other"), sft.curves) == (

@@ -25,7 +25,7 @@ def test_our_head_gives_the_log_probabilities_and_gradients_of_trls(base: str, s
     labels[:, :12] = NO_LABEL
     outputs, gradients = [], []
     for use_ours in (False, True):
-        model, _ = models.load_model(base)
+        model, _ = models.load_model_and_tokenizer(base)
         add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
         if use_ours:
             use_cpu_head(model)

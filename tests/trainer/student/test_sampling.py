@@ -52,7 +52,7 @@ class Student(NamedTuple):
 
 @pytest.fixture(scope="module", params=["made:llama", "made:qwen3"])
 def student(request: pytest.FixtureRequest) -> Student:
-    return Student(*models.load_model(request.param, attention="eager"))
+    return Student(*models.load_model_and_tokenizer(request.param, attention="eager"))
 
 
 def test_greedy_passages_do_not_depend_on_the_batch(student: Student) -> None:
@@ -178,7 +178,7 @@ def _save_neutral_adapter(folder: Path, base: Path) -> Path:
     """Save an adapter on `base` that changes nothing."""
     from peft import LoraConfig, get_peft_model
 
-    model, tokenizer = models.load_model(base)
+    model, tokenizer = models.load_model_and_tokenizer(base)
     config = LoraConfig(r=1, target_modules=["q_proj"], task_type="CAUSAL_LM")
     with libraries.hide_harmless_warnings():
         models.save_adapter(get_peft_model(model, config), tokenizer, folder, base=base)

@@ -64,9 +64,9 @@ def test_dpo_raises_the_chosen_passages_over_the_rejected(chain: Chain) -> None:
 
 
 def test_the_merged_model_answers_as_the_adapters_do(chain: Chain) -> None:
-    merged, tokenizer = models.load_model(chain.folder / "merged")
+    merged, tokenizer = models.load_model_and_tokenizer(chain.folder / "merged")
     stacked, _ = models.load_adapter(chain.folder / "dpo")
-    sft_model, _ = models.load_model(chain.folder / "sft")
+    sft_model, _ = models.load_model_and_tokenizer(chain.folder / "sft")
     tokens = torch.tensor([tokenizer(build_prompt("what is rain"))["input_ids"]])
     torch.testing.assert_close(merged(tokens).logits, stacked(tokens).logits, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(merged(tokens).logits, sft_model(tokens).logits, atol=1e-2)
@@ -75,7 +75,7 @@ def test_the_merged_model_answers_as_the_adapters_do(chain: Chain) -> None:
 def test_a_merged_folder_names_its_adapters_and_serves_the_same_prompt(chain: Chain) -> None:
     made_of = json.loads((chain.folder / "merged" / "manifest.json").read_text(encoding="utf-8"))["results"]["made_of"]
     assert made_of == [str(chain.folder / name) for name in ("dpo", "sft", "sft/base")]
-    _, tokenizer = models.load_model(chain.folder / "merged")
+    _, tokenizer = models.load_model_and_tokenizer(chain.folder / "merged")
     prompt = tokenizer.apply_chat_template(build_messages("naïve"), add_generation_prompt=True, tokenize=False)
     assert prompt == build_prompt("naïve")
 
@@ -175,7 +175,7 @@ def test_the_qwen_architecture_goes_through_all_stages(tmp_path: Path) -> None:
     sft.train_on_passages([passages], config, out=tmp_path / "sft", say=print_nothing)
     dpo.train_on_pairs([pairs], config, model=tmp_path / "sft", out=tmp_path / "dpo", say=print_nothing)
     merge_adapter(tmp_path / "dpo", out=tmp_path / "merged", dtype="float32", say=print_nothing)
-    merged, tokenizer = models.load_model(tmp_path / "merged")
+    merged, tokenizer = models.load_model_and_tokenizer(tmp_path / "merged")
     stacked, _ = models.load_adapter(tmp_path / "dpo")
     assert merged.config.model_type == "qwen3" and "q_norm" in "".join(merged.state_dict())
     prompt = tokenizer.apply_chat_template(build_messages("rain"), add_generation_prompt=True, tokenize=False)
@@ -191,7 +191,7 @@ def test_rank_0_trains_every_weight_and_writes_whole_models(tmp_path: Path) -> N
     out = tmp_path / "dpo"
     result = dpo.train_on_pairs([pairs], config, model=tmp_path / "sft", out=out, say=print_nothing)
     assert not model_bases.is_adapter(out)
-    assert models.load_model(out)[0].config.model_type == "llama"
+    assert models.load_model_and_tokenizer(out)[0].config.model_type == "llama"
     assert result.validation["rewards/margins"] > 0
 
 
@@ -210,14 +210,14 @@ def test_the_packaged_base_is_trained_checkpointed_and_merged(tmp_path: Path) ->
 
 
 def test_the_reference_is_computed_once_from_the_student_before_training(chain: Chain, tmp_path: Path) -> None:
-    model, tokenizer = models.load_model(chain.folder / "sft")
+    model, tokenizer = models.load_model_and_tokenizer(chain.folder / "sft")
     pairs = [
         PassagePair("q", "what is rain", "wet and cold", "fire"),
         PassagePair("r", "what is snow", "white", "a page"),
     ]
     examples = dpo.make_examples(pairs, tokenizer, DpoOptions())
     trainer = dpo.make_trainer(model, tokenizer, make_tiny_config(), examples, [], out=tmp_path, seed=0)
-    reference, _ = models.load_model(chain.folder / "sft")
+    reference, _ = models.load_model_and_tokenizer(chain.folder / "sft")
     for example, chosen, rejected in zip(
         examples, trainer.train_dataset["ref_chosen_logps"], trainer.train_dataset["ref_rejected_logps"], strict=True
     ):

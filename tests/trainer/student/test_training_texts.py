@@ -21,7 +21,7 @@ from tests.helpers.training import NO_LABEL, make_tiny_config, print_nothing
 
 
 def test_the_tokens_of_an_example_are_the_served_prompt_the_passage_and_the_end_token() -> None:
-    _, tokenizer = models.load_model("made:llama")
+    _, tokenizer = models.load_model_and_tokenizer("made:llama")
     query, passage = "what is <|im_end|> naïve\nrain", "Sure, here is a passage: Rain   falls,\n\nsays the naïve 猫."
     candidate = Candidate("q", query, "zero-shot", "teacher", passage)
     (example,) = sft.make_examples([candidate], tokenizer, SftOptions())
@@ -36,7 +36,7 @@ def test_the_tokens_of_an_example_are_the_served_prompt_the_passage_and_the_end_
 
 
 def test_the_loss_sees_labels_on_the_passage_alone(tmp_path: Path) -> None:
-    model, tokenizer = models.load_model("made:llama")
+    model, tokenizer = models.load_model_and_tokenizer("made:llama")
     candidates = list(read_candidates(write_passage_file(tmp_path / "rows.jsonl")))
     examples = sft.make_examples(candidates, tokenizer, SftOptions())
     trainer = sft.make_trainer(model, tokenizer, make_tiny_config(), examples, [], out=tmp_path / "out", seed=0)
@@ -57,7 +57,7 @@ def test_the_serving_generators_send_the_prompt_that_is_trained_on() -> None:
 
 
 def test_both_passages_of_a_pair_follow_the_served_prompt(tmp_path: Path) -> None:
-    model, tokenizer = models.load_model("made:llama")
+    model, tokenizer = models.load_model_and_tokenizer("made:llama")
     pair = PassagePair("q", "what is rain", "water", "fire " * 99)
     examples = dpo.make_examples([pair], tokenizer, DpoOptions(max_words=3))
     trainer = dpo.make_trainer(model, tokenizer, make_tiny_config(), examples, [], out=tmp_path, seed=0)
@@ -77,7 +77,7 @@ def test_both_passages_of_a_pair_follow_the_served_prompt(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("max_words", "max_tokens"), [(5, 64), (128, 7), (128, 8), (128, 9), (128, 1)])
 def test_a_passage_is_cut_at_the_end_of_a_word(max_words: int, max_tokens: int) -> None:
-    _, tokenizer = models.load_model("made:llama")
+    _, tokenizer = models.load_model_and_tokenizer("made:llama")
     passage = "Meteorologists measure unusual precipitation with instruments on the ground"
     text = training_texts.cut_passage(passage, tokenizer, max_words=max_words, max_tokens=max_tokens)
     assert passage.split()[: len(text.split())] == text.split()
@@ -85,14 +85,14 @@ def test_a_passage_is_cut_at_the_end_of_a_word(max_words: int, max_tokens: int) 
 
 
 def test_candidates_without_a_word_and_repeated_passages_are_left_out() -> None:
-    _, tokenizer = models.load_model("made:llama")
+    _, tokenizer = models.load_model_and_tokenizer("made:llama")
     texts = ("", "  ", "...", "wet", "wet", " wet ", "—", "`", "cold")
     candidates = [Candidate("q", "rain", "m", "t", text) for text in texts]
     assert len(sft.make_examples(candidates, tokenizer, SftOptions())) == 2
 
 
 def test_pairs_whose_passages_are_the_same_once_cut_are_left_out() -> None:
-    _, tokenizer = models.load_model("made:llama")
+    _, tokenizer = models.load_model_and_tokenizer("made:llama")
     pairs = [PassagePair("q", "rain", "wet and cold", "wet and hot"), PassagePair("q", "rain", "wet", "")]
     assert len(dpo.make_examples(pairs, tokenizer, DpoOptions(max_words=2))) == 1
 
