@@ -60,7 +60,8 @@ def test_a_killed_run_leaves_no_partial_level_and_no_worker_and_the_next_run_con
         process.kill()
     while Path(f"/proc/{worker_pid}/stat").exists() and " Z " not in Path(f"/proc/{worker_pid}/stat").read_text():
         time.sleep(0.01)
-    temporary_file, *complete_files = list_file_names(tmp_path)
+    lock_file, temporary_file, *complete_files = list_file_names(tmp_path)
+    assert lock_file == ".lock"  # the kernel has released it, and the next run removes it
     assert temporary_file.startswith(".tiny-Q4_0.gguf.")
     assert complete_files == ["manifest.json", "tiny-Q8_0.gguf"]
     assert [level.is_reused for level in make_levels(tiny_model, tmp_path, ["Q8_0"])] == [True]
@@ -84,7 +85,9 @@ def test_a_crash_of_llama_cpp_is_reported_in_one_sentence(tiny_model: Path, tmp_
 def test_two_runs_cannot_write_into_one_folder(tiny_model: Path, tmp_path: Path) -> None:
     levels = make_levels(tiny_model, tmp_path, ["Q8_0", "Q4_0"])
     next(levels)
-    with pytest.raises(SettingsError, match="is being written by another process; wait for it, or name another --out"):
+    with pytest.raises(
+        SettingsError, match="is being written by another process; wait for it to end, or name another output"
+    ):
         make_levels_by_type(tiny_model, tmp_path, "Q4_0")
     assert next(levels).type == "Q4_0"
 

@@ -75,7 +75,7 @@ def test_a_file_that_is_not_a_model_is_refused(tmp_path: Path) -> None:
     assert read_make_refusal(tmp_path / "text.gguf").endswith("is not a GGUF file; convert it, or name another")
 
 
-def test_an_output_folder_that_cannot_be_created_is_named(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_written_is_named(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match=r"file cannot be created \(File exists\); name another --out"):
+    with pytest.raises(SettingsError, match=r"file cannot be written \(File exists\); name another output"):
         make_levels_by_type(tiny_model, tmp_path / "file", "Q4_0")
