@@ -30,7 +30,7 @@ class MissingExtra(QueryliftError):
     exit_code = 2
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; add it with: pip install 'querylift[{extra}]'")
+        super().__init__(f"{package} is not installed; run in the checkout of Querylift: pip install '.[{extra}]'")
         self.package = package
         self.extra = extra
 

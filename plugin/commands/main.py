@@ -46,7 +46,9 @@ def load_command(entry: EntryPoint) -> click.Command:
         command = entry.load()
     except ModuleNotFoundError as error:
         package = ".".join(entry.module.split(".")[:2])
-        raise MissingExtra(error.name or entry.name, _EXTRA_OF_PACKAGE.get(package, "serve")) from error
+        if package not in _EXTRA_OF_PACKAGE:
+            raise
+        raise MissingExtra(error.name or entry.name, _EXTRA_OF_PACKAGE[package]) from error
     assert isinstance(command, click.Command)
     return command
 

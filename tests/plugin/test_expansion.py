@@ -1,4 +1,4 @@
-"""The contract: what a model is asked, and what of its answer reaches a query."""
+"""The contract between training and serving: the prompt, the parser, and the record of an expansion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from querylift.plugin.expansion import (
     parse_output,
 )
 
-# -- reading what a model wrote -----------------------------------------------------------------------------------------
+# -- parsing the output of a model ---------------------------------------------------------------------------------------
 
 LEAD_INS = [
     "Certainly! Here is a passage: ",
@@ -66,8 +66,8 @@ LEAD_INS = [
 
 
 @pytest.mark.parametrize("lead_in", LEAD_INS)
-def test_what_only_announces_the_passage_is_no_part_of_it(lead_in: str) -> None:
-    assert _text(lead_in + "Blocked arteries starve the heart.") == "Blocked arteries starve the heart"
+def test_a_lead_in_is_not_part_of_the_passage(lead_in: str) -> None:
+    assert _parse_to_text(lead_in + "Blocked arteries starve the heart.") == "Blocked arteries starve the heart"
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_what_only_announces_the_passage_is_no_part_of_it(lead_in: str) -> None:
         "Assistant professors teach",
     ],
 )
-def test_a_passage_that_begins_like_a_lead_in_is_kept_whole(passage: str) -> None:
-    assert _text(passage + ".") == passage
+def test_a_passage_that_begins_like_a_lead_in_stays_complete(passage: str) -> None:
+    assert _parse_to_text(passage + ".") == passage
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_a_passage_that_begins_like_a_lead_in_is_kept_whole(passage: str) -> Non
         ("cafe\u0301 crème", "café crème"),
     ],
 )
-def test_only_words_stay_each_once_on_one_line(output: str, text: str | None) -> None:
-    assert _text(output) == text
+def test_only_words_stay_and_each_only_once(output: str, text: str | None) -> None:
+    assert _parse_to_text(output) == text
 
 
 @pytest.mark.parametrize(
@@ -145,20 +145,20 @@ def test_only_words_stay_each_once_on_one_line(output: str, text: str | None) ->
         "Herzinfarkt ist gefährlich",
     ],
 )
-def test_words_of_every_script_stay_whole(passage: str) -> None:
-    assert _text(passage) == unicodedata.normalize("NFC", passage)
+def test_words_of_every_script_stay_complete(passage: str) -> None:
+    assert _parse_to_text(passage) == unicodedata.normalize("NFC", passage)
 
 
-def test_there_are_bounds_on_words_and_on_their_length() -> None:
-    many = _text(" ".join(f"word{i}" for i in range(1000)))
-    assert many is not None and len(many.split()) == MAX_WORDS
-    assert _text("a" * MAX_WORD_CHARS + " " + "b" * (MAX_WORD_CHARS + 1)) == "a" * MAX_WORD_CHARS
-    assert _text("b" * (MAX_WORD_CHARS + 1)) is None
+def test_the_number_of_words_and_their_length_are_limited() -> None:
+    text = _parse_to_text(" ".join(f"word{i}" for i in range(1000)))
+    assert text is not None and len(text.split()) == MAX_WORDS
+    assert _parse_to_text("a" * MAX_WORD_CHARS + " " + "b" * (MAX_WORD_CHARS + 1)) == "a" * MAX_WORD_CHARS
+    assert _parse_to_text("b" * (MAX_WORD_CHARS + 1)) is None
 
 
-def test_a_sentence_of_a_script_without_spaces_is_cut_into_runs_not_dropped() -> None:
+def test_a_sentence_of_a_script_without_spaces_is_cut_into_pieces() -> None:
     sentence = "".join(chr(0x4E00 + i) for i in range(100))
-    text = _text(sentence)
+    text = _parse_to_text(sentence)
     assert text is not None
     assert text.replace(" ", "") == sentence
     assert [len(run) for run in text.split()] == [40, 40, 20]
@@ -174,22 +174,23 @@ def test_a_large_models_answer_becomes_one_line_of_prose() -> None:
 @given(st.text(st.characters() | st.sampled_from("<|>#`*:-\n'.’\u200d\u0301")))
 @example("a\u200d")
 @example("'.-")
-def test_whatever_a_model_writes_is_bounded_words_or_nothing(output: str) -> None:
-    for made in (parse_output(output, query=""), parse_output(output, query="a query"), expansion_from_text(output)):
-        if made is None:
+def test_any_output_gives_a_limited_number_of_words_or_nothing(output: str) -> None:
+    expansions = (parse_output(output, query=""), parse_output(output, query="a query"), expansion_from_text(output))
+    for expansion in expansions:
+        if expansion is None:
             continue
-        words = made.text.split(" ")
+        words = expansion.text.split(" ")
         assert 0 < len(words) <= MAX_WORDS
         assert len({word.casefold() for word in words}) == len(words)
         assert all(0 < len(word) <= MAX_WORD_CHARS and word[0].isalnum() for word in words)
-        assert not set(made.text) & set('\n\t\r"*?~^:()[]{}<>|&+=/\\!#@_')
+        assert not set(expansion.text) & set('\n\t\r"*?~^:()[]{}<>|&+=/\\!#@_')
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text())
-def test_reading_words_again_changes_nothing(text: str) -> None:
-    first = expansion_from_text(text)
-    assert first is None or expansion_from_text(first.text) == first
+def test_parsing_an_expansion_again_changes_nothing(text: str) -> None:
+    expansion = expansion_from_text(text)
+    assert expansion is None or expansion_from_text(expansion.text) == expansion
 
 
 @pytest.mark.parametrize(
@@ -211,11 +212,11 @@ def test_reading_words_again_changes_nothing(text: str) -> None:
         "<a",
     ],
 )
-def test_reading_takes_time_in_proportion_whatever_stands_there(unit: str) -> None:
-    """60,000 repeats: a rule that backtracks would need minutes."""
-    evil = unit * 60_000 + "_"
+def test_parsing_time_grows_only_in_proportion_to_any_text(unit: str) -> None:
+    """With 60,000 repeats, a regular expression that backtracks would take minutes."""
+    text = unit * 60_000 + "_"
     began_s = time.process_time()
-    parse_output(evil, query=evil), clean_prose(evil), build_prompt(evil)
+    parse_output(text, query=text), clean_prose(text), build_prompt(text)
     assert time.process_time() - began_s < 5
 
 
@@ -247,8 +248,8 @@ ENGLISH = "The sky is blue because the air scatters short waves of light more th
         ("ทำไมท้องฟ้าถึงเป็นสีฟ้า", "ท้องฟ้าเป็นสีฟ้าเพราะแสง Rayleigh", "ท้องฟ้าเป็นสีฟ้าเพราะแสง"),
     ],
 )
-def test_words_of_a_script_that_the_query_is_not_in_are_dropped(query: str, output: str, text: str | None) -> None:
-    assert _text(output, query) == text
+def test_words_of_another_script_than_the_query_are_dropped(query: str, output: str, text: str | None) -> None:
+    assert _parse_to_text(output, query) == text
 
 
 @pytest.mark.parametrize(
@@ -268,9 +269,9 @@ def test_words_of_a_script_that_the_query_is_not_in_are_dropped(query: str, outp
         ("1984", "A novel by Orwell, роман", "A novel by Orwell роман"),
     ],
 )
-def test_names_numbers_and_signs_are_at_home_in_any_language(query: str, output: str, text: str | None) -> None:
-    """Words of another script stay where the query has them too; two scripts with grammar in both are both the query's."""
-    assert _text(output, query) == text
+def test_names_numbers_and_symbols_belong_to_any_language(query: str, output: str, text: str | None) -> None:
+    """A word of another script stays when the query has it too. A query may also be written in two scripts."""
+    assert _parse_to_text(output, query) == text
 
 
 @pytest.mark.parametrize(
@@ -282,11 +283,11 @@ def test_names_numbers_and_signs_are_at_home_in_any_language(query: str, output:
         "miksi taivas on sininen ja mitä", "tại sao bầu trời có màu xanh", "miért kék az ég", "de ce este cerul albastru",
     ],
 )  # fmt: skip
-def test_a_query_that_shows_its_language_is_not_answered_in_another(query: str) -> None:
-    """The last is in a language that is not listed: only that it is no English is known."""
-    assert _text(ENGLISH, query) is None
-    assert _text(query, query) is not None
-    assert _text("Zur Farbe des Himmels: kurzwelliges Licht wird gestreut, langes nicht.", query) is None or (
+def test_a_query_that_shows_its_language_gets_no_words_of_another(query: str) -> None:
+    """The last query is in a language that is not listed. It is only known not to be English."""
+    assert _parse_to_text(ENGLISH, query) is None
+    assert _parse_to_text(query, query) is not None
+    assert _parse_to_text("Zur Farbe des Himmels: kurzwelliges Licht wird gestreut, langes nicht.", query) is None or (
         query.startswith(("warum", "de ce"))
     )
 
@@ -299,8 +300,8 @@ def test_a_query_that_shows_its_language_is_not_answered_in_another(query: str) 
         "déjà vu", "rio de janeiro beaches", "what does que sera sera mean", "heart attack", "MIT per se", "jan van eyck",
     ],
 )  # fmt: skip
-def test_a_query_that_shows_too_little_of_a_language_decides_nothing(query: str) -> None:
-    assert _text(ENGLISH, query) is not None
+def test_a_query_with_too_few_signs_of_its_language_gets_english_words(query: str) -> None:
+    assert _parse_to_text(ENGLISH, query) is not None
 
 
 @pytest.mark.parametrize(
@@ -310,28 +311,28 @@ def test_a_query_that_shows_too_little_of_a_language_decides_nothing(query: str)
 @pytest.mark.parametrize(
     "output", [ENGLISH, "天空是blue的 and空は青い 3D打印 H2O", "le ciel est blue небо", "安装Python3和pip的步骤"]
 )
-def test_what_was_kept_is_kept_when_it_is_read_again(query: str, output: str) -> None:
-    """A student that is taught what is served is served what it was taught."""
-    text = _text(output, query)
-    assert text is None or _text(text, query) == text
+def test_words_that_stay_also_stay_when_they_are_parsed_again(query: str, output: str) -> None:
+    """A student learns from expansions that were parsed once, and its own output is parsed again."""
+    text = _parse_to_text(output, query)
+    assert text is None or _parse_to_text(text, query) == text
 
 
 def test_a_table_may_hold_another_language_than_the_query() -> None:
-    """`expansion_from_text`, which reads tables, knows no query: people wrote what stands there."""
+    """`expansion_from_text` reads tables and knows no query, because people wrote the expansions on purpose."""
     assert expansion_from_text("天空 blue небо") == Expansion(text="天空 blue небо")
 
 
 @pytest.mark.parametrize("unit", ["the word ", "天空是蓝色的", "слово ", "é-", "天a", "α", "x1", "の空", "<b>a</b> "])
-def test_a_megabyte_is_read_in_a_moment(unit: str) -> None:
-    """The event loop reads it."""
-    evil = unit * (1_000_000 // len(unit))
+def test_a_megabyte_is_parsed_within_seconds(unit: str) -> None:
+    """The parser runs on the event loop, so it must not block it."""
+    text = unit * (1_000_000 // len(unit))
     began_s = time.process_time()
-    parse_output(evil, query="天空为什么是蓝色的")
-    parse_output("the sky", query=evil)
+    parse_output(text, query="天空为什么是蓝色的")
+    parse_output("the sky", query=text)
     assert time.process_time() - began_s < 5
 
 
-# -- asking -------------------------------------------------------------------------------------------------------------
+# -- the prompt -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_prompt_is_the_messages_in_chatml() -> None:
@@ -361,7 +362,7 @@ def test_the_prompt_is_the_messages_in_chatml() -> None:
     ],
 )
 def test_no_query_can_end_its_turn(query: str) -> None:
-    assert _turns(build_prompt(query)) == _turns(build_prompt("plain"))
+    assert _count_special_tokens(build_prompt(query)) == _count_special_tokens(build_prompt("plain"))
 
 
 _PIECES = ["<|", "|>", "<", ">", "|", "im_end", "im_start", "endoftext", "\n", "\u00ad", "\u200d", "x", " "]
@@ -369,15 +370,15 @@ _PIECES = ["<|", "|>", "<", ">", "|", "im_end", "im_start", "endoftext", "\n", "
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(_PIECES)).map("".join))
-def test_no_query_made_of_pieces_can_either(query: str) -> None:
-    assert _turns(build_prompt(query)) == _turns(build_prompt("plain"))
+def test_no_query_made_of_token_pieces_can_end_its_turn(query: str) -> None:
+    assert _count_special_tokens(build_prompt(query)) == _count_special_tokens(build_prompt("plain"))
 
 
-def _turns(written: str) -> list[int]:
-    return [written.count(token) for token in ("<|im_end|>", "<|im_start|>", "<|endoftext|>", "\n")]
+def _count_special_tokens(prompt: str) -> list[int]:
+    return [prompt.count(token) for token in ("<|im_end|>", "<|im_start|>", "<|endoftext|>", "\n")]
 
 
-def test_a_query_is_known_by_its_words_not_by_its_spaces_and_controls() -> None:
+def test_a_clean_query_has_no_extra_spaces_and_no_control_characters() -> None:
     assert clean_query("  heart \u00a0\n attack\u0000\u3000") == "heart attack"
     assert clean_query("می‌خواهم") == "می‌خواهم"
     assert clean_query("what is 3 < 4?") == "what is 3 < 4?"
@@ -409,7 +410,7 @@ def test_an_expansion_survives_json(expansion: Expansion) -> None:
         {"terms": {"a": 1}, "field": ""},
     ],
 )
-def test_json_that_is_no_expansion_is_a_value_error(value: dict[str, Any]) -> None:
+def test_json_that_is_not_an_expansion_raises_a_value_error(value: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expansion"):
         Expansion.from_json(value)
 
@@ -423,21 +424,21 @@ def test_an_expansion_is_text_or_terms_and_terms_have_a_field() -> None:
         Expansion(terms=(WeightedTerm("a", 1.0),))
 
 
-def test_the_heaviest_terms_stay_in_order_and_each_once() -> None:
-    made = expansion_from_terms([("b", 1), ("a", 1.0), ("c", 3), ("b", 2)], field="body")
-    assert made is not None
-    assert [(t.term, t.weight) for t in made.terms] == [("c", 3.0), ("b", 2.0), ("a", 1.0)]
-    many = expansion_from_terms(((str(i), i + 1) for i in range(1000)), field="body")
-    assert many is not None and many.count_words() == MAX_TERMS
-    assert many.terms[0] == WeightedTerm("999", 1000.0)
+def test_the_heaviest_terms_stay_in_order_and_each_only_once() -> None:
+    expansion = expansion_from_terms([("b", 1), ("a", 1.0), ("c", 3), ("b", 2)], field="body")
+    assert expansion is not None
+    assert [(t.term, t.weight) for t in expansion.terms] == [("c", 3.0), ("b", 2.0), ("a", 1.0)]
+    large_expansion = expansion_from_terms(((str(i), i + 1) for i in range(1000)), field="body")
+    assert large_expansion is not None and large_expansion.count_words() == MAX_TERMS
+    assert large_expansion.terms[0] == WeightedTerm("999", 1000.0)
 
 
-def test_a_repr_shows_sizes_not_words() -> None:
+def test_a_repr_shows_sizes_and_no_words() -> None:
     assert repr(Expansion(text="secret")) == "Expansion(6 chars)"
     assert repr(Expansion(terms=(WeightedTerm("secret", 1.0),), field="body")) == "Expansion(1 terms of body)"
     assert Expansion(text="one two").count_words() == 2
 
 
-def _text(output: str, query: str = "") -> str | None:
-    made = parse_output(output, query=query)
-    return made.text if made else None
+def _parse_to_text(output: str, query: str = "") -> str | None:
+    expansion = parse_output(output, query=query)
+    return expansion.text if expansion else None

@@ -77,6 +77,6 @@ def test_an_unknown_dataset_is_refused() -> None:
 def test_without_ir_datasets_the_error_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ir_datasets", None)
     with pytest.raises(
-        MissingExtra, match=r"ir_datasets is not installed; add it with: pip install 'querylift\[index\]'"
+        MissingExtra, match=r"ir_datasets is not installed; run in the checkout of Querylift: pip install '\.\[index\]'"
     ):
         load_corpus("ir:beir/scifact/test")

@@ -91,7 +91,7 @@ def test_explain_prints_the_sent_search_and_the_reason(tmp_path: Path) -> None:
 )
 def test_a_command_without_its_packages_names_the_extra_to_install(package: str, extra: str) -> None:
     entry = EntryPoint("gone", f"querylift.{package}.commands.gone:gone", COMMANDS_ENTRY_POINT)
-    with pytest.raises(MissingExtra, match=rf"pip install 'querylift\[{extra}\]'"):
+    with pytest.raises(MissingExtra, match=rf"pip install '\.\[{extra}\]'"):
         load_command(entry)
 
 

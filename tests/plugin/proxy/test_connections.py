@@ -15,7 +15,7 @@ from tests.helpers.upstream_stub import ReceivedRequest, RunningProxy, StubEngin
 
 
 def test_the_engine_connection_is_closed_when_the_client_leaves_on_any_route() -> None:
-    async def never(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
+    async def never_answer(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0)
 
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
@@ -26,11 +26,11 @@ def test_the_engine_connection_is_closed_when_the_client_leaves_on_any_route() -
                               data=RAW_BODY if method == "POST" else None)  # fmt: skip
             await asyncio.wait_for(engine.client_hung_up.wait(), 5)
 
-    run_with_proxy(check, never)
+    run_with_proxy(check, never_answer)
 
 
 def test_the_engine_connection_of_a_search_is_closed_when_the_client_leaves() -> None:
-    async def never(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
+    async def never_answer(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0)
 
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
@@ -38,7 +38,7 @@ def test_the_engine_connection_of_a_search_is_closed_when_the_client_leaves() ->
             await send_search(client, proxy, timeout=aiohttp.ClientTimeout(total=0.3))
         await asyncio.wait_for(engine.client_hung_up.wait(), 5)
 
-    run_with_proxy(check, never)
+    run_with_proxy(check, never_answer)
 
 
 def test_the_client_gets_a_502_when_the_engine_is_down() -> None:
@@ -52,12 +52,12 @@ def test_the_client_gets_a_502_when_the_engine_is_down() -> None:
 
 
 def test_a_broken_answer_is_cut_for_the_client_too() -> None:
-    async def chunked(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
+    async def answer_with_broken_chunks(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
         await writer.drain()
         writer.transport.abort()
 
-    async def counted(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
+    async def answer_with_too_few_bytes(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 500000\r\n\r\nhello")
         await writer.drain()
         writer.transport.abort()
@@ -70,7 +70,7 @@ def test_a_broken_answer_is_cut_for_the_client_too() -> None:
         )  # looked into before its first byte goes on, so it can be said
         assert (status, json.loads(body)["error"]["type"]) == (502, "querylift_engine_unreachable")
 
-    for handler in (chunked, counted):
+    for handler in (answer_with_broken_chunks, answer_with_too_few_bytes):
         run_with_proxy(check, handler)
 
 

@@ -1,4 +1,4 @@
-"""Failure drill against a real engine: every search answers as it would without us, nothing hangs, nothing leaks."""
+"""Failure drill with a real engine: every search is answered as without Querylift, nothing hangs and nothing leaks."""
 
 import asyncio
 import gzip
@@ -33,7 +33,7 @@ TEXTS = {
 }
 QUERY = "compress a folder"
 BODY = {"query": {"match": {"text": QUERY}}}
-GREEDY = ScriptedGenerator({QUERY: Expansion(text="archives zip format")})
+EXPANSIONS = {QUERY: Expansion(text="archives zip format")}
 Drill = Callable[[aiohttp.ClientSession, RunningProxy], Awaitable[None]]
 
 
@@ -55,25 +55,24 @@ def engine_url(opensearch: str) -> Iterator[str]:
         engine.call("DELETE", f"/{INDEX}")
 
 
-def _run(engine_url: str, drill: Drill, generator: Generator | None = None, **settings: object) -> None:
-    """Drive `drill` with a client and a proxy, and see that no connection, process or task is left behind."""
-    given = {"index": {INDEX: {}}} | settings
-    before = _open_files()
+def _run_drill(engine_url: str, drill: Drill, generator: Generator | None = None, **settings: object) -> None:
+    """Run `drill` with a client and a proxy. Assert that no connection, process or task is left behind."""
+    proxy_settings = {"index": {INDEX: {}}} | settings
+    open_files = _count_open_files()
 
     async def main() -> None:
-        made = generator or ScriptedGenerator(GREEDY.answers)
-        async with run_proxy(engine_url, made, **given) as front, aiohttp.ClientSession() as client:
+        expansions = generator or ScriptedGenerator(EXPANSIONS)
+        async with run_proxy(engine_url, expansions, **proxy_settings) as proxy, aiohttp.ClientSession() as client:
             async with asyncio.timeout(60):
-                await drill(client, front)
+                await drill(client, proxy)
         await asyncio.sleep(0.05)
-        left = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-        assert left == []
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(main())
-    assert _open_files() <= before + 2
+    assert _count_open_files() <= open_files + 2
 
 
-def _open_files() -> int:
+def _count_open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -81,68 +80,68 @@ async def _search(client: aiohttp.ClientSession, url: str, body: Any = BODY, **o
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"} | options.pop("headers", {})
     async with client.post(f"{url}/{INDEX}/_search", data=data, headers=headers, **options) as answer:
-        found = await answer.json()
-        found.pop("took", None)
-        return answer.status, answer.headers.get("X-Querylift", ""), found
+        body_without_time = await answer.json()
+        body_without_time.pop("took", None)
+        return answer.status, answer.headers.get("X-Querylift", ""), body_without_time
 
 
-async def _as_without_us(
-    client: aiohttp.ClientSession, engine_url: str, front: RunningProxy, body: Any = BODY, **o: Any
+async def _assert_same_answer(
+    client: aiohttp.ClientSession, engine_url: str, proxy: RunningProxy, body: Any = BODY, **options: Any
 ) -> str:
     """Assert that the proxy answers exactly as the engine does, and return the outcome."""
-    status, outcome, found = await _search(client, front.url, body, **o)
-    direct = await _search(client, engine_url, body, **o)
-    assert (status, found) == (direct[0], direct[2])
+    status, outcome, answer = await _search(client, proxy.url, body, **options)
+    engine_status, _, engine_answer = await _search(client, engine_url, body, **options)
+    assert (status, answer) == (engine_status, engine_answer)
     return outcome
 
 
 def test_an_expanded_search_keeps_its_hits(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
-        status, outcome, found = await _search(client, front.url)
-        direct = await _search(client, engine_url)
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
+        status, outcome, answer = await _search(client, proxy.url)
+        _, _, engine_answer = await _search(client, engine_url)
         assert (status, outcome) == (200, "expanded")
-        assert found["hits"]["total"] == direct[2]["hits"]["total"]
-        assert found["hits"]["max_score"] > direct[2]["hits"]["max_score"]
+        assert answer["hits"]["total"] == engine_answer["hits"]["total"]
+        assert answer["hits"]["max_score"] > engine_answer["hits"]["max_score"]
 
-    _run(engine_url, drill)
+    _run_drill(engine_url, drill)
 
 
 @pytest.mark.model
-def test_a_worker_killed_in_the_middle_of_a_request_costs_no_search(engine_url: str) -> None:
+def test_no_search_fails_when_the_worker_is_killed(engine_url: str) -> None:
     generator = LlamaGenerator(find_packaged_model())
 
-    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
-        search = asyncio.ensure_future(_as_without_us(client, engine_url, front))
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
+        search = asyncio.ensure_future(_assert_same_answer(client, engine_url, proxy))
         await asyncio.sleep(0.1)
         assert generator.pid is not None
         os.kill(generator.pid, signal.SIGKILL)
         assert await search == "error;generator"
-        await _until_expanded(client, front)
+        await _search_until_expanded(client, proxy)
 
-    _run(engine_url, drill, generator, budget_ms=20_000, cache={"pin_s": 0})
+    _run_drill(engine_url, drill, generator, budget_ms=20_000, cache={"pin_s": 0})
 
 
 @pytest.mark.model
-def test_a_worker_that_hangs_costs_the_budget_and_is_replaced(engine_url: str) -> None:
+def test_a_worker_that_hangs_costs_only_the_budget_and_is_replaced(engine_url: str) -> None:
     generator = LlamaGenerator(find_packaged_model(), hang_s=1)
 
-    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
-        stopped = generator.pid
-        assert stopped is not None
-        os.kill(stopped, signal.SIGSTOP)
-        assert await _as_without_us(client, engine_url, front) == "late;budget"
-        await _until_expanded(client, front)
-        assert generator.pid != stopped
-        assert not Path(f"/proc/{stopped}").exists()
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
+        stopped_pid = generator.pid
+        assert stopped_pid is not None
+        os.kill(stopped_pid, signal.SIGSTOP)
+        assert await _assert_same_answer(client, engine_url, proxy) == "late;budget"
+        await _search_until_expanded(client, proxy)
+        assert generator.pid != stopped_pid
+        assert not Path(f"/proc/{stopped_pid}").exists()
 
-    _run(engine_url, drill, generator, budget_ms=300, cache={"pin_s": 0})
+    _run_drill(engine_url, drill, generator, budget_ms=300, cache={"pin_s": 0})
 
 
-async def _until_expanded(client: aiohttp.ClientSession, front: RunningProxy) -> None:
-    """Search until the generator answers again; every search on the way is answered."""
+async def _search_until_expanded(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
+    """Search until the generator answers again. Assert that every search is answered meanwhile."""
     for attempt in range(100):
         body = {"query": {"match": {"text": f"compress folder number {'again ' * (attempt % 5)}"}}}
-        status, outcome, _ = await _search(client, front.url, body)
+        status, outcome, _ = await _search(client, proxy.url, body)
         assert status == 200
         if outcome in ("expanded", "cached"):
             return
@@ -150,63 +149,63 @@ async def _until_expanded(client: aiohttp.ClientSession, front: RunningProxy) ->
     raise AssertionError("the worker did not come back")
 
 
-def test_an_engine_that_is_down_is_said_in_a_moment(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
+def test_an_engine_that_is_down_is_reported_within_seconds(engine_url: str) -> None:
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
         async with asyncio.timeout(5):
-            status, _, found = await _search(client, front.url)
-        assert (status, found["error"]["type"]) == (502, "querylift_engine_unreachable")
+            status, _, answer = await _search(client, proxy.url)
+        assert (status, answer["error"]["type"]) == (502, "querylift_engine_unreachable")
 
-    _run("http://127.0.0.1:9", drill)  # a port that nothing listens on
+    _run_drill("http://127.0.0.1:9", drill)  # nothing listens on this port
 
 
-def _through_relay(
+def _run_drill_with_relay(
     engine_url: str, drill: Callable[[aiohttp.ClientSession, RunningProxy, Relay], Awaitable[None]]
 ) -> None:
     async def main() -> None:
         async with run_relay(engine_url) as relay:
-            generator = ScriptedGenerator(GREEDY.answers)
+            generator = ScriptedGenerator(EXPANSIONS)
             async with (
-                run_proxy(relay.url, generator, index={INDEX: {}}) as front,
+                run_proxy(relay.url, generator, index={INDEX: {}}) as proxy,
                 aiohttp.ClientSession() as client,
             ):
                 async with asyncio.timeout(60):
-                    await drill(client, front, relay)
+                    await drill(client, proxy, relay)
 
     asyncio.run(main())
 
 
-def test_a_slow_engine_is_waited_for(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: RunningProxy, relay: Relay) -> None:
+def test_the_proxy_waits_for_a_slow_engine(engine_url: str) -> None:
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy, relay: Relay) -> None:
         relay.delay_s = 1.5
-        assert (await _search(client, front.url))[:2] == (200, "expanded")
+        assert (await _search(client, proxy.url))[:2] == (200, "expanded")
 
-    _through_relay(engine_url, drill)
+    _run_drill_with_relay(engine_url, drill)
 
 
-def test_a_client_that_leaves_lets_go_of_the_engine(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: RunningProxy, relay: Relay) -> None:
+def test_the_engine_connection_is_closed_when_the_client_leaves(engine_url: str) -> None:
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy, relay: Relay) -> None:
         relay.delay_s = 30
         with pytest.raises(TimeoutError):
-            await _search(client, front.url, timeout=aiohttp.ClientTimeout(total=0.3))
+            await _search(client, proxy.url, timeout=aiohttp.ClientTimeout(total=0.3))
         async with asyncio.timeout(5):
             while relay.open_connections:
                 await asyncio.sleep(0.02)
         relay.delay_s = 0
-        assert (await _search(client, front.url))[0] == 200
+        assert (await _search(client, proxy.url))[0] == 200
 
-    _through_relay(engine_url, drill)
+    _run_drill_with_relay(engine_url, drill)
 
 
-def test_an_answer_cut_in_the_middle_is_cut_for_the_client_too(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: RunningProxy, relay: Relay) -> None:
+def test_an_answer_that_the_engine_cuts_is_cut_for_the_client_too(engine_url: str) -> None:
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy, relay: Relay) -> None:
         relay.cut_after_bytes = 5000
         with pytest.raises(aiohttp.ClientError):
-            plain = {"Accept-Encoding": "identity"}  # compressed, the answer would fit
-            await _search(client, front.url, {"query": {"match": {"text": "word"}}}, headers=plain)
+            plain = {"Accept-Encoding": "identity"}  # a compressed answer would be shorter than the cut
+            await _search(client, proxy.url, {"query": {"match": {"text": "word"}}}, headers=plain)
         relay.cut_after_bytes = None
-        assert (await _search(client, front.url))[0] == 200
+        assert (await _search(client, proxy.url))[0] == 200
 
-    _through_relay(engine_url, drill)
+    _run_drill_with_relay(engine_url, drill)
 
 
 @pytest.mark.parametrize(
@@ -223,40 +222,40 @@ def test_an_answer_cut_in_the_middle_is_cut_for_the_client_too(engine_url: str) 
     ],
 )
 def test_a_malformed_search_gets_the_engines_own_error(engine_url: str, body: bytes, outcome: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
-        assert await _as_without_us(client, engine_url, front, body) == outcome
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
+        assert await _assert_same_answer(client, engine_url, proxy, body) == outcome
 
-    _run(engine_url, drill, ScriptedGenerator({"compress": Expansion(text="zip")}))
+    _run_drill(engine_url, drill, ScriptedGenerator({"compress": Expansion(text="zip")}))
 
 
 def test_a_gzip_bomb_does_no_harm(engine_url: str) -> None:
     bomb = gzip.compress(b'{"query": {"match": {"text": "' + b"a" * 20_000_000 + b'"}}}')
 
-    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
         async with client.post(
-            f"{front.url}/{INDEX}/_search",
+            f"{proxy.url}/{INDEX}/_search",
             data=bomb,
             headers={"Content-Type": "application/json", "Content-Encoding": "gzip"},
         ) as answer:
             assert answer.headers["X-Querylift"] == "skipped;too-large"
-        assert (await _search(client, front.url))[1] == "expanded"
+        assert (await _search(client, proxy.url))[1] == "expanded"
 
-    _run(engine_url, drill)
+    _run_drill(engine_url, drill)
 
 
-def test_a_query_of_10_000_words_goes_to_the_engine_as_it_is(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
+def test_a_query_of_10_000_words_is_sent_unchanged(engine_url: str) -> None:
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
         body = {"query": {"match": {"text": "compress " * 10_000}}}
-        assert await _as_without_us(client, engine_url, front, body) == "skipped;long"
+        assert await _assert_same_answer(client, engine_url, proxy, body) == "skipped;long"
 
-    _run(engine_url, drill)
+    _run_drill(engine_url, drill)
 
 
 @pytest.mark.model
-def test_a_budget_of_1_ms_answers_as_the_engine_would(engine_url: str) -> None:
-    async def drill(client: aiohttp.ClientSession, front: RunningProxy) -> None:
+def test_with_a_budget_of_1_ms_every_answer_is_the_engines(engine_url: str) -> None:
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
         for words in ("compress a folder", "open a page", "shuffle a list"):
             body = {"query": {"match": {"text": words}}}
-            assert (await _as_without_us(client, engine_url, front, body)).startswith("late;budget")
+            assert (await _assert_same_answer(client, engine_url, proxy, body)).startswith("late;budget")
 
-    _run(engine_url, drill, LlamaGenerator(find_packaged_model()), budget_ms=1)
+    _run_drill(engine_url, drill, LlamaGenerator(find_packaged_model()), budget_ms=1)

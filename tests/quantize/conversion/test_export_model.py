@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-pytest.importorskip("torch", reason="needs the training stack: pip install 'querylift[train]'")
+pytest.importorskip("torch", reason="needs the training stack: pip install '.[train]'")
 
 import torch
 

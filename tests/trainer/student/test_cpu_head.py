@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("trl", reason="needs the training stack: pip install 'querylift[train]'")
+pytest.importorskip("trl", reason="needs the training stack: pip install '.[train]'")
 
 import torch
 from trl.trainer.utils import add_fused_lm_head

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="needs the training stack: pip install 'querylift[train]'")
+pytest.importorskip("torch", reason="needs the training stack: pip install '.[train]'")
 
 import torch
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("trl", reason="needs the training stack: pip install 'querylift[train]'")
+pytest.importorskip("trl", reason="needs the training stack: pip install '.[train]'")
 
 import torch
 from safetensors.torch import load_file

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("trl", reason="needs the training stack: pip install 'querylift[train]'")
+pytest.importorskip("trl", reason="needs the training stack: pip install '.[train]'")
 
 from querylift.trainer.student import loss_curves, model_bases
 from tests.helpers.lessons import write_pair_file, write_passage_file

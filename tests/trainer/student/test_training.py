@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-pytest.importorskip("trl", reason="needs the training stack: pip install 'querylift[train]'")
+pytest.importorskip("trl", reason="needs the training stack: pip install '.[train]'")
 
 import torch
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("trl", reason="needs the training stack: pip install 'querylift[train]'")
+pytest.importorskip("trl", reason="needs the training stack: pip install '.[train]'")
 
 from querylift.plugin.errors import DataError, SettingsError
 from querylift.plugin.expansion import build_messages, build_prompt
