@@ -160,6 +160,14 @@ def compute_file_digest(path: Path) -> str:
     return _compute_digest(path, facts.st_size, facts.st_mtime_ns)
 
 
+def compute_input_digest(path: Path) -> str:
+    """Return the SHA-256 of a file that a user named. Raises SettingsError when it cannot be read."""
+    try:
+        return compute_file_digest(path)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); name a file that exists") from None
+
+
 @lru_cache(maxsize=64)
 def _compute_digest(path: Path, size_bytes: int, modified_ns: int) -> str:
     with path.open("rb") as file:

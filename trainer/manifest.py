@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.files import compute_file_digest, hold_lock, open_for_replacement
+from querylift.plugin.files import compute_input_digest, hold_lock, open_for_replacement
 
 _PACKAGES = (
     "querylift",
@@ -173,10 +173,10 @@ def compute_digest(path: Path) -> str:
     The manifest and the lock of a folder do not count. Raises SettingsError when a file cannot be read.
     """
     if not path.is_dir():
-        return _compute_file_digest(path)
+        return compute_input_digest(path)
     own_names = (_MANIFEST_NAME, _MANIFEST_NAME + _LOCK_SUFFIX)
     files = sorted(file for file in path.iterdir() if file.is_file() and file.name not in own_names)
-    lines = [f"{file.name} {_compute_file_digest(file)}" for file in files]
+    lines = [f"{file.name} {compute_input_digest(file)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -200,13 +200,6 @@ def _stat_existing(paths: Mapping[str, Path]) -> dict[str, os.stat_result]:
         except OSError:
             continue
     return stats
-
-
-def _compute_file_digest(path: Path) -> str:
-    try:
-        return compute_file_digest(path)
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read ({error.strerror}); name a file that exists") from None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

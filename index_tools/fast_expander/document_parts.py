@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.files import open_for_replacement
 
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.vocabulary import Array
@@ -180,17 +180,8 @@ class DocumentParts:
         values = {"keys": list(part.keys), "vocabulary": list(part.vocabulary), "surfaces": dict(part.surfaces)}
         entries: dict[str, Any] = {_JSON_ENTRY: np.frombuffer(json.dumps(values).encode(), dtype=np.uint8)}
         entries |= {name: getattr(part, name) for name in _ARRAYS}
-        unfinished = path.with_suffix(".tmp")
-        try:
-            with unfinished.open("wb") as file:
-                np.savez(file, **entries)
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise SettingsError(
-                f"{path} cannot be written: {error.strerror or error}; free space, and build again"
-            ) from None
+        with open_for_replacement(path, remedy="free space, and build again") as file:
+            np.savez(file, **entries)
 
 
 def _read_plan_file(folder: Path) -> dict[str, Any]:
@@ -203,10 +194,8 @@ def _read_plan_file(folder: Path) -> dict[str, Any]:
 
 
 def _write_file(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be written: {error.strerror}; name another folder") from None
+    with open_for_replacement(path, remedy="name another folder") as file:
+        file.write(data)
 
 
 def _describe_differences(existing_text: str, plan: Mapping[str, Any]) -> str:

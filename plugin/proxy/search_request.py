@@ -35,7 +35,10 @@ class SearchRequest:
         """Return the query string and the headers that fit a rewritten body."""
         if self.in_url:
             headers = [(name, value) for name, value in self.headers if name != b"content-type"]
-            return routes.remove_source_parameters(self.query_string), [*headers, (b"content-type", b"application/json")]
+            return routes.remove_source_parameters(self.query_string), [
+                *headers,
+                (b"content-type", b"application/json"),
+            ]
         if self.body is not self.raw_body:
             return self.query_string, [(name, value) for name, value in self.headers if name != b"content-encoding"]
         return self.query_string, self.headers

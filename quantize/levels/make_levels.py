@@ -19,7 +19,7 @@ from typing import Any
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import PROMPT_VERSION
-from querylift.plugin.files import compute_file_digest, hold_lock, read_json_object, replace_file
+from querylift.plugin.files import compute_file_digest, compute_input_digest, hold_lock, read_json_object, replace_file
 from querylift.plugin.generators.llama.model_file import count_default_threads
 from querylift.quantize.levels.importance_matrix import MAX_TOKENS_PER_TEXT, read_calibration_texts
 from querylift.quantize.levels.level_types import PURE_SUFFIX, TYPES_WITHOUT_IMPORTANCE, get_known_types
@@ -159,7 +159,7 @@ class LevelFolder:
     def _prepare_importance_matrix(self, calibration: Calibration) -> str:
         """Return the digest of the importance matrix, which is computed when the folder does not hold it yet."""
         origin = {
-            "calibration": {"sha256": _compute_digest(calibration.file), "rows": calibration.rows},
+            "calibration": {"sha256": compute_input_digest(calibration.file), "rows": calibration.rows},
             "most_tokens": MAX_TOKENS_PER_TEXT,
             "prompt_version": PROMPT_VERSION,
             _LLAMA_CPP: _find_version(_LLAMA_CPP),
@@ -270,13 +270,6 @@ def _find_version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def _compute_digest(path: Path) -> str:
-    try:
-        return compute_file_digest(path)
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read ({error.strerror}); name a file that exists") from None
 
 
 def _reserve_disc_space(part: Path) -> None:

@@ -1,10 +1,9 @@
-"""Arrays that a stage leaves behind. A file is written under another name first, so that half a file is never read."""
+"""Arrays that a stage leaves behind. Each file is replaced whole, so that half a file is never read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
 
 def save_weights(path: Path, weights: MatrixWeights) -> None:
     """Write the matrix as an npz file."""
-    _write_atomically(path, lambda file: np.savez(file, rows=weights.rows, bias=weights.bias))
+    with open_for_replacement(path) as file:
+        np.savez(file, rows=weights.rows, bias=weights.bias)
 
 
 def load_weights(path: Path) -> MatrixWeights:
@@ -28,14 +28,10 @@ def load_weights(path: Path) -> MatrixWeights:
 
 def save_array(path: Path, array: Array) -> None:
     """Write an array as an npy file."""
-    _write_atomically(path, lambda file: np.save(file, array))
+    with open_for_replacement(path) as file:
+        np.save(file, array)
 
 
 def load_array(path: Path) -> Array:
     """Read an array that `save_array` wrote."""
     return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
-
-
-def _write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    with open_for_replacement(path) as file:
-        write(file)

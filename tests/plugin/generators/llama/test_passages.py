@@ -107,7 +107,7 @@ def test_hostile_queries_are_answered_with_plain_words_or_nothing() -> None:
 
 def test_without_llama_cpp_the_error_gives_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    with pytest.raises(MissingExtra, match=r"llama-cpp-python is not installed; run in the checkout of Querylift: pip install '\.\[llama\]'"):
+    with pytest.raises(MissingExtra, match=r"llama-cpp-python is not installed; .*pip install '\.\[llama\]'"):
         asyncio.run(LlamaGenerator(Path("m.gguf")).start())
 
 
