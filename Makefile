@@ -34,7 +34,7 @@ demo: $(VENV)/.demo ## a real engine, the proxy, one example and a table
 
 test: $(VENV)/.test ## style, types, import rule, then every test, engines included
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --cov --cov-report=
 
 lint: $(VENV)/.test ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
@@ -51,4 +51,4 @@ lock: ## pin requirements anew (needs uv)
 	@requirements/lock
 
 clean: ## remove the virtual environment and the caches of this checkout
-	@rm -rf $(VENV) site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -332,7 +332,7 @@ def test_an_index_in_another_language_than_the_encoders_is_refused(
     fill_index(
         engine, INDEX, {str(number): f"合同法第{number}条" for number in range(30)} | dict(list(TEXTS.items())[:20])
     )
-    with pytest.raises(SettingsError, match=r"30 of 50 documents of .* name an encoder of their language"):
+    with pytest.raises(SettingsError, match=r"30 of 50 random documents of .* name an encoder of their language"):
         build_into(engine, tmp_path / "out", encoder, form=form)
 
 
