@@ -187,7 +187,7 @@ class LevelFolder:
         try:
             result = run_in_worker(task, on_progress=advance, model=model, out=out, threads=self._threads, **arguments)
         except TaskFailed as error:
-            _reserve_disc_space(part)
+            _probe_disc_space(part)
             lacks_matrix = "matrix" in str(error) and not arguments.get("importance")
             remedy = "add --calibrate FILE" if lacks_matrix else "name another model or type"
             raise SettingsError(f"{self._source.path} cannot be quantised{purpose} ({error}); {remedy}") from None
@@ -272,7 +272,7 @@ def _find_version(package: str) -> str:
         return ""
 
 
-def _reserve_disc_space(part: Path) -> None:
+def _probe_disc_space(part: Path) -> None:
     """Raise OSError when `part` cannot grow. llama.cpp does not report why it could not write."""
     with part.open("ab") as stream:
         stream.write(bytes(_PROBE_BYTES))
