@@ -33,7 +33,7 @@ from tests.helpers.warming_commands import Endpoint, run_querylift, write_log, w
 def test_a_wrong_argument_is_one_sentence_and_exit_code_2(
     tmp_path: Path, arguments: list[str], environment: dict[str, str], sentence: str
 ) -> None:
-    write_settings(tmp_path, "none", cache=False)
+    write_settings(tmp_path, "http://127.0.0.1:9/v1", cache=False)
     write_log(tmp_path, "axon terminal")
     result = run_querylift(tmp_path, *arguments, **environment)
     assert result.returncode == 2
