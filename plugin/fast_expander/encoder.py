@@ -63,7 +63,7 @@ class Encoder:
         return self._encode(self._settings.query_prefix, text)
 
     def encode_document(self, text: str) -> Vector:
-        """Return the vector of a document, of the same shape as a query's."""
+        """Return the vector of a document: shape (width,), length 1. It is all zeros when the tokenizer knows too little."""
         return self._encode(self._settings.document_prefix, text)
 
     def _encode(self, prefix: str, text: str) -> Vector:

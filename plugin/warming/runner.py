@@ -138,7 +138,10 @@ class WarmingRunner:
         self._failures_before_giving_up = 2 * concurrency + 10
 
     async def run(self, requests: Sequence[ExpansionRequest], on_done: Callable[[], None]) -> None:
-        """Handle every request, and call `on_done` after each. Raises QueryliftError when the store keeps nothing more."""
+        """Make an expansion for every request that the store lacks, and call `on_done` after each request.
+
+        Raises QueryliftError when the store cannot save any more, for example because the disc is full.
+        """
         started_s = time.monotonic()
         queue = iter(requests)
         worker_count = min(self._concurrency, len(requests))
