@@ -49,8 +49,8 @@ def find_field(engine: Engine, expression: str, name: str, *, sources: Sequence[
     """Return the field `name` of the indices that `expression` stands for, with its analyzer and its source fields.
 
     `sources` are the fields whose texts are encoded. By default, they are the fields that are copied to `name`. If there are
-    none, the field itself is the source, or its parent when it is a sub-field. Titles come first and the others follow by name, because an encoder reads only the
-    beginning of a long document.
+    none, the field itself is the source, or its parent when it is a sub-field. Titles come first and the others follow by
+    name, because an encoder reads only the beginning of a long document.
 
     Raises SettingsError when an index lacks the field, or does not analyse it.
     """
