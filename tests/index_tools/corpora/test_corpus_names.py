@@ -12,5 +12,5 @@ from querylift.plugin.errors import SettingsError
 def test_an_unknown_corpus_is_refused_with_the_four_kinds(spec: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_corpus(spec)
-    assert str(caught.value).startswith(f"no corpus {spec!r}; name 'builtin', a BEIR folder")
+    assert str(caught.value).startswith(f"there is no corpus {spec!r}; name 'builtin', a BEIR folder")
     assert all(kind in str(caught.value) for kind in ("beir:PATH", "trec:FOLDER", "ir:ID"))
