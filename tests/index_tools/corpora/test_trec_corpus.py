@@ -90,7 +90,7 @@ def test_a_broken_tagged_document_is_named_by_path_and_line(tmp_path: Path, text
 def test_a_trec_folder_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is not a folder"):
         load_corpus(f"trec:{tmp_path}/missing")
-    with pytest.raises(SettingsError, match=r"no documents\.\* in"):
+    with pytest.raises(SettingsError, match=r"has no documents\.\*; call its file"):
         load_corpus(f"trec:{tmp_path}")
     with pytest.raises(SettingsError, match="'trec:topics=t' has no documents"):
         load_corpus("trec:topics=t")

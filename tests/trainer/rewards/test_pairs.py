@@ -234,7 +234,7 @@ def test_candidates_without_a_common_word_give_no_voted_candidate() -> None:
         ({"strategy": "worst"}, "'worst'; use 'best-worst' or 'all'"),
         ({"order": "size"}, "'size'; use 'margin' or 'random'"),
         ({"margin": -0.1}, "margin is -0.1"),
-        ({"cap": 0}, "cap 0"),
+        ({"cap": 0}, "cap is 0"),
         (
             {"floor": False, "min_gain": 0.1},
             "min_gain is 0.1 without a floor; leave it out, or add the floor",
