@@ -196,7 +196,7 @@ def _capture_question() -> Question:
 
 def test_every_reason_has_a_sentence_and_an_unknown_reason_is_refused() -> None:
     assert all(sentence and "\n" not in sentence for sentence in REASONS.values())
-    with pytest.raises(ValueError, match="no reason"):
+    with pytest.raises(ValueError, match="is not a reason"):
         Outcome("skipped", "whim")
     assert set(OUTCOME_KINDS) == {"expanded", "cached", "skipped", "late", "error"}
 
