@@ -34,7 +34,8 @@ demo: $(VENV)/.demo ## a real engine, the proxy, one example and a table
 
 test: $(VENV)/.test ## style, types, import rule, then every test, engines included
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest --cov --cov-report=
+	@$(BIN)/python -m pytest tests/trainer tests/quantize
+	@$(BIN)/python -m pytest --ignore tests/trainer --ignore tests/quantize --cov --cov-report=
 
 lint: $(VENV)/.test ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

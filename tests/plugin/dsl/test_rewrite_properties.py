@@ -23,6 +23,8 @@ from tests.helpers.rewrite_checks import (
 )
 from tests.helpers.search_bodies import EXPANSION_WORDS, Body, expansions, policies, search_bodies, slow
 
+pytestmark = pytest.mark.no_cover  # thousands of drawn bodies: counting lines doubles the time
+
 
 @slow
 @given(search_bodies, policies, expansions)

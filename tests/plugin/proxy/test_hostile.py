@@ -25,6 +25,8 @@ from tests.helpers.hostile_checks import CLAUSES, INDEX, build_search_body, desc
 from tests.helpers.hostile_languages import LATIN_LANGUAGES, OTHER_SCRIPTS
 from tests.helpers.hostile_queries import HostileQuery, build_queries, sample_queries
 
+pytestmark = pytest.mark.no_cover  # a thousand queries: counting lines doubles the time, and finds no new line
+
 QUERIES = build_queries()
 ENGLISH = (
     "The sky is blue because the air scatters short waves of sunlight more than long ones, which is why it looks so."
