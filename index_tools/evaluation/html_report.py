@@ -7,7 +7,7 @@ escapes everything that it prints, and a content policy in the file forbids scri
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -145,13 +145,19 @@ def render_report(report: Report) -> str:
     )
 
 
-def _load_template() -> Template:
+def load_template(package: str, name: str, filters: Mapping[str, Callable[..., str]]) -> Template:
+    """Return the template `name` of a package, which escapes everything that it prints. Raises MissingExtra."""
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
         raise MissingExtra("jinja2", "index") from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
+    environment.filters |= filters
+    return environment.from_string(files(package).joinpath(name).read_text(encoding="utf-8"))
+
+
+def _load_template() -> Template:
+    filters: dict[str, Callable[..., str]] = {
         "count": "{:,}".format,
         "difference": typeset_difference,
         "measure": format_measure,
@@ -160,8 +166,7 @@ def _load_template() -> Template:
         "query_count": format_query_count,
         "tick": typeset_tick,
     }
-    source = files("querylift.index_tools.evaluation").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(source)
+    return load_template("querylift.index_tools.evaluation", "report.html.jinja", filters)
 
 
 def format_verdict(comparison: Comparison, label: str) -> str:

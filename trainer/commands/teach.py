@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from querylift.trainer.manifest import Manifest
     from querylift.trainer.teaching.plan import TeachingPlan
     from querylift.trainer.teaching.prompts import UsageEstimate
-    from querylift.trainer.teaching.sources import EndpointSource, Sources, TeachingTask
+    from querylift.trainer.teaching.sources import CandidateSource, EndpointSource, Sources, TeachingTask
 
 
 @click.command()
@@ -119,6 +119,7 @@ def _open_manifest(
         "drop_leaks": drop_leaks,
     }
     inputs: dict[str, Path] = {}
+    source: CandidateSource
     for source in sources:
         settings |= source.get_manifest_settings()
         inputs |= source.get_manifest_inputs()

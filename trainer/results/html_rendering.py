@@ -6,8 +6,7 @@ and outside resources.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.resources import files
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from querylift.index_tools.evaluation.comparison import Comparison
@@ -15,10 +14,10 @@ from querylift.index_tools.evaluation.html_report import (
     Scale,
     create_scale,
     format_measure,
+    load_template,
     typeset_difference,
     typeset_tick,
 )
-from querylift.plugin.errors import MissingExtra
 from querylift.trainer.results.curve_pictures import Picture
 from querylift.trainer.results.formatting import (
     format_comparison_p_value,
@@ -69,12 +68,7 @@ def _create_plot_scale(collection: CollectionResult) -> Scale:
 
 
 def _load_template() -> Template:
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingExtra("jinja2", "index") from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
+    filters: dict[str, Callable[..., str]] = {
         "difference": typeset_difference,
         "marked_ndcg": format_marked_ndcg,
         "measure": format_measure,
@@ -82,8 +76,7 @@ def _load_template() -> Template:
         "percent": _typeset_percent,
         "tick": typeset_tick,
     }
-    source = files("querylift.trainer.results").joinpath("results.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(source)
+    return load_template("querylift.trainer.results", "results.html.jinja", filters)
 
 
 def _typeset_percent(share: float | None) -> str:
