@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from querylift.plugin import dsl
 from querylift.plugin.broker import Answer, Question
 from querylift.plugin.expansion import Expansion, clean_query
 from querylift.plugin.generators.base import ExpansionRequest
-from querylift.plugin.outcome import Outcome
+from querylift.plugin.outcome import Outcome, Skip
 from querylift.plugin.policy import Policy
 from querylift.plugin.settings import IndexSettings, Settings
 
@@ -28,8 +28,6 @@ MAX_EXPRESSION_CHARS = 1024
 """A longer index expression matches no settings table. Looking it up would cost time and memory."""
 MAX_REMEMBERED_EXPRESSIONS = 1024
 """Index expressions whose settings are remembered. Clients choose the expressions, so there may be any number."""
-MAX_SEARCHES = 128
-"""An `_msearch` with more searches is sent on unread: reading it would delay every other search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +64,6 @@ class FlowResult:
         return f"FlowResult({self.outcome.format_header()})"
 
 
-class SearchSkipped(Exception):
-    """This search is sent unchanged. `reason` is a key of outcome.REASONS."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 class ExpansionRules:
     """Which searches are expanded, and how: the settings, and the indices on which expansion pauses."""
 
@@ -85,18 +75,18 @@ class ExpansionRules:
         self._index_settings: dict[str | None, IndexSettings | None] = {}
 
     def find_policy(self, search: Search, read_body: Callable[[], dict[str, Any]]) -> tuple[Policy, str]:
-        """Return the policy for a search, and the index expression that it belongs to. Raises SearchSkipped."""
+        """Return the policy for a search, and the index expression that it belongs to. Raises Skip."""
         if not self._settings.enabled:
-            raise SearchSkipped("off")
+            raise Skip("off")
         index = search.index
         if index is None and "pit" in read_body():
             index = self._settings.pit_index
             if index is None:
-                raise SearchSkipped("pit")
+                raise Skip("pit")
         reason = self.find_skip_reason(index)
         index_settings = self._find_index_settings(index)
         if reason is not None or index_settings is None or index is None:
-            raise SearchSkipped(reason or "index")
+            raise Skip(reason or "index")
         return index_settings.policy, index
 
     def find_skip_reason(self, index: str | None) -> str | None:
@@ -132,7 +122,7 @@ def search_flow(search: Search, rules: ExpansionRules) -> SearchFlow:
     """Expand one search. When anything goes wrong, the result says to send the original."""
     try:
         return (yield from _expand_search(search, rules))
-    except (SearchSkipped, dsl.Skip) as skipped:
+    except Skip as skipped:
         return FlowResult(None, Outcome("skipped", skipped.reason))
     except Exception:
         _log.exception("the rewrite has a fault; the original search was sent")
@@ -179,51 +169,6 @@ async def run_flow_async(flow: SearchFlow, answer: Callable[[Question], Awaitabl
     except StopIteration as stop:
         result: FlowResult = stop.value
         return result
-
-
-@dataclass(frozen=True, slots=True)
-class MultiSearch:
-    """An `_msearch` body cut into lines. Search number i has its header in line 2i and its body in line 2i + 1."""
-
-    lines: tuple[bytes, ...]
-    searches: tuple[Search, ...]
-
-
-def split_msearch(raw: bytes, index: str | None, *, deadline_s: float) -> MultiSearch:
-    """Split an `_msearch` body into its searches.
-
-    `index` is the index expression of the URL. Raises SearchSkipped when there are too many searches, and Skip when a
-    header has no body or is not JSON.
-    """
-    if raw.count(b"\n") > 2 * MAX_SEARCHES + 1:
-        raise SearchSkipped("too-many-searches")
-    lines = raw.split(b"\n")
-    if lines and not lines[-1].strip():
-        lines = lines[:-1]
-    if len(lines) % 2:
-        raise dsl.Skip("not-json")
-    searches = []
-    for i in range(0, len(lines), 2):
-        header = dsl.parse_body(lines[i]) if lines[i].strip() else {}
-        searches.append(Search(_read_header_index(header, index), lines[i + 1], deadline_s=deadline_s))
-    return MultiSearch(tuple(lines), tuple(searches))
-
-
-def join_msearch(multi: MultiSearch, results: Sequence[FlowResult]) -> bytes:
-    """Return the `_msearch` body with the rewritten searches in place. Every other line is the original one."""
-    lines = list(multi.lines)
-    for i, result in enumerate(results):
-        if result.body is not None:
-            lines[2 * i + 1] = result.body
-    return b"\n".join(lines) + b"\n"
-
-
-def _read_header_index(header: Mapping[str, Any], default: str | None) -> str | None:
-    """Return the index expression of an `_msearch` header, which may be a string or a list, or else `default`."""
-    index = header.get("index", header.get("indices"))
-    if isinstance(index, list) and all(isinstance(name, str) for name in index):
-        return ",".join(index) or default
-    return index if isinstance(index, str) and index else default
 
 
 def summarize_outcomes(results: list[FlowResult]) -> Outcome:

@@ -5,30 +5,64 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from querylift.plugin.dsl.skip import REASONS as DSL_REASONS
-
 OutcomeKind = Literal["expanded", "cached", "skipped", "late", "error"]
 OUTCOME_KINDS: tuple[OutcomeKind, ...] = ("expanded", "cached", "skipped", "late", "error")
 OUTCOME_HEADER = "X-Querylift"
 """The response header that carries the outcome."""
 
-REASONS = DSL_REASONS | {
+BODY_REASONS = {
+    "not-json": "the body is not one JSON object in UTF-8",
+    "duplicate-key": "an object in the body has a key twice, and only the engine knows which value counts",
+    "number": "a number in the body cannot be written again exactly",
+    "too-deep": "the body is nested too deeply",
+    "no-text": "no clause scores the words of a user",
+    "fields": "the clauses search only fields that the policy does not list",
+    "several-texts": "the clauses hold different texts, so the user's query is unknown",
+    "too-many-clauses": "the query is searched in more clauses or fields than an expansion may be added to",
+    "phrase": "the words must stand together as a phrase",
+    "quoted": "the user put words in quotation marks",
+    "wildcard": "the text has wildcards",
+    "operators": "the text uses query syntax",
+    "code": "the text looks like an id or a code",
+    "long": "the text is longer than the policy's max_query_words",
+    "size-0": "the search asks for no hits",
+    "sort": "the hits are not sorted by score",
+    "min-score": "scores are compared with a bound, or decide which hits are counted",
+    "scroll": "a scroll cannot be widened",
+    "uri-query": "the query is in the URL parameter q",
+    "highlight": "highlighting would show words that the user did not type",
+    "empty": "the expansion has nothing for the fields that the query searches",
+}
+"""Every reason that the body of a search can give, with its meaning as a sentence for a reader."""
+
+REASONS = BODY_REASONS | {
     "off": "expansion is switched off, by the request or by the settings",
     "index": "no settings table allows expansion on every index searched",
     "pit": "a point-in-time search names no index; set pit_index to the index whose table applies",
     "encoding": "the body has an encoding or a media type that Querylift does not read",
     "too-large": "the body is larger than max_body_bytes",
+    "hidden-refusal": "the answer would have a form in which Querylift could not see that the engine refused an expansion",
     "too-many-searches": "the _msearch holds more searches than Querylift reads",
+    "no-newline": "the _msearch does not end with a newline, so the engine refuses it",
     "nothing": "the generator had nothing to add",
     "pinned": "this query was answered without an expansion a moment ago, and its pages must agree",
     "budget": "the expansion was not ready within the time budget",
     "busy": "too many expansions are already being made",
     "generator": "the generator failed",
     "rejected": "the engine refused the expanded search, so the original was sent",
+    "original-fails": "the engine does not fully answer the original search either, so the expansion was not at fault",
     "paused": "the engine refused expanded searches on this index, so expansion pauses",
     "internal": "Querylift has a fault; the original search was sent",
 }
 """Every reason, with its meaning as a sentence for a reader."""
+
+
+class Skip(Exception):
+    """The search goes to the engine unchanged. `reason` is a key of REASONS."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(REASONS[reason])
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

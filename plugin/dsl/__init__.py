@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from querylift.plugin.dsl.body import dump_body, parse_body
 from querylift.plugin.dsl.rewrite import add_expansion
-from querylift.plugin.dsl.skip import Skip
 from querylift.plugin.dsl.url_parameters import UrlParameters
 from querylift.plugin.dsl.user_query import Leaf, UserQuery, find_user_query
+from querylift.plugin.outcome import Skip
 
 __all__ = ["Leaf", "Skip", "UrlParameters", "UserQuery", "add_expansion", "dump_body", "find_user_query", "parse_body"]

@@ -7,7 +7,7 @@ import math
 from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
-from querylift.plugin.dsl.skip import Skip
+from querylift.plugin.outcome import Skip
 
 
 def parse_body(raw: bytes) -> dict[str, Any]:

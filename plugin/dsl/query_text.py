@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from querylift.plugin.dsl.skip import Skip
 from querylift.plugin.expansion import COMBINING_MARKS
+from querylift.plugin.outcome import Skip
 
 _QUOTED = re.compile(r"""["“”„«»‹›「」『』]|(?:^|\s)(?:'[^']+'(?!\w)|‘)""")
 _WILDCARD = re.compile(r"\w[*]|[*]\w|\w\?\w|^[*?]+$")

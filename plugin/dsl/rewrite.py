@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from querylift.plugin.dsl.clauses import Clause, ClausePath, Leaf, round_weight
 from querylift.plugin.dsl.query_text import count_tokens
-from querylift.plugin.dsl.skip import Skip
 from querylift.plugin.dsl.user_query import UserQuery
 from querylift.plugin.expansion import Expansion, WeightedTerm
+from querylift.plugin.outcome import Skip
 from querylift.plugin.policy import Policy
 
 _Item = TypeVar("_Item")

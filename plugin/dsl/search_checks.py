@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from querylift.plugin.dsl.skip import Skip
 from querylift.plugin.dsl.url_parameters import UrlParameters
+from querylift.plugin.outcome import Skip
 from querylift.plugin.policy import Policy
 
 _SAMPLERS = ("sampler", "diversified_sampler")

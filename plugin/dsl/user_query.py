@@ -15,8 +15,8 @@ from querylift.plugin.dsl import clauses
 from querylift.plugin.dsl.clauses import ClausePath, Leaf
 from querylift.plugin.dsl.query_text import check_query_syntax, check_query_text
 from querylift.plugin.dsl.search_checks import check_search, contains_key, get_only_item, sorts_by_score
-from querylift.plugin.dsl.skip import Skip
 from querylift.plugin.dsl.url_parameters import UrlParameters
+from querylift.plugin.outcome import Skip
 from querylift.plugin.policy import Policy
 
 MAX_DEPTH = 12

@@ -17,21 +17,18 @@ from querylift.plugin.broker import ExpansionBroker
 from querylift.plugin.flow import (
     ExpansionRules,
     FlowResult,
-    MultiSearch,
     Search,
-    SearchSkipped,
-    join_msearch,
     run_flow_async,
     search_flow,
-    split_msearch,
     summarize_outcomes,
 )
-from querylift.plugin.outcome import Outcome
+from querylift.plugin.multi_search import MultiSearch, join_msearch, split_msearch
+from querylift.plugin.outcome import Outcome, Skip
 from querylift.plugin.proxy import routes
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 from querylift.plugin.proxy.client_watch import ClientGone
 from querylift.plugin.proxy.journal import Journal
-from querylift.plugin.proxy.responder import Responder
+from querylift.plugin.proxy.responder import ORIGINAL_FAILS, REJECTED, Responder
 from querylift.plugin.proxy.search_request import SearchRequest, read_search_request
 from querylift.plugin.proxy.upstream import Upstream, UpstreamBroken
 from querylift.plugin.settings import Settings
@@ -39,7 +36,6 @@ from querylift.plugin.settings import Settings
 _log = logging.getLogger("querylift")
 
 NO_URL_PARAMETERS = dsl.UrlParameters()
-_REJECTED = Outcome("error", "rejected")
 _BAD_TARGET = json.dumps({"error": "the request's target does not begin with /", "status": 400}).encode()
 
 
@@ -129,15 +125,16 @@ class Proxy:
         if not rejected_positions:
             self.journal.record_search(index, result, added_s)
             return
-        self.journal.record_search(index, replace(result, outcome=_REJECTED), added_s)
-        status = await responder.send_original(request, _REJECTED)
-        if status < 400:  # otherwise the client's own search is wrong, not the rewrite
+        accepted_positions = await responder.send_original_after_rejection(request, [0], is_msearch=False)
+        if accepted_positions:  # otherwise the client's own search is wrong, not the rewrite
             self._handle_rejection(index)
+        outcome = REJECTED if accepted_positions else ORIGINAL_FAILS
+        self.journal.record_search(index, replace(result, outcome=outcome), added_s)
 
     async def _answer_msearch(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
         try:
             multi = split_msearch(request.body, request.route.index, deadline_s=self._deadline_s(started_s))
-        except (dsl.Skip, SearchSkipped) as error:
+        except Skip as error:
             outcome = self._record_unread_search(request.route.index, Outcome("skipped", error.reason))
             await responder.send_original(request, outcome)
             return
@@ -153,12 +150,15 @@ class Proxy:
                 request, join_msearch(multi, results), outcome, rewritten_positions=rewritten_positions
             )
         if rejected_positions:
-            for i in await responder.send_original_msearch(request, _REJECTED, rejected_positions):
+            accepted_positions = await responder.send_original_after_rejection(
+                request, rejected_positions, is_msearch=True
+            )
+            for i in accepted_positions:
                 self._handle_rejection(multi.searches[i].index)
-        for i, (search, result) in enumerate(zip(multi.searches, results, strict=True)):
-            was_rejected = rejected_positions and i in rewritten_positions
-            final_outcome = _REJECTED if was_rejected else result.outcome
-            self.journal.record_search(search.index, replace(result, outcome=final_outcome), added_s)
+            outcome = REJECTED if accepted_positions else ORIGINAL_FAILS
+            results = [result if result.body is None else replace(result, outcome=outcome) for result in results]
+        for search, result in zip(multi.searches, results, strict=True):
+            self.journal.record_search(search.index, result, added_s)
 
     async def _expand_all(self, multi: MultiSearch) -> list[FlowResult]:
         return await asyncio.gather(*(self.expand(search) for search in multi.searches))

@@ -20,12 +20,15 @@ MAX_HELD_BYTES = 8_388_608
 _MAX_TEXT_BYTES = 4 * MAX_HELD_BYTES
 
 _FAILED_SHARDS = re.compile(rb'"_shards"\s*:\s*\{[^{}]*?"failed"\s*:\s*[1-9]')
+_OVERLOADED_SHARD = re.compile(rb'"type"\s*:\s*"(?:(?:es_)?rejected_execution|circuit_breaking)_exception"')
+"""Such a failed shard is no rejection, as with the statuses 429 and 503."""
 _POSSIBLE_REJECTION = re.compile(rb'"status"\s*:\s*(?:400|500)|"failed"\s*:\s*[1-9]')
 
 
 def has_failed_shard(head: bytes, encoding: bytes) -> bool:
     """Whether the first bytes of an answer report a failed shard, so that hits may be missing."""
-    return _FAILED_SHARDS.search(_decompress(head, encoding, HEAD_BYTES), 0, HEAD_BYTES) is not None
+    text = _decompress(head, encoding, HEAD_BYTES)
+    return _FAILED_SHARDS.search(text, 0, HEAD_BYTES) is not None and not _OVERLOADED_SHARD.search(text, 0, HEAD_BYTES)
 
 
 def find_rejected_searches(held: bytes, encoding: bytes, rewritten_positions: Iterable[int]) -> list[int]:
@@ -55,7 +58,10 @@ def _is_rejection(answer: Any) -> bool:
     if not isinstance(answer, dict):
         return False
     shards = answer.get("_shards")
-    return answer.get("status") in REJECTION_STATUSES or bool(isinstance(shards, dict) and shards.get("failed"))
+    has_failed_shard = isinstance(shards, dict) and shards.get("failed")
+    if has_failed_shard and _OVERLOADED_SHARD.search(json.dumps(shards).encode()):
+        return False
+    return answer.get("status") in REJECTION_STATUSES or bool(has_failed_shard)
 
 
 def _decompress(held: bytes, encoding: bytes, limit_bytes: int) -> bytes:

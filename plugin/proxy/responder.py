@@ -12,6 +12,8 @@ from querylift.plugin.proxy.search_request import SearchRequest
 from querylift.plugin.proxy.upstream import Headers, Reply, Upstream, UpstreamDown
 
 _OUTCOME_HEADER = OUTCOME_HEADER.lower().encode()
+REJECTED = Outcome("error", "rejected")
+ORIGINAL_FAILS = Outcome("skipped", "original-fails")
 
 
 class Responder:
@@ -61,26 +63,34 @@ class Responder:
         query_string = scope["query_string"].decode("latin-1")
         await self._forward(scope["method"], path, query_string, scope["headers"], body, outcome)
 
-    async def send_original(self, request: SearchRequest, outcome: Outcome) -> int:
-        """Send the original search, and return the status of the answer."""
-        return await self._forward(
+    async def send_original(self, request: SearchRequest, outcome: Outcome) -> None:
+        """Send the original search."""
+        await self._forward(
             request.method, request.path, request.query_string, request.headers, request.raw_body, outcome
         )
 
-    async def send_original_msearch(
-        self, request: SearchRequest, outcome: Outcome, positions: Sequence[int]
+    async def send_original_after_rejection(
+        self, request: SearchRequest, rejected_positions: Sequence[int], *, is_msearch: bool
     ) -> list[int]:
-        """Send the original `_msearch`, and return those of its `positions` that got a full answer."""
+        """Send the original of a rejected rewrite, and return those positions that the engine answers in full now.
+
+        The outcome in the header says whether the expansion was at fault, or the original search fails as well.
+        """
         try:
             with self._client_watch:
                 async with await self._upstream.send(
                     request.method, request.path, request.query_string, request.headers, request.raw_body
                 ) as reply:
-                    held = await reply.read_up_to(rejection.MAX_HELD_BYTES)
-                    await self._send_reply(reply, outcome, held)
-                    return rejection.find_accepted_searches(held, reply.encoding, positions)
+                    held = await reply.read_up_to(rejection.MAX_HELD_BYTES if is_msearch else rejection.HEAD_BYTES)
+                    if is_msearch:
+                        accepted_positions = rejection.find_accepted_searches(held, reply.encoding, rejected_positions)
+                    else:
+                        is_accepted = reply.status < 400 and not rejection.has_failed_shard(held, reply.encoding)
+                        accepted_positions = [0] if is_accepted else []
+                    await self._send_reply(reply, REJECTED if accepted_positions else ORIGINAL_FAILS, held)
+                    return accepted_positions
         except UpstreamDown as error:
-            await self.send_json(error.status, error.body, outcome)
+            await self.send_json(error.status, error.body, REJECTED)
         return []
 
     async def send_rewrite(
@@ -134,16 +144,14 @@ class Responder:
         headers: Headers,
         body: bytes | AsyncIterator[bytes] | None,
         outcome: Outcome | None,
-    ) -> int:
-        """Forward a request, send the engine's reply, and return its status."""
+    ) -> None:
+        """Forward a request, and send the engine's reply."""
         try:
             with self._client_watch:
                 async with await self._upstream.send(method, path, query_string, headers, body) as reply:
                     await self._send_reply(reply, outcome, await reply.read_all() if reply.is_small else b"")
-                    return reply.status
         except UpstreamDown as error:
             await self.send_json(error.status, error.body, outcome)
-            return error.status
 
     async def _send_reply(self, reply: Reply, outcome: Outcome | None, held: bytes) -> None:
         """Send the reply to the client: first the part of its body that was `held` back, then the rest."""

@@ -54,7 +54,7 @@ def read_search_request(
     if header_values.get(_OUTCOME_HEADER, b"").strip().lower() in _OFF_VALUES:
         return Outcome("skipped", "off")
     if route.api == "_msearch" and _hides_rejections(query_string, header_values.get(b"accept", b"")):
-        return Outcome("skipped", "encoding")
+        return Outcome("skipped", "hidden-refusal")
     if not raw_body and "source=" in query_string:
         return _read_from_url(scope, route, path, query_string)
     if not raw_body:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from querylift.plugin import dsl
 from querylift.plugin.cache import decode_expansion, encode_expansion
-from querylift.plugin.dsl.skip import Skip
 from querylift.plugin.expansion import MAX_TERMS, Expansion, WeightedTerm, expansion_from_terms
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.table import TableGenerator
+from querylift.plugin.outcome import Skip
 from querylift.plugin.policy import Policy
 from tests.helpers.rewrite_checks import assert_only_words_are_added, assert_rest_is_unchanged
 from tests.helpers.search_bodies import MARK, Body, policies, search_bodies, slow

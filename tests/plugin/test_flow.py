@@ -6,19 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from querylift.plugin import dsl
 from querylift.plugin.broker import Answer, Question
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.flow import (
     ExpansionRules,
     FlowResult,
     Search,
-    SearchSkipped,
     explain_result,
-    join_msearch,
     run_flow,
     search_flow,
-    split_msearch,
     summarize_outcomes,
 )
 from querylift.plugin.generators.base import ExpansionRequest
@@ -120,36 +116,6 @@ def test_a_fault_of_querylift_sends_the_original_search(caplog: pytest.LogCaptur
         result = run_flow(search_flow(Search("docs", BODY), _make_rules()), answer_wrongly)
     assert (result.body, result.outcome) == (None, Outcome("error", "internal"))
     assert "the original search was sent" in caplog.text
-
-
-def test_an_msearch_changes_only_the_lines_of_expanded_searches() -> None:
-    raw = b'{"index":"docs"}\n{"query": {"match": {"text": "download a page"}}}\n{ "index" : "other" }\n{"query":{ }}\n'
-    multi = split_msearch(raw, None, deadline_s=9)
-    results = [_run_search(search) for search in multi.searches]
-    lines = join_msearch(multi, results).split(b"\n")
-    assert lines[0] == b'{"index":"docs"}'
-    assert b"urlopen" in lines[1]
-    assert lines[2:] == [b'{ "index" : "other" }', b'{"query":{ }}', b""]
-    assert [result.outcome.format_header() for result in results] == ["expanded", "skipped;index"]
-
-
-@pytest.mark.parametrize(
-    ("header", "index"),
-    [(b"{}", "url"), (b"", "url"), (b'{"index":["a","b"]}', "a,b"), (b'{"index":"a"}', "a"), (b'{"index":[]}', "url")],
-)
-def test_the_index_of_an_msearch_header_goes_before_the_index_of_the_url(header: bytes, index: str) -> None:
-    assert split_msearch(header + b"\n{}\n", "url", deadline_s=1).searches[0].index == index
-
-
-def test_an_msearch_with_a_header_without_body_stays_unchanged() -> None:
-    with pytest.raises(dsl.Skip, match="JSON"):
-        split_msearch(b"{}\n{}\n{}\n", None, deadline_s=1)
-
-
-def test_an_msearch_with_very_many_searches_stays_unread() -> None:
-    with pytest.raises(SearchSkipped) as raised:
-        split_msearch(b"{}\n{}\n" * 100_000, "docs", deadline_s=1)
-    assert raised.value.reason == "too-many-searches"
 
 
 def test_a_very_long_index_expression_matches_no_table() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from querylift.plugin import dsl
-from querylift.plugin.dsl.skip import Skip
 from querylift.plugin.dsl.user_query import MAX_DEPTH
 from querylift.plugin.expansion import MAX_WORDS, Expansion
+from querylift.plugin.outcome import Skip
 from querylift.plugin.policy import Policy
 from tests.helpers.engine_index import WIDE_FIELDS, WIDEN_POLICY, Body, EngineIndex, expand_search, get_hit_ids
 from tests.helpers.engine_queries import MATCH_CLAUSE, QUERIES, QUERY_TEXT

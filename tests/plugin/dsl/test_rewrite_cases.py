@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from querylift.plugin import dsl
-from querylift.plugin.dsl.skip import REASONS, Skip
 from querylift.plugin.expansion import Expansion
+from querylift.plugin.outcome import BODY_REASONS, Skip
 from querylift.plugin.policy import Policy
 from querylift.plugin.testing import remove_expansion
 from tests.helpers.paths import TEST_DATA
@@ -109,7 +109,7 @@ def test_the_cases_are_well_formed_and_have_different_names() -> None:
 
 
 def test_every_reason_is_reached_by_a_case() -> None:
-    assert {case["skip"] for case in CASES.values() if "skip" in case} == set(REASONS)
+    assert {case["skip"] for case in CASES.values() if "skip" in case} == set(BODY_REASONS)
 
 
 @pytest.mark.parametrize(

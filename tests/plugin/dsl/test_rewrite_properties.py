@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from querylift.plugin import dsl
-from querylift.plugin.dsl.skip import REASONS, Skip
 from querylift.plugin.expansion import Expansion
+from querylift.plugin.outcome import BODY_REASONS, Skip
 from querylift.plugin.policy import Policy
 from querylift.plugin.testing import remove_expansion
 from tests.helpers.rewrite_checks import (
@@ -35,7 +35,7 @@ def test_a_rewrite_only_adds(body: Body, policy: Policy, expansion: Expansion) -
         user_query = dsl.find_user_query(body, policy)
         rewritten = dsl.add_expansion(body, user_query, expansion, policy)
     except Skip as skip:
-        assert skip.reason in REASONS
+        assert skip.reason in BODY_REASONS
         assert to_ordered_json(body) == original
         return
     assert to_ordered_json(body) == original

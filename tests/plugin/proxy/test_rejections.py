@@ -34,7 +34,7 @@ def test_the_original_search_is_sent_when_the_engine_rejects_its_rewrite(status:
 def test_a_search_that_is_itself_wrong_does_not_pause_its_index() -> None:
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         for _ in range(2):
-            assert (await send_search(client, proxy))[:2] == (400, "error;rejected")
+            assert (await send_search(client, proxy))[:2] == (400, "skipped;original-fails")
 
     run_with_proxy(check, answer_with(b"{}", status="400 Bad Request"))
 
@@ -90,7 +90,7 @@ def test_a_rejection_is_found_in_every_form_of_answer_that_a_client_may_ask_for(
 def test_an_msearch_is_not_expanded_when_its_answer_would_hide_a_rejection(query: str) -> None:
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         lines = b'{"index":"docs"}\n' + RAW_BODY + b"\n"
-        assert (await send_search(client, proxy, path="/_msearch" + query, data=lines))[1] == "skipped;encoding"
+        assert (await send_search(client, proxy, path="/_msearch" + query, data=lines))[1] == "skipped;hidden-refusal"
         assert engine.requests[0].body == lines
 
     run_with_proxy(check)
@@ -106,6 +106,24 @@ def test_the_original_search_is_sent_when_a_shard_fails_on_the_rewrite() -> None
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         status, outcome, body = await send_search(client, proxy)
         assert (status, outcome, b'"failed":0' in body) == (200, "error;rejected", True)
+
+    run_with_proxy(check, handle)
+
+
+@pytest.mark.parametrize("kind", ["es_rejected_execution_exception", "circuit_breaking_exception"])
+def test_an_engine_whose_shard_is_overloaded_is_not_asked_twice(kind: str) -> None:
+    shards = {"total": 2, "failed": 1, "failures": [{"shard": 0, "reason": {"type": kind, "reason": "busy"}}]}
+    answer = json.dumps({"took": 1, "_shards": shards, "hits": {}}).encode()
+    msearch_answer = b'{"responses":[' + answer + b"]}"
+
+    async def handle(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
+        await answer_with(msearch_answer if b"_msearch" in request.start_line else answer)(request, writer)
+
+    async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
+        assert await send_search(client, proxy) == (200, "expanded", answer)
+        lines = b'{"index":"docs"}\n' + RAW_BODY + b"\n"
+        assert await send_search(client, proxy, path="/_msearch", data=lines) == (200, "cached", msearch_answer)
+        assert len(engine.requests) == 2
 
     run_with_proxy(check, handle)
 
