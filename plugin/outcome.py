@@ -17,7 +17,7 @@ BODY_REASONS = {
     "too-deep": "the body is nested too deeply",
     "no-text": "no clause scores the words of a user",
     "fields": "the clauses search only fields that the policy does not list",
-    "several-texts": "the clauses hold different texts, so the user's query is unknown",
+    "several-texts": "the clauses hold different texts; if some are filters, list the text fields in `fields`",
     "too-many-clauses": "the query is searched in more clauses or fields than an expansion may be added to",
     "phrase": "the words must stand together as a phrase",
     "quoted": "the user put words in quotation marks",

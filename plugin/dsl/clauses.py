@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from querylift.plugin.dsl.query_text import unescape_query_syntax, uses_query_syntax
+
 ClausePath = tuple[str | int, ...]
 Clause = dict[str, Any]
 
@@ -22,7 +24,9 @@ _MAX_BOOST = 1e30
 class Leaf:
     """A clause that scores the user's query, and holds no other clause.
 
-    `path` leads to it from the root of the body. `fields` are as the client wrote them, boosts included (`title^3`).
+    `path` leads to it from the root of the body. `text` is the user's text, with whitespace collapsed and without the
+    backslashes that escape query syntax. `uses_syntax` is true when its clause reads the text as query syntax, and there
+    is some. `fields` are as the client wrote them, boosts included (`title^3`).
     They are empty when the clause names none, so that the default of the index applies. `sets_required_matches` is true
     when the clause, or the bool around it, says which or how many words must match. `expansion_options` are the options
     that also apply to the words of an expansion. `parts` are the leaves of a dis_max.
@@ -34,6 +38,7 @@ class Leaf:
     fields: tuple[str, ...]
     boost: float = 1.0
     sets_required_matches: bool = False
+    uses_syntax: bool = False
     expansion_options: Clause = field(default_factory=dict)
     parts: tuple[Leaf, ...] = ()
 
@@ -121,8 +126,8 @@ def merge_dis_max(content: Clause, parts: tuple[Leaf, ...], path: ClausePath) ->
         _collect_fields(parts),
         boost,
         any(part.sets_required_matches for part in parts),
-        _pick_valid_options(content, "tie_breaker"),
-        parts,
+        expansion_options=_pick_valid_options(content, "tie_breaker"),
+        parts=parts,
     )
 
 
@@ -139,7 +144,7 @@ def _read_multi_match(content: Any, path: ClausePath) -> Leaf | None:
 
 
 def _read_combined_fields(content: Any, path: ClausePath) -> Leaf | None:
-    fields = _parse_fields(content)
+    fields = parse_fields(content)
     return _build_leaf("combined_fields", content, path, fields, {}) if fields else None
 
 
@@ -155,7 +160,7 @@ def _read_simple_query_string(content: Any, path: ClausePath) -> Leaf | None:
 
 def _read_multi_field_clause(kind: str, content: Any, path: ClausePath) -> Leaf | None:
     """Return a leaf whose expansion goes into a multi_match."""
-    fields = _parse_fields(content)
+    fields = parse_fields(content)
     if fields is None:
         return None
     expansion_options = _pick_valid_options(content, "tie_breaker", "analyzer")
@@ -173,7 +178,16 @@ def _build_leaf(
         return None
     if options.get("type", "boolean") not in (*_SCORE_TYPES, "boolean"):
         return None
-    return Leaf(path, kind, text, fields, boost, _sets_required_matches(options), expansion_options)
+    return Leaf(
+        path,
+        kind,
+        " ".join(unescape_query_syntax(text).split()),
+        fields,
+        boost,
+        _sets_required_matches(options),
+        uses_query_syntax(kind, text),
+        expansion_options,
+    )
 
 
 LEAF_READERS: dict[str, Callable[[Any, ClausePath], Leaf | None]] = {
@@ -186,7 +200,7 @@ LEAF_READERS: dict[str, Callable[[Any, ClausePath], Leaf | None]] = {
 """For each kind of text clause, a function that reads its content. It returns None for a shape that may be unsafe."""
 
 
-def _parse_fields(content: Any) -> tuple[str, ...] | None:
+def parse_fields(content: Any) -> tuple[str, ...] | None:
     """Return the fields of a clause, () when it names none, or None when the clause or its list has another shape."""
     if not isinstance(content, dict):
         return None

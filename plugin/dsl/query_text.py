@@ -7,7 +7,11 @@ import re
 from querylift.plugin.expansion import COMBINING_MARKS
 from querylift.plugin.outcome import Skip
 
-_QUOTED = re.compile(r"""["“”„«»‹›「」『』]|(?:^|\s)(?:'[^']+'(?!\w)|‘)""")
+_QUOTATION_MARKS = re.compile(r"""["“”„«»‹›「」『』]""")
+# After a digit the mark means inches. Between two letters it is part of a word, as in Hebrew abbreviations.
+_MARK_OF_INCHES = re.compile(r"""(?<=[\d½¼¾⅓⅔⅛⅜⅝⅞])["”“]|(?<=[^\W\d_])"(?=[^\W\d_])""")
+# A pair around words. An apostrophe before two digits ('90s) or around an n (rock 'n' roll) stands for what is left out.
+_SINGLE_QUOTED = re.compile(r"""(?:^|[\s([{])['‘](?!\d\ds?\b|[nN]['’])[^'‘’\s](?:[^'‘’]|\b['’]\b)*['’](?!\w)""")
 _WILDCARD = re.compile(r"\w[*]|[*]\w|\w\?\w|^[*?]+$")
 _LETTERS = rf"[^\W\d_](?:[^\W\d_]|[{COMBINING_MARKS}\u200c\u200d])*+"
 # A token of letters. Hyphens and similar signs may join its parts. A path, a handle or a flag is not one.
@@ -23,13 +27,14 @@ _TOKEN = re.compile(rf"{_SIGN}|(?:(?!{_SIGN})[^\W_][{COMBINING_MARKS}\u200c\u200
 # In a query_string a single & or | is plain too, but ? is a wildcard even at the end of a question.
 _QUERY_STRING_SYNTAX = re.compile(r"""[+=><!(){}\[\]^"~*?:\\/]|&&|\|\||(?:^|\s)-|-(?:\s|$)|\b(?:AND|OR|NOT)\b""")
 _SIMPLE_SYNTAX = re.compile(r"""[+|"*()~\\]|(?:^|\s)-|-(?:\s|$)""")
+_ESCAPED_SIGN = re.compile(r"""\\([-+=&|><!(){}\[\]^"~*?:\\/])""")
 
 
 def check_query_text(text: str, *, max_words: int) -> None:
     """Raise Skip when `text` is quoted, has wildcards, looks like an id or a code, or is longer than `max_words`."""
     if len(text) > max_words * 40 or len(text.split()) > max_words:
         raise Skip("long")
-    if _QUOTED.search(text):
+    if _is_quoted(text):
         raise Skip("quoted")
     if _WILDCARD.search(text):
         raise Skip("wildcard")
@@ -37,11 +42,31 @@ def check_query_text(text: str, *, max_words: int) -> None:
         raise Skip("code")
 
 
-def check_query_syntax(kind: str, text: str) -> None:
-    """Raise Skip when the text of a query_string or simple_query_string clause uses the syntax of that kind."""
-    syntax = _QUERY_STRING_SYNTAX if kind == "query_string" else _SIMPLE_SYNTAX
-    if syntax.search(text):
-        raise Skip("operators")
+def looks_like_filter_value(text: str) -> bool:
+    """Whether `text` looks like a field's value: no word, at most three ASCII letters, one word in capitals, a boolean."""
+    tokens = text.split()
+    if not any(_is_word(token) for token in tokens):
+        return True
+    return len(tokens) == 1 and (
+        (text.isascii() and len(text) <= 3) or text.isupper() or text.lower() in ("true", "false")
+    )
+
+
+def uses_query_syntax(kind: str, text: str) -> bool:
+    """Whether a query_string or simple_query_string clause reads a part of `text` as syntax. Other kinds read none."""
+    if kind == "query_string":
+        return bool(_QUERY_STRING_SYNTAX.search(_ESCAPED_SIGN.sub("x", text)))
+    if kind == "simple_query_string":
+        text = _ESCAPED_SIGN.sub("x", text)
+        if text.count('"') == 1:  # without a second one, the mark is plain
+            text = text.replace('"', "")
+        return bool(_SIMPLE_SYNTAX.search(text))
+    return False
+
+
+def unescape_query_syntax(text: str) -> str:
+    """Return `text` without the backslashes that applications put before the signs of query syntax."""
+    return _ESCAPED_SIGN.sub(r"\1", text)
 
 
 def count_tokens(text: str) -> int:
@@ -50,6 +75,11 @@ def count_tokens(text: str) -> int:
     Each run of letters and digits counts one. So does each sign of a script that is written without spaces.
     """
     return len((_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text))
+
+
+def _is_quoted(text: str) -> bool:
+    """Whether the user put words into quotation marks. A mark of inches and an apostrophe are none."""
+    return bool(_QUOTATION_MARKS.search(_MARK_OF_INCHES.sub("", text)) or _SINGLE_QUOTED.search(text))
 
 
 def _is_word(token: str) -> bool:

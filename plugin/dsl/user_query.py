@@ -1,32 +1,30 @@
-"""Locate the clauses of a search that score the user's words.
+"""Decide what the user typed, and which clauses an expansion goes beside.
 
-Only clauses that score are entered: bool.must and bool.should, dis_max, function_score, nested, the standard retriever
-(alone or under rrf) and the parts of a top-level hybrid. All others are passed over, so an expansion never gets into a
-filter.
+A search may hold several texts. They are one query when every clause holds the same text, or a part of it in a clause
+that carries no expansion. Filters are told apart first: by the policy's fields, by fields that cannot be analysed text,
+and by values that look like a code beside a query.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from querylift.plugin.dsl import clauses
-from querylift.plugin.dsl.clauses import ClausePath, Leaf
-from querylift.plugin.dsl.query_text import check_query_syntax, check_query_text
-from querylift.plugin.dsl.search_checks import check_search, contains_key, get_only_item, sorts_by_score
+from querylift.plugin.dsl.clause_walk import MAX_DEPTH, ClauseWalk
+from querylift.plugin.dsl.clauses import Leaf
+from querylift.plugin.dsl.exact_fields import find_exact_fields, is_exact_field
+from querylift.plugin.dsl.fixed_texts import FixedText
+from querylift.plugin.dsl.query_text import check_query_text, looks_like_filter_value
+from querylift.plugin.dsl.search_checks import check_search
 from querylift.plugin.dsl.url_parameters import UrlParameters
 from querylift.plugin.outcome import Skip
 from querylift.plugin.policy import Policy
 
-MAX_DEPTH = 12
-"""Compound clauses around a leaf. Elasticsearch 9 takes 29, and OpenSearch as many as its stack holds. A rewrite adds up
-to three."""
 MAX_LEAVES = 16
-_MAX_TEXT_CLAUSES = 256
-"""The walk gives up after so many text clauses: it must not take longer than a search."""
 
-__all__ = ["Leaf", "UserQuery", "find_user_query"]
+__all__ = ["MAX_DEPTH", "MAX_LEAVES", "Leaf", "UserQuery", "find_user_query"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,136 +49,83 @@ def find_user_query(body: dict[str, Any], policy: Policy, url_parameters: UrlPar
     Raises Skip when the search should go to the engine unchanged.
     """
     check_search(body, url_parameters or UrlParameters(), policy)
-    walk = _ClauseWalk()
-    all_leaves = list(walk.walk_body(body))
-    if not all_leaves:
+    walk = ClauseWalk()
+    leaves = list(walk.walk_body(body))
+    fixed_texts = walk.fixed_texts
+    if not leaves:
         raise Skip(walk.skip_reason or "no-text")
-    leaves = all_leaves
     if policy.fields:
-        narrowed_leaves = (leaf.narrow_to_fields(policy.fields) for leaf in all_leaves)
+        narrowed_leaves = (leaf.narrow_to_fields(policy.fields) for leaf in leaves)
         leaves = [leaf for leaf in narrowed_leaves if leaf is not None]
+        fixed_texts = [text for text in fixed_texts if _may_search(text, policy.fields)]
     if not leaves:
         raise Skip("fields")
+    exact_fields = find_exact_fields(body)
+    leaves = [leaf for leaf in leaves if not _searches_only_exact_fields(leaf.fields, exact_fields)]
+    fixed_texts = [text for text in fixed_texts if not _searches_only_exact_fields(text.fields, exact_fields)]
+    if not leaves:
+        raise Skip("no-text")
+    leaves = _take_leaves_of_query(leaves)
+    _check_fixed_texts(fixed_texts, leaves)
     return _build_user_query(leaves, policy)
 
 
-def _build_user_query(leaves: list[Leaf], policy: Policy) -> UserQuery:
-    """Raise Skip when the leaves hold different texts, are too many, or hold a text that must stay as typed."""
-    texts = {" ".join(leaf.text.split()) for leaf in leaves}
-    if len(texts) > 1:
+def _take_leaves_of_query(leaves: list[Leaf]) -> list[Leaf]:
+    """Return the leaves of the one text that is not a filter's value. Raises Skip when there is not exactly one.
+
+    A value is a filter's only beside another text, and in fields that the other text is not searched in.
+    """
+    if len({leaf.text for leaf in leaves}) == 1:
+        return leaves
+    query_leaves = [leaf for leaf in leaves if not looks_like_filter_value(leaf.text)]
+    filter_leaves = [leaf for leaf in leaves if looks_like_filter_value(leaf.text)]
+    if len({leaf.text for leaf in query_leaves}) != 1 or any(
+        _share_field(leaf.fields, query_leaves) for leaf in filter_leaves
+    ):
         raise Skip("several-texts")
+    return query_leaves
+
+
+def _check_fixed_texts(fixed_texts: Iterable[FixedText], leaves: Sequence[Leaf]) -> None:
+    """Raise Skip when a clause that carries no expansion holds words of the user that the leaves do not hold."""
+    for fixed_text in fixed_texts:
+        if fixed_text.is_part_of(leaves[0].text):
+            continue
+        may_be_filter = fixed_text.is_term or looks_like_filter_value(fixed_text.text)
+        if not may_be_filter or _share_field(fixed_text.fields, leaves):
+            raise Skip("several-texts")
+
+
+def _build_user_query(leaves: Sequence[Leaf], policy: Policy) -> UserQuery:
+    """Raise Skip when the leaves are too many, or hold a text that must stay as typed."""
     if len(leaves) > MAX_LEAVES:
         raise Skip("too-many-clauses")
-    text = texts.pop()
-    for leaf in _iterate_with_parts(leaves):
-        if leaf.kind in ("query_string", "simple_query_string"):
-            check_query_syntax(leaf.kind, leaf.text)
+    if any(leaf.uses_syntax for leaf in _iterate_with_parts(leaves)):
+        raise Skip("operators")
+    text = leaves[0].text
     check_query_text(text, max_words=policy.max_query_words)
     return UserQuery(text, tuple(leaves))
+
+
+def _may_search(fixed_text: FixedText, listed_fields: tuple[str, ...]) -> bool:
+    """Whether a clause may search one of the listed fields. A clause that names no field may search any."""
+    return not fixed_text.fields or any(
+        clauses.matches_listed_field(field, listed) for field in fixed_text.fields for listed in listed_fields
+    )
+
+
+def _searches_only_exact_fields(fields: Iterable[str], exact_fields: frozenset[str]) -> bool:
+    names = [clauses.strip_boost(field) for field in fields]
+    return bool(names) and all(is_exact_field(name, exact_fields) for name in names)
+
+
+def _share_field(fields: tuple[str, ...], leaves: Iterable[Leaf]) -> bool:
+    """Whether a leaf may search one of the fields. A clause that names no field, or a pattern, may search any."""
+    names = [clauses.strip_boost(field) for field in fields]
+    return not names or any("*" in name or leaf.may_search_field(name) for leaf in leaves for name in names)
 
 
 def _iterate_with_parts(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
     for leaf in leaves:
         yield leaf
         yield from _iterate_with_parts(leaf.parts)
-
-
-class _ClauseWalk:
-    """One pass over the clauses that score. `skip_reason` says why a text clause was passed over, if one was."""
-
-    def __init__(self) -> None:
-        self.skip_reason: str | None = None
-        self._text_clauses = 0
-
-    def walk_body(self, body: dict[str, Any]) -> Iterator[Leaf]:
-        """Yield the leaves of the query and of the retriever."""
-        query = body.get("query")
-        if isinstance(query, dict) and isinstance(query.get("hybrid"), dict) and len(query) == 1:
-            yield from self._walk_clauses(query["hybrid"].get("queries"), ("query", "hybrid", "queries"), 1)
-        elif query is not None:
-            yield from self._walk_clause(query, ("query",), 0)
-        if "retriever" in body:
-            yield from self._walk_retriever(body["retriever"], ("retriever",), 0)
-
-    def _walk_retriever(self, value: Any, path: ClausePath, depth: int) -> Iterator[Leaf]:
-        kind, content = get_only_item(value)
-        if not isinstance(content, dict):
-            return
-        if "min_score" in content:
-            self.skip_reason = "min-score"
-        elif kind == "standard" and not sorts_by_score(content.get("sort")):
-            self.skip_reason = "sort"
-        elif kind == "standard":
-            yield from self._walk_clause(content.get("query"), (*path, "standard", "query"), depth + 1)
-        elif kind == "rrf" and isinstance(content.get("retrievers"), list) and depth < 3:
-            for i, retriever in enumerate(content["retrievers"]):
-                yield from self._walk_retriever(retriever, (*path, "rrf", "retrievers", i), depth + 1)
-
-    def _walk_clause(self, value: Any, path: ClausePath, depth: int) -> Iterator[Leaf]:
-        kind, content = get_only_item(value)
-        if depth > MAX_DEPTH:
-            self.skip_reason = "too-deep"
-        elif kind in clauses.LEAF_READERS:
-            yield from self._read_leaf(kind, content, path)
-        elif kind in clauses.PHRASE_CLAUSES:
-            self.skip_reason = self.skip_reason or "phrase"
-        elif isinstance(content, dict):
-            yield from self._walk_compound(kind, content, (*path, kind), depth)
-
-    def _read_leaf(self, kind: str, content: Any, path: ClausePath) -> Iterator[Leaf]:
-        leaf = clauses.LEAF_READERS[kind](content, path)
-        if leaf is not None:
-            self._text_clauses += 1
-            if self._text_clauses > _MAX_TEXT_CLAUSES:
-                raise Skip("too-many-clauses")
-            yield leaf
-        elif clauses.has_phrase_type(content):
-            self.skip_reason = self.skip_reason or "phrase"
-
-    def _walk_compound(self, kind: str, content: dict[str, Any], path: ClausePath, depth: int) -> Iterator[Leaf]:
-        if kind == "bool":
-            yield from self._walk_bool(content, path, depth)
-        elif kind == "dis_max":
-            yield from self._walk_dis_max(content, path, depth)
-        elif kind == "function_score":
-            if "min_score" in content:
-                self.skip_reason = self.skip_reason or "min-score"
-            else:
-                yield from self._walk_clause(content.get("query"), (*path, "query"), depth + 1)
-        elif kind == "nested":
-            if contains_key(content.get("inner_hits"), "highlight"):
-                self.skip_reason = self.skip_reason or "highlight"
-            else:
-                yield from self._walk_clause(content.get("query"), (*path, "query"), depth + 1)
-
-    def _walk_bool(self, content: dict[str, Any], path: ClausePath, depth: int) -> Iterator[Leaf]:
-        """Yield the leaves of must and should.
-
-        When the bool counts its should clauses, none of them may match more documents than before.
-        """
-        counts_should = clauses.requires_several_matches(content.get("minimum_should_match"))
-        yield from self._walk_clauses(content.get("must"), (*path, "must"), depth + 1)
-        for leaf in self._walk_clauses(content.get("should"), (*path, "should"), depth + 1):
-            yield replace(leaf, sets_required_matches=True) if counts_should else leaf
-
-    def _walk_clauses(self, value: Any, path: ClausePath, depth: int) -> Iterator[Leaf]:
-        if isinstance(value, list):
-            for i, clause in enumerate(value):
-                yield from self._walk_clause(clause, (*path, i), depth)
-        elif value is not None:
-            yield from self._walk_clause(value, path, depth)
-
-    def _walk_dis_max(self, content: dict[str, Any], path: ClausePath, depth: int) -> Iterator[Leaf]:
-        """Yield one leaf when every part is a leaf with the same text, and the leaves of the parts otherwise."""
-        queries = content.get("queries")
-        parts = list(self._walk_clauses(queries, (*path, "queries"), depth + 1))
-        merged_leaf = None
-        if isinstance(queries, list) and len(parts) == len(queries) > 1 and _have_same_text(parts, path):
-            merged_leaf = clauses.merge_dis_max(content, tuple(parts), path[:-1])
-        yield from parts if merged_leaf is None else (merged_leaf,)
-
-
-def _have_same_text(parts: list[Leaf], path: ClausePath) -> bool:
-    """Whether all parts stand directly in the dis_max at `path` and hold the same text."""
-    are_direct = all(len(part.path) == len(path) + 2 for part in parts)
-    return are_direct and len({" ".join(part.text.split()) for part in parts}) == 1

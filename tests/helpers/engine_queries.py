@@ -117,6 +117,16 @@ QUERIES: dict[str, Body] = {
             "boost_mode": "multiply",
         }
     },
+    "boosting": {
+        "boosting": {"positive": MATCH_CLAUSE, "negative": {"match": {"title": "panic"}}, "negative_boost": 0.5}
+    },
+    "script_score": {"script_score": {"query": MATCH_CLAUSE, "script": {"source": "_score * doc['a_integer'].value"}}},
+    "query_string, escaped": {
+        "query_string": {"query": "\\(heart\\-attack\\) what is it\\?", "fields": ["title", "body"]}
+    },
+    "simple_query_string, one mark of inches": {
+        "simple_query_string": {"query": '5" heart attack', "fields": ["title", "body"]}
+    },
     "nested": NESTED_CLAUSE,
     "nested with inner hits": {"nested": NESTED_CLAUSE["nested"] | {"inner_hits": {"size": 5}}},
     "nested in a bool": {"bool": {"should": [MATCH_CLAUSE, NESTED_CLAUSE], **FILTERS}},

@@ -32,7 +32,7 @@ def to_ordered_json(value: Any) -> str:
 
 def _list_fixed_subtrees(body: Body) -> list[str]:
     """Return the parts that a rewrite never changes, in order. The highlighting may hold a copy of one and is left out."""
-    names = {"filter", "must_not", "functions", "neural", "constant_score", "boosting", "inner_hits"}
+    names = {"filter", "must_not", "functions", "neural", "constant_score", "negative", "script", "ids", "inner_hits"}
     query_parts = {key: value for key, value in body.items() if key in ("query", "retriever")}
     return [to_ordered_json(value) for path, value in _walk(query_parts) if path and path[-1] in names]
 

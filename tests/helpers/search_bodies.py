@@ -40,7 +40,8 @@ def _build_object(**optional: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 _text = _mostly(
-    st.just("heart attack"), st.sampled_from(["heart  attack", "stroke", 'a "b"', "heart AND x", ""]) | _junk
+    st.just("heart attack"),
+    st.sampled_from(["heart  attack", "stroke", 'a "b"', "heart AND x", "heart\\-attack", ""]) | _junk,
 )
 _field = st.sampled_from(["title", "title^3", "body", "body.english", "b*", "*^2", "c.text"])
 _fields = _mostly(st.lists(_field, max_size=3) | _field, _junk)
@@ -70,6 +71,11 @@ _other_clauses = st.sampled_from(
         {"match_phrase": {"body": "heart attack"}},
         {"term": {"tag": "heart attack"}},
         {"neural": {"v": {"query_text": "heart attack", "filter": {"match": {"body": "heart attack"}}}}},
+        {"match_phrase": {"title": "stroke"}},
+        {"prefix": {"body": "hea"}},
+        {"intervals": {"body": {"match": {"query": "heart attack"}}}},
+        {"more_like_this": {"like": ["attack", {"_id": "7"}]}},
+        {"match": {"lang": "en"}},
         {"constant_score": {"filter": {"match": {"body": "heart attack"}}}},
         {"some_new_query": {"query": {"match": {"body": "heart attack"}}}},
     ]
@@ -89,6 +95,8 @@ def _build_compounds(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.fixed_dictionaries({"function_score": scored}),
         st.fixed_dictionaries({"nested": hits}),
         st.fixed_dictionaries({"boosting": st.fixed_dictionaries({"positive": inner, "negative": inner})}),
+        st.fixed_dictionaries({"script_score": st.fixed_dictionaries({"query": inner, "script": st.just({})})}),
+        st.fixed_dictionaries({"pinned": st.fixed_dictionaries({"organic": inner, "ids": st.just(["7"])})}),
     )
 
 
