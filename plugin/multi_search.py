@@ -26,7 +26,7 @@ class MultiSearch:
 def split_msearch(raw: bytes, index: str | None, *, deadline_s: float) -> MultiSearch:
     """Split an `_msearch` body into its searches.
 
-    `index` is the index expression of the URL. Raises Skip when there are too many searches, when a header is not JSON,
+    `index` is the index expression of the URL. Raises Skip when there are too many searches or values, when a header is not JSON,
     or when the last line has no newline, which the engines refuse.
 
     As in the engines, one empty line may stand before the first header, any other blank line is a header without keys,
@@ -34,6 +34,7 @@ def split_msearch(raw: bytes, index: str | None, *, deadline_s: float) -> MultiS
     """
     if raw.count(b"\n") > 2 * MAX_SEARCHES + 2:  # an empty line may stand before and after the searches
         raise Skip("too-many-searches")
+    dsl.check_value_count(raw)
     if not raw.endswith(b"\n"):
         raise Skip("no-newline")
     lines = raw.split(b"\n")

@@ -15,6 +15,7 @@ BODY_REASONS = {
     "duplicate-key": "an object in the body has a key twice, and only the engine knows which value counts",
     "number": "a number in the body cannot be written again exactly",
     "too-deep": "the body is nested too deeply",
+    "too-many-values": "the body has more values than Querylift reads in the time that a search may take",
     "no-text": "no clause scores the words of a user",
     "fields": "the clauses search only fields that the policy does not list",
     "several-texts": "the clauses hold different texts; if some are filters, list the text fields in `fields`",

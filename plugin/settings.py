@@ -112,7 +112,7 @@ class Settings(_SettingsTable):
     enabled: bool = True
     generator: str = "none"
     budget_ms: Annotated[float, Field(ge=0)] = 300
-    max_body_bytes: Annotated[int, Field(ge=1)] = 1_048_576
+    max_body_bytes: Annotated[int, Field(ge=1)] = 262_144
     pit_index: str | None = None
     index: dict[str, IndexSettings] = {}
     cache: CacheSettings = CacheSettings()

@@ -12,6 +12,9 @@ _SAMPLERS = ("sampler", "diversified_sampler")
 """Aggregations over the hits with the best scores."""
 
 
+_MAX_SORT_KEYS = 64
+
+
 def check_search(body: dict[str, Any], url_parameters: UrlParameters, policy: Policy) -> None:
     """Raise Skip when something beside the query rules out an expansion."""
     if url_parameters.q is not None:
@@ -31,23 +34,26 @@ def check_search(body: dict[str, Any], url_parameters: UrlParameters, policy: Po
 
 
 def sorts_by_score(sort: Any) -> bool:
-    """Whether the score affects the order: there is no sort, or `_score` is one of its keys."""
+    """Whether the score affects the order: there is no sort, or `_score` is one of its first 64 keys."""
     if sort is None or sort == []:
         return True
     if isinstance(sort, str):
-        return any(part.split(":")[0].strip() == "_score" for part in sort.split(","))
+        return any(key.split(":")[0].strip() == "_score" for key in sort.split(",", _MAX_SORT_KEYS)[:_MAX_SORT_KEYS])
     if isinstance(sort, dict):
         return "_score" in sort
-    return isinstance(sort, list) and any(sorts_by_score(key) for key in sort if isinstance(key, str | dict))
+    if not isinstance(sort, list):
+        return False
+    return any(sorts_by_score(key) for key in sort[:_MAX_SORT_KEYS] if isinstance(key, str | dict))
 
 
 def contains_key(value: Any, *keys: str) -> bool:
     """Whether one of `keys` is a key anywhere in `value`. The search is iterative, as clients choose the depth."""
+    names = set(keys)
     pending = [value]
     while pending:
         item = pending.pop()
         if isinstance(item, dict):
-            if any(key in item for key in keys):
+            if not names.isdisjoint(item):
                 return True
             pending.extend(item.values())
         elif isinstance(item, list):

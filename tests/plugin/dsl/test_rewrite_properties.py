@@ -82,6 +82,10 @@ def test_reading_and_writing_a_body_loses_nothing(body: Body) -> None:
 @settings(max_examples=500, deadline=None)
 @given(st.from_regex(r"-?(0|[1-9][0-9]{0,22})(\.[0-9]{1,22})?([eE][-+]?[0-9]{1,22})?", fullmatch=True))
 @example("-0.0")
+@example("99999999999999.9")
+@example("0.00000000000001")
+@example("0.12345678901234")
+@example("0.123456789012345678")
 @example("0e99999999999999999999")
 def test_a_number_is_written_exactly_or_the_body_is_skipped(literal: str) -> None:
     try:
