@@ -161,7 +161,8 @@ async def _fill_cache(proxy: RunningProxy, queries: Mapping[str, str]) -> None:
 
 
 def _fetch_explanation(proxy: RunningProxy, body: bytes) -> dict[str, Any]:
-    request = urllib.request.Request(f"{proxy.admin_url}/_querylift/explain?index={INDEX}", data=body)
+    url = f"{proxy.admin_url}/_querylift/explain?index={INDEX}"
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         explanation: dict[str, Any] = json.load(answer)
         return explanation

@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.policy import Policy
 
 ENVIRONMENT_PREFIX = "QUERYLIFT_"
+
+
+def _split_at_commas(value: Any) -> Any:
+    """Return the parts of a text, because the environment gives a list as one text. Return any other value unchanged."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class _SettingsTable(BaseModel):
@@ -109,6 +114,8 @@ class Settings(_SettingsTable):
     engine_connect_timeout_s: Annotated[float, Field(gt=0)] = 5
     listen: str = "127.0.0.1:9280"
     admin: str | None = "127.0.0.1:9281"
+    admin_token: SecretStr | None = None
+    admin_hosts: Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)] = ()
     enabled: bool = True
     generator: str = "none"
     budget_ms: Annotated[float, Field(ge=0)] = 300
@@ -266,7 +273,7 @@ def _format_validation_error(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{key} is not a setting; docs/reference/settings.md lists them"
     value = error.get("input")
-    is_secret = any(word in key for word in ("password", "api_key", "url")) or "@" in str(value)
+    is_secret = any(word in key for word in ("password", "api_key", "token", "url")) or "@" in str(value)
     shown_value = "given" if is_secret else f"{value!r}"
     problem = error["msg"].removeprefix("Value error, ")
     return f"{key} is {shown_value}: {problem[0].lower()}{problem[1:]}"

@@ -9,13 +9,17 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from querylift.plugin.flow import Search, explain_result, make_match_body
+from querylift.plugin.proxy.admin_guard import Refusal, check_browser_marks, check_media_type, check_token
 from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """ASGI application for operators: GET /metrics, GET /_querylift/health, GET or POST /_querylift/explain?index=NAME."""
+    """ASGI application for operators: GET /metrics, GET /_querylift/health, GET or POST /_querylift/explain?index=NAME.
+
+    The setting `admin_token` guards metrics and explanations. Health is open, because it holds no query and no word.
+    """
 
     proxy: Proxy
 
@@ -29,16 +33,29 @@ class Admin:
 
     async def _build_answer(self, scope: Scope, receive: Receive) -> tuple[int, str, bytes]:
         """Return status, media type and body."""
-        if scope["path"] == "/metrics":
-            return 200, "text/plain; version=0.0.4; charset=utf-8", self._render_metrics()
         if scope["path"] == "/_querylift/health":
             return 200, "application/json", json.dumps(self._describe_health()).encode()
+        if scope["path"] in ("/metrics", "/_querylift/explain") and (refusal := self._check_request(scope)) is not None:
+            return refusal.status, "application/json", json.dumps({"error": refusal.sentence}).encode()
+        if scope["path"] == "/metrics":
+            return 200, "text/plain; version=0.0.4; charset=utf-8", self._render_metrics()
         if scope["path"] == "/_querylift/explain":
             explanation = await self._explain_search(scope, receive)
             return 200, "application/json", json.dumps(explanation).encode()
         paths = "/metrics, /_querylift/health or /_querylift/explain"
         error = f"{scope['path']} does not exist; use {paths}"
         return 404, "application/json", json.dumps({"error": error}).encode()
+
+    def _check_request(self, scope: Scope) -> Refusal | None:
+        """Return why this request for metrics or for an explanation is not answered, or None."""
+        settings = self.proxy.settings
+        headers = dict(reversed(scope["headers"]))  # the first value of a repeated header
+        token = settings.admin_token.get_secret_value() if settings.admin_token else None
+        if (refusal := check_token(headers, token)) is not None or scope["path"] == "/metrics":
+            return refusal
+        if (refusal := check_browser_marks(headers, frozenset(settings.admin_hosts))) is not None:
+            return refusal
+        return check_media_type(headers) if scope["method"] == "POST" else None
 
     def _render_metrics(self) -> bytes:
         metrics = self.proxy.journal.metrics

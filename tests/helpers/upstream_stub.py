@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.application import Proxy
@@ -107,14 +108,19 @@ class RunningProxy:
 async def run_proxy(engine_url: str, generator: Generator, **settings: object) -> AsyncIterator[RunningProxy]:
     """Yield a proxy on a free port, in this process and on uvicorn, as `querylift serve` runs it."""
     values = {"index": {"docs": {}}, "budget_ms": 2000, "engine": engine_url} | settings
-    async with open_proxy(parse_settings(values), generator) as application:
-        server = create_server(application, "127.0.0.1:0")
-        await server.startup()
-        port = server.servers[0].sockets[0].getsockname()[1]
-        loop = asyncio.create_task(server.main_loop())
-        try:
-            yield RunningProxy(application, port, f"http://127.0.0.1:{port}")
-        finally:
-            server.should_exit = True
-            await loop
-            await server.shutdown()
+    async with open_proxy(parse_settings(values), generator) as application, serve_application(application) as port:
+        yield RunningProxy(application, port, f"http://127.0.0.1:{port}")
+
+
+@asynccontextmanager
+async def serve_application(application: Any) -> AsyncIterator[int]:
+    """Serve an ASGI application on a free port, as `querylift serve` does, and yield the port."""
+    server = create_server(application, "127.0.0.1:0")
+    await server.startup()
+    loop = asyncio.create_task(server.main_loop())
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await loop
+        await server.shutdown()

@@ -15,7 +15,7 @@ from querylift.plugin.testing import ScriptedGenerator
 from tests.helpers.proxy_scenarios import BODY, run_with_proxy, send_search
 from tests.helpers.upstream_stub import RunningProxy, StubEngine
 
-LARGE_BODY = json.dumps({"query": {"match": {"text": "another page"}}, "ext": {"note": "x" * 500_000}}).encode()
+LARGE_BODY = json.dumps({"query": {"match": {"text": "another page"}}, "ext": {"note": "x" * 200_000}}).encode()
 PIT_BODY = json.dumps(BODY | {"pit": {"id": "p"}}).encode()
 CHANGES: dict[str, Any] = {
     "engine": "http://127.0.0.1:9",
@@ -25,6 +25,8 @@ CHANGES: dict[str, Any] = {
     "engine_connect_timeout_s": 9,
     "listen": "127.0.0.1:9300",
     "admin": None,
+    "admin_token": "secret",
+    "admin_hosts": ["querylift"],
     "enabled": False,
     "generator": "feedback",
     "budget_ms": 30,
@@ -103,7 +105,8 @@ def test_a_reloaded_log_table_logs_the_next_search(caplog: pytest.LogCaptureFixt
 
 
 def test_every_applied_setting_has_a_test_of_its_effect() -> None:
-    assert {name for name, *_ in EFFECTS} | {"log"} == APPLIED_WHILE_SERVING
+    tested_in_test_admin_access = {"admin_token", "admin_hosts"}
+    assert {name for name, *_ in EFFECTS} | {"log"} | tested_in_test_admin_access == APPLIED_WHILE_SERVING
 
 
 def test_settings_that_cannot_be_read_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
