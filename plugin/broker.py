@@ -22,10 +22,14 @@ _log = logging.getLogger("querylift")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A flow needs an expansion for `request`, before `deadline_s` on the broker's clock."""
+    """A flow needs an expansion for `request`, before `deadline_s` on the broker's clock.
+
+    `shows_words` is true when the engine's answer will show the words of the rewritten query.
+    """
 
     request: ExpansionRequest
     deadline_s: float
+    shows_words: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class ExpansionBroker:
         budget_s = question.deadline_s - self._clock()
         if budget_s <= 0:
             return Answer(None, Outcome("late", "budget"))
+        if (reason := self._find_privacy_reason(question)) is not None:
+            return Answer(None, Outcome("skipped", reason))
         key = cache_key(self.generator, question.request)
         try:
             cached_answer = self._read_cached_answer(*self._cache.peek_two("pin:" + key, key))
@@ -103,6 +109,14 @@ class ExpansionBroker:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.generator.close()
         await self._cache.close()
+
+    def _find_privacy_reason(self, question: Question) -> str | None:
+        """Return why an expansion could tell the client words of documents that it may not read, or None."""
+        if self.generator.reads_index and question.shows_words:
+            return "explain"
+        if self.generator.uses_account and not _is_one_index(question.request.index):
+            return "pattern"
+        return None
 
     async def _wait_for_answer(self, key: str, request: ExpansionRequest) -> Answer:
         """Return what the cache holds, or wait for the generation, which is started when none is under way."""
@@ -181,6 +195,11 @@ class ExpansionBroker:
             await self._cache.set(key, value, ttl_s=ttl_s)
         except Exception:
             _log.exception("an expansion could not be written to the cache")
+
+
+def _is_one_index(expression: str) -> bool:
+    """Whether an index expression is one name. An engine leaves out those of several indices that a client may not read."""
+    return not set(expression) & set("*,") and expression != "_all"
 
 
 def _make_answer(expansion: Expansion | None, outcome: Outcome) -> Answer:

@@ -142,7 +142,8 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
     user_query = dsl.find_user_query(read_body(), policy, search.url_parameters)
     query = clean_query(user_query.text)
     request = ExpansionRequest(query, index, policy.fields or user_query.fields)
-    answer = yield Question(request, search.deadline_s)
+    shows_words = dsl.shows_query_words(read_body(), search.url_parameters)
+    answer = yield Question(request, search.deadline_s, shows_words=shows_words)
     if answer.expansion is None:
         return FlowResult(None, answer.outcome, query)
     rewritten = dsl.dump_body(dsl.add_expansion(read_body(), user_query, answer.expansion, policy))

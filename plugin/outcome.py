@@ -49,6 +49,8 @@ REASONS = BODY_REASONS | {
     "pinned": "this query was answered without an expansion a moment ago, and its pages must agree",
     "budget": "the expansion was not ready within the time budget",
     "busy": "too many expansions are already being made",
+    "explain": "profile or explain would show the client words of documents that it may not read",
+    "pattern": "the generator reads with an account of its own, so it needs the name of one index",
     "generator": "the generator failed",
     "rejected": "the engine refused the expanded search, so the original was sent",
     "original-fails": "the engine does not fully answer the original search either, so the expansion was not at fault",

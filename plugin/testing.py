@@ -35,6 +35,7 @@ class ScriptedGenerator:
 
     identity = "scripted"
     reads_index = False
+    uses_account = False
 
     def __init__(self, answers: Mapping[str, Expansion | Exception], *, delay_s: float = 0) -> None:
         self.answers = dict(answers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from querylift.plugin.dsl.body import check_value_count, dump_body, parse_body
 from querylift.plugin.dsl.rewrite import add_expansion
+from querylift.plugin.dsl.search_checks import shows_query_words
 from querylift.plugin.dsl.url_parameters import UrlParameters
 from querylift.plugin.dsl.user_query import Leaf, UserQuery, find_user_query
 from querylift.plugin.outcome import Skip
@@ -23,4 +24,5 @@ __all__ = [
     "dump_body",
     "find_user_query",
     "parse_body",
+    "shows_query_words",
 ]

@@ -33,6 +33,12 @@ def check_search(body: dict[str, Any], url_parameters: UrlParameters, policy: Po
         raise Skip("highlight")
 
 
+def shows_query_words(body: dict[str, Any], url_parameters: UrlParameters) -> bool:
+    """Whether the answer will show the words of the rewritten query: through `profile`, or `explain` at any depth."""
+    is_explained = url_parameters.explain not in (None, "false") or contains_key(body, "explain")
+    return is_explained or body.get("profile") not in (None, False, "false")
+
+
 def sorts_by_score(sort: Any) -> bool:
     """Whether the score affects the order: there is no sort, or `_score` is one of its first 64 keys."""
     if sort is None or sort == []:

@@ -38,6 +38,11 @@ class Generator(Protocol):
         """Whether the expansion depends on the request's index and fields. If so, both belong to the cache key."""
         ...
 
+    @property
+    def uses_account(self) -> bool:
+        """Whether it reads indices with the account of the settings, which may read more than the client may."""
+        ...
+
     async def start(self) -> None:
         """Load what the generator needs. Raises SettingsError or MissingExtra when it can never work."""
         ...

@@ -63,6 +63,7 @@ class ClusterExpanderGenerator:
     ) -> None:
         self._folder = folder
         self._engine = EngineReader(engine, auth=auth, ssl=ssl)
+        self.uses_account = auth is not None
         self._engine_digest = hashlib.sha256(engine.encode()).hexdigest()[:8]
         self._threads = threads
         self._max_pending = max_pending

@@ -95,6 +95,7 @@ class FastExpanderGenerator:
     """
 
     reads_index = True
+    uses_account = False
 
     def __init__(
         self,

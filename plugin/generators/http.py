@@ -18,6 +18,7 @@ class HttpGenerator:
     """
 
     reads_index = False
+    uses_account = False
 
     def __init__(self, url: str, *, model: str, api_key: str | None = None, max_seconds: float = 10) -> None:
         self._url = url.rstrip("/") + "/chat/completions"

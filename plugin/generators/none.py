@@ -11,6 +11,7 @@ class NoneGenerator:
 
     identity = "none"
     reads_index = False
+    uses_account = False
 
     async def start(self) -> None:
         """Do nothing: there is nothing to load."""

@@ -40,6 +40,7 @@ class Rm3Generator:
         ssl: Any = True,
     ) -> None:
         self._engine = EngineReader(engine, auth=auth, ssl=ssl)
+        self.uses_account = auth is not None
         self._field = field
         self._documents = documents
         self._terms = terms

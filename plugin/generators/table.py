@@ -22,6 +22,7 @@ class TableGenerator:
     """Looks each query up in a file. Letter case and white space do not matter."""
 
     reads_index = False
+    uses_account = False
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -47,6 +47,48 @@ def test_the_first_question_is_expanded_and_the_second_is_cached() -> None:
     _run_with_broker(generator, check)
 
 
+def test_words_of_the_index_are_not_added_where_the_answer_would_show_them() -> None:
+    generator = ScriptedGenerator({"download a page": PAGE})
+    generator.reads_index = True
+    question = Question(ExpansionRequest("download a page", "docs"), 1005, shows_words=True)
+
+    async def check(broker: ExpansionBroker, clock: ManualClock) -> None:
+        assert await broker.answer(_make_question()) == Answer(PAGE, Outcome("expanded"))
+        assert await broker.answer(question) == Answer(None, Outcome("skipped", "explain"))
+
+    _run_with_broker(generator, check)
+
+
+def test_words_of_a_model_may_be_shown() -> None:
+    question = Question(ExpansionRequest("download a page", "docs"), 1005, shows_words=True)
+
+    async def check(broker: ExpansionBroker, clock: ManualClock) -> None:
+        assert await broker.answer(question) == Answer(PAGE, Outcome("expanded"))
+
+    _run_with_broker(ScriptedGenerator({"download a page": PAGE}), check)
+
+
+@pytest.mark.parametrize(
+    ("index", "outcome"),
+    [
+        ("docs", Outcome("expanded")),
+        ("docs-2026", Outcome("expanded")),
+        ("docs*", Outcome("skipped", "pattern")),
+        ("docs,logs", Outcome("skipped", "pattern")),
+        ("_all", Outcome("skipped", "pattern")),
+    ],
+)
+def test_a_generator_with_an_account_reads_only_an_index_that_the_client_names(index: str, outcome: Outcome) -> None:
+    generator = ScriptedGenerator({"download a page": PAGE})
+    generator.uses_account = True
+
+    async def check(broker: ExpansionBroker, clock: ManualClock) -> None:
+        answer = await broker.answer(Question(ExpansionRequest("download a page", index), 1005))
+        assert answer.outcome == outcome
+
+    _run_with_broker(generator, check)
+
+
 def test_a_query_with_nothing_to_add_is_not_asked_again() -> None:
     generator = ScriptedGenerator({})
 

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,35 @@ def test_the_question_holds_the_query_the_fields_and_the_deadline() -> None:
     run_flow(search_flow(Search("docs", BODY, deadline_s=7), _make_rules()), answer)
     assert questions[0].request == ExpansionRequest("download a page", "docs", ("text",))
     assert questions[0].deadline_s == 7
+    assert not questions[0].shows_words
+
+
+@pytest.mark.parametrize(
+    ("body", "url_parameters", "shows_words"),
+    [
+        ({"profile": True}, {}, True),
+        ({"profile": "true"}, {}, True),
+        ({"profile": False}, {}, False),
+        ({"explain": True}, {}, True),
+        ({"aggs": {"top": {"top_hits": {"explain": True}}}}, {}, True),
+        ({}, {"explain": ""}, True),
+        ({}, {"explain": "true"}, True),
+        ({}, {"explain": "false"}, False),
+        ({"_source": ["profile", "explain"]}, {}, False),
+    ],
+)
+def test_the_question_says_whether_the_answer_will_show_the_words(
+    body: dict[str, Any], url_parameters: dict[str, str], shows_words: bool
+) -> None:
+    questions: list[Question] = []
+
+    def answer(question: Question) -> Answer:
+        questions.append(question)
+        return EXPANDED
+
+    raw = json.dumps(body | {"query": {"match": {"text": "download a page"}}}).encode()
+    run_flow(search_flow(Search("docs", raw, dsl.UrlParameters(**url_parameters)), _make_rules()), answer)
+    assert [question.shows_words for question in questions] == [shows_words]
 
 
 @pytest.mark.parametrize(

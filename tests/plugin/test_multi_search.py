@@ -115,3 +115,10 @@ def test_128_searches_between_empty_lines_are_read_and_129_are_not() -> None:
     with pytest.raises(Skip) as skip:
         split_msearch(b"{}\n{}\n" * 100_000, "docs", deadline_s=1)
     assert skip.value.reason == "too-many-searches"
+
+
+def test_an_msearch_with_very_many_values_stays_unread() -> None:
+    body = b'{"query":{"terms":{"id":[%s]}}}' % b",".join([b"1"] * 100)
+    with pytest.raises(Skip) as skip:
+        split_msearch((b"{}\n" + body + b"\n") * 100, "docs", deadline_s=1)
+    assert skip.value.reason == "too-many-values"

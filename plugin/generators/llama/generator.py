@@ -34,6 +34,7 @@ class LlamaGenerator:
     """
 
     reads_index = False
+    uses_account = False
 
     def __init__(
         self,
