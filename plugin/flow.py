@@ -24,6 +24,8 @@ from querylift.plugin.settings import IndexSettings, Settings
 _log = logging.getLogger("querylift")
 
 SearchFlow = Generator[Question, Answer, "FlowResult"]
+StepRunner = Callable[..., Awaitable[Any]]
+"""Awaits `function(*arguments)` for the function and the arguments that it is given."""
 MAX_EXPRESSION_CHARS = 1024
 """A longer index expression matches no settings table. Looking it up would cost time and memory."""
 MAX_REMEMBERED_EXPRESSIONS = 1024
@@ -152,21 +154,28 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
 
 def run_flow(flow: SearchFlow, answer: Callable[[Question], Answer]) -> FlowResult:
     """Drive `flow` with a function that answers at once."""
-    try:
-        question = next(flow)
-        while True:
-            question = flow.send(answer(question))
-    except StopIteration as stop:
-        result: FlowResult = stop.value
-        return result
+    step = _advance_flow(flow, None)
+    while isinstance(step, Question):
+        step = _advance_flow(flow, answer(step))
+    return step
 
 
-async def run_flow_async(flow: SearchFlow, answer: Callable[[Question], Awaitable[Answer]]) -> FlowResult:
-    """Drive `flow` with a coroutine function."""
+async def run_flow_async(
+    flow: SearchFlow, answer: Callable[[Question], Awaitable[Answer]], *, run_step: StepRunner | None = None
+) -> FlowResult:
+    """Drive `flow` with a coroutine function. `run_step` runs each step of the flow, for example in a thread."""
+    reply: Answer | None = None
+    while True:
+        step = _advance_flow(flow, reply) if run_step is None else await run_step(_advance_flow, flow, reply)
+        if isinstance(step, FlowResult):
+            return step
+        reply = await answer(step)
+
+
+def _advance_flow(flow: SearchFlow, reply: Answer | None) -> Question | FlowResult:
+    """Send `reply` into `flow`, or start it with None. Return its next question, or its result at the end."""
     try:
-        question = next(flow)
-        while True:
-            question = flow.send(await answer(question))
+        return flow.send(reply) if reply is not None else next(flow)
     except StopIteration as stop:
         result: FlowResult = stop.value
         return result
