@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from querylift.plugin import dsl
 from querylift.plugin.broker import ExpansionBroker
@@ -22,10 +23,11 @@ from querylift.plugin.flow import (
     search_flow,
     summarize_outcomes,
 )
-from querylift.plugin.multi_search import MultiSearch, join_msearch, split_msearch
+from querylift.plugin.multi_search import join_msearch, split_msearch
 from querylift.plugin.outcome import Outcome, Skip
 from querylift.plugin.proxy import routes
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
+from querylift.plugin.proxy.body_thread import MAX_INLINE_BYTES, BodyThread
 from querylift.plugin.proxy.client_watch import ClientGone
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.responder import ORIGINAL_FAILS, REJECTED, Responder
@@ -40,7 +42,7 @@ _BAD_TARGET = json.dumps({"error": "the request's target does not begin with /",
 
 
 class Proxy:
-    """ASGI application. Whoever makes `broker`, `upstream` and `journal` also starts and closes them."""
+    """ASGI application. Whoever makes the parts that it is given also starts and closes them."""
 
     def __init__(
         self,
@@ -49,11 +51,13 @@ class Proxy:
         broker: ExpansionBroker,
         upstream: Upstream,
         journal: Journal,
+        body_thread: BodyThread,
         clock: Callable[[], float],
     ) -> None:
         self.broker = broker
         self.upstream = upstream
         self.journal = journal
+        self._body_thread = body_thread
         self._clock = clock
         self.apply_settings(settings)
 
@@ -87,6 +91,14 @@ class Proxy:
         """Return what to send for `search`, by its deadline. Never raises."""
         return await run_flow_async(search_flow(search, self.rules), self.broker.answer)
 
+    async def _expand_large(self, search: Search) -> FlowResult:
+        """Do the same as `expand`, and read the body in a thread."""
+        run_step = partial(self._body_thread.run, search.deadline_s)
+        try:
+            return await run_flow_async(search_flow(search, self.rules), self.broker.answer, run_step=run_step)
+        except TimeoutError:
+            return FlowResult(None, Outcome("late", "budget"))
+
     async def _answer_search(self, responder: Responder, scope: Scope, route: routes.Route, path: str) -> None:
         started_s = self._clock()
         body, is_complete = await responder.read_body(self.settings.max_body_bytes)
@@ -115,7 +127,8 @@ class Proxy:
         url_parameters = NO_URL_PARAMETERS
         if request.query_string:
             url_parameters = dsl.UrlParameters.from_mapping(routes.parse_parameters(request.query_string))
-        result = await self.expand(Search(index, request.body, url_parameters, self._deadline_s(started_s)))
+        expand = self.expand if len(request.body) <= MAX_INLINE_BYTES else self._expand_large
+        result = await expand(Search(index, request.body, url_parameters, self._deadline_s(started_s)))
         added_s = self._clock() - started_s
         if result.body is None:
             self.journal.record_search(index, result, added_s)
@@ -138,7 +151,8 @@ class Proxy:
             outcome = self._record_unread_search(request.route.index, Outcome("skipped", error.reason))
             await responder.send_original(request, outcome)
             return
-        results = await self._expand_all(multi)
+        expand = self.expand if len(request.body) <= MAX_INLINE_BYTES else self._expand_large
+        results = await asyncio.gather(*(expand(search) for search in multi.searches))
         added_s = self._clock() - started_s
         outcome = summarize_outcomes(results)
         rewritten_positions = [i for i, result in enumerate(results) if result.body is not None]
@@ -159,9 +173,6 @@ class Proxy:
             results = [result if result.body is None else replace(result, outcome=outcome) for result in results]
         for search, result in zip(multi.searches, results, strict=True):
             self.journal.record_search(search.index, result, added_s)
-
-    async def _expand_all(self, multi: MultiSearch) -> list[FlowResult]:
-        return await asyncio.gather(*(self.expand(search) for search in multi.searches))
 
     def _deadline_s(self, started_s: float) -> float:
         return started_s + self.settings.budget_ms / 1000

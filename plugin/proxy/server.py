@@ -17,6 +17,7 @@ from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.admin import Admin
 from querylift.plugin.proxy.application import Proxy
+from querylift.plugin.proxy.body_thread import BodyThread
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
 from querylift.plugin.proxy.settings_reload import reload_settings
@@ -42,10 +43,19 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
             connect_timeout_s=settings.engine_connect_timeout_s,
             ssl=factory.build_ssl_context(settings),
         )
+        body_thread = BodyThread(time.monotonic)
         try:
             journal = Journal(Metrics(), settings.log)
-            yield Proxy(settings, broker=broker, upstream=upstream, journal=journal, clock=time.monotonic)
+            yield Proxy(
+                settings,
+                broker=broker,
+                upstream=upstream,
+                journal=journal,
+                body_thread=body_thread,
+                clock=time.monotonic,
+            )
         finally:
+            await body_thread.close()
             await upstream.close()
 
 

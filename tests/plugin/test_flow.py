@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from querylift.plugin import dsl
 from querylift.plugin.broker import Answer, Question
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.flow import (
