@@ -7,13 +7,15 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field, replace
 
 from querylift.plugin.cache import Cache, cache_key, decode_expansion, encode_expansion, make_cache
 from querylift.plugin.errors import GeneratorBusy, GeneratorError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.generators.base import ExpansionRequest, Generator
+from querylift.plugin.holding_cache import HoldingCache
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.settings import Settings
 
@@ -24,27 +26,38 @@ _log = logging.getLogger("querylift")
 class Question:
     """A flow needs an expansion for `request`, before `deadline_s` on the broker's clock.
 
-    `shows_words` is true when the engine's answer will show the words of the rewritten query.
+    `shows_words` is true when the engine's answer will show the words of the rewritten query. `client` is any text that
+    tells clients apart.
     """
 
     request: ExpansionRequest
     deadline_s: float
     shows_words: bool = False
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An expansion, or None. The outcome says where the expansion came from, or why there is none."""
+    """An expansion, or None. The outcome says where the expansion came from, or why there is none.
+
+    `cache_key` is for `ExpansionBroker.accept`. It is empty when the cache was not asked.
+    """
 
     expansion: Expansion | None
     outcome: Outcome
+    cache_key: str = field(default="", compare=False)
+
+
+MAX_PENDING_PER_CLIENT = 32
+"""So one client, or one `_msearch`, cannot take all the generations that may be under way."""
 
 
 class ExpansionBroker:
     """Holds a generator and a cache. An expansion that comes too late still goes into the cache.
 
     A query that was answered without an expansion is pinned: it stays without one for `pin_s`.
-    `clock` gives seconds and never goes back. `max_pending` limits the generations under way.
+    `clock` gives seconds and never goes back. `max_pending` limits the generations under way, and
+    `max_pending_per_client` those of one client.
     """
 
     def __init__(
@@ -56,6 +69,7 @@ class ExpansionBroker:
         ttl_s: float = 86_400,
         pin_s: float = 120,
         max_pending: int = 256,
+        max_pending_per_client: int = MAX_PENDING_PER_CLIENT,
     ) -> None:
         self.generator = generator
         self._cache = cache
@@ -63,6 +77,8 @@ class ExpansionBroker:
         self._ttl_s = ttl_s
         self._pin_s = pin_s
         self._max_pending = max_pending
+        self._max_pending_per_client = max_pending_per_client
+        self._pending_by_client: Counter[str] = Counter()
         self._generations: dict[str, asyncio.Task[Expansion | None]] = {}
         self._cache_writes: set[asyncio.Task[None]] = set()
         self._keys_pinned_while_pending: set[str] = set()
@@ -81,17 +97,27 @@ class ExpansionBroker:
         if (reason := self._find_privacy_reason(question)) is not None:
             return Answer(None, Outcome("skipped", reason))
         key = cache_key(self.generator, question.request)
+        return replace(await self._answer_by_key(key, question, budget_s), cache_key=key)
+
+    def accept(self, cache_key: str) -> None:
+        """Note that the engine accepted the search of an answer, so that its cache entries may be written."""
+        if isinstance(self._cache, HoldingCache):
+            self._run_in_background(self._cache.accept(cache_key, "pin:" + cache_key))
+
+    async def _answer_by_key(self, key: str, question: Question, budget_s: float) -> Answer:
+        """Return what the cache holds, or what the generator makes within `budget_s`. Never raises GeneratorError."""
         try:
             cached_answer = self._read_cached_answer(*self._cache.peek_two("pin:" + key, key))
             if cached_answer is not None:
                 return cached_answer
             async with asyncio.timeout(budget_s if budget_s < math.inf else None):
-                return await self._wait_for_answer(key, question.request)
+                return await self._wait_for_answer(key, question)
         except TimeoutError:
             self._pin_query(key)
             return Answer(None, Outcome("late", "budget"))
-        except GeneratorBusy:
-            self._pin_query(key)
+        except (
+            GeneratorBusy
+        ):  # Nothing is pinned: otherwise a client that floods the proxy would pin everybody's queries.
             return Answer(None, Outcome("skipped", "busy"))
         except GeneratorError as error:
             self._log_generator_error(error)
@@ -118,17 +144,16 @@ class ExpansionBroker:
             return "pattern"
         return None
 
-    async def _wait_for_answer(self, key: str, request: ExpansionRequest) -> Answer:
+    async def _wait_for_answer(self, key: str, question: Question) -> Answer:
         """Return what the cache holds, or wait for the generation, which is started when none is under way."""
         cached_answer = self._read_cached_answer(*await self._cache.get_two("pin:" + key, key))
         if cached_answer is not None:
             return cached_answer
         generation = self._generations.get(key)
         if generation is None:
-            if len(self._generations) >= self._max_pending:
-                self._pin_query(key)
+            if self._is_full_for(question.client):
                 return Answer(None, Outcome("skipped", "busy"))
-            generation = self._start_generation(key, request)
+            generation = self._start_generation(key, question)
         # Shielded: when this search stops waiting, the generation goes on and fills the cache.
         answer = _make_answer(await asyncio.shield(generation), Outcome("expanded"))
         # An earlier search for this query did not wait long enough. Its pages and these must agree.
@@ -148,14 +173,22 @@ class ExpansionBroker:
             _log.warning("a cached expansion could not be read and is made again")
             return None
 
-    def _start_generation(self, key: str, request: ExpansionRequest) -> asyncio.Task[Expansion | None]:
-        generation = asyncio.ensure_future(self._generate_and_cache(key, request))
+    def _is_full_for(self, client: str) -> bool:
+        is_full_for_client = self._pending_by_client[client] >= self._max_pending_per_client
+        return is_full_for_client or len(self._generations) >= self._max_pending
+
+    def _start_generation(self, key: str, question: Question) -> asyncio.Task[Expansion | None]:
+        generation = asyncio.ensure_future(self._generate_and_cache(key, question.request))
         self._generations[key] = generation
-        generation.add_done_callback(lambda task: self._forget_generation(key, task))
+        self._pending_by_client[question.client] += 1
+        generation.add_done_callback(lambda task: self._forget_generation(key, question.client, task))
         return generation
 
-    def _forget_generation(self, key: str, generation: asyncio.Task[Expansion | None]) -> None:
+    def _forget_generation(self, key: str, client: str, generation: asyncio.Task[Expansion | None]) -> None:
         self._generations.pop(key, None)
+        self._pending_by_client[client] -= 1
+        if not self._pending_by_client[client]:
+            del self._pending_by_client[client]
         # The searches that wait for this generation look at the set first; a second is enough for that.
         asyncio.get_running_loop().call_later(1, self._keys_pinned_while_pending.discard, key)
         if not generation.cancelled():
@@ -186,7 +219,10 @@ class ExpansionBroker:
 
     def _write_to_cache_later(self, key: str, value: str, ttl_s: float) -> None:
         """Write to the cache in the background. A shared cache may be slow, and no search should wait for it."""
-        task = asyncio.ensure_future(self._write_to_cache(key, value, ttl_s))
+        self._run_in_background(self._write_to_cache(key, value, ttl_s))
+
+    def _run_in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._cache_writes.add(task)
         task.add_done_callback(self._cache_writes.discard)
 
@@ -207,9 +243,16 @@ def _make_answer(expansion: Expansion | None, outcome: Outcome) -> Answer:
 
 
 @contextlib.asynccontextmanager
-async def open_broker(settings: Settings, generator: Generator) -> AsyncIterator[ExpansionBroker]:
-    """Start `generator` and yield a broker over it. Both are closed on exit. Raises SettingsError, MissingExtra."""
+async def open_broker(
+    settings: Settings, generator: Generator, *, waits_for_acceptance: bool = False
+) -> AsyncIterator[ExpansionBroker]:
+    """Start `generator` and yield a broker over it. Both are closed on exit. Raises SettingsError, MissingExtra.
+
+    With `waits_for_acceptance`, cache entries are written after `accept` was called for them.
+    """
     cache = make_cache(settings.cache, time.monotonic)
+    if waits_for_acceptance:
+        cache = HoldingCache(cache, time.monotonic)
     broker = ExpansionBroker(
         generator, cache, clock=time.monotonic, ttl_s=settings.cache.ttl_s, pin_s=settings.cache.pin_s
     )

@@ -217,7 +217,8 @@ def cache_key(generator: Generator, request: ExpansionRequest) -> str:
     parts = [generator.identity, PROMPT_VERSION, clean_query(request.text)]
     if generator.reads_index:
         parts += [request.index, *request.fields]
-    return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+    # A list as JSON, because clients choose these texts, and could put any separator into one of them.
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def encode_expansion(expansion: Expansion | None) -> str:

@@ -37,12 +37,14 @@ class Search:
     """One search as it came in.
 
     `index` is the index expression of the URL or of the `_msearch` header, or None. `deadline_s` is on the broker's clock.
+    `client` is any text that tells clients apart.
     """
 
     index: str | None
     body: bytes
     url_parameters: dsl.UrlParameters = field(default_factory=dsl.UrlParameters)
     deadline_s: float = float("inf")
+    client: str = ""
 
     def __repr__(self) -> str:
         return f"Search(index={self.index!r}, {len(self.body)} bytes)"
@@ -55,12 +57,16 @@ def make_match_body(query: str, field_name: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class FlowResult:
-    """The rewritten body, or None when the original body is to be sent. `query` is empty when it was not found."""
+    """The rewritten body, or None when the original body is to be sent. `query` is empty when it was not found.
+
+    `cache_key` is for `ExpansionBroker.accept`. It is empty when the cache was not asked.
+    """
 
     body: bytes | None
     outcome: Outcome
     query: str = ""
     expansion: Expansion | None = None
+    cache_key: str = ""
 
     def __repr__(self) -> str:
         return f"FlowResult({self.outcome.format_header()})"
@@ -145,11 +151,11 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
     query = clean_query(user_query.text)
     request = ExpansionRequest(query, index, policy.fields or user_query.fields)
     shows_words = dsl.shows_query_words(read_body(), search.url_parameters)
-    answer = yield Question(request, search.deadline_s, shows_words=shows_words)
+    answer = yield Question(request, search.deadline_s, shows_words=shows_words, client=search.client)
     if answer.expansion is None:
-        return FlowResult(None, answer.outcome, query)
+        return FlowResult(None, answer.outcome, query, cache_key=answer.cache_key)
     rewritten = dsl.dump_body(dsl.add_expansion(read_body(), user_query, answer.expansion, policy))
-    return FlowResult(rewritten, answer.outcome, query, answer.expansion)
+    return FlowResult(rewritten, answer.outcome, query, answer.expansion, answer.cache_key)
 
 
 def run_flow(flow: SearchFlow, answer: Callable[[Question], Answer]) -> FlowResult:

@@ -139,10 +139,36 @@ def test_a_second_search_agrees_with_an_earlier_one_that_did_not_wait_long_enoug
 def test_a_busy_generator_is_an_outcome_and_not_a_fault() -> None:
     async def check(broker: ExpansionBroker, clock: ManualClock) -> None:
         assert (await broker.answer(_make_question())).outcome == Outcome("skipped", "busy")
-        await asyncio.sleep(0.01)
-        assert (await broker.answer(_make_question())).outcome == Outcome("late", "pinned")
+        generator.answers["download a page"] = PAGE
+        assert (await broker.answer(_make_question())).outcome == Outcome("expanded")
 
-    _run_with_broker(ScriptedGenerator({"download a page": GeneratorBusy("full")}), check)
+    generator = ScriptedGenerator({"download a page": GeneratorBusy("full")})
+    _run_with_broker(generator, check)
+
+
+def test_one_client_cannot_take_all_generations() -> None:
+    def ask(query: str, client: str) -> Question:
+        return Question(ExpansionRequest(query, "docs"), 1005, client=client)
+
+    async def check(broker: ExpansionBroker, clock: ManualClock) -> None:
+        flood = [broker.answer(ask(f"query {i}", "attacker")) for i in range(6)]
+        flood_answers = asyncio.gather(*flood)
+        await asyncio.sleep(0.01)
+        assert (await broker.answer(ask("download a page", "bystander"))).outcome == Outcome("expanded")
+        outcomes = [answer.outcome for answer in await flood_answers]
+        assert outcomes == [Outcome("skipped", "nothing")] * 4 + [Outcome("skipped", "busy")] * 2
+        assert (await broker.answer(ask("query 9", "attacker"))).outcome == Outcome("skipped", "nothing")
+
+    generator = ScriptedGenerator({"download a page": PAGE}, delay_s=0.05)
+    _run_with_broker(generator, check, max_pending=8, max_pending_per_client=4)
+
+
+def test_texts_that_a_client_chooses_cannot_share_the_cache_key_of_others() -> None:
+    generator = ScriptedGenerator({})
+    generator.reads_index = True
+    fields = [("title", "body"), ("title\x00body",), ("title", "", "body")]
+    requests = [ExpansionRequest("words", index, names) for names in fields for index in ("docs", "docs\x00title")]
+    assert len({cache_key(generator, request) for request in requests}) == len(requests)
 
 
 def test_a_cache_that_fails_never_fails_a_search() -> None:
