@@ -10,7 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from querylift.plugin import dsl
@@ -145,8 +145,9 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
     answer = yield Question(request, search.deadline_s)
     if answer.expansion is None:
         return FlowResult(None, answer.outcome, query)
-    rewritten = dsl.dump_body(dsl.add_expansion(read_body(), user_query, answer.expansion, policy))
-    return FlowResult(rewritten, answer.outcome, query, answer.expansion)
+    rewrite = dsl.rewrite_search(read_body(), user_query, answer.expansion, policy)
+    outcome = replace(answer.outcome, reason=answer.outcome.reason or rewrite.boost_reason)
+    return FlowResult(dsl.dump_body(rewrite.body), outcome, query, answer.expansion)
 
 
 def run_flow(flow: SearchFlow, answer: Callable[[Question], Answer]) -> FlowResult:

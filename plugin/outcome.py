@@ -44,6 +44,8 @@ REASONS = BODY_REASONS | {
     "hidden-refusal": "the answer would have a form in which Querylift could not see that the engine refused an expansion",
     "too-many-searches": "the _msearch holds more searches than Querylift reads",
     "no-newline": "the _msearch does not end with a newline, so the engine refuses it",
+    "same-hits": "the search counts or groups its hits, so mode widen was served as boost",
+    "required-words": "the search says which or how many words must match, so mode widen was served as boost",
     "nothing": "the generator had nothing to add",
     "pinned": "this query was answered without an expansion a moment ago, and its pages must agree",
     "budget": "the expansion was not ready within the time budget",
@@ -67,7 +69,7 @@ class Skip(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`kind` says which search the engine got. `reason` says why: a key of REASONS, or empty."""
+    """`kind` says which search the engine got. `reason` says why, or what limited it: a key of REASONS, or empty."""
 
     kind: OutcomeKind
     reason: str = ""
