@@ -10,7 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from querylift.plugin import dsl
@@ -154,8 +154,9 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
     answer = yield Question(request, search.deadline_s, shows_words=shows_words, client=search.client)
     if answer.expansion is None:
         return FlowResult(None, answer.outcome, query, cache_key=answer.cache_key)
-    rewritten = dsl.dump_body(dsl.add_expansion(read_body(), user_query, answer.expansion, policy))
-    return FlowResult(rewritten, answer.outcome, query, answer.expansion, answer.cache_key)
+    rewrite = dsl.rewrite_search(read_body(), user_query, answer.expansion, policy)
+    outcome = replace(answer.outcome, reason=answer.outcome.reason or rewrite.boost_reason)
+    return FlowResult(dsl.dump_body(rewrite.body), outcome, query, answer.expansion, answer.cache_key)
 
 
 def run_flow(flow: SearchFlow, answer: Callable[[Question], Answer]) -> FlowResult:

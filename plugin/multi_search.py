@@ -23,7 +23,7 @@ class MultiSearch:
     searches: tuple[Search, ...]
 
 
-def split_msearch(raw: bytes, index: str | None, *, deadline_s: float) -> MultiSearch:
+def split_msearch(raw: bytes, index: str | None, *, deadline_s: float, client: str = "") -> MultiSearch:
     """Split an `_msearch` body into its searches.
 
     `index` is the index expression of the URL. Raises Skip when there are too many searches or values, when a header is not JSON,
@@ -42,7 +42,7 @@ def split_msearch(raw: bytes, index: str | None, *, deadline_s: float) -> MultiS
     searches = []
     for i in range(first_header, len(lines) - 2, 2):  # the last item is what follows the last newline: nothing
         header = dsl.parse_body(lines[i]) if lines[i].strip() else {}
-        searches.append(Search(_read_header_index(header, index), lines[i + 1], deadline_s=deadline_s))
+        searches.append(Search(_read_header_index(header, index), lines[i + 1], deadline_s=deadline_s, client=client))
     return MultiSearch(tuple(lines), first_header + 1, tuple(searches))
 
 

@@ -41,10 +41,14 @@ REASONS = BODY_REASONS | {
     "index": "no settings table allows expansion on every index searched",
     "pit": "a point-in-time search names no index; set pit_index to the index whose table applies",
     "encoding": "the body has an encoding or a media type that Querylift does not read",
+    "unseen": "the form of the answer would hide that a shard refused the expanded search",
+    "template": "a template holds the search, and only the engine fills it in",
+    "continuation": "the request reads on in an earlier search",
     "too-large": "the body is larger than max_body_bytes",
-    "hidden-refusal": "the answer would have a form in which Querylift could not see that the engine refused an expansion",
     "too-many-searches": "the _msearch holds more searches than Querylift reads",
     "no-newline": "the _msearch does not end with a newline, so the engine refuses it",
+    "same-hits": "the search counts or groups its hits, so mode widen was served as boost",
+    "required-words": "the search says which or how many words must match, so mode widen was served as boost",
     "nothing": "the generator had nothing to add",
     "pinned": "this query was answered without an expansion a moment ago, and its pages must agree",
     "budget": "the expansion was not ready within the time budget",
@@ -52,6 +56,7 @@ REASONS = BODY_REASONS | {
     "explain": "profile or explain would show the client words of documents that it may not read",
     "pattern": "the generator reads with an account of its own, so it needs the name of one index",
     "generator": "the generator failed",
+    "engine": "the engine did not answer",
     "rejected": "the engine refused the expanded search, so the original was sent",
     "original-fails": "the engine does not fully answer the original search either, so the expansion was not at fault",
     "paused": "the engine refused expanded searches on this index, so expansion pauses",
@@ -70,7 +75,7 @@ class Skip(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`kind` says which search the engine got. `reason` says why: a key of REASONS, or empty."""
+    """`kind` says which search the engine got. `reason` says why, or what limited it: a key of REASONS, or empty."""
 
     kind: OutcomeKind
     reason: str = ""

@@ -74,7 +74,13 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     """
     from querylift.index_tools.corpora.corpus_names import load_corpus
     from querylift.index_tools.engine import Engine
-    from querylift.index_tools.evaluation.experiment import System, check_baseline_hits, create_task, report_to_json
+    from querylift.index_tools.evaluation.experiment import (
+        System,
+        check_baseline_hits,
+        create_task,
+        find_mode_warnings,
+        report_to_json,
+    )
     from querylift.index_tools.evaluation.text_table import render_table
     from querylift.index_tools.searching import search_offline
 
@@ -99,6 +105,8 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
         else:
             system = _measure_over_http(settings, task, options["via"], search_options)
         report = _make_report(task, baseline, system, engine, options)
+    for warning in find_mode_warnings(system.searched):
+        click.echo(f"warning: {warning}", err=True)
     if out is not None:
         _write_results(out, task, baseline, system, report)
     if as_json:

@@ -16,8 +16,14 @@ from querylift.index_tools.evaluation.html_report import SHOWN_HITS, Hit, QueryD
 from querylift.index_tools.evaluation.measures import MAIN_MEASURE, Evaluation, evaluate_run
 from querylift.index_tools.searching import SearchedRun
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.outcome import REASONS
 
 _MAX_TITLE_CHARS = 120
+_MODE_REMEDIES = {
+    "same-hits": "leave aggs and collapse out of the body to measure widen",
+    "required-words": "leave operator and minimum_should_match out of the body to measure widen",
+}
+"""For each reason for which `widen` becomes `boost`, what to do to measure `widen`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,16 @@ def format_outcome_counts(searched: SearchedRun) -> str:
     """Return how many queries had each outcome, such as "expanded 40, late;budget 3"."""
     counts = Counter(searched.outcomes.values()).most_common()
     return ", ".join(f"{outcome or 'sent unchanged'} {count}" for outcome, count in counts)
+
+
+def find_mode_warnings(searched: SearchedRun) -> list[str]:
+    """Return a sentence for each reason for which searches under mode `widen` were served as `boost`."""
+    counts = Counter(outcome.partition(";")[2] for outcome in searched.outcomes.values())
+    return [
+        f"{counts[reason]} of {len(searched.outcomes)} searches measure boost: {REASONS[reason]}; {remedy}"
+        for reason, remedy in _MODE_REMEDIES.items()
+        if counts[reason]
+    ]
 
 
 def report_to_json(report: Report, systems: Mapping[str, System]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from querylift.plugin.dsl.query_text import unescape_query_syntax, uses_query_syntax
+from querylift.plugin.dsl.query_text import read_query_text, uses_query_syntax
 
 ClausePath = tuple[str | int, ...]
 Clause = dict[str, Any]
@@ -24,8 +24,8 @@ _MAX_BOOST = 1e30
 class Leaf:
     """A clause that scores the user's query, and holds no other clause.
 
-    `path` leads to it from the root of the body. `text` is the user's text, with whitespace collapsed and without the
-    backslashes that escape query syntax. `uses_syntax` is true when its clause reads the text as query syntax, and there
+    `path` leads to it from the root of the body. `text` is the user's text, with whitespace collapsed and without
+    what escapes or groups query syntax. `uses_syntax` is true when its clause reads the text as query syntax, and there
     is some. `fields` are as the client wrote them, boosts included (`title^3`).
     They are empty when the clause names none, so that the default of the index applies. `sets_required_matches` is true
     when the clause, or the bool around it, says which or how many words must match. `expansion_options` are the options
@@ -174,14 +174,17 @@ def _build_leaf(
 ) -> Leaf | None:
     """Return the leaf. Return None when it holds no words, asks for a phrase, or has an unusable boost."""
     text, boost = options.get("query"), _parse_boost(options)
-    if not isinstance(text, str) or not text.strip() or boost is None:
+    if not isinstance(text, str) or boost is None:
+        return None
+    words = read_query_text(kind, text)
+    if not words:
         return None
     if options.get("type", "boolean") not in (*_SCORE_TYPES, "boolean"):
         return None
     return Leaf(
         path,
         kind,
-        " ".join(unescape_query_syntax(text).split()),
+        words,
         fields,
         boost,
         _sets_required_matches(options),

@@ -13,7 +13,9 @@ from typing import Any
 from querylift.plugin.dsl.clauses import parse_fields
 
 _WORD = re.compile(r"\w+")
-_WILDCARDS = re.compile(r"[*?]+")
+_BETWEEN_WILDCARDS = re.compile(r"[^*?]+")
+_MAX_CHARS = 20_000
+"""A longer text is no part of a query that is expanded. Comparing it would cost time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,13 @@ class FixedText:
 
     def is_part_of(self, text: str) -> bool:
         """Whether `text` holds these words in this order, whatever their case and the signs between them."""
-        return _fold_text(self.text) in _fold_text(text)
+        return len(self.text) <= _MAX_CHARS and _fold_text(self.text) in _fold_text(text)
 
 
-def read_fixed_texts(kind: str, content: Any) -> list[FixedText]:
-    """Return the user's words in a clause of this kind. [] when it holds none, or has boost 0 and so only filters."""
-    reader = _READERS.get(kind)
-    return list(reader(content)) if reader is not None else []
+def read_fixed_texts(kind: str, content: Any) -> Iterator[FixedText]:
+    """Yield the user's words in a clause of this kind. A clause with boost 0 only filters, and holds none."""
+    if kind in _READERS:
+        yield from _READERS[kind](content)
 
 
 def _fold_text(text: str) -> str:
@@ -65,7 +67,8 @@ def _read_term(content: Any) -> Iterator[FixedText]:
         options = options if isinstance(options, dict) else {"value": options}
         value = options.get("value", options.get("wildcard"))
         if isinstance(value, str) and options.get("boost") != 0:
-            yield from (FixedText(part, (field,), is_term=True) for part in _WILDCARDS.split(value) if part)
+            for part in _BETWEEN_WILDCARDS.finditer(value):
+                yield FixedText(part[0], (field,), is_term=True)
 
 
 def _read_fuzzy(content: Any) -> Iterator[FixedText]:

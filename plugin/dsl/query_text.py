@@ -7,6 +7,10 @@ import re
 from querylift.plugin.expansion import COMBINING_MARKS
 from querylift.plugin.outcome import Skip
 
+_MAX_ESCAPED_CHARS = 20_000
+"""In a longer text, escaped signs are not looked for. That would cost time, and such a text is hardly ever expanded."""
+_MAX_VALUE_CHARS = 100
+"""A longer text is not taken for the value of a filter. Reading it would cost time."""
 _QUOTATION_MARKS = re.compile(r"""["“”„«»‹›「」『』]""")
 # After a digit the mark means inches. Between two letters it is part of a word, as in Hebrew abbreviations.
 _MARK_OF_INCHES = re.compile(r"""(?<=[\d½¼¾⅓⅔⅛⅜⅝⅞])["”“]|(?<=[^\W\d_])"(?=[^\W\d_])""")
@@ -29,6 +33,8 @@ _QUERY_STRING_SYNTAX = re.compile(r"""[+=><!(){}\[\]^"~*?:\\/]|&&|\|\||(?:^|\s)-
 _SIMPLE_SYNTAX = re.compile(r"""[+|"*()~\\]|(?:^|\s)-|-(?:\s|$)""")
 _ESCAPED_SIGN = re.compile(r"""\\([-+=&|><!(){}\[\]^"~*?:\\/])""")
 
+_GROUP = re.compile(r"\A\s*\(([^()]*)\)\s*\Z")
+
 
 def check_query_text(text: str, *, max_words: int) -> None:
     """Raise Skip when `text` is quoted, has wildcards, looks like an id or a code, or is longer than `max_words`."""
@@ -44,6 +50,8 @@ def check_query_text(text: str, *, max_words: int) -> None:
 
 def looks_like_filter_value(text: str) -> bool:
     """Whether `text` looks like a field's value: no word, at most three ASCII letters, one word in capitals, a boolean."""
+    if len(text) > _MAX_VALUE_CHARS:
+        return False
     tokens = text.split()
     if not any(_is_word(token) for token in tokens):
         return True
@@ -52,21 +60,23 @@ def looks_like_filter_value(text: str) -> bool:
     )
 
 
+def read_query_text(kind: str, text: str) -> str:
+    """Return the user's words in the `text` of a clause, with whitespace collapsed.
+
+    Without the backslashes that applications put before the signs of query syntax, in any clause, and without a pair of
+    brackets around the whole text of a query_string or simple_query_string clause.
+    """
+    return " ".join(_replace_escaped_signs(_strip_group(kind, text), r"\1").split())
+
+
 def uses_query_syntax(kind: str, text: str) -> bool:
     """Whether a query_string or simple_query_string clause reads a part of `text` as syntax. Other kinds read none."""
+    text = _replace_escaped_signs(_strip_group(kind, text), "x")
     if kind == "query_string":
-        return bool(_QUERY_STRING_SYNTAX.search(_ESCAPED_SIGN.sub("x", text)))
-    if kind == "simple_query_string":
-        text = _ESCAPED_SIGN.sub("x", text)
-        if text.count('"') == 1:  # without a second one, the mark is plain
-            text = text.replace('"', "")
-        return bool(_SIMPLE_SYNTAX.search(text))
-    return False
-
-
-def unescape_query_syntax(text: str) -> str:
-    """Return `text` without the backslashes that applications put before the signs of query syntax."""
-    return _ESCAPED_SIGN.sub(r"\1", text)
+        return bool(_QUERY_STRING_SYNTAX.search(text))
+    if text.count('"') == 1:  # without a second one, the mark is plain in a simple_query_string
+        text = text.replace('"', "")
+    return kind == "simple_query_string" and bool(_SIMPLE_SYNTAX.search(text))
 
 
 def count_tokens(text: str) -> int:
@@ -75,6 +85,15 @@ def count_tokens(text: str) -> int:
     Each run of letters and digits counts one. So does each sign of a script that is written without spaces.
     """
     return len((_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text))
+
+
+def _replace_escaped_signs(text: str, replacement: str) -> str:
+    return _ESCAPED_SIGN.sub(replacement, text) if "\\" in text and len(text) <= _MAX_ESCAPED_CHARS else text
+
+
+def _strip_group(kind: str, text: str) -> str:
+    group = _GROUP.match(text) if kind in ("query_string", "simple_query_string") else None
+    return group[1] if group else text
 
 
 def _is_quoted(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from querylift.plugin.dsl.clauses import Clause, ClausePath, Leaf, round_weight
@@ -21,6 +22,17 @@ index with the most fields.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """A rewritten body. `boost_reason` says why mode `widen` was served as `boost`: a key of outcome.REASONS, or empty."""
+
+    body: dict[str, Any]
+    boost_reason: str = ""
+
+    def __repr__(self) -> str:
+        return f"Rewrite(boost_reason={self.boost_reason!r})"
+
+
 def add_expansion(body: dict[str, Any], user_query: UserQuery, expansion: Expansion, policy: Policy) -> dict[str, Any]:
     """Return a new body with `expansion` beside each leaf of `user_query`. `body` itself does not change.
 
@@ -28,17 +40,28 @@ def add_expansion(body: dict[str, Any], user_query: UserQuery, expansion: Expans
     Raises Skip("empty") when no surface word is known either. Raises Skip("too-many-clauses") when not one word of the
     expansion fits into the policy's number of clauses.
     """
+    return rewrite_search(body, user_query, expansion, policy).body
+
+
+def rewrite_search(body: dict[str, Any], user_query: UserQuery, expansion: Expansion, policy: Policy) -> Rewrite:
+    """Do what `add_expansion` does, and also say whether the mode was kept."""
     limited_expansion = _limit_expansion(expansion, user_query, policy)
-    mode = "boost" if _needs_same_hits(body) else policy.mode
     additions = list(_build_additions(user_query, limited_expansion, policy.weight))
     if not additions:
         raise Skip("empty")
+    mode = "boost" if _needs_same_hits(body) else policy.mode
     rewritten: Any = body
+    is_widened = False
     for leaf, addition in additions:
         # A leaf that sets how many words must match is never widened.
-        combine = _combine_to_widen if mode == "widen" and not leaf.sets_required_matches else _combine_to_boost
+        widens_leaf = mode == "widen" and not leaf.sets_required_matches
+        is_widened = is_widened or widens_leaf
+        combine = _combine_to_widen if widens_leaf else _combine_to_boost
         rewritten = _replace_at_path(rewritten, leaf.path, combine, addition)
-    return _add_highlight_query(rewritten, body)
+    boost_reason = ""
+    if policy.mode == "widen" and not is_widened:
+        boost_reason = "required-words" if mode == "widen" else "same-hits"
+    return Rewrite(_add_highlight_query(rewritten, body), boost_reason)
 
 
 def _build_additions(user_query: UserQuery, expansion: Expansion, weight: float) -> Iterator[tuple[Leaf, Clause]]:

@@ -65,9 +65,9 @@ def find_user_query(body: dict[str, Any], policy: Policy, url_parameters: UrlPar
     fixed_texts = [text for text in fixed_texts if not _searches_only_exact_fields(text.fields, exact_fields)]
     if not leaves:
         raise Skip("no-text")
-    leaves = _take_leaves_of_query(leaves)
-    _check_fixed_texts(fixed_texts, leaves)
-    return _build_user_query(leaves, policy)
+    user_query = _build_user_query(_take_leaves_of_query(leaves), policy)
+    _check_fixed_texts(fixed_texts, user_query)
+    return user_query
 
 
 def _take_leaves_of_query(leaves: list[Leaf]) -> list[Leaf]:
@@ -86,13 +86,13 @@ def _take_leaves_of_query(leaves: list[Leaf]) -> list[Leaf]:
     return query_leaves
 
 
-def _check_fixed_texts(fixed_texts: Iterable[FixedText], leaves: Sequence[Leaf]) -> None:
+def _check_fixed_texts(fixed_texts: Iterable[FixedText], user_query: UserQuery) -> None:
     """Raise Skip when a clause that carries no expansion holds words of the user that the leaves do not hold."""
     for fixed_text in fixed_texts:
-        if fixed_text.is_part_of(leaves[0].text):
+        if fixed_text.is_part_of(user_query.text):
             continue
         may_be_filter = fixed_text.is_term or looks_like_filter_value(fixed_text.text)
-        if not may_be_filter or _share_field(fixed_text.fields, leaves):
+        if not may_be_filter or _share_field(fixed_text.fields, user_query.leaves):
             raise Skip("several-texts")
 
 

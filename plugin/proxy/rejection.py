@@ -11,24 +11,15 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
+from querylift.plugin.proxy.shard_report import OVERLOADED_SHARD
+
 REJECTION_STATUSES = frozenset({400, 500})
 """With these statuses an engine refuses the query itself. 429 and 503 mean overload, and a second search would add to it."""
-HEAD_BYTES = 4096
-"""How much of a single search's answer is examined. `_shards` stands before the hits."""
 MAX_HELD_BYTES = 8_388_608
 """How much of an `_msearch` answer is held back. Of a longer one, only the status is examined."""
 _MAX_TEXT_BYTES = 4 * MAX_HELD_BYTES
 
-_FAILED_SHARDS = re.compile(rb'"_shards"\s*:\s*\{[^{}]*?"failed"\s*:\s*[1-9]')
-_OVERLOADED_SHARD = re.compile(rb'"type"\s*:\s*"(?:(?:es_)?rejected_execution|circuit_breaking)_exception"')
-"""Such a failed shard is no rejection, as with the statuses 429 and 503."""
 _POSSIBLE_REJECTION = re.compile(rb'"status"\s*:\s*(?:400|500)|"failed"\s*:\s*[1-9]')
-
-
-def has_failed_shard(head: bytes, encoding: bytes) -> bool:
-    """Whether the first bytes of an answer report a failed shard, so that hits may be missing."""
-    text = _decompress(head, encoding, HEAD_BYTES)
-    return _FAILED_SHARDS.search(text, 0, HEAD_BYTES) is not None and not _OVERLOADED_SHARD.search(text, 0, HEAD_BYTES)
 
 
 def find_rejected_searches(held: bytes, encoding: bytes, rewritten_positions: Iterable[int]) -> list[int]:
@@ -59,7 +50,7 @@ def _is_rejection(answer: Any) -> bool:
         return False
     shards = answer.get("_shards")
     has_failed_shard = isinstance(shards, dict) and shards.get("failed")
-    if has_failed_shard and _OVERLOADED_SHARD.search(json.dumps(shards).encode()):
+    if has_failed_shard and OVERLOADED_SHARD.search(json.dumps(shards).encode()):
         return False
     return answer.get("status") in REJECTION_STATUSES or bool(has_failed_shard)
 

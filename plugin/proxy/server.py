@@ -18,6 +18,7 @@ from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.admin import Admin
 from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.body_thread import BodyThread
+from querylift.plugin.proxy.client_protocol import ClientProtocol
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
 from querylift.plugin.proxy.settings_reload import reload_settings
@@ -37,7 +38,7 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
     """
     if generator is None:
         generator = factory.make_generator(settings.generator, settings)
-    async with open_broker(settings, generator) as broker:
+    async with open_broker(settings, generator, waits_for_acceptance=True) as broker:
         upstream = Upstream(
             settings.engine,
             connect_timeout_s=settings.engine_connect_timeout_s,
@@ -89,7 +90,7 @@ def create_server(app: Any, address: str) -> uvicorn.Server:
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=ClientProtocol,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -26,6 +26,8 @@ from querylift.plugin.settings import parse_settings
 from querylift.plugin.testing import ManualClock
 
 BODY = b'{"query": {"match": {"text": "download  a page"}}}'
+MATCH = {"match": {"text": "download a page"}}
+ALL_WORDS = {"match": {"text": {"query": "download a page", "operator": "and"}}}
 PAGE = Expansion(text="urlopen fetches")
 EXPANDED = Answer(PAGE, Outcome("expanded"))
 
@@ -147,6 +149,31 @@ def test_a_fault_of_querylift_sends_the_original_search(caplog: pytest.LogCaptur
         result = run_flow(search_flow(Search("docs", BODY), _make_rules()), answer_wrongly)
     assert (result.body, result.outcome) == (None, Outcome("error", "internal"))
     assert "the original search was sent" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        ({"query": MATCH}, "expanded"),
+        ({"query": MATCH, "aggs": {"t": {"terms": {"field": "tag"}}}}, "expanded;same-hits"),
+        ({"query": MATCH, "aggregations": {"t": {"terms": {"field": "tag"}}}}, "expanded;same-hits"),
+        ({"query": MATCH, "collapse": {"field": "tag"}}, "expanded;same-hits"),
+        ({"retriever": {"standard": {"query": MATCH, "collapse": {"field": "tag"}}}}, "expanded;same-hits"),
+        ({"query": ALL_WORDS}, "expanded;required-words"),
+        ({"query": {"bool": {"should": [MATCH, ALL_WORDS]}}}, "expanded"),
+        (
+            {"query": {"bool": {"should": [MATCH, {"term": {"a": 1}}], "minimum_should_match": 2}}},
+            "expanded;required-words",
+        ),
+    ],
+)
+def test_a_search_under_widen_that_is_served_as_boost_says_why(body: dict[str, Any], outcome: str) -> None:
+    search = Search("docs", json.dumps(body).encode())
+    widening = _make_rules(index={"docs": {"mode": "widen"}})
+    assert _run_search(search, widening).outcome.format_header() == outcome
+    assert _run_search(search).outcome.format_header() == "expanded"
+    cached = _run_search(search, widening, Answer(PAGE, Outcome("cached")))
+    assert cached.outcome.format_header() == outcome.replace("expanded", "cached")
 
 
 def test_a_very_long_index_expression_matches_no_table() -> None:
