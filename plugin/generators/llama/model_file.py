@@ -70,11 +70,6 @@ def count_default_threads() -> int:
     return max(1, min(_count_physical_cores(), _count_quota_cores()) - 1)
 
 
-def has_amx() -> bool:
-    """Whether Linux reports Intel's matrix unit (AMX) for the CPU. False on other systems."""
-    return "amx_tile" in _read_system_file(Path("/proc/cpuinfo"))
-
-
 def _count_physical_cores() -> int:
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return len({_read_system_file(_CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus})

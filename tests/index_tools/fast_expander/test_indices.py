@@ -19,6 +19,7 @@ from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.build import BuildRequest, BuildResult, build_expander
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import Expansion
+from querylift.plugin.fast_expander.expander_folder import read_expander_record
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator, open_expander_model
 from querylift.plugin.settings import parse_settings
@@ -30,6 +31,7 @@ from tests.helpers.expanders import (
     fill_index,
     list_part_files,
     remove_indices,
+    write_old_encoder_folder,
     write_tiny_encoder,
 )
 from tests.helpers.upstream_stub import run_proxy
@@ -282,9 +284,18 @@ def test_a_folder_that_is_none_is_named(builds: Builder) -> None:
     builds.folder.write_text("a file", encoding="utf-8")
     assert builds.refused() == f"{builds.folder} cannot be written: File exists; name another folder"
     builds.folder.unlink()
-    assert builds.refused(encoder=builds.folder.parent) == (
-        f"{builds.folder.parent} has neither model.safetensors nor onnx/model.onnx; name a sentence-transformers folder"
+    encoder = write_tiny_encoder(builds.folder.parent / "encoder")
+    (encoder / "model.safetensors").unlink()
+    assert builds.refused(encoder=encoder) == (
+        f"{encoder} has neither model.safetensors nor onnx/model.onnx; name a sentence-transformers folder"
     )
+
+
+def test_an_encoder_in_the_layout_of_an_early_version_is_found(builds: Builder, tmp_path: Path) -> None:
+    create_index(builds.engine, ONE)
+    fill_index(builds.engine, ONE, TEXTS)
+    builds(encoder=write_old_encoder_folder(tmp_path / "old"))
+    assert read_expander_record(builds.folder).reading.pooling == "cls"
 
 
 def test_a_changed_analyzer_is_refused_by_the_build_and_by_the_server(builds: Builder) -> None:

@@ -3,14 +3,11 @@
 import asyncio
 import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from querylift.index_tools.proxy_process import find_free_ports
 from querylift.plugin.errors import DataError, GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.generators import factory
@@ -21,6 +18,7 @@ from querylift.plugin.generators.none import NoneGenerator
 from querylift.plugin.generators.rm3 import estimate_relevance_model
 from querylift.plugin.generators.table import TableGenerator, build_table_rows
 from querylift.plugin.settings import Settings, parse_settings
+from tests.helpers.llama_server import run_llama_server
 
 
 def _write_table(tmp_path: Path, *rows: object) -> Path:
@@ -227,27 +225,16 @@ def test_an_endpoint_that_does_not_run_gives_a_generator_error() -> None:
 @pytest.mark.model
 def test_a_real_llama_server_answers_through_the_openai_api(tmp_path: Path) -> None:
     """The endpoint is llama-cpp-python's own server with the small model."""
-    port = find_free_ports(1)[0]
-    command = [sys.executable, "-W", "ignore", "-m", "llama_cpp.server", "--model", str(find_packaged_model())]
-    command += ["--port", str(port), "--n_ctx", "512", "--n_threads", "1", "--chat_format", "chatml"]
-    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
-        try:
-            expansion = asyncio.run(_expand_when_up(f"http://127.0.0.1:{port}/v1"))
-        finally:
-            server.kill()
+    with run_llama_server(tmp_path) as url:
+        expansion = asyncio.run(_expand_with_server(url))
     assert expansion is not None
     assert len(expansion.text.split()) > 3
 
 
-async def _expand_when_up(url: str) -> Expansion | None:
+async def _expand_with_server(url: str) -> Expansion | None:
     generator = HttpGenerator(url, model="m", max_seconds=60)
     await generator.start()
     try:
-        for _ in range(300):
-            try:
-                return await generator.expand(ExpansionRequest("how do vaccines work"))
-            except GeneratorError:
-                await asyncio.sleep(0.1)
-        raise AssertionError("the server did not come up")
+        return await generator.expand(ExpansionRequest("how do vaccines work"))
     finally:
         await generator.close()

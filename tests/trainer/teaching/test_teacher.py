@@ -1,12 +1,6 @@
 """Asking a teacher over HTTP: a real model behind llama-cpp-python's server, and a small server that misbehaves."""
 
 import asyncio
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +10,6 @@ from aiohttp import web
 
 from querylift.index_tools.proxy_process import find_free_ports
 from querylift.plugin.errors import GeneratorError, SettingsError
-from querylift.plugin.generators.llama.model_file import find_packaged_model
 from querylift.trainer.candidates import read_candidates
 from querylift.trainer.teaching.plan import TeachingPlan
 from querylift.trainer.teaching.prompts import FewShotExample, estimate_usage, list_requests
@@ -27,6 +20,7 @@ from querylift.trainer.teaching.teacher import (
     choose_api_key,
     find_unanswered_requests,
 )
+from tests.helpers.llama_server import run_llama_server
 from tests.helpers.teacher_server import (
     PASSAGE,
     QUERIES,
@@ -206,46 +200,22 @@ def test_requests_are_spread_over_the_minute() -> None:
     assert asyncio.run(record_pauses(None)) == []
 
 
-@pytest.fixture(scope="module")
-def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """llama-cpp-python's own server with the small model."""
-    port = find_free_ports(1)[0]
-    command = [sys.executable, "-W", "ignore", "-m", "llama_cpp.server", "--model", str(find_packaged_model())]
-    command += ["--port", str(port), "--n_ctx", "1024", "--n_threads", "1", "--chat_format", "chatml"]
-    with (tmp_path_factory.mktemp("llama") / "log").open("wb") as log:
-        with subprocess.Popen(command, stdout=log, stderr=log) as server:
-            try:
-                _wait_until_reachable(f"http://127.0.0.1:{port}/v1/models")
-                yield f"http://127.0.0.1:{port}/v1"
-            finally:
-                server.kill()
-
-
-def _wait_until_reachable(url: str) -> None:
-    for _ in range(600):
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.1)
-    raise AssertionError("the server did not come up")
-
-
 @pytest.mark.model
-def test_a_real_model_writes_several_passages_for_a_query(tmp_path: Path, llama_server: str) -> None:
-    plan = TeachingPlan(
-        "smollm2",
-        llama_server,
-        samples=2,
-        temperatures=(0.9,),
-        max_tokens=12,
-        concurrency=1,
-        prompts=("zero-shot", "few-shot"),
-    )
+def test_a_real_model_writes_several_passages_for_a_query(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     examples = [FewShotExample("8", "why is the sky blue", "Air scatters blue light more than red light.")]
-    requests = find_unanswered_requests(list_requests({"1": "what causes a rainbow"}, plan), out)
-    result = asyncio.run(ask_teacher(requests, plan, out, api_key="none", examples=examples))
+    with run_llama_server(tmp_path) as url:
+        plan = TeachingPlan(
+            "smollm2",
+            url,
+            samples=2,
+            temperatures=(0.9,),
+            max_tokens=12,
+            concurrency=1,
+            prompts=("zero-shot", "few-shot"),
+        )
+        requests = find_unanswered_requests(list_requests({"1": "what causes a rainbow"}, plan), out)
+        result = asyncio.run(ask_teacher(requests, plan, out, api_key="none", examples=examples))
     candidates = list(read_candidates(out))
     assert (result.written, result.failed, len(candidates)) == (4, 0, 4)
     assert len({candidate.text for candidate in candidates}) > 2

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 from gguf import GGUFReader
+from llama_cpp import llama_print_system_info
 
 from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION
 from querylift.plugin.files import compute_file_digest
 from querylift.plugin.generators.llama.generator import LlamaGenerator
-from querylift.plugin.generators.llama.model_file import find_packaged_model, find_shipped_adapter, has_amx
+from querylift.plugin.generators.llama.model import has_amx_kernels
+from querylift.plugin.generators.llama.model_file import find_packaged_model, find_shipped_adapter
 from querylift.quantize.adapters.export_adapter import export_adapter, read_base_model
 from querylift.quantize.levels.make_levels import make_levels
 from tests.helpers.adapters import make_random_adapter_weights, make_tiny_adapter_weights, make_tiny_base, save_adapter
@@ -98,10 +100,24 @@ def test_an_adapter_for_another_model_or_prompt_gives_an_error_of_one_sentence(a
     assert error.startswith(f"the model {tmp_path}/none.gguf cannot")
 
 
+@pytest.mark.parametrize(
+    ("features", "has_amx"),
+    [
+        (b"CPU : AVX2 = 1 | AVX512_VNNI = 1 | AMX_INT8 = 1 | LLAMAFILE = 1 | REPACK = 1 | ", True),
+        (b"CPU : AVX2 = 1 | AVX512_VNNI = 1 | LLAMAFILE = 1 | OPENMP = 1 | REPACK = 1 | ", False),
+        (b"CPU : AVX2 = 1 | AMX_INT8 = 0 | ", False),
+        (b"", False),
+    ],
+)
+def test_the_library_itself_says_whether_it_has_the_kernels_that_crash(features: bytes, has_amx: bool) -> None:
+    assert has_amx_kernels(features) == has_amx
+
+
 @pytest.mark.model
-@pytest.mark.skipif(not has_amx(), reason="this CPU has no AMX: llama.cpp's faulty kernels are not in use")
 @pytest.mark.parametrize("level_name", ["Q4_0", "Q8_0", "Q4_K_M"])
-def test_on_a_cpu_with_amx_a_quantised_model_writes_in_batches_without_a_crash(level_name: str, tmp_path: Path) -> None:
+def test_with_amx_a_quantised_model_writes_in_batches_without_a_crash(level_name: str, tmp_path: Path) -> None:
+    if not has_amx_kernels(llama_print_system_info()):
+        pytest.skip("llama.cpp was compiled without AMX, so its faulty kernels are not in use")
     (level,) = make_levels(find_packaged_model(), tmp_path / "levels", [level_name], requantize=True)
 
     async def drill(generator: LlamaGenerator) -> None:
