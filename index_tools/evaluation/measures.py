@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from querylift.index_tools.corpora.records import Qrels, Run
+from querylift.index_tools.corpora.records import MAX_GRADE, Qrels, Run
 from querylift.plugin.errors import MissingExtra
 
 MAIN_MEASURE = "ndcg_at_10"
@@ -69,10 +69,14 @@ def evaluate_run(run: Run, qrels: Qrels, *, relevant_from: int = 1) -> Evaluatio
     precision is the sum of the precision at each relevant document, over the number of relevant documents. MRR@10 is
     1 / rank of the first relevant document, and 0 past rank 10. recall@k is the share of relevant documents within k.
 
-    Raises ValueError when `relevant_from` is below 1, and when no query has a relevant document.
+    Raises ValueError when `relevant_from` is below 1, when a grade is beyond `MAX_GRADE`, and when no query has a relevant
+    document.
     """
     if relevant_from < 1:
         raise ValueError(f"relevant_from is {relevant_from}; give the lowest grade that counts as relevant, 1 or more")
+    for query_id, grades in qrels.items():
+        if max(map(abs, grades.values()), default=0) > MAX_GRADE:
+            raise ValueError(f"a grade of query {query_id!r} is beyond {MAX_GRADE}; use smaller grades")
     usable = {
         query_id: grades
         for query_id, grades in qrels.items()
