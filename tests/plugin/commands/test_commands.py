@@ -26,7 +26,7 @@ def _run_querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess
         (["serve", "--config", "gone.toml"], "gone.toml does not exist"),
         (["explain", "words", "--index", "docs", "--generator", "gpt"], "generator is 'gpt'; use one of"),
         (["explain", "words", "--index", "docs", "--generator", "llama:gone.gguf"], "gone.gguf"),
-        (["table", "gone.jsonl", "--out", "t.jsonl"], "gone.jsonl does not exist"),
+        (["table", "gone.jsonl", "--out", "t.jsonl"], "'gone.jsonl' cannot be read: No such file"),
         (["warm", "q.txt"], "generator is 'none', so there is no expansion to make; set generator in querylift.toml"),
         (["export-table", "q.txt", "--out", "t.jsonl"], "generator is 'none', so there is no expansion to make"),
         (["table", "gone.jsonl", "--where", "model", "--out", "t.jsonl"], "--where is 'model'; write KEY=VALUE"),
