@@ -25,7 +25,9 @@ def get_json_id(path: StrPath, number: int, row: Mapping[str, Any], *, names: Se
     value = next((row[name] for name in names if name in row), None)
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not normalise_id(text):
-        raise DataError(path, number, f"{names[0]!r} is {_describe_value(value)}; give every line its own text or number")
+        raise DataError(
+            path, number, f"{names[0]!r} is {_describe_value(value)}; give every line its own text or number"
+        )
     return normalise_id(text)
 
 

@@ -70,7 +70,9 @@ def _parse_qrel(path: StrPath, number: int, line: str, *, beir: bool) -> Qrel:
     columns = line.split("\t") if beir else line.split()
     if len(columns) != (3 if beir else 4):
         problem = f"{len(columns)} columns in a judgment"
-        raise DataError(path, number, f"{problem}; write '{_BEIR_FORM if beir else _TREC_FORM}', as the first line does")
+        raise DataError(
+            path, number, f"{problem}; write '{_BEIR_FORM if beir else _TREC_FORM}', as the first line does"
+        )
     query_id, doc_id = normalise_id(columns[0]), normalise_id(columns[-2])
     if not query_id or not doc_id:
         raise DataError(path, number, "an id of this judgment is empty; give both the query and the document")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from querylift.plugin.errors import DataError, SettingsError
 from querylift.plugin.expansion import clean_query
@@ -37,7 +37,8 @@ class QueryLog:
         return f"QueryLog({self.query_count} queries, {len(self.queries)} distinct)"
 
 
-class _LogLine(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _LogLine:
     """A query of a log, and how often it was asked. `is_plain` says that the whole line is the query."""
 
     query: str
@@ -120,7 +121,9 @@ def _parse_text_line(line: str, name: str, number: int) -> _LogLine:
         problem = f"this line has {1 + len(columns)} columns; write the query, a tab and the count"
         raise DataError(name, number, f"{problem}, and no tab inside a query")
     if not _COUNT.fullmatch(count := columns[0].strip()):
-        raise DataError(name, number, f"the count after the tab is {_shorten(count)!r}; write a whole number, such as 12")
+        raise DataError(
+            name, number, f"the count after the tab is {_shorten(count)!r}; write a whole number, such as 12"
+        )
     return _LogLine(query, int(count))
 
 
