@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from querylift.index_tools.engine import Engine, make_index_action
+from querylift.index_tools.engine import Engine, SearchRefusal, make_index_action
 from querylift.index_tools.searching import format_search_body
 from querylift.plugin.errors import EngineError, SettingsError
 from querylift.plugin.settings import parse_settings
