@@ -20,7 +20,8 @@ from typing import Any
 
 from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.evaluation.experiment import System, Task, create_report, format_outcome_counts
+from querylift.index_tools.evaluation.conclusion import format_outcome_counts
+from querylift.index_tools.evaluation.experiment import System, Task, create_report
 from querylift.index_tools.evaluation.html_report import Report, write_report
 from querylift.index_tools.evaluation.text_table import render_table
 from querylift.index_tools.fast_expander.build import BuildRequest, build_expander

@@ -1,19 +1,24 @@
 """A thin client for OpenSearch and Elasticsearch, with the few calls that indexing and measuring need.
 
 It uses opensearch-py's transport, which speaks to both. Every failure becomes an EngineError, one sentence with the
-engine's own reason.
+engine's own reason. A search that the engine refuses for its own sake is no failure but a `SearchRefusal`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from querylift.plugin.errors import EngineError, MissingExtra
+from querylift.plugin.proxy.rejection import REJECTION_STATUSES
 from querylift.plugin.settings import Settings
+
+_IDS_PER_SEARCH = 1000
+_MAX_HITS = 10_000
+"""The most hits that an engine returns by default. Several indices may hold a document of the same id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,13 @@ class EngineInfo:
     def __str__(self) -> str:
         name = "OpenSearch" if self.distribution == "opensearch" else "Elasticsearch"
         return f"{name} {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRefusal:
+    """The engine's reason for refusing one search, such as a query with too many clauses."""
+
+    reason: str
 
 
 class Engine:
@@ -89,14 +101,54 @@ class Engine:
         except OpenSearchException as error:
             raise EngineError(_format_error(self.url, "POST", "/_bulk", error)) from error
 
-    def search_many(self, index: str, bodies: Sequence[bytes]) -> list[dict[str, Any]]:
-        """Return the answers to several searches, in their order. Raise EngineError when one of them failed."""
+    def search_many(self, index: str, bodies: Sequence[bytes]) -> list[dict[str, Any] | SearchRefusal]:
+        """Return the answer to each of several searches, in their order.
+
+        Raise EngineError when the engine failed on one of them for another reason than the search itself.
+        """
+        from opensearchpy.exceptions import OpenSearchException, RequestError
+
         lines = b"".join(b"{}\n" + body + b"\n" for body in bodies)
-        answers: list[dict[str, Any]] = self.call("POST", f"/{index}/_msearch", lines.decode())["responses"]
-        for answer in answers:
-            if "error" in answer:
-                raise EngineError(f"{self.url} refused a search on {index}: {_extract_engine_reason(answer)}")
-        return answers
+        path = f"/{index}/_msearch"
+        try:
+            answers = self._client.transport.perform_request("POST", path, body=lines.decode())["responses"]
+        except RequestError as error:
+            if len(bodies) == 1:
+                return [SearchRefusal(extract_engine_reason(error.info))]
+            # One body that the engine cannot parse makes it refuse them all.
+            return [answer for body in bodies for answer in self.search_many(index, [body])]
+        except OpenSearchException as error:
+            raise EngineError(_format_error(self.url, "POST", path, error)) from error
+        return [self._check_answer(index, answer) for answer in answers]
+
+    def _check_answer(self, index: str, answer: dict[str, Any]) -> dict[str, Any] | SearchRefusal:
+        if "error" not in answer:
+            return answer
+        reason = extract_engine_reason(answer)
+        if is_refusal_status(answer.get("status")):
+            return SearchRefusal(reason)
+        raise EngineError(f"{self.url} failed on a search on {index} with status {answer.get('status')}: {reason}")
+
+    def find_documents(
+        self, index: str, doc_ids: Collection[str], *, fields: Sequence[str] = ()
+    ) -> dict[str, dict[str, Any]]:
+        """Return the documents that `index` has of `doc_ids`: their `fields` by id, {} for each without fields.
+
+        `index` may be an alias or a pattern that stands for several indices.
+        """
+        documents: dict[str, dict[str, Any]] = {}
+        ids = sorted(doc_ids)
+        for start in range(0, len(ids), _IDS_PER_SEARCH):
+            query = {"ids": {"values": ids[start : start + _IDS_PER_SEARCH]}}
+            body = {"query": query, "size": _MAX_HITS, "_source": list(fields) or False}
+            hits = self.call("POST", f"/{index}/_search", body)["hits"]["hits"]
+            documents |= {hit["_id"]: hit.get("_source") or {} for hit in hits}
+        return documents
+
+
+def is_refusal_status(status: object) -> bool:
+    """Whether an engine refuses the search itself with this status. 429 and 503 mean that it is overloaded."""
+    return status in REJECTION_STATUSES
 
 
 def _create_client(settings: Settings, timeout_s: float) -> Any:
@@ -128,10 +180,10 @@ def _format_error(url: str, method: str, path: str, error: Any) -> str:
     status = getattr(error, "status_code", None)
     if not isinstance(status, int):
         return f"no search engine answers at {url}; start one with `querylift node up`, or name another with --engine"
-    return f"{url} answered {method} {path} with status {status}: {_extract_engine_reason(cause)}"
+    return f"{url} answered {method} {path} with status {status}: {extract_engine_reason(cause)}"
 
 
-def _extract_engine_reason(info: Any) -> str:
+def extract_engine_reason(info: Any) -> str:
     """Return the reason in the engine's error JSON."""
     error = info.get("error") if isinstance(info, dict) else info
     if isinstance(error, dict):

@@ -6,24 +6,35 @@ Both ways send the same search body and expand it by the same flow, so both give
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
 
-from querylift.index_tools.corpora.records import Run
-from querylift.index_tools.engine import Engine, encode_json
+from querylift.index_tools.corpora.records import Run, normalise_id
+from querylift.index_tools.engine import (
+    Engine,
+    SearchRefusal,
+    encode_json,
+    extract_engine_reason,
+    is_refusal_status,
+)
 from querylift.index_tools.indexing import CONTENTS_FIELD
 from querylift.plugin.broker import ExpansionBroker
 from querylift.plugin.errors import EngineError
 from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow_async, search_flow
-from querylift.plugin.outcome import OUTCOME_HEADER
+from querylift.plugin.outcome import OUTCOME_HEADER, Outcome
 
 DEFAULT_DEPTH = 1000
 _SEARCHES_PER_REQUEST = 32
+_REJECTED = Outcome("error", "rejected")
+
+Answer: TypeAlias = "dict[str, Any] | SearchRefusal"
+"""The engine's answer to one search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +42,8 @@ class SearchedRun:
     """A run, and facts about each query by its id.
 
     `outcomes` are the outcomes as header values, `expansions` the words that were added, `bodies` the search bodies
-    that were sent, and `took_ms` the measured times.
+    that were sent, and `took_ms` the measured times. `refusals` holds the engine's reason for every search that it refused.
+    Such a query has no hits in `run`, so that it counts 0.
     """
 
     run: Run
@@ -39,6 +51,7 @@ class SearchedRun:
     expansions: Mapping[str, str] = field(default_factory=dict)
     bodies: Mapping[str, bytes] = field(default_factory=dict)
     took_ms: Mapping[str, float] = field(default_factory=dict)
+    refusals: Mapping[str, str] = field(default_factory=dict)
 
 
 BodyFormatter = Callable[[str, int], bytes]
@@ -125,21 +138,33 @@ def search_offline(
 ) -> SearchedRun:
     """Return the run of `queries` by `_msearch`.
 
-    A query whose result has a rewritten body is sent with it. Every other query is sent as the original search.
+    A query whose result has a rewritten body is sent with it. When the engine refuses the rewrite, or a shard fails on it, the
+    original search is sent, as the proxy does. Every other query is sent as the original search. An original search that the
+    engine refuses has no hits, and the others go on.
     """
     results = results or {}
-    bodies = {query_id: format_body(text, depth) for query_id, text in queries.items()}
-    for query_id in bodies.keys() & results.keys():
-        bodies[query_id] = results[query_id].body or bodies[query_id]
-    run: Run = {}
-    for batch in _iter_batches(bodies):
-        answers = engine.search_many(index, [bodies[query_id] for query_id in batch])
-        run |= {query_id: _get_doc_ids(answer) for query_id, answer in zip(batch, answers, strict=True)}
+    originals = {query_id: format_body(text, depth) for query_id, text in queries.items()}
+    rewrites = {query_id: body for query_id in originals if query_id in results and (body := results[query_id].body)}
+    answers = _send_searches(engine, index, rewrites)
+    rejected_ids = {query_id for query_id, answer in answers.items() if _is_rejection(answer)}
+    accepted_ids = rewrites.keys() - rejected_ids
+    answers |= _send_searches(
+        engine, index, {query_id: body for query_id, body in originals.items() if query_id not in accepted_ids}
+    )
     outcomes = {query_id: result.outcome.format_header() for query_id, result in results.items()}
-    expansions = {
-        query_id: result.expansion.to_text() for query_id, result in results.items() if result.expansion is not None
-    }
-    return SearchedRun(run, outcomes, expansions, bodies)
+    return SearchedRun(
+        run={query_id: _get_doc_ids(answers[query_id]) for query_id in originals},
+        outcomes=outcomes | dict.fromkeys(rejected_ids, _REJECTED.format_header()),
+        expansions={
+            query_id: result.expansion.to_text()
+            for query_id, result in results.items()
+            if result.expansion is not None and query_id not in rejected_ids
+        },
+        bodies={
+            query_id: rewrites[query_id] if query_id in accepted_ids else originals[query_id] for query_id in originals
+        },
+        refusals={query_id: answer.reason for query_id, answer in answers.items() if isinstance(answer, SearchRefusal)},
+    )
 
 
 async def search_over_http(
@@ -156,42 +181,67 @@ async def search_over_http(
 ) -> SearchedRun:
     """Return the run of `queries`, by one `_search` after the other on the proxy or engine at `url`.
 
-    The client measures the time of each search. `progress` is called with the number of finished queries.
+    The client measures the time of each search. A search that the engine refuses has no hits, and the others go on.
+    `progress` is called with the number of finished queries. Raise EngineError, with the query's id, when no engine answers.
     """
     run: Run = {}
     outcomes: dict[str, str] = {}
     took_ms: dict[str, float] = {}
+    refusals: dict[str, str] = {}
     headers = {"Content-Type": "application/json", **(headers or {})}
     connector = aiohttp.TCPConnector(ssl=ssl)
     timeout = aiohttp.ClientTimeout(total=120)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout, auth=auth, connector=connector) as session:
         for done_count, (query_id, text) in enumerate(queries.items(), 1):
             started_s = time.perf_counter()
-            outcomes[query_id], run[query_id] = await _send_search(session, url, index, format_body(text, depth))
+            search_url = f"{url.rstrip('/')}/{index}/_search"
+            try:
+                outcomes[query_id], answer = await _send_search(session, search_url, format_body(text, depth))
+            except EngineError as error:
+                raise EngineError(f"query {query_id!r}: {error}") from error
             took_ms[query_id] = (time.perf_counter() - started_s) * 1000
+            run[query_id] = _get_doc_ids(answer)
+            if isinstance(answer, SearchRefusal):
+                refusals[query_id] = answer.reason
             progress(done_count)
-    return SearchedRun(run, outcomes, took_ms=took_ms)
+    return SearchedRun(run, outcomes, took_ms=took_ms, refusals=refusals)
 
 
-async def _send_search(session: aiohttp.ClientSession, url: str, index: str, body: bytes) -> tuple[str, list[str]]:
+async def _send_search(session: aiohttp.ClientSession, url: str, body: bytes) -> tuple[str, Answer]:
+    """Return the outcome in the header of the answer, and the answer."""
     try:
-        async with session.post(f"{url.rstrip('/')}/{index}/_search", data=body) as response:
-            answer = await response.json(content_type=None)
+        async with session.post(url, data=body) as response:
+            text = await response.text(errors="replace")
             outcome = response.headers.get(OUTCOME_HEADER, "")
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise EngineError(f"{url} did not answer a search on {index}: {type(error).__name__}: {error}") from error
-    if response.status != 200:
-        raise EngineError(f"{url} answered a search on {index} with status {response.status}: {str(answer)[:300]}")
-    return outcome, _get_doc_ids(answer)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise EngineError(f"{url} did not answer: {type(error).__name__}: {error}") from error
+    try:
+        answer: Any = json.loads(text)
+    except ValueError:
+        answer = text
+    if response.status == 200 and isinstance(answer, dict) and "hits" in answer:
+        return outcome, answer
+    if is_refusal_status(response.status):
+        return outcome, SearchRefusal(extract_engine_reason(answer))
+    raise EngineError(f"{url} answered with status {response.status}: {extract_engine_reason(answer)}")
 
 
-def _get_doc_ids(answer: Mapping[str, object]) -> list[str]:
-    hits = answer["hits"]
-    assert isinstance(hits, dict)
-    return [hit["_id"] for hit in hits["hits"]]
-
-
-def _iter_batches(bodies: Mapping[str, bytes]) -> Iterator[list[str]]:
+def _send_searches(engine: Engine, index: str, bodies: Mapping[str, bytes]) -> dict[str, Answer]:
+    """Return the answer to each search, by query id."""
+    answers: dict[str, Answer] = {}
     query_ids = iter(bodies)
     while batch := list(islice(query_ids, _SEARCHES_PER_REQUEST)):
-        yield batch
+        answers |= zip(batch, engine.search_many(index, [bodies[query_id] for query_id in batch]), strict=True)
+    return answers
+
+
+def _is_rejection(answer: Answer) -> bool:
+    """Whether the proxy would send the original search after this answer to a rewrite."""
+    return isinstance(answer, SearchRefusal) or bool(answer.get("_shards", {}).get("failed"))
+
+
+def _get_doc_ids(answer: Answer) -> list[str]:
+    """Return the ids of the hits, best first and each once. Several indices may hold the same id."""
+    if isinstance(answer, SearchRefusal):
+        return []
+    return list(dict.fromkeys(normalise_id(hit["_id"]) for hit in answer["hits"]["hits"]))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from querylift.index_tools.corpora.text_files import read_jsonl
+from querylift.index_tools.corpora.json_rows import read_jsonl
 from querylift.plugin.errors import DataError, SettingsError
 from querylift.plugin.files import compute_json_digest
 

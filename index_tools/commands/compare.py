@@ -74,6 +74,7 @@ def compare(
     randomisation test.
     """
     from querylift.index_tools.evaluation.comparison import compare_runs
+    from querylift.index_tools.evaluation.text_table import replace_unprintable
 
     qrels = read_qrels(qrels_path)
     a, b = (_measure_run(path, qrels, qrels_path, relevant_from=relevant_from) for path in (run_a, run_b))
@@ -86,7 +87,7 @@ def compare(
         click.echo(json.dumps(_comparison_to_json(a, b, comparison, measure=measure), indent=2))
     else:
         click.echo(
-            "\n".join(_replace_unprintable(line) for line in _iter_output_lines(a, b, comparison, measure=measure))
+            "\n".join(replace_unprintable(line) for line in _iter_output_lines(a, b, comparison, measure=measure))
         )
 
 
@@ -124,7 +125,12 @@ def _comparison_to_json(a: _MeasuredRun, b: _MeasuredRun, comparison: Comparison
 
 def _run_to_json(run: _MeasuredRun) -> dict[str, Any]:
     evaluation = run.evaluation
-    return {"run": str(run.path), "means": dict(evaluation.means), "missing": list(evaluation.missing)}
+    return {
+        "run": str(run.path),
+        "means": dict(evaluation.means),
+        "missing": list(evaluation.missing),
+        "unjudged_share_of_first_ten": evaluation.unjudged_share,
+    }
 
 
 def _iter_output_lines(a: _MeasuredRun, b: _MeasuredRun, comparison: Comparison, *, measure: str) -> Iterator[str]:
@@ -167,14 +173,8 @@ def _iter_omission_lines(a: Evaluation, b: Evaluation) -> Iterator[str]:
         yield f"counted as 0      {format_query_count(len(a.missing))} in A, {len(b.missing)} in B, without any document"
     if a.without_relevant:
         yield f"not counted       {format_query_count(len(a.without_relevant), 'judged')} without a relevant document"
-
-
-def _replace_unprintable(line: str) -> str:
-    """Replace control characters by "?".
-
-    Ids come from files, and an escape sequence in one must not reach the terminal.
-    """
-    return "".join(character if character.isprintable() else "?" for character in line)
+    if a.unjudged_share is not None and b.unjudged_share is not None:
+        yield f"never judged      {a.unjudged_share:.0%} of the first ten hits in A, {b.unjudged_share:.0%} in B"
 
 
 def _write_html_report(

@@ -16,8 +16,9 @@ from querylift.index_tools.commands.options import (
     load_settings_with_options,
     show_progress,
 )
-from querylift.plugin.errors import SettingsError
+from querylift.plugin.errors import QueryliftError, SettingsError
 from querylift.plugin.settings import Settings, enable_index
+from querylift.plugin.text_files import read_whole_text
 
 if TYPE_CHECKING:
     from querylift.index_tools.engine import Engine
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 @click.option(
     "--generator",
     default=None,
-    help="Generator: none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, expander:FOLDER or http:URL.",
+    help="Generator: none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, expander:FOLDER or http:URL "
+    "[default: from the settings].",
 )
 @click.option(
     "--mode",
@@ -42,7 +44,12 @@ if TYPE_CHECKING:
     help="Mode of the rewrites [default: from the settings, else boost].",
 )
 @click.option("--weight", type=float, help="Weight of an expansion [default: from the settings, else 0.2].")
-@click.option("--field", "fields", multiple=True, help="Field to search. May be repeated [default: contents].")
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    help="Field to search. May be repeated [default: fields in the index's settings table, or else contents].",
+)
 @click.option(
     "--body",
     type=click.Path(path_type=Path),
@@ -70,10 +77,14 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     switch expansion on for this index. With --json it also prints MAP, MRR@10 and
     recall@1000.
 
+    A search that the engine refuses counts 0. When no query was expanded, the
+    command concludes nothing, and its exit code is 1.
+
     CORPUS is named as for `querylift index`.
     """
     from querylift.index_tools.corpora.corpus_names import load_corpus
     from querylift.index_tools.engine import Engine
+    from querylift.index_tools.evaluation.conclusion import OutcomeCounts, explain_missing_conclusion
     from querylift.index_tools.evaluation.experiment import (
         System,
         check_baseline_hits,
@@ -81,19 +92,14 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
         find_mode_warnings,
         report_to_json,
     )
-    from querylift.index_tools.evaluation.text_table import render_table
     from querylift.index_tools.searching import search_offline
 
-    if (options["generator"] is None) == (options["via"] is None):
-        raise SettingsError("the command needs either --generator or --via; give one of the two")
-    settings = load_settings_with_options(
-        config, engine=options["engine"], generator=options["generator"], enabled=True
-    )
-    settings = _enable_expansion(settings, options)
+    settings = _load_settings(config, options)
     options |= {key: getattr(settings.index[options["name"]], key) for key in ("mode", "weight")}
     task = create_task(load_corpus(corpus, relevant_from=options["relevant_from"]), options["split"], options["name"])
+    fields = options["fields"] or settings.index[options["name"]].fields
     search_options = {
-        "format_body": _choose_body_formatter(options["fields"], options["body"]),
+        "format_body": _choose_body_formatter(fields, options["body"], options),
         "depth": options["depth"],
     }
     with Engine(settings) as engine:
@@ -109,22 +115,31 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
         click.echo(f"warning: {warning}", err=True)
     if out is not None:
         _write_results(out, task, baseline, system, report)
+    counts = OutcomeCounts.of_run(system.searched)
     if as_json:
-        click.echo(json.dumps(report_to_json(report, {system.name: system}), indent=2))
+        click.echo(json.dumps(report_to_json(report, {s.name: s for s in (baseline, system)}), indent=2))
     else:
-        click.echo(render_table(report.systems))
-        click.echo(_format_conclusion(task, system, report, options, out))
+        click.echo(_format_result(baseline, system, report, options, out))
+    if not counts.expanded and (options["via"] is not None or settings.generator != "none"):
+        raise QueryliftError(explain_missing_conclusion(counts))
 
 
-def _enable_expansion(settings: Settings, options: dict[str, Any]) -> Settings:
-    """Return `settings` with expansion switched on for the index, and with the mode and weight of the options."""
+def _load_settings(config: Path | None, options: dict[str, Any]) -> Settings:
+    """Return the settings with expansion switched on for the index, and with the options in place of the file's values."""
+    if options["generator"] is not None and options["via"] is not None:
+        raise SettingsError("--generator and --via are both given; give one of the two")
     if options["via"] is not None and (options["mode"] or options["weight"]):
         raise SettingsError("--via uses the proxy's own mode and weight; leave out --mode and --weight")
+    settings = load_settings_with_options(
+        config, engine=options["engine"], generator=options["generator"], enabled=True
+    )
+    if options["generator"] is None and options["via"] is None and settings.generator == "none":
+        raise SettingsError("the settings name no generator; give either --generator or --via")
     changes = {key: options[key] for key in ("mode", "weight") if options[key] is not None}
     return enable_index(settings, options["name"], **changes)
 
 
-def _choose_body_formatter(fields: tuple[str, ...], body: Path | None) -> BodyFormatter:
+def _choose_body_formatter(fields: tuple[str, ...], body: Path | None, options: dict[str, Any]) -> BodyFormatter:
     from querylift.index_tools.searching import (
         QUERY_PLACEHOLDER,
         format_search_body,
@@ -134,11 +149,11 @@ def _choose_body_formatter(fields: tuple[str, ...], body: Path | None) -> BodyFo
 
     if body is None:
         return make_match_formatter(fields) if fields else format_search_body
-    if fields:
+    if options["fields"]:
         raise SettingsError("--field and --body are both given; leave out --field, because a body names its own fields")
     try:
-        template = json.loads(body.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        template = json.loads(read_whole_text(body))
+    except (RecursionError, ValueError) as error:
         raise SettingsError(f"--body is {body}, which cannot be read as JSON ({error}); name another file") from None
     if not isinstance(template, dict) or QUERY_PLACEHOLDER not in json.dumps(template):
         raise SettingsError(f"--body is {body}, which lacks {QUERY_PLACEHOLDER}; write it in place of the query")
@@ -194,17 +209,23 @@ def _make_report(task: Task, baseline: System, system: System, engine: Engine, o
         raise SettingsError(f"{task.corpus} cannot be measured: {error}") from None
 
 
-def _format_conclusion(task: Task, system: System, report: Report, options: dict[str, Any], out: Path | None) -> str:
-    from querylift.index_tools.evaluation.experiment import format_advice, format_outcome_counts
+def _format_result(baseline: System, system: System, report: Report, options: dict[str, Any], out: Path | None) -> str:
+    """Return the table, what a reader must know beside it, and the advice. There is none when no query was expanded."""
+    from querylift.index_tools.evaluation.conclusion import OutcomeCounts, format_advice, format_observations
+    from querylift.index_tools.evaluation.text_table import render_table
 
     comparison = report.systems[1].comparison
     assert comparison is not None
-    lines = [f"\nqueries: {format_outcome_counts(system.searched)}"]
+    counts = OutcomeCounts.of_run(system.searched)
+    runs = {baseline.name: baseline.searched, system.name: system.searched}
+    parts = [render_table(report.systems), "", format_observations(report, runs, counts)]
     if out is not None:
-        lines.append(f"report: {out / 'report.html'}")
-    through_proxy = options["via"] is not None
-    index_settings = "" if through_proxy else f'mode = "{options["mode"]}"\nweight = {options["weight"]:g}'
-    return "\n".join([*lines, "", format_advice(task, comparison, index_settings)])
+        parts.append(f"report: {out / 'report.html'}")
+    if counts.expanded:
+        through_proxy = options["via"] is not None
+        index_settings = "" if through_proxy else f'mode = "{options["mode"]}"\nweight = {options["weight"]:g}'
+        parts += ["", format_advice(report.index, comparison, counts, index_settings)]
+    return "\n".join(parts)
 
 
 def _write_results(out: Path, task: Task, baseline: System, system: System, report: Report) -> None:

@@ -9,26 +9,23 @@ from pathlib import Path
 
 import click
 
-from querylift.plugin.settings import Settings, load_settings, parse_settings
+from querylift.plugin.commands.options import config_option, read_settings
+from querylift.plugin.settings import Settings, parse_settings
+
+__all__ = ["config_option", "engine_option", "load_settings_with_options", "show_progress"]
 
 engine_option = click.option(
     "--engine", help="URL of the search engine [default: from the settings, else http://127.0.0.1:9200]."
 )
-config_option = click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    envvar="QUERYLIFT_CONFIG",
-    help="Settings file, such as querylift.toml. It holds accounts and limits.",
-)
 
 
 def load_settings_with_options(config: Path | None, **changes: object) -> Settings:
-    """Load the settings of `config` and the environment, replace some of them by `changes`, and check the result.
+    """Load the settings as `read_settings` does, replace some of them by `changes`, and check the result.
 
     A change of None changes nothing.
     """
     replacements = {key: value for key, value in changes.items() if value is not None}
-    values = load_settings(config).model_dump()
+    values = read_settings(config).model_dump()
     return parse_settings(values | replacements, source="options")
 
 

@@ -17,6 +17,7 @@ from querylift.index_tools.corpora.document_files import iter_documents_of_files
 from querylift.index_tools.corpora.records import Document
 from querylift.index_tools.corpora.split_files import find_split_files, pair_split_files
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.text_files import read_whole_text
 
 CORPUS_ABOUT_FILE = "about.json"
 """States the language and the lowest relevant grade, such as {"language": "zh", "relevant_from": 2}. Both are optional."""
@@ -66,8 +67,8 @@ def _read_about_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        facts = json.loads(read_whole_text(path))
+    except ValueError as error:
         raise SettingsError(f"{path} cannot be read as JSON ({error}); correct it, or remove it") from None
     types = {"language": str, "relevant_from": int}
     if not isinstance(facts, dict) or any(types.get(name) is not type(value) for name, value in facts.items()):

@@ -7,15 +7,10 @@ from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 
-from querylift.index_tools.corpora.records import Document
-from querylift.index_tools.corpora.text_files import (
-    get_json_id,
-    get_json_text,
-    read_first_character,
-    read_jsonl,
-    read_lines,
-)
+from querylift.index_tools.corpora.json_rows import get_json_id, get_json_text, read_jsonl
+from querylift.index_tools.corpora.records import Document, normalise_id
 from querylift.plugin.errors import DataError
+from querylift.plugin.text_files import read_first_character, read_lines
 
 _DOCNO = re.compile(r"<docno>(.*?)</docno>", re.DOTALL | re.IGNORECASE)
 _TITLE = re.compile(r"<(title|headline|head|hl|ttl)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
@@ -49,9 +44,10 @@ def _iter_json_documents(path: Path) -> Iterator[tuple[int, Document]]:
 def _iter_tagged_documents(path: Path) -> Iterator[tuple[int, Document]]:
     for number, body in _iter_tagged_bodies(path):
         docno = _DOCNO.search(body)
-        if docno is None or not docno[1].strip():
+        doc_id = normalise_id(docno[1]) if docno else ""
+        if not doc_id:
             raise DataError(path, number, "this <DOC> has no <DOCNO>; give every document an id")
-        yield number, Document(docno[1].strip(), _extract_plain_text(_TITLE, body), _extract_plain_text(_TEXT, body))
+        yield number, Document(doc_id, _extract_plain_text(_TITLE, body), _extract_plain_text(_TEXT, body))
 
 
 def _iter_tagged_bodies(path: Path) -> Iterator[tuple[int, str]]:

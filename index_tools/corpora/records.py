@@ -13,6 +13,18 @@ Qrels: TypeAlias = "dict[str, dict[str, int]]"
 Run: TypeAlias = "dict[str, list[str]]"
 """The document ids that each query found, best first, by query id."""
 
+MAX_GRADE = 1000
+"""Grades lie between -MAX_GRADE and MAX_GRADE. A larger number is usually an id, and trec_eval takes memory for each grade."""
+
+
+def normalise_id(text: str) -> str:
+    """Return an id as it is compared: without white space around it.
+
+    Every reader of documents, queries, judgments and runs calls this. TREC files cannot hold white space at an end of an id,
+    so a corpus or an index that has some would match none of its judgments.
+    """
+    return text.strip()
+
 
 class Query(NamedTuple):
     """A query and its id."""

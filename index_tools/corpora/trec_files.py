@@ -1,7 +1,7 @@
 """Read and write judgments, runs and queries in the formats that the field exchanges them in.
 
-The readers skip blank lines and report faults as `text_files` does. Every writer replaces the file in one step. When
-writing fails, the old file stays unchanged.
+The readers skip blank lines and report faults as `querylift.plugin.text_files` does. Every writer replaces the file in
+one step. When writing fails, the old file stays unchanged.
 """
 
 from __future__ import annotations
@@ -12,21 +12,27 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from querylift.index_tools.corpora.records import Qrel, Qrels, Queries, Query, Run, ScoredDoc, StrPath
-from querylift.index_tools.corpora.text_files import (
-    get_json_id,
-    get_json_text,
-    read_first_character,
-    read_jsonl,
-    read_lines,
+from querylift.index_tools.corpora.json_rows import get_json_id, get_json_text, read_jsonl
+from querylift.index_tools.corpora.records import (
+    MAX_GRADE,
+    Qrel,
+    Qrels,
+    Queries,
+    Query,
+    Run,
+    ScoredDoc,
+    StrPath,
+    normalise_id,
 )
 from querylift.plugin.errors import DataError
 from querylift.plugin.files import open_for_replacement
+from querylift.plugin.text_files import read_first_character, read_lines
 
 # --- judgments
 
 _HEADERS = ("score", "relevance", "grade", "label")
 """Possible headings of the third column in BEIR files."""
+_TREC_FORM, _BEIR_FORM = "query 0 document grade", "query<TAB>document<TAB>grade"
 
 
 def read_qrels(path: StrPath) -> Qrels:
@@ -44,25 +50,33 @@ def read_qrels(path: StrPath) -> Qrels:
 
 
 def iter_qrels(path: StrPath) -> Iterator[tuple[int, Qrel]]:
-    """Stream the judgments of a file in its order, each with its line number."""
+    """Stream the judgments of a file in its order, each with its line number. The first line decides about the form."""
     lines = read_lines(path)
     for first_number, line in lines:
         beir = line.count("\t") == 2
         if not (beir and line.split("\t")[2].strip().lower() in _HEADERS):
-            yield first_number, _parse_qrel(path, first_number, line=line, beir=beir)
-        yield from ((number, _parse_qrel(path, number, line=line, beir=beir)) for number, line in lines)
+            yield first_number, _parse_first_qrel(path, first_number, line, beir=beir)
+        yield from ((number, _parse_qrel(path, number, line, beir=beir)) for number, line in lines)
 
 
-def _parse_qrel(path: StrPath, number: int, *, line: str, beir: bool) -> Qrel:
+def _parse_first_qrel(path: StrPath, number: int, line: str, *, beir: bool) -> Qrel:
+    if not beir and len(columns := line.split()) != 4:
+        problem = f"{len(columns)} columns in a judgment"
+        raise DataError(path, number, f"{problem}; write '{_TREC_FORM}', or '{_BEIR_FORM}' with tabs")
+    return _parse_qrel(path, number, line, beir=beir)
+
+
+def _parse_qrel(path: StrPath, number: int, line: str, *, beir: bool) -> Qrel:
     columns = line.split("\t") if beir else line.split()
     if len(columns) != (3 if beir else 4):
-        expected_form = "query<TAB>document<TAB>grade" if beir else "query 0 document grade"
         problem = f"{len(columns)} columns in a judgment"
-        raise DataError(path, number, f"{problem}; write '{expected_form}', as the first line does")
-    query_id, doc_id = columns[0].strip(), columns[-2].strip()
+        raise DataError(
+            path, number, f"{problem}; write '{_BEIR_FORM if beir else _TREC_FORM}', as the first line does"
+        )
+    query_id, doc_id = normalise_id(columns[0]), normalise_id(columns[-2])
     if not query_id or not doc_id:
         raise DataError(path, number, "an id of this judgment is empty; give both the query and the document")
-    return Qrel(query_id, doc_id, _parse_integer(path, number, name="grade", text=columns[-1]))
+    return Qrel(query_id, doc_id, _parse_grade(path, number, columns[-1].strip()))
 
 
 def write_qrels(path: StrPath, qrels: Mapping[str, Mapping[str, int]]) -> None:
@@ -166,9 +180,9 @@ def _iter_tagged_topics(path: StrPath) -> Iterator[tuple[int, Query]]:
 def _iter_tab_topics(path: StrPath) -> Iterator[tuple[int, Query]]:
     for number, line in read_lines(path):
         query_id, tab, text = line.partition("\t")
-        if not tab or not query_id.strip():
+        if not tab or not normalise_id(query_id):
             raise DataError(path, number, "this line has no query id before a tab; write 'id<TAB>text'")
-        yield number, Query(query_id.strip(), text.strip())
+        yield number, Query(normalise_id(query_id), text.strip())
 
 
 def _iter_json_topics(path: StrPath) -> Iterator[tuple[int, Query]]:
@@ -180,20 +194,29 @@ def _iter_json_topics(path: StrPath) -> Iterator[tuple[int, Query]]:
 # --- numbers and rows
 
 
+# `int` and `float` also read 1_0, the digits of other scripts, "nan" and "infinity". A file that holds them is damaged.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+
+
+def _parse_grade(path: StrPath, number: int, text: str) -> int:
+    grade = _parse_integer(path, number, name="grade", text=text)
+    if abs(grade) > MAX_GRADE:
+        problem = f"grade {text} is beyond {MAX_GRADE}, so it looks like an id"
+        raise DataError(path, number, f"{problem}; put the columns in order, or use smaller grades")
+    return grade
+
+
 def _parse_integer(path: StrPath, number: int, *, name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise DataError(path, number, f"{name} {text!r} is not a whole number; write one") from error
+    if not _INTEGER.fullmatch(text):
+        raise DataError(path, number, f"{name} {text!r} is not a whole number; write digits, such as 1")
+    return int(text)
 
 
 def _parse_number(path: StrPath, number: int, *, name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise DataError(path, number, f"{name} {text!r} is not a number; write one") from error
-    if math.isnan(value):
-        raise DataError(path, number, f"{name} {text!r} cannot be sorted; write a number")
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(value):
+        raise DataError(path, number, f"{name} {text!r} is not a finite number; write one, such as 1.5")
     return value
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -12,6 +11,7 @@ from querylift.index_tools.corpora.corpus import Corpus
 from querylift.index_tools.corpora.records import Qrels
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.evaluation.comparison import MAX_LISTED_QUERIES, Comparison, compare_runs
+from querylift.index_tools.evaluation.conclusion import OutcomeCounts
 from querylift.index_tools.evaluation.html_report import SHOWN_HITS, Hit, QueryDetail, Report, SystemRow
 from querylift.index_tools.evaluation.measures import MAIN_MEASURE, Evaluation, evaluate_run
 from querylift.index_tools.searching import SearchedRun
@@ -61,7 +61,10 @@ def create_task(corpus: Corpus, split: str | None, index: str) -> Task:
 
 def check_baseline_hits(task: Task, baseline: System) -> None:
     """Raise SettingsError when no search has a hit, or no hit is judged: the field or the index is a wrong one."""
-    run = baseline.searched.run
+    run, refusals = baseline.searched.run, baseline.searched.refusals
+    if refusals and len(refusals) == len(run):
+        reason = next(iter(refusals.values()))
+        raise SettingsError(f"{task.index} refuses every search: {reason}; name what to search with --field or --body")
     if not any(run.values()):
         raise SettingsError(f"no query finds anything on {task.index}; name what to search with --field or --body")
     if not any(doc_id in task.qrels[query_id] for query_id, doc_ids in run.items() for doc_id in doc_ids):
@@ -81,11 +84,13 @@ def create_report(
 ) -> Report:
     """Return the measures of each system, and its paired comparison with `baseline`.
 
-    Raises ValueError when no query has a relevant document.
+    Raises ValueError when no query has a relevant document, or when a grade is too large.
     """
+    systems = list(systems)
     baseline_evaluation = evaluate_run(baseline.searched.run, task.qrels, relevant_from=task.relevant_from)
-    rows = [SystemRow(baseline.name, baseline_evaluation)]
+    rows = [SystemRow(baseline.name, baseline_evaluation, refused_count=len(baseline.searched.refusals))]
     rows += [_create_row(task, baseline, system, baseline_evaluation, engine) for system in systems]
+    judged_ids = {doc_id for grades in task.qrels.values() for doc_id in grades}
     return Report(
         tuple(rows),
         corpus=task.corpus,
@@ -98,29 +103,9 @@ def create_report(
         weight=weight,
         measure=MAIN_MEASURE,
         relevant_from=task.relevant_from,
+        judged_document_count=len(judged_ids),
+        missing_document_count=_count_missing_documents(task, judged_ids, (baseline, *systems), engine),
     )
-
-
-def format_advice(task: Task, comparison: Comparison, index_settings: str) -> str:
-    """Say what to put into querylift.toml after this measurement.
-
-    `index_settings` holds the measured settings as TOML lines. It is empty when a proxy has them already.
-    """
-    if comparison.verdict == "helps":
-        toml = f'To switch it on:\n\n[index."{task.index}"]\n{index_settings}'
-        return f"It helps here. {toml if index_settings else 'Keep the settings of the proxy.'}"
-    if comparison.verdict == "harms":
-        return f"It harms here. Leave expansion off on {task.index}."
-    return (
-        f"No difference beyond chance was seen with {len(comparison.differences)} queries.\n"
-        f"Leave expansion off on {task.index}."
-    )
-
-
-def format_outcome_counts(searched: SearchedRun) -> str:
-    """Return how many queries had each outcome, such as "expanded 40, late;budget 3"."""
-    counts = Counter(searched.outcomes.values()).most_common()
-    return ", ".join(f"{outcome or 'sent unchanged'} {count}" for outcome, count in counts)
 
 
 def find_mode_warnings(searched: SearchedRun) -> list[str]:
@@ -142,6 +127,7 @@ def report_to_json(report: Report, systems: Mapping[str, System]) -> dict[str, A
         "engine": report.engine,
         "mode": report.mode,
         "weight": report.weight,
+        "judged_documents": {"count": report.judged_document_count, "not_in_index": report.missing_document_count},
         "systems": [_row_to_json(row, systems.get(row.name)) for row in report.systems],
     }
 
@@ -164,7 +150,16 @@ def _create_row(
         added_ms_p50=calculate_percentile(system.added_ms, 0.5),
         added_ms_p95=calculate_percentile(system.added_ms, 0.95),
         details=_create_query_details(task, baseline.searched, system.searched, comparison, engine),
+        expanded_count=OutcomeCounts.of_run(system.searched).expanded,
+        refused_count=len(system.searched.refusals),
     )
+
+
+def _count_missing_documents(task: Task, judged_ids: Collection[str], systems: Iterable[System], engine: Engine) -> int:
+    """Return how many judged documents the index lacks. A document that a search returned is there, whatever its id."""
+    hit_ids = {doc_id for system in systems for doc_ids in system.searched.run.values() for doc_id in doc_ids}
+    unseen_ids = set(judged_ids) - hit_ids
+    return len(unseen_ids) - len(engine.find_documents(task.index, unseen_ids))
 
 
 def _create_query_details(
@@ -194,10 +189,7 @@ def _create_hits(doc_ids: Iterable[str], grades: Mapping[str, int], titles: Mapp
 
 def _fetch_titles(engine: Engine, index: str, doc_ids: set[str]) -> dict[str, str]:
     """Return the title of each document, or the start of its text when it has no title."""
-    if not doc_ids:
-        return {}
-    answer = engine.call("POST", f"/{index}/_mget", {"ids": sorted(doc_ids)}, params={"_source": "title,text"})
-    sources = {document["_id"]: document.get("_source", {}) for document in answer["docs"]}
+    sources = engine.find_documents(index, doc_ids, fields=("title", "text"))
     return {
         doc_id: str(source.get("title") or source.get("text") or "")[:_MAX_TITLE_CHARS]
         for doc_id, source in sources.items()
@@ -209,10 +201,12 @@ def _row_to_json(row: SystemRow, system: System | None) -> dict[str, Any]:
         "name": row.name,
         "queries": row.evaluation.query_count,
         "means": dict(row.evaluation.means),
+        "unjudged_share_of_first_ten": row.evaluation.unjudged_share,
     }
     if row.comparison is not None:
         values["comparison"] = {
             "measure": MAIN_MEASURE,
+            "verdict": row.comparison.verdict if row.was_tried else None,
             "difference": row.comparison.difference,
             "p_value": row.comparison.p_value,
             "interval": list(row.comparison.interval),
@@ -221,7 +215,11 @@ def _row_to_json(row: SystemRow, system: System | None) -> dict[str, Any]:
             "losses": row.comparison.losses,
         }
     if system is not None:
-        values["outcomes"] = dict(Counter(system.searched.outcomes.values()))
+        values["refused_by_engine"] = dict(system.searched.refusals)
+    if system is not None and row.comparison is not None:
+        counts = OutcomeCounts.of_run(system.searched)
+        values |= {"expanded": counts.expanded, "skipped": counts.skipped, "failed": counts.failed}
+        values["outcomes"] = dict(counts.by_outcome)
     if row.added_ms_p50 is not None:
         values |= {"added_ms_p50": row.added_ms_p50, "added_ms_p95": row.added_ms_p95}
     return values

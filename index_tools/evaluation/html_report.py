@@ -56,11 +56,20 @@ class SystemRow:
     added_ms_p95: float | None = None
     details: Mapping[str, QueryDetail] = field(default_factory=dict)
     """By query id, for the ten worst and the ten best queries. A query without details is listed by its id."""
+    expanded_count: int | None = None
+    """The number of queries that were expanded, if it is known."""
+    refused_count: int = 0
+    """The number of searches that the engine refused. Each counts 0."""
 
     @property
     def has_times(self) -> bool:
         """Whether the time that it adds to a search was measured."""
         return self.added_ms_p50 is not None or self.added_ms_p95 is not None
+
+    @property
+    def was_tried(self) -> bool:
+        """Whether a comparison means anything. It means nothing when no query was expanded."""
+        return self.expanded_count != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,9 @@ class Report:
     measure: str = MAIN_MEASURE
     """The measure of every comparison."""
     relevant_from: int = 1
+    judged_document_count: int = 0
+    missing_document_count: int = 0
+    """How many of the judged documents are not in the index."""
 
     def __post_init__(self) -> None:
         lacks_comparison = [system.comparison is None for system in self.systems]
@@ -108,6 +120,8 @@ class Report:
             ("Corpus", self.corpus),
             ("Split", self.split),
             ("Queries", f"{self.systems[0].evaluation.query_count:,}"),
+            ("Judged documents", f"{self.judged_document_count:,}" if self.judged_document_count else ""),
+            ("Not in the index", f"{self.missing_document_count:,} judged" if self.missing_document_count else ""),
             ("Index", self.index),
             ("Engine", self.engine),
             ("Generator", self.generator),
@@ -140,7 +154,7 @@ def render_report(report: Report) -> str:
         chart_scale=create_scale(differences, parts=7),
         interval_scale=create_scale(interval_ends, parts=4),
         create_bars=create_bars,
-        format_verdict=lambda comparison, label: _typeset_minus(format_verdict(comparison, label)),
+        format_verdict=lambda system, label: _typeset_minus(_format_system_verdict(system, label)),
         shown_hits=SHOWN_HITS,
     )
 
@@ -164,6 +178,7 @@ def _load_template() -> Template:
         "milliseconds": format_milliseconds,
         "p_value": format_p_value,
         "query_count": format_query_count,
+        "share": "{:.0%}".format,
         "tick": typeset_tick,
     }
     return load_template("querylift.index_tools.evaluation", "report.html.jinja", filters)
@@ -174,6 +189,12 @@ def format_verdict(comparison: Comparison, label: str) -> str:
     p_value = format_p_value(comparison.p_value)
     relation = p_value.replace("<", "< ") if p_value.startswith("<") else f"= {p_value}"
     return f"{comparison.verdict}: {format_difference(comparison.difference)} {label}, p {relation}"
+
+
+def _format_system_verdict(system: SystemRow, label: str) -> str:
+    if not system.was_tried:
+        return "not measured: no query was expanded"
+    return format_verdict(_get_comparison(system), label)
 
 
 def format_measure(value: float) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from querylift.index_tools.corpora.records import Qrels, Run
+from querylift.index_tools.corpora.records import MAX_GRADE, Qrels, Run
 from querylift.plugin.errors import MissingExtra
 
 MAIN_MEASURE = "ndcg_at_10"
@@ -39,6 +39,8 @@ REWARD_MEASURES: Mapping[str, str] = {
 }
 """The measures that a reward may mix, each with trec_eval's name for it. They look at 100 hits or fewer."""
 
+_FIRST_HITS = 10
+"""The hits that nDCG@10 and MRR@10 look at."""
 _TREC_EVAL_NAMES = {"map": "map", "recall_at_1000": "recall_1000", **REWARD_MEASURES}
 
 
@@ -52,6 +54,15 @@ class Evaluation:
     """Ids of the queries that count 0 because the run has no document for them."""
     without_relevant: tuple[str, ...]
     """Ids of the judged queries that every measure leaves out, because no document of theirs is relevant."""
+    first_hit_count: int = 0
+    """The number of hits among the first ten of all measured queries."""
+    unjudged_hit_count: int = 0
+    """How many of these nobody judged. They count as not relevant, which harms a system that finds new documents."""
+
+    @property
+    def unjudged_share(self) -> float | None:
+        """The share of the first ten hits that nobody judged, from 0 to 1. None when there are no hits."""
+        return self.unjudged_hit_count / self.first_hit_count if self.first_hit_count else None
 
     @property
     def query_count(self) -> int:
@@ -69,10 +80,14 @@ def evaluate_run(run: Run, qrels: Qrels, *, relevant_from: int = 1) -> Evaluatio
     precision is the sum of the precision at each relevant document, over the number of relevant documents. MRR@10 is
     1 / rank of the first relevant document, and 0 past rank 10. recall@k is the share of relevant documents within k.
 
-    Raises ValueError when `relevant_from` is below 1, and when no query has a relevant document.
+    Raises ValueError when `relevant_from` is below 1, when a grade is beyond `MAX_GRADE`, and when no query has a relevant
+    document.
     """
     if relevant_from < 1:
         raise ValueError(f"relevant_from is {relevant_from}; give the lowest grade that counts as relevant, 1 or more")
+    for query_id, grades in qrels.items():
+        if max(map(abs, grades.values()), default=0) > MAX_GRADE:
+            raise ValueError(f"a grade of query {query_id!r} is beyond {MAX_GRADE}; use smaller grades")
     usable = {
         query_id: grades
         for query_id, grades in qrels.items()
@@ -81,11 +96,14 @@ def evaluate_run(run: Run, qrels: Qrels, *, relevant_from: int = 1) -> Evaluatio
     if not usable:
         raise ValueError(f"no query of the qrels has a document graded {relevant_from} or above")
     per_query = _measure_queries(run, usable, relevant_from)
+    first_hits = [(query_id, doc_id) for query_id in usable for doc_id in run.get(query_id, [])[:_FIRST_HITS]]
     return Evaluation(
         per_query=per_query,
         means={measure: calculate_mean(values.values()) for measure, values in per_query.items()},
         missing=tuple(query_id for query_id in usable if not run.get(query_id)),
         without_relevant=tuple(query_id for query_id in qrels if query_id not in usable),
+        first_hit_count=len(first_hits),
+        unjudged_hit_count=sum(doc_id not in usable[query_id] for query_id, doc_id in first_hits),
     )
 
 
@@ -102,8 +120,8 @@ def _measure_queries(run: Run, qrels: Qrels, relevant_from: int) -> dict[str, di
     names = {measure: _TREC_EVAL_NAMES[measure] for measure in MEASURES if measure in _TREC_EVAL_NAMES}
     scores = _run_trec_eval(run, qrels, relevant_from, tuple(names.values()))
     # trec_eval's reciprocal rank has no cut-off, so the run is cut off instead.
-    first_ten = {query_id: doc_ids[:10] for query_id, doc_ids in run.items()}
-    reciprocal_ranks = _run_trec_eval(first_ten, qrels, relevant_from, ("recip_rank",))
+    first_hits = {query_id: doc_ids[:_FIRST_HITS] for query_id, doc_ids in run.items()}
+    reciprocal_ranks = _run_trec_eval(first_hits, qrels, relevant_from, ("recip_rank",))
     values = {
         measure: {query_id: scores.get(query_id, {}).get(name, 0.0) for query_id in qrels}
         for measure, name in names.items()

@@ -45,6 +45,14 @@ def align_columns(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(_format_line(line, widths) for line in lines)
 
 
+def replace_unprintable(line: str) -> str:
+    """Replace control characters by "?".
+
+    Ids come from files and reasons from an engine, and an escape sequence in one must not reach the terminal.
+    """
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
 def _format_cells(row: SystemRow) -> tuple[str, ...]:
     means, comparison = row.evaluation.means, row.comparison
     difference, counts, p_value = "-", "-", "-"

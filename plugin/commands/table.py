@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -42,7 +43,7 @@ def _parse_condition(condition: str) -> tuple[str, str]:
     return key, value
 
 
-def _write_json_lines(path: Path, rows: list[dict[str, str]]) -> None:
+def _write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write the whole file, or leave the old one."""
     with open_for_replacement(path, remedy="name another --out") as file:
         file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)

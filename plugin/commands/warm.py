@@ -31,7 +31,7 @@ def warm(queries: Path, index: str | None, concurrency: int | None, config: Path
     """Fill the proxy's cache before users search.
 
     QUERIES is a file with one query per line, plain or .gz, or - for standard input. A line is a query; a query, a tab
-    and a count; or JSON with "query" and perhaps "count". The most frequent queries come first.
+    and a count; or JSON with "query" (or "user_query") and perhaps "count". The most frequent queries come first.
 
     Queries that are in the cache already are not made again. So when a run was stopped, run the same command again.
 

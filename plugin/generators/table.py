@@ -6,16 +6,16 @@ A table is a file of JSON lines, plain or .gz. A line is {"query": ..., "text": 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from querylift.plugin.errors import DataError, SettingsError
+from querylift.plugin.errors import DataError
 from querylift.plugin.expansion import Expansion, clean_prose, clean_query, expansion_from_text
 from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.text_files import parse_json_object, read_lines
 
 
 class TableGenerator:
@@ -53,22 +53,18 @@ class TableGenerator:
 
 
 def read_table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line number and object of each line of a JSON-lines file, plain or .gz. Raises SettingsError, DataError.
+    """Yield line number and object of each line of a JSON-lines file, plain or gzipped. Raises SettingsError, DataError.
 
     Blank lines are skipped.
     """
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, _parse_row(line, path, number)
-    except FileNotFoundError:
-        raise SettingsError(f"{path} does not exist; name a file of JSON lines with query and text") from None
-    except (OSError, EOFError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}; name another file") from None
+    for number, line in read_lines(path):
+        row = parse_json_object(line, path, number)
+        if not isinstance(row.get("query"), str):
+            raise DataError(path, number, 'this line has no "query"; write {"query": ..., "text": ...}')
+        yield number, row
 
 
-def build_table_rows(source: Path, *, where: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def build_table_rows(source: Path, *, where: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """Yield table rows from a file of many models' output: the first matching row of each query.
 
     A row matches when the values at its keys are those of `where`. A key may lead into nested objects: `params.mode`.
@@ -81,23 +77,13 @@ def build_table_rows(source: Path, *, where: Mapping[str, str]) -> Iterator[dict
         key = _make_lookup_key(row["query"])
         if expansion is not None and key not in used_queries:
             used_queries.add(key)
-            yield {"query": clean_query(row["query"]), "text": expansion.text}
+            yield {"query": clean_query(row["query"]), **expansion.to_json()}
 
 
 def get_nested_value(row: Any, key: str) -> Any:
     """Return the value at `key`, or None. The key may lead into nested objects: `params.mode`."""
     for part in key.split("."):
         row = row.get(part) if isinstance(row, Mapping) else None
-    return row
-
-
-def _parse_row(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise DataError(path, number, "this line is not JSON; write one object a line") from None
-    if not isinstance(row, dict) or not isinstance(row.get("query"), str):
-        raise DataError(path, number, 'this line has no "query"; write {"query": ..., "text": ...}')
     return row
 
 

@@ -92,6 +92,7 @@ async def _run_gate(
     options: dict[str, Any],
 ) -> GateResult:
     from querylift.index_tools.engine import Engine
+    from querylift.index_tools.evaluation.conclusion import describe_refusals
     from querylift.index_tools.evaluation.experiment import System, check_baseline_hits
     from querylift.index_tools.searching import search_offline
     from querylift.plugin.generators.llama.model_file import count_default_threads
@@ -106,6 +107,8 @@ async def _run_gate(
         for task in tasks:
             searched = search_offline(engine, task.queries, index=task.index)
             check_baseline_hits(task, System("no expansion", searched))
+            if searched.refusals:
+                click.echo(f"{task.index}: {describe_refusals(searched.refusals)}", err=True)
             unexpanded |= compute_ndcg(task, searched)
         measurements = []
         for model_file in [reference, *levels]:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import gguf
 import numpy as np
 
-from querylift.index_tools.corpora.text_files import read_jsonl
+from querylift.index_tools.corpora.json_rows import read_jsonl
 from querylift.plugin.errors import DataError, SettingsError
 from querylift.plugin.expansion import PROMPT_VERSION, build_prompt
 from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY

@@ -21,6 +21,7 @@ from querylift.index_tools.searching import (
     search_over_http,
 )
 from querylift.plugin.broker import open_broker
+from querylift.plugin.errors import EngineError
 from querylift.plugin.flow import ExpansionRules
 from querylift.plugin.generators import factory
 from querylift.plugin.settings import Settings, load_settings, parse_settings
@@ -124,6 +125,22 @@ def test_several_fields_become_a_multi_match() -> None:
         "size": 7,
         "_source": False,
     }
+
+
+def test_over_http_a_refused_search_has_no_hits_and_the_others_go_on(engine: Engine) -> None:
+    queries = {"1": "axon", "2": " ".join(f"w{number}" for number in range(1100)), "3": "bone"}
+    searched = asyncio.run(search_over_http(engine.url, queries, index=INDEX, depth=10))
+    assert [len(searched.run[query_id]) for query_id in queries] == [10, 0, 10]
+    assert searched.refusals == {"2": "failed to create query: maxClauseCount is set to 1024"}
+
+
+def test_over_http_any_other_failure_ends_the_run_and_names_the_query(engine: Engine) -> None:
+    with pytest.raises(EngineError, match=r"query '7': .*/gone/_search answered with status 404: no such index"):
+        asyncio.run(search_over_http(engine.url, {"7": "axon"}, index="gone", depth=10))
+    with pytest.raises(
+        EngineError, match=r"query '7': http://127\.0\.0\.1:9/x/_search did not answer: ClientConnector"
+    ):
+        asyncio.run(search_over_http("http://127.0.0.1:9", {"7": "axon"}, index="x", depth=10))
 
 
 def test_the_admin_page_counts_outcomes_explains_searches_and_reports_health(engine: Engine, table: str) -> None:

@@ -80,7 +80,7 @@ def raise_on_held_out_rows(files: Sequence[Path], given: Sequence[str], configur
     needed; "none" says that nothing is measured. A row does not name its corpus, so an id alone counts only in the form
     NAME:id.
     """
-    from querylift.index_tools.corpora.text_files import read_jsonl
+    from querylift.index_tools.corpora.json_rows import read_jsonl
     from querylift.trainer.leaks import find_leaks, raise_on_leaks
 
     _check_specs(given, configured)

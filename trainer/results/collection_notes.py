@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from querylift.index_tools.evaluation.conclusion import describe_refusals
 from querylift.trainer.results.records import RowResult
 from querylift.trainer.results.table_settings import RowSettings
 
@@ -15,10 +16,11 @@ EXPANDED_OUTCOMES = ("expanded", "cached")
 def list_collection_notes(
     results: Mapping[str, RowResult], rows: Sequence[RowSettings], teacher: str | None
 ) -> tuple[str, ...]:
-    """Return the notes about a missing teacher, about unusual comparisons, and about queries without an expansion."""
+    """Return the notes about a missing teacher, unusual comparisons, refused searches and queries without an expansion."""
     return (
         *_write_teacher_notes(results, teacher),
         *_write_comparison_notes(results, rows),
+        *_write_refusal_notes(results),
         *_write_unexpanded_notes(results),
     )
 
@@ -38,6 +40,17 @@ def _write_comparison_notes(results: Mapping[str, RowResult], rows: Sequence[Row
             yield f"{row.name} is to be compared with {above}, which has no result here"
         elif above != previous.name:
             yield f"the row above {row.name} is here {above}"
+
+
+def _write_refusal_notes(results: Mapping[str, RowResult]) -> Iterator[str]:
+    """Yield which searches the engine refused. Rows with the same sentence share it."""
+    names_by_sentence: dict[str, list[str]] = defaultdict(list)
+    for name, result in results.items():
+        refusals = {query_id: reason for seed in result.seeds for query_id, reason in seed.refusals.items()}
+        if refusals:
+            names_by_sentence[describe_refusals(refusals)].append(name)
+    for sentence, names in names_by_sentence.items():
+        yield f"{'; '.join(names) if len(names) < len(results) else 'every row'}: {sentence}"
 
 
 def _write_unexpanded_notes(results: Mapping[str, RowResult]) -> Iterator[str]:

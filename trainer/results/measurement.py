@@ -143,4 +143,5 @@ def _evaluate_seed(task: Task, searched: SearchedRun, collection: str, *, genera
         generator=generator,
         outcomes=dict(outcomes),
         unexpanded=outcomes.total() - expanded,
+        refusals=searched.refusals,
     )

@@ -16,6 +16,7 @@ class SeedResult:
     """One run: a row on a collection with one seed. `per_query` is nDCG@10 by query id.
 
     `outcomes` counts the outcomes of the measured queries. `unexpanded` counts the queries that were sent unchanged.
+    `refusals` holds the engine's reason for each search that it refused, by query id. Such a query counts 0.
     """
 
     per_query: Mapping[str, float] = field(repr=False)
@@ -23,6 +24,7 @@ class SeedResult:
     generator: str = ""
     outcomes: Mapping[str, int] = field(default_factory=dict)
     unexpanded: int = 0
+    refusals: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

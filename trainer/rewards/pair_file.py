@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from querylift.index_tools.corpora.text_files import read_jsonl
+from querylift.index_tools.corpora.json_rows import read_jsonl
 from querylift.plugin.errors import DataError
 
 

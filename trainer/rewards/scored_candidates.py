@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from querylift.index_tools.corpora.text_files import read_jsonl
+from querylift.index_tools.corpora.json_rows import read_jsonl
 from querylift.plugin.errors import DataError, SettingsError
 from querylift.plugin.files import open_for_replacement
 from querylift.trainer.candidates import Candidate, read_candidates

@@ -229,3 +229,12 @@ def test_queries_and_judgments_suffice_to_measure_but_indexing_needs_documents(t
     assert (corpus.read_queries(), corpus.read_qrels()) == ({"1": "axon"}, {"1": {"d": 1}})
     with pytest.raises(SettingsError, match=r"has no corpus\.jsonl, which indexing needs; add that file"):
         next(corpus.iter_documents())
+
+
+def test_white_space_around_an_id_separates_no_document_from_its_judgments(tmp_path: Path) -> None:
+    write_text_file(tmp_path / "corpus.jsonl", '{"_id": "d1 ", "text": "one"}\n{"_id": " d2\\t", "text": "two"}\n')
+    write_text_file(tmp_path / "queries.jsonl", '{"_id": " q1", "text": "first"}\n')
+    write_text_file(tmp_path / "qrels.tsv", QRELS_HEADER + "q1 \td1 \t1\nq1\t d2\t2\n")
+    corpus = load_corpus(str(tmp_path))
+    assert [document.doc_id for document in corpus.iter_documents()] == ["d1", "d2"]
+    assert read_all_splits(corpus) == {"all": ({"q1": "first"}, {"q1": {"d1": 1, "d2": 2}})}

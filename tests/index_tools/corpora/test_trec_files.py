@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import pytest
@@ -45,7 +44,15 @@ def test_an_empty_file_of_judgments_holds_none(tmp_path: Path) -> None:
     [
         ("q1 0 d1 1\nq1 0 d1 2\n", 2, "already has grade 1 for query 'q1'; keep one"),
         ("q1 0 d1 high\n", 1, "grade 'high' is not a whole number"),
-        ("q1 0 d1 1\nq1 d2 1\n", 2, "3 columns in a judgment; write 'query 0 document grade'"),
+        ("q1 0 d1 1_0\n", 1, "grade '1_0' is not a whole number"),
+        ("q1 0 d1 １\n", 1, "grade '１' is not a whole number"),
+        ("q1\td1\t1.0\n", 1, "grade '1.0' is not a whole number"),
+        ("q1 0 d1 1\nq1 0 d2 1001\n", 2, "grade 1001 is beyond 1000, so it looks like an id; put the columns in order"),
+        ("q1 0 1 2147483647\n", 1, "grade 2147483647 is beyond 1000"),
+        ("q1 0 d1 -2000\n", 1, "grade -2000 is beyond 1000"),
+        ("q1 0 d1 " + "9" * 20 + "\n", 1, "is not a whole number"),
+        ("q1 d1 1\n", 1, "3 columns in a judgment; write 'query 0 document grade', or 'query<TAB>document<TAB>grade'"),
+        ("q1 0 d1 1\nq1 d2 1\n", 2, "3 columns in a judgment; write 'query 0 document grade', as the first line does"),
         ("query-id\tcorpus-id\tscore\nq1 0 d1 1\n", 2, "1 columns in a judgment; write 'query<TAB>document<TAB>grade'"),
         ("query-id\tcorpus-id\tscore\n\td1\t1\n", 2, "an id of this judgment is empty"),
     ],
@@ -69,7 +76,7 @@ def test_written_judgments_are_read_back_unchanged(tmp_path: Path) -> None:
 
 
 def test_a_run_is_ordered_by_score_and_equal_scores_by_rank(tmp_path: Path) -> None:
-    lines = ["q1 Q0 low 1 0.5 t", "q1 Q0 tie2 3 2.0 t", "q1 Q0 tie1 2 2.0 t", "q1 Q0 best 9 1e3 t", "q2 Q0 d 1 -1 t"]
+    lines = ["q1 Q0 low 1 +.5 t", "q1 Q0 tie2 3 2.0 t", "q1 Q0 tie1 2 2.0 t", "q1 Q0 best 9 1e3 t", "q2 Q0 d 1 -1 t"]
     run = read_run(write_text_file(tmp_path / "run", "\n".join(lines)))
     assert run == {"q1": ["best", "tie1", "tie2", "low"], "q2": ["d"]}
 
@@ -80,8 +87,12 @@ def test_a_run_is_ordered_by_score_and_equal_scores_by_rank(tmp_path: Path) -> N
         ("q1 Q0 d1 1 2.0\n", 1, "this line has 5 columns, but a run has 6; write 'query Q0 document rank score tag'"),
         ("q1 Q0 d1 1 2.0 t\nq1 Q0 d1 2 1.0 t\n", 2, "'d1' is already in the run for query 'q1'"),
         ("q1 Q0 d1 first 2.0 t\n", 1, "rank 'first' is not a whole number"),
-        ("q1 Q0 d1 1 much t\n", 1, "score 'much' is not a number"),
-        ("q1 Q0 d1 1 nan t\n", 1, "score 'nan' cannot be sorted"),
+        ("q1 Q0 d1 1_0 2.0 t\n", 1, "rank '1_0' is not a whole number"),
+        ("q1 Q0 d1 1 much t\n", 1, "score 'much' is not a finite number"),
+        ("q1 Q0 d1 1 nan t\n", 1, "score 'nan' is not a finite number"),
+        ("q1 Q0 d1 1 inf t\n", 1, "score 'inf' is not a finite number"),
+        ("q1 Q0 d1 1 1e999 t\n", 1, "score '1e999' is not a finite number"),
+        ("q1 Q0 d1 1 1_0.5 t\n", 1, "score '1_0.5' is not a finite number"),
     ],
 )
 def test_a_broken_line_of_a_run_is_named_by_path_and_line(tmp_path: Path, text: str, line: int, problem: str) -> None:
@@ -203,27 +214,6 @@ def test_a_broken_query_is_named_by_path_and_line(tmp_path: Path, text: str, lin
         read_topics(path)
     assert (caught.value.path, caught.value.line) == (str(path), line)
     assert problem in str(caught.value)
-
-
-def test_text_of_another_encoding_is_named_by_path_and_line(tmp_path: Path) -> None:
-    path = tmp_path / "topics.tsv"
-    path.write_bytes(b"q1\tfine\nq2\tna\xefve\n")
-    with pytest.raises(DataError, match=r"topics\.tsv:2: this line is not UTF-8: .* at byte 6 of the line; convert"):
-        read_topics(path)
-
-
-def test_a_gzip_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "topics.tsv.gz"
-    path.write_bytes(gzip.compress(b"".join(b"q%d\ttext %d\n" % (n, n * n) for n in range(9999)))[:-100])
-    with pytest.raises(DataError, match="the gzip file is broken"):
-        read_topics(path)
-
-
-def test_plain_text_under_the_name_of_a_gzip_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "topics.tsv.gz"
-    path.write_text("q1\tone\n")
-    with pytest.raises(DataError, match=r"topics\.tsv\.gz:1: the gzip file is broken"):
-        read_topics(path)
 
 
 @pytest.mark.parametrize("name", ["missing.tsv", "missing.tsv.gz", "."])

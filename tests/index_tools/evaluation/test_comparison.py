@@ -250,6 +250,7 @@ def test_the_command_prints_means_difference_interval_p_counts_and_worst_queries
         f"95% interval      {c.interval[0]:+.3f} to {c.interval[1]:+.3f}",
         "wins/ties/losses  7/0/1 of 8 queries",
         "not counted       1 judged query without a relevant document",
+        "never judged      0% of the first ten hits in A, 0% in B",
         "",
         "Most harmed queries, nDCG@10",
         "  -0.631  q0",

@@ -126,3 +126,8 @@ def test_grade_zero_cannot_be_relevant() -> None:
 def test_the_mean_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no values"):
         calculate_mean([])
+
+
+def test_a_grade_as_large_as_an_id_is_refused_because_trec_eval_would_be_silently_wrong() -> None:
+    with pytest.raises(ValueError, match="a grade of query 'q' is beyond 1000; use smaller grades"):
+        evaluate_run({"q": ["a"]}, {"q": {"a": 2147483647}})

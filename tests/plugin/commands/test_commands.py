@@ -26,7 +26,7 @@ def _run_querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess
         (["serve", "--config", "gone.toml"], "gone.toml does not exist"),
         (["explain", "words", "--index", "docs", "--generator", "gpt"], "generator is 'gpt'; use one of"),
         (["explain", "words", "--index", "docs", "--generator", "llama:gone.gguf"], "gone.gguf"),
-        (["table", "gone.jsonl", "--out", "t.jsonl"], "gone.jsonl does not exist"),
+        (["table", "gone.jsonl", "--out", "t.jsonl"], "'gone.jsonl' cannot be read: No such file"),
         (["warm", "q.txt"], "generator is 'none', so there is no expansion to make; set generator in querylift.toml"),
         (["export-table", "q.txt", "--out", "t.jsonl"], "generator is 'none', so there is no expansion to make"),
         (["table", "gone.jsonl", "--where", "model", "--out", "t.jsonl"], "--where is 'model'; write KEY=VALUE"),
@@ -35,7 +35,10 @@ def _run_querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess
         (["evaluate", "builtin", "--index", "i"], "either --generator or --via"),
         (["evaluate", "builtin", "--index", "i", "--generator", "none", "--weight", "99"], "weight is 99"),
         (["evaluate", "builtin", "--index", "i", "--generator", "none", "--split", "dev"], "--split is 'dev'"),
-        (["evaluate", "builtin", "--index", "i", "--generator", "none", "--body", "gone.json"], "--body is gone.json"),
+        (
+            ["evaluate", "builtin", "--index", "i", "--generator", "none", "--body", "gone.json"],
+            "'gone.json' cannot be read",
+        ),
         (
             ["evaluate", "builtin", "--index", "i", "--via", "http://h", "--weight", "0.3"],
             "--via uses the proxy's own mode and weight",
@@ -107,7 +110,7 @@ def test_a_corpus_is_indexed_evaluated_and_compared(tmp_path: Path, opensearch: 
         "evaluate", "builtin", *engine, "--generator", "table:table.jsonl", "--out", "out", cwd=tmp_path
     )
     assert evaluate_result.returncode == 0, evaluate_result.stderr
-    assert "queries: skipped;nothing 106, expanded 1" in evaluate_result.stdout
+    assert "queries: 1 expanded, 106 skipped, 0 failed" in evaluate_result.stdout
     assert (tmp_path / "out/plain.run").read_text() != (tmp_path / "out/expanded.run").read_text()
     assert "Leave expansion off" in evaluate_result.stdout
     assert all(len(line) <= 80 for line in evaluate_result.stdout.splitlines() if not line.startswith("report"))

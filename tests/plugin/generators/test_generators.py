@@ -69,7 +69,8 @@ def test_a_teachers_prose_is_cleaned(tmp_path: Path) -> None:
     ("line", "problem"),
     [
         ("{", r"table\.jsonl:2: this line is not JSON"),
-        ("[1]", r'table\.jsonl:2: this line has no "query"'),
+        ("[1]", r"table\.jsonl:2: this line is a JSON list"),
+        ('{"text": "words"}', r'table\.jsonl:2: this line has no "query"'),
         ('{"query": "q"}', r'table\.jsonl:2: the expansion has neither "text" nor "field" and "terms"'),
         ('{"query": "q", "field": "f", "terms": {"a": 0}}', "give at least one a weight above 0"),
     ],
@@ -82,7 +83,7 @@ def test_the_error_for_a_broken_line_names_the_line(tmp_path: Path, line: str, p
 
 
 def test_the_error_for_a_missing_table_names_it(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"gone\.jsonl does not exist"):
+    with pytest.raises(SettingsError, match=r"gone\.jsonl' cannot be read: No such file or directory"):
         asyncio.run(_look_up(tmp_path / "gone.jsonl", "q"))
 
 
@@ -96,6 +97,11 @@ def test_a_table_is_built_from_the_rows_of_one_model(tmp_path: Path) -> None:
     ]
     table_rows = list(build_table_rows(_write_table(tmp_path, *rows), where={"model": "72B", "params.mode": "zs"}))
     assert table_rows == [{"query": "q", "text": "large model"}]
+
+
+def test_a_table_that_is_built_from_weighted_terms_keeps_them(tmp_path: Path) -> None:
+    row = {"query": "axon", "field": "body", "terms": {"neuron": 2.0}, "surfaces": {"neuron": "neurons"}}
+    assert list(build_table_rows(_write_table(tmp_path, row), where={})) == [row]
 
 
 def test_rm3_weights_are_the_sum_of_term_share_times_score_share() -> None:

@@ -14,7 +14,7 @@ from tests.helpers.warming_commands import Endpoint, run_querylift, write_log, w
     ("arguments", "environment", "sentence"),
     [
         (["warm", "log.txt"], {}, "set cache.file to a file that serve reads too, or cache.url to a Valkey or Redis"),
-        (["warm", "gone.txt"], {"QUERYLIFT_CACHE__FILE": "kept.db"}, "gone.txt does not exist"),
+        (["warm", "gone.txt"], {"QUERYLIFT_CACHE__FILE": "kept.db"}, "'gone.txt' cannot be read: No such file"),
         (["warm", "log.txt", "--index", "x"], {"QUERYLIFT_CACHE__FILE": "kept.db"}, "searches on 'x' are not expanded"),
         (["warm", "log.txt"], {"QUERYLIFT_CACHE__FILE": "no/kept.db"}, "cache.file is no/kept.db: it cannot be used"),
         (["warm", "log.txt"], {"QUERYLIFT_CACHE__FILE": "k", "QUERYLIFT_CACHE__URL": "redis://h"}, "are both set"),

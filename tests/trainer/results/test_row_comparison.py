@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from querylift.trainer.results.collection_notes import list_collection_notes
 from querylift.trainer.results.records import RowResult, SeedResult
 from querylift.trainer.results.row_comparison import compare_rows
 from tests.helpers.results import PLAIN, TAUGHT, create_rows, create_seed_results
@@ -98,4 +99,13 @@ def test_a_teacher_without_a_result_here_leaves_the_shares_out() -> None:
         None,
         None,
         ["plain"],
+    )
+
+
+def test_searches_that_the_engine_refused_are_named_because_they_count_0() -> None:
+    refusals = {"q4": "maxClauseCount is set to 1024"}
+    seeds = (SeedResult(per_query=PLAIN, recall_at_100=0.5, refusals=refusals),)
+    results = compare_with_teacher(None, student=seeds)
+    assert list_collection_notes(results, create_rows("plain", "teacher", "student"), None) == (
+        "student: the engine refused 1 query, counted as 0: 'q4' (maxClauseCount is set to 1024)",
     )

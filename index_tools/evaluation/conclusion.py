@@ -1,0 +1,123 @@
+"""What a measurement says for a person: how many queries were expanded, what was left out, and what to do now.
+
+A measurement in which no query was expanded says nothing about expansion, so it has no conclusion.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from querylift.index_tools.evaluation.comparison import Comparison
+from querylift.index_tools.evaluation.html_report import Report, format_query_count
+from querylift.index_tools.evaluation.text_table import WIDTH, replace_unprintable
+from querylift.index_tools.searching import SearchedRun
+from querylift.plugin.outcome import REASONS
+
+_MAX_NAMED_QUERIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeCounts:
+    """How many queries were expanded, skipped and not expanded in spite of a try. `by_outcome` has the commonest first."""
+
+    expanded: int
+    skipped: int
+    failed: int
+    by_outcome: Mapping[str, int]
+
+    @classmethod
+    def of_run(cls, searched: SearchedRun) -> OutcomeCounts:
+        """Count the outcomes of a run. A query without an outcome was sent to something that is no proxy, unexpanded."""
+        by_outcome = dict(Counter(searched.outcomes.values()).most_common())
+        kinds: Counter[str] = Counter()
+        for outcome, count in by_outcome.items():
+            kinds[outcome.partition(";")[0]] += count
+        return cls(
+            expanded=kinds["expanded"] + kinds["cached"],
+            skipped=kinds["skipped"] + kinds[""],
+            failed=kinds["late"] + kinds["error"],
+            by_outcome=by_outcome,
+        )
+
+    def format_summary(self) -> str:
+        """Return "40 expanded, 3 skipped, 1 failed"."""
+        return f"{self.expanded} expanded, {self.skipped} skipped, {self.failed} failed"
+
+    def iter_reason_lines(self) -> Iterator[str]:
+        """Yield a sentence for each outcome other than an expansion, such as "3 skipped;sort: the hits are not ..."."""
+        for outcome, count in self.by_outcome.items():
+            kind, _, reason = outcome.partition(";")
+            if kind not in ("expanded", "cached"):
+                sentence = REASONS.get(reason, "the answer has no header X-Querylift, so no proxy sent it")
+                yield f"{count} {outcome or 'sent unchanged'}: {sentence}"
+
+
+def format_outcome_counts(searched: SearchedRun) -> str:
+    """Return how many queries had each outcome, such as "expanded 40, late;budget 3"."""
+    counts = Counter(searched.outcomes.values()).most_common()
+    return ", ".join(f"{outcome or 'sent unchanged'} {count}" for outcome, count in counts)
+
+
+def format_observations(report: Report, runs: Mapping[str, SearchedRun], counts: OutcomeCounts) -> str:
+    """Return what a reader must know beside the means, as lines of at most 80 columns. `runs` are the runs by system."""
+    lines = [f"queries: {counts.format_summary()}", *(f"  {line}" for line in counts.iter_reason_lines())]
+    names_by_sentence: dict[str, list[str]] = {}
+    for name, searched in runs.items():
+        if searched.refusals:
+            names_by_sentence.setdefault(describe_refusals(searched.refusals), []).append(name)
+    lines += [f"{' and '.join(names)}: {sentence}" for sentence, names in names_by_sentence.items()]
+    lines.append(f"judged documents: {describe_judged_documents(report)}")
+    shares = [(row.name, row.evaluation.unjudged_share) for row in report.systems]
+    shown_shares = ", ".join(f"{share:.0%} {name}" for name, share in shares if share is not None)
+    if shown_shares:
+        lines.append(f"never judged, of the first ten hits: {shown_shares}")
+    return "\n".join(
+        textwrap.fill(replace_unprintable(line), WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+        for line in lines
+    )
+
+
+def describe_judged_documents(report: Report) -> str:
+    """Return "345", or "345, 12 of them not in the index"."""
+    missing = f", {report.missing_document_count:,} of them not in the index" if report.missing_document_count else ""
+    return f"{report.judged_document_count:,}{missing}"
+
+
+def format_advice(index: str, comparison: Comparison, counts: OutcomeCounts, index_settings: str) -> str:
+    """Say what to put into querylift.toml after this measurement. At least one query was expanded.
+
+    `index_settings` holds the measured settings as TOML lines. It is empty when a proxy has them already.
+    """
+    if comparison.verdict == "helps":
+        toml = f'To switch it on:\n\n[index."{index}"]\n{index_settings}'
+        advice = f"It helps here. {toml if index_settings else 'Keep the settings of the proxy.'}"
+    elif comparison.verdict == "harms":
+        advice = f"It harms here. Leave expansion off on {index}."
+    else:
+        query_count = format_query_count(len(comparison.differences))
+        advice = (
+            f"No difference beyond chance was seen with {query_count}, {counts.expanded} of them expanded.\n"
+            f"Leave expansion off on {index}."
+        )
+    if counts.failed:
+        advice += f"\n{counts.failed} expansions failed. Correct that, and measure again before you rely on this."
+    return advice
+
+
+def explain_missing_conclusion(counts: OutcomeCounts) -> str:
+    """Return the sentence that refuses to conclude, because no query was expanded."""
+    outcomes = ", ".join(f"{outcome or 'sent unchanged'} {count}" for outcome, count in counts.by_outcome.items())
+    remedy = "correct --body, --field, the settings or the generator"
+    return f"no query was expanded ({outcomes}), so nothing was measured; {remedy}"
+
+
+def describe_refusals(refusals: Mapping[str, str]) -> str:
+    """Return how many searches the engine refused, with the ids and the reasons of the first few."""
+    examples = islice(refusals.items(), _MAX_NAMED_QUERIES)
+    named = ", ".join(f"{query_id!r} ({reason})" for query_id, reason in examples)
+    more = f" and {len(refusals) - _MAX_NAMED_QUERIES} more" if len(refusals) > _MAX_NAMED_QUERIES else ""
+    return f"the engine refused {format_query_count(len(refusals))}, counted as 0: {named}{more}"
