@@ -12,6 +12,9 @@ from querylift.plugin.flow import Search, explain_result, make_match_body
 from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 
+ENGINE_CHECK_S = 2.0
+"""How long a health check waits for the engine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Admin:
@@ -32,7 +35,8 @@ class Admin:
         if scope["path"] == "/metrics":
             return 200, "text/plain; version=0.0.4; charset=utf-8", self._render_metrics()
         if scope["path"] == "/_querylift/health":
-            return 200, "application/json", json.dumps(self._describe_health()).encode()
+            status, health = await self._check_health()
+            return status, "application/json", json.dumps(health).encode()
         if scope["path"] == "/_querylift/explain":
             explanation = await self._explain_search(scope, receive)
             return 200, "application/json", json.dumps(explanation).encode()
@@ -45,6 +49,13 @@ class Admin:
         metrics.pending_generations.set(self.proxy.broker.pending_count)
         metrics.worker_restarts.set(getattr(self.proxy.broker.generator, "restarts", 0))
         return metrics.render()
+
+    async def _check_health(self) -> tuple[int, dict[str, Any]]:
+        """Return status and description. 503 means that no search can be answered, because the engine does not."""
+        failure = await self.proxy.upstream.find_failure(ENGINE_CHECK_S)
+        if failure is None:
+            return 200, {**self._describe_health(), "engine": "ok"}
+        return 503, {**self._describe_health(), "status": "engine-down", "engine": failure}
 
     def _describe_health(self) -> dict[str, Any]:
         generator = self.proxy.broker.generator

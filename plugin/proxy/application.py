@@ -7,7 +7,6 @@ In case of doubt, the engine gets exactly the bytes that the client sent.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,8 +29,9 @@ from querylift.plugin.outcome import Outcome
 from querylift.plugin.proxy import routes
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 from querylift.plugin.proxy.client_watch import ClientGone
+from querylift.plugin.proxy.error_answer import build_error_body
 from querylift.plugin.proxy.journal import Journal
-from querylift.plugin.proxy.responder import Responder
+from querylift.plugin.proxy.responder import AnswerUnseen, Responder
 from querylift.plugin.proxy.search_request import SearchRequest, read_search_request
 from querylift.plugin.proxy.upstream import Upstream, UpstreamBroken
 from querylift.plugin.settings import Settings
@@ -40,7 +40,9 @@ _log = logging.getLogger("querylift")
 
 NO_URL_PARAMETERS = dsl.UrlParameters()
 _REJECTED = Outcome("error", "rejected")
-_BAD_TARGET = json.dumps({"error": "the request's target does not begin with /", "status": 400}).encode()
+_ENGINE_DOWN = Outcome("error", "engine")
+_UNSEEN = Outcome("skipped", "unseen")
+_BAD_TARGET = build_error_body(400, "querylift_bad_request", "the request's target does not begin with /")
 
 
 class Proxy:
@@ -75,17 +77,18 @@ class Proxy:
         try:
             if not path.startswith("/"):  # otherwise the client could choose the host: http://engine:9200*@elsewhere/
                 await responder.send_json(400, _BAD_TARGET)
-            elif (route := routes.match_search_route(scope["method"], path)) is None:
-                await responder.forward_stream(scope, path)
-            else:
+            elif route := routes.match_search_route(scope["method"], path):
                 await self._answer_search(responder, scope, route, path)
+            elif reason := routes.find_unread_reason(scope["method"], path):
+                await self._forward_unread(responder, scope, path, Outcome("skipped", reason))
+            else:
+                await responder.forward_stream(scope, path)
         except ClientGone:
             return
         except UpstreamBroken as error:
             # When the application returns before the end of the body, the server cuts the connection. The client then
             # sees that the answer is broken, and does not take it for a short one.
             _log.warning("the engine broke off in the middle of an answer: %s", error)
-            await responder.report_broken_engine()
 
     async def expand(self, search: Search) -> FlowResult:
         """Return what to send for `search`, by its deadline. Never raises."""
@@ -93,26 +96,51 @@ class Proxy:
 
     async def _answer_search(self, responder: Responder, scope: Scope, route: routes.Route, path: str) -> None:
         started_s = self._clock()
-        body, is_complete = await responder.read_body(self.settings.max_body_bytes)
+        body, is_complete = await responder.read_body(scope["headers"], self.settings.max_body_bytes)
         if not is_complete:
-            outcome = self._record_unread_search(route.index, Outcome("skipped", "too-large"))
-            return await responder.forward_stream(scope, path, prefix=body, outcome=outcome)
+            return await self._forward_unread(
+                responder, scope, path, Outcome("skipped", "too-large"), index=route.index, prefix=body
+            )
+        responder.outcome_without_engine = _ENGINE_DOWN
         if route.index is not None and route.api != "_msearch" and (reason := self.rules.find_skip_reason(route.index)):
-            outcome = self._record_unread_search(route.index, Outcome("skipped", reason))
-            return await responder.forward_body(scope, path, body, outcome)
-        request = read_search_request(scope, route, path, body, self.settings.max_body_bytes)
+            request: SearchRequest | Outcome = Outcome("skipped", reason)
+        else:
+            request = read_search_request(scope, route, path, body, self.settings.max_body_bytes)
         if isinstance(request, Outcome):
-            outcome = self._record_unread_search(route.index, request)
-            return await responder.forward_body(scope, path, body, outcome)
-        if route.api == "_msearch":
+            try:
+                await responder.forward_body(scope, path, body, request)
+            finally:
+                self._record_unread_search(responder, route.index, request)
+        elif route.api == "_msearch":
             await self._answer_msearch(responder, request, started_s)
         else:
             await self._answer_single_search(responder, request, started_s)
 
-    def _record_unread_search(self, index: str | None, outcome: Outcome) -> Outcome:
-        """Record a search whose body is not read, and return its outcome."""
-        self.journal.record_search(index, FlowResult(None, outcome), 0.0)
-        return outcome
+    async def _forward_unread(
+        self,
+        responder: Responder,
+        scope: Scope,
+        path: str,
+        outcome: Outcome,
+        *,
+        index: str | None = None,
+        prefix: bytes = b"",
+    ) -> None:
+        """Forward a search whose body is not read, of any size, and record it."""
+        responder.outcome_without_engine = _ENGINE_DOWN
+        try:
+            await responder.forward_stream(scope, path, prefix=prefix, outcome=outcome)
+        finally:
+            self._record_unread_search(responder, index, outcome)
+
+    def _record_unread_search(self, responder: Responder, index: str | None, outcome: Outcome) -> None:
+        self._record_search(responder, index, FlowResult(None, outcome), 0.0)
+
+    def _record_search(self, responder: Responder, index: str | None, result: FlowResult, added_s: float) -> None:
+        """Record a search that was answered. An engine that failed to answer is the outcome, whatever was sent to it."""
+        if responder.has_engine_failed:
+            result = replace(result, outcome=_ENGINE_DOWN)
+        self.journal.record_search(index, result, added_s)
 
     async def _answer_single_search(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
         index = request.route.index
@@ -121,44 +149,71 @@ class Proxy:
             url_parameters = dsl.UrlParameters.from_mapping(routes.parse_parameters(request.query_string))
         result = await self.expand(Search(index, request.body, url_parameters, self._deadline_s(started_s)))
         added_s = self._clock() - started_s
+        outcome = result.outcome
+        try:
+            outcome = await self._send_search(responder, request, result)
+        finally:
+            self._record_search(responder, index, replace(result, outcome=outcome), added_s)
+
+    async def _send_search(self, responder: Responder, request: SearchRequest, result: FlowResult) -> Outcome:
+        """Send the rewrite, or the original search where there is none or it fails. Return the outcome."""
         if result.body is None:
-            self.journal.record_search(index, result, added_s)
             await responder.send_original(request, result.outcome)
-            return
-        rejected_positions = await responder.send_rewrite(request, result.body, result.outcome)
+            return result.outcome
+        try:
+            rejected_positions = await responder.send_rewrite(request, result.body, result.outcome)
+        except AnswerUnseen:
+            await responder.send_original(request, _UNSEEN)
+            return _UNSEEN
         if not rejected_positions:
-            self.journal.record_search(index, result, added_s)
-            return
-        self.journal.record_search(index, replace(result, outcome=_REJECTED), added_s)
+            return result.outcome
         status = await responder.send_original(request, _REJECTED)
         if status < 400:  # otherwise the client's own search is wrong, not the rewrite
-            self._handle_rejection(index)
+            self._handle_rejection(request.route.index)
+        return _REJECTED
 
     async def _answer_msearch(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
         try:
             multi = split_msearch(request.body, request.route.index, deadline_s=self._deadline_s(started_s))
         except (dsl.Skip, SearchSkipped) as error:
-            outcome = self._record_unread_search(request.route.index, Outcome("skipped", error.reason))
-            await responder.send_original(request, outcome)
+            outcome = Outcome("skipped", error.reason)
+            try:
+                await responder.send_original(request, outcome)
+            finally:
+                self._record_unread_search(responder, request.route.index, outcome)
             return
         results = await self._expand_all(multi)
         added_s = self._clock() - started_s
+        failure: Outcome | None = None
+        try:
+            failure = await self._send_msearch(responder, request, multi, results)
+        finally:
+            for search, result in zip(multi.searches, results, strict=True):
+                if failure is not None and result.body is not None:
+                    result = replace(result, outcome=failure)
+                self._record_search(responder, search.index, result, added_s)
+
+    async def _send_msearch(
+        self, responder: Responder, request: SearchRequest, multi: MultiSearch, results: list[FlowResult]
+    ) -> Outcome | None:
+        """Send the searches with their rewrites, or the original ones. Return what became of the rewrites otherwise."""
         outcome = summarize_outcomes(results)
         rewritten_positions = [i for i, result in enumerate(results) if result.body is not None]
-        rejected_positions: list[int] = []
         if not rewritten_positions:
             await responder.send_original(request, outcome)
-        else:
+            return None
+        try:
             rejected_positions = await responder.send_rewrite(
                 request, join_msearch(multi, results), outcome, rewritten_positions=rewritten_positions
             )
-        if rejected_positions:
-            for i in await responder.send_original_msearch(request, _REJECTED, rejected_positions):
-                self._handle_rejection(multi.searches[i].index)
-        for i, (search, result) in enumerate(zip(multi.searches, results, strict=True)):
-            was_rejected = rejected_positions and i in rewritten_positions
-            final_outcome = _REJECTED if was_rejected else result.outcome
-            self.journal.record_search(search.index, replace(result, outcome=final_outcome), added_s)
+        except AnswerUnseen:
+            await responder.send_original(request, _UNSEEN)
+            return _UNSEEN
+        if not rejected_positions:
+            return None
+        for i in await responder.send_original_msearch(request, _REJECTED, rejected_positions):
+            self._handle_rejection(multi.searches[i].index)
+        return _REJECTED
 
     async def _expand_all(self, multi: MultiSearch) -> list[FlowResult]:
         return await asyncio.gather(*(self.expand(search) for search in multi.searches))

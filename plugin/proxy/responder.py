@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from querylift.plugin.outcome import OUTCOME_HEADER, Outcome
 from querylift.plugin.proxy import rejection
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 from querylift.plugin.proxy.client_watch import ClientGone, ClientWatch
+from querylift.plugin.proxy.forwarded_headers import Headers, expects_continue, read_content_length
 from querylift.plugin.proxy.search_request import SearchRequest
-from querylift.plugin.proxy.upstream import Headers, Reply, Upstream, UpstreamDown
+from querylift.plugin.proxy.shard_report import ShardReport, can_read_answer
+from querylift.plugin.proxy.upstream import Reply, Upstream, UpstreamBroken, UpstreamDown
 
 _OUTCOME_HEADER = OUTCOME_HEADER.lower().encode()
+
+
+class AnswerUnseen(Exception):
+    """The engine's answer does not show whether it refused a rewrite. Nothing of it was sent to the client."""
 
 
 class Responder:
     """Serves one request and is then thrown away.
 
     It holds the start message back until it knows which reply to send. After the start message the reply is fixed.
+    `has_engine_failed` says whether the client got an error because the engine did not answer. That error carries
+    `outcome_without_engine`, which is set for searches.
     """
 
     def __init__(self, upstream: Upstream, receive: Receive, send: Send) -> None:
@@ -25,26 +34,28 @@ class Responder:
         self._receive = receive
         self._send = send
         self._client_watch = ClientWatch(receive)
+        self.outcome_without_engine: Outcome | None = None
+        self.has_engine_failed = False
         self._has_started = False
+        self._is_body_read = False
+        self._has_client_left = False
+        self._awaits_continue = False
 
-    async def report_broken_engine(self) -> None:
-        """Send an error, unless the reply has started. A started reply can only be cut, which the server does."""
-        if not self._has_started:
-            error = UpstreamDown(502, "the engine broke off in the middle of its answer")
-            await self.send_json(error.status, error.body)
+    async def read_body(self, headers: Headers, limit_bytes: int) -> tuple[bytes, bool]:
+        """Return the request body, and whether it is complete and at most `limit_bytes`.
 
-    async def read_body(self, limit_bytes: int) -> tuple[bytes, bool]:
-        """Return the request body and whether it is complete. Past `limit_bytes`, the rest stays in the stream."""
+        Otherwise the rest stays in the stream. Nothing is read of a body that is announced to be larger.
+        """
+        if (read_content_length(headers) or 0) > limit_bytes:
+            return b"", False
         parts = []
         size_bytes = 0
-        while True:
-            part, has_more = await self._receive_part()
-            parts.append(part)
-            size_bytes += len(part)
-            if not has_more:
-                return b"".join(parts), True
+        while not self._is_body_read:
+            parts.append(await self._receive_part())
+            size_bytes += len(parts[-1])
             if size_bytes > limit_bytes:
                 return b"".join(parts), False
+        return b"".join(parts), True
 
     async def forward_stream(
         self, scope: Scope, path: str, *, prefix: bytes = b"", outcome: Outcome | None = None
@@ -54,6 +65,8 @@ class Responder:
         body = self._iterate_body(prefix) if prefix or _has_body(headers) else None
         if body is None:
             await self._receive_part()
+        else:
+            self._awaits_continue = any(name == b"expect" and expects_continue(value) for name, value in headers)
         await self._forward(scope["method"], path, scope["query_string"].decode("latin-1"), headers, body, outcome)
 
     async def forward_body(self, scope: Scope, path: str, body: bytes, outcome: Outcome) -> None:
@@ -71,16 +84,13 @@ class Responder:
         self, request: SearchRequest, outcome: Outcome, positions: Sequence[int]
     ) -> list[int]:
         """Send the original `_msearch`, and return those of its `positions` that got a full answer."""
-        try:
-            with self._client_watch:
-                async with await self._upstream.send(
-                    request.method, request.path, request.query_string, request.headers, request.raw_body
-                ) as reply:
-                    held = await reply.read_up_to(rejection.MAX_HELD_BYTES)
-                    await self._send_reply(reply, outcome, held)
-                    return rejection.find_accepted_searches(held, reply.encoding, positions)
-        except UpstreamDown as error:
-            await self.send_json(error.status, error.body, outcome)
+        async with self._report_engine_failures():
+            async with await self._upstream.send(
+                request.method, request.path, request.query_string, request.headers, request.raw_body
+            ) as reply:
+                held = await reply.read_up_to(rejection.MAX_HELD_BYTES)
+                await self._send_reply(reply, outcome, held)
+                return rejection.find_accepted_searches(held, reply.encoding, positions)
         return []
 
     async def send_rewrite(
@@ -94,17 +104,12 @@ class Responder:
         """Send the rewritten search, and return the positions that the engine rejected.
 
         [] means that the client has its answer. Otherwise nothing was sent to the client yet. `rewritten_positions` are
-        the rewrites in an `_msearch`, and None for a single search, whose only position is 0.
+        the rewrites in an `_msearch`, and None for a single search, whose only position is 0. Raises AnswerUnseen.
         """
         query_string, headers = request.adapt_to_new_body()
-        try:
-            with self._client_watch:
-                async with await self._upstream.send(
-                    request.method, request.path, query_string, headers, body
-                ) as reply:
-                    return await self._send_reply_unless_rejected(reply, outcome, rewritten_positions)
-        except UpstreamDown as error:
-            await self.send_json(error.status, error.body, outcome)
+        async with self._report_engine_failures():
+            async with await self._upstream.send(request.method, request.path, query_string, headers, body) as reply:
+                return await self._send_reply_unless_rejected(reply, outcome, rewritten_positions)
         return []
 
     async def _send_reply_unless_rejected(
@@ -113,15 +118,22 @@ class Responder:
         """Return the rejected positions, as `send_rewrite` does."""
         if reply.status in rejection.REJECTION_STATUSES:
             return list(rewritten_positions or [0])
-        if reply.is_small:
-            held = await reply.read_all()
+        if reply.status >= 400:
+            await self._send_reply(reply, outcome, b"")
+            return []
+        if not can_read_answer(reply.headers, reply.encoding):
+            raise AnswerUnseen
+        if rewritten_positions is None:
+            report = ShardReport(reply.encoding)
+            held = await reply.read_until(report.add_bytes, rejection.MAX_HELD_BYTES)
+            is_seen = report.is_seen or reply.is_at_end
+            rejected_positions = [0] if report.has_failed_shard else []
         else:
-            is_single = rewritten_positions is None
-            held = await reply.read_up_to(rejection.HEAD_BYTES if is_single else rejection.MAX_HELD_BYTES)
-        if rewritten_positions is not None:
+            held = await reply.read_up_to(rejection.MAX_HELD_BYTES)
+            is_seen = reply.is_at_end
             rejected_positions = rejection.find_rejected_searches(held, reply.encoding, rewritten_positions)
-        else:
-            rejected_positions = [0] if rejection.has_failed_shard(held, reply.encoding) else []
+        if not is_seen and not rejected_positions:
+            raise AnswerUnseen
         if not rejected_positions:
             await self._send_reply(reply, outcome, held)
         return rejected_positions
@@ -135,21 +147,20 @@ class Responder:
         body: bytes | AsyncIterator[bytes] | None,
         outcome: Outcome | None,
     ) -> int:
-        """Forward a request, send the engine's reply, and return its status."""
-        try:
-            with self._client_watch:
-                async with await self._upstream.send(method, path, query_string, headers, body) as reply:
-                    await self._send_reply(reply, outcome, await reply.read_all() if reply.is_small else b"")
-                    return reply.status
-        except UpstreamDown as error:
-            await self.send_json(error.status, error.body, outcome)
-            return error.status
+        """Forward a request, send the engine's reply, and return its status. 502 stands for no reply."""
+        async with self._report_engine_failures():
+            async with await self._upstream.send(method, path, query_string, headers, body) as reply:
+                await self._send_reply(reply, outcome, await reply.read_all() if reply.is_small else b"")
+                return reply.status
+        return 502
 
     async def _send_reply(self, reply: Reply, outcome: Outcome | None, held: bytes) -> None:
         """Send the reply to the client: first the part of its body that was `held` back, then the rest."""
         headers = reply.headers
         if outcome is not None:
             headers = [*headers, (_OUTCOME_HEADER, outcome.format_header().encode())]
+        if self._awaits_continue:  # the client may send its body now, or never
+            headers = [*headers, (b"connection", b"close")]
         self._has_started = True
         await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
         if held or reply.is_at_end:
@@ -169,23 +180,42 @@ class Responder:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _receive_part(self) -> tuple[bytes, bool]:
-        """Return the next part of the request body and whether more follows. After the last, the client is watched."""
+    @contextlib.asynccontextmanager
+    async def _report_engine_failures(self) -> AsyncIterator[None]:
+        """Send an error when the engine does not answer. A reply that has started can only be cut, by the server."""
+        try:
+            with self._client_watch:
+                yield
+                return
+        except UpstreamDown as error:
+            failure = error
+        except UpstreamBroken:
+            if self._has_started:
+                raise
+            failure = UpstreamDown(502, "the engine broke off in the middle of its answer")
+        if self._has_client_left:
+            raise ClientGone from failure
+        self.has_engine_failed = True
+        await self.send_json(failure.status, failure.body, self.outcome_without_engine)
+
+    async def _receive_part(self) -> bytes:
+        """Return the next part of the request body. After the last, the client is watched. Raises ClientGone."""
+        self._awaits_continue = False
         message = await self._receive()
         if message["type"] == "http.disconnect":
+            self._has_client_left = True
             raise ClientGone
-        has_more = bool(message.get("more_body", False))
-        if not has_more:
+        if not message.get("more_body", False):
+            self._is_body_read = True
             self._client_watch.allow()
-        return message.get("body", b""), has_more
+        body: bytes = message.get("body", b"")
+        return body
 
     async def _iterate_body(self, prefix: bytes) -> AsyncIterator[bytes]:
         if prefix:
             yield prefix
-        has_more = True
-        while has_more:
-            part, has_more = await self._receive_part()
-            if part:
+        while not self._is_body_read:
+            if part := await self._receive_part():
                 yield part
 
 

@@ -10,6 +10,11 @@ from urllib.parse import parse_qsl, unquote, urlencode
 SearchApi = Literal["_search", "_msearch", "_async_search"]
 
 _ROUTE = re.compile(r"\A/(?:([^/]+)/)?(_search|_msearch|_async_search)/?\Z")
+_UNREAD_ROUTES = {
+    "template": re.compile(r"\A/(?:[^/]+/)?_m?search/template/?\Z"),
+    "continuation": re.compile(r"\A/(?:_search/scroll(?:/[^/]+)?|_async_search/[^/]+)/?\Z"),
+}
+"""Searches that are never read, by the reason for it: a key of outcome.REASONS."""
 _MEDIA_TYPES = re.compile(r"\Aapplication/(?:json|x-ndjson|vnd\.[a-z]+\+(?:json|x-ndjson)) *(?:;|\Z)", re.IGNORECASE)
 _SOURCE_PARAMETERS = frozenset({"source", "source_content_type"})
 
@@ -34,6 +39,13 @@ def match_search_route(method: str, path: str) -> Route | None:
         return None  # another API, such as /_render/..., and never an index
     api: SearchApi = match[2]  # type: ignore[assignment]
     return Route(api, index)
+
+
+def find_unread_reason(method: str, path: str) -> str | None:
+    """Return why a search with this raw path is never read, or None when the request is not a search of that kind."""
+    if method not in ("GET", "POST") or "_" not in path:
+        return None
+    return next((reason for reason, pattern in _UNREAD_ROUTES.items() if pattern.match(path)), None)
 
 
 def is_readable_media_type(content_type: str) -> bool:

@@ -17,6 +17,7 @@ from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.admin import Admin
 from querylift.plugin.proxy.application import Proxy
+from querylift.plugin.proxy.client_protocol import ClientProtocol
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
 from querylift.plugin.proxy.settings_reload import reload_settings
@@ -79,7 +80,7 @@ def create_server(app: Any, address: str) -> uvicorn.Server:
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=ClientProtocol,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import json
-from collections.abc import AsyncIterator, Iterable
+import socket
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+from aiohttp.connector import Connection
 from yarl import URL
 
-Headers = list[tuple[bytes, bytes]]
-
-# From RFC 9110 section 7.6.1. After them come headers that the HTTP client writes itself.
-_HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+from querylift.plugin.proxy.error_answer import build_error_body
+from querylift.plugin.proxy.forwarded_headers import (
+    Headers,
+    find_headers_to_skip,
+    read_content_length,
+    select_forwarded_headers,
+    select_returned_headers,
 )
-_NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"expect"}
-_NOT_FORWARDED_WITH_WHOLE_BODY = _NOT_FORWARDED | {b"content-length"}
-_AUTOMATIC_HEADERS = ("user-agent", "accept", "accept-encoding", "content-type")
-"""Headers that aiohttp adds on its own."""
+
 SMALL_BYTES = 65_536
 """A body of at most this size is read and written in one piece."""
+_MAX_ANSWER_HEADER_BYTES = 1_048_576
+_MAX_ANSWER_HEADERS = 65_536
+"""An engine may send hundreds of deprecation warnings. A write was done all the same, so its answer must arrive."""
+_UNREAD_REQUEST_STATUSES = frozenset({400, 413, 414, 417, 431})
+"""An engine may give these answers before it has read the request. It then reads no other on the connection."""
+_DEAD_AFTER_S = 180
+"""An engine's machine that acknowledges nothing for so long is gone. One that is only busy acknowledges."""
 
 
 class UpstreamDown(Exception):
@@ -31,8 +39,7 @@ class UpstreamDown(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
-        error = {"type": "querylift_engine_unreachable", "reason": reason}
-        self.body = json.dumps({"error": error | {"root_cause": [error]}, "status": status}).encode()
+        self.body = build_error_body(status, "querylift_engine_unreachable", reason)
 
 
 class UpstreamBroken(Exception):
@@ -45,12 +52,16 @@ class Upstream:
     def __init__(self, url: str, *, connect_timeout_s: float = 5, ssl: Any = True) -> None:
         self._base = url.rstrip("/")
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=ssl, keepalive_timeout=15, ttl_dns_cache=60),
+            connector=aiohttp.TCPConnector(
+                limit=0, ssl=ssl, keepalive_timeout=15, ttl_dns_cache=60, socket_factory=make_engine_socket
+            ),
+            response_class=_EngineResponse,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            max_line_size=65_536,
-            max_field_size=65_536,
+            max_line_size=_MAX_ANSWER_HEADER_BYTES,
+            max_field_size=_MAX_ANSWER_HEADER_BYTES,
+            max_headers=_MAX_ANSWER_HEADERS,
             read_bufsize=262_144,
         )
 
@@ -60,15 +71,30 @@ class Upstream:
         """Forward a request and return the reply, whose body is not read yet. Raises UpstreamDown."""
         url = URL(f"{self._base}{path}?{query_string}" if query_string else self._base + path, encoded=True)
         has_whole_body = body is None or isinstance(body, bytes)
-        forwarded_headers = _select_forwarded_headers(headers, has_whole_body=has_whole_body)
+        forwarded_headers = select_forwarded_headers(headers, has_whole_body=has_whole_body)
+        if isinstance(body, AsyncIterator):
+            body = _check_size(body, read_content_length(headers))
         try:
             return Reply(await self._request_with_retry(method, url, forwarded_headers, body))
         except aiohttp.ClientConnectorError as error:
             raise UpstreamDown(502, f"the engine does not accept connections: {error.strerror or error}") from error
         except TimeoutError as error:
             raise UpstreamDown(504, "the engine could not be reached in time") from error
+        except aiohttp.ClientResponseError as error:
+            raise UpstreamDown(502, f"the engine's answer cannot be read: {error.message}") from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise UpstreamDown(502, f"the engine closed the connection: {type(error).__name__}") from error
+
+    async def find_failure(self, timeout_s: float) -> str | None:
+        """Return why the engine serves no requests now, or None when it answers within `timeout_s`."""
+        try:
+            timeout = aiohttp.ClientTimeout(total=timeout_s)
+            async with self._session.get(self._base + "/", allow_redirects=False, timeout=timeout) as response:
+                return f"the engine answers with status {response.status}" if response.status >= 500 else None
+        except TimeoutError:
+            return f"the engine does not answer within {timeout_s:g} seconds"
+        except (aiohttp.ClientError, OSError) as error:
+            return f"the engine cannot be reached: {error}"
 
     async def close(self) -> None:
         """Close every connection."""
@@ -80,7 +106,7 @@ class Upstream:
         options: Any = {
             "headers": headers,
             "allow_redirects": False,
-            "skip_auto_headers": _find_headers_to_skip(headers),
+            "skip_auto_headers": find_headers_to_skip(headers),
         }
         try:
             return await self._session.request(method, url, data=_wrap_large_body(body), **options)
@@ -93,13 +119,27 @@ class Upstream:
         return await self._session.request(method, url, data=_wrap_large_body(body), **options)
 
 
+class _EngineResponse(aiohttp.ClientResponse):
+    """A response that keeps its connection out of the pool when the engine may not have read the request."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        protocol = connection.protocol
+        await super().start(connection)
+        if self.status in _UNREAD_REQUEST_STATUSES and protocol is not None:
+            if self.content.is_eof():
+                protocol.close()  # it is in the pool already, from where only open connections are taken
+            else:
+                protocol.force_close()
+        return self
+
+
 class Reply:
     """The engine's reply. Status and headers are there at once, and the body is read as it arrives."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.status = response.status
-        self.headers = _select_returned_headers(response.raw_headers)
+        self.headers = select_returned_headers(response.raw_headers)
         encodings = (value.strip().lower() for name, value in self.headers if name == b"content-encoding")
         self.encoding = next(encodings, b"")
         size_bytes = response.content_length
@@ -131,12 +171,23 @@ class Reply:
 
     async def read_up_to(self, limit_bytes: int) -> bytes:
         """Return the first bytes of the body, until there are at least `limit_bytes` or it ends. Raises UpstreamBroken."""
+        return await self.read_until(lambda _: False, limit_bytes)
+
+    async def read_until(self, is_enough: Callable[[bytes], bool], limit_bytes: int) -> bytes:
+        """Return the first bytes of the body, until `is_enough` says so of a new part. Raises UpstreamBroken.
+
+        Reading also ends where the body ends, and after `limit_bytes`.
+        """
+        if self.is_small:
+            body = await self.read_all()
+            is_enough(body)
+            return body
         parts = []
         size_bytes = 0
         async for chunk in self.iterate_chunks():
             parts.append(chunk)
             size_bytes += len(chunk)
-            if size_bytes >= limit_bytes:
+            if is_enough(chunk) or size_bytes >= limit_bytes:
                 break
         return b"".join(parts)
 
@@ -149,37 +200,38 @@ class Reply:
             raise UpstreamBroken(type(error).__name__) from error
 
 
+def make_engine_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket for a connection to the engine. The kernel closes it when the engine's machine is gone."""
+    family, kind, protocol, _, _ = address
+    engine_socket = socket.socket(family, kind, protocol)
+    engine_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", _DEAD_AFTER_S // 3),
+        ("TCP_KEEPINTVL", _DEAD_AFTER_S // 9),
+        ("TCP_KEEPCNT", 6),
+        ("TCP_USER_TIMEOUT", _DEAD_AFTER_S * 1000),
+    ):
+        with contextlib.suppress(AttributeError, OSError):  # not every system has these options
+            engine_socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return engine_socket
+
+
+async def _check_size(body: AsyncIterator[bytes], announced_bytes: int | None) -> AsyncIterator[bytes]:
+    """Yield the parts of `body`. Raise when they are fewer bytes than announced, which closes the engine's connection.
+
+    The engine would otherwise take the next request on the connection for the rest of the body.
+    """
+    size_bytes = 0
+    async for part in body:
+        size_bytes += len(part)
+        yield part
+    if announced_bytes is not None and size_bytes < announced_bytes:
+        raise ConnectionError(f"the body ended after {size_bytes} of {announced_bytes} bytes")
+
+
 def _wrap_large_body(body: Any) -> Any:
     """Return a large body as a file, because aiohttp writes a file in pieces and without a warning."""
     return io.BytesIO(body) if isinstance(body, bytes) and len(body) > SMALL_BYTES else body
-
-
-def _select_forwarded_headers(headers: Headers, *, has_whole_body: bool) -> list[tuple[str, str]]:
-    """Return the request headers for the engine. For a whole body, the HTTP client writes the length itself."""
-    always_dropped = _NOT_FORWARDED_WITH_WHOLE_BODY if has_whole_body else _NOT_FORWARDED
-    dropped = _add_connection_headers(always_dropped, headers)
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name not in dropped]
-
-
-def _select_returned_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return the headers of the engine's reply that go to the client, with names in lower case."""
-    lowered = [(name.lower(), value) for name, value in headers]
-    dropped = _add_connection_headers(_HOP_BY_HOP, lowered)
-    return [(name, value) for name, value in lowered if name not in dropped]
-
-
-def _find_headers_to_skip(headers: list[tuple[str, str]]) -> list[str] | None:
-    """Return the headers that aiohttp must not add. None instead of an empty list makes aiohttp faster."""
-    names = {name for name, _ in headers}
-    return [name for name in _AUTOMATIC_HEADERS if name not in names] or None
-
-
-def _add_connection_headers(dropped: frozenset[bytes], headers: Headers) -> frozenset[bytes]:
-    """Return `dropped` and the headers that the Connection header names, as they concern only this hop."""
-    for name, value in headers:
-        if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-            dropped |= {item.strip().lower() for item in value.split(b",")} - {b"content-length", b"content-type"}
-    return dropped
 
 
 def _can_repeat(url: URL, body: Any) -> bool:

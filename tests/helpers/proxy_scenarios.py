@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import uvloop
 
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.testing import ScriptedGenerator
@@ -35,7 +36,8 @@ def run_with_proxy(
             async with asyncio.timeout(20):
                 await check(client, proxy, engine)
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # the loop that `querylift serve` runs on
+        runner.run(main())
 
 
 async def send_search(client: aiohttp.ClientSession, proxy: RunningProxy, **options: Any) -> tuple[int, str, bytes]:

@@ -12,6 +12,9 @@ from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.server import create_server, open_proxy
 from querylift.plugin.settings import parse_settings
 
+MAX_BODY_BYTES = 100_000_000
+"""A larger body that is announced with `Expect` is not asked for, as engines do it."""
+
 
 @dataclass
 class ReceivedRequest:
@@ -30,16 +33,21 @@ Handler = Callable[[ReceivedRequest, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class StubEngine:
-    """A small HTTP/1.1 server, so that the test decides every byte of an answer."""
+    """A small HTTP/1.1 server, so that the test decides every byte of an answer.
+
+    A request to `/early` is answered before its body is read.
+    """
 
     handler: Handler
     requests: list[ReceivedRequest] = field(default_factory=list)
     client_hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
+    connection_count: int = 0
 
     async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connection_count += 1
         try:
-            while request := await _read_request(reader):
+            while request := await _read_request(reader, writer):
                 self.requests.append(request)
                 await self.handler(request, writer)
                 await writer.drain()
@@ -50,7 +58,7 @@ class StubEngine:
             writer.close()
 
 
-async def _read_request(reader: asyncio.StreamReader) -> ReceivedRequest | None:
+async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> ReceivedRequest | None:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -58,6 +66,12 @@ async def _read_request(reader: asyncio.StreamReader) -> ReceivedRequest | None:
     start_line, *header_lines = head[:-4].split(b"\r\n")
     headers = [(name, value.strip()) for name, value in (line.split(b":", 1) for line in header_lines)]
     values = {name.lower(): value for name, value in headers}
+    if b" /early" in start_line:
+        return ReceivedRequest(start_line, headers, b"")
+    if values.get(b"expect") == b"100-continue":
+        if int(values.get(b"content-length", b"0")) > MAX_BODY_BYTES:
+            return ReceivedRequest(start_line, headers, b"")
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     if values.get(b"transfer-encoding") == b"chunked":
         return ReceivedRequest(start_line, headers, await _read_chunked_body(reader))
     return ReceivedRequest(start_line, headers, await reader.readexactly(int(values.get(b"content-length", b"0"))))

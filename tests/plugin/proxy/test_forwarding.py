@@ -16,9 +16,10 @@ from tests.helpers.upstream_stub import RunningProxy, StubEngine, answer_with
 @pytest.mark.parametrize(
     ("path", "header"),
     [("/other/_search", "skipped;index"), ("/_search", "skipped;index"), ("/docs/_count", ""), ("/docs/_doc/1", ""),
-     ("/docs/_delete_by_query", ""), ("/docs/_update_by_query", ""), ("/docs/_search/template", ""), ("/_search/scroll", ""),
+     ("/docs/_delete_by_query", ""), ("/docs/_update_by_query", ""), ("/docs/_search/template", "skipped;template"),
+     ("/_search/scroll", "skipped;continuation"),
      ("/docs/_explain/1", ""), ("/docs/_validate/query", ""), ("/_reindex", ""), ("/docs/_search_shards", ""),
-     ("/_msearch/template", "")],
+     ("/_msearch/template", "skipped;template")],
 )  # fmt: skip
 def test_a_request_that_is_not_an_allowed_search_is_forwarded_byte_for_byte(path: str, header: str) -> None:
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
