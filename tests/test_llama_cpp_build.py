@@ -31,7 +31,7 @@ PROBE = """\
 def compile_project(folder: Path, *options: str) -> str:
     """Compile the project for a CPU with AMX. Return the output of the compiler, "" when all is well."""
     build = folder / "build"
-    command = [
+    command: list[str | Path] = [
         BIN / "cmake",
         "-G",
         "Ninja",

@@ -68,7 +68,8 @@ class IndexChecker:
     ) -> Any:
         headers = {"Content-Type": "application/json", "X-Querylift": "off"}
         url = f"{self._engine}/{quote(index, safe=',*')}/{api}"
-        async with session.request(method, url, data=json.dumps(body) if body else None, headers=headers) as response:
+        data = json.dumps(body) if body else None
+        async with session.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"the engine answered {api} with status {response.status}")
             return await response.json(content_type=None)

@@ -55,7 +55,9 @@ class EngineReader:
             raise GeneratorError("the engine's connections are not open; call start() first")
         headers = {"Content-Type": "application/json", "X-Querylift": "off"}
         try:
-            async with self._session.post(self._engine + path, data=json.dumps(body), headers=headers) as response:
+            async with self._session.post(
+                self._engine + path, data=json.dumps(body), headers=headers, allow_redirects=False
+            ) as response:
                 if response.status != 200:
                     raise GeneratorError(f"the engine answered the generator's request with status {response.status}")
                 answer = await response.json(content_type=None)

@@ -51,7 +51,7 @@ class HttpGenerator:
         if self._session is None:
             raise GeneratorError("the endpoint's connections are not open; call start() first")
         try:
-            async with self._session.post(self._url, json=body) as response:
+            async with self._session.post(self._url, json=body, allow_redirects=False) as response:
                 if response.status != 200:
                     raise GeneratorError(f"{self._url} answered with status {response.status}")
                 return await response.json(content_type=None)

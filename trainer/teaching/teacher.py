@@ -105,7 +105,11 @@ async def ask_teacher(
     except ImportError as error:
         raise MissingExtra("openai", "train") from error
 
-    options: dict[str, Any] = {"max_retries": plan.max_retries, "timeout": plan.timeout_s}
+    options: dict[str, Any] = {
+        "max_retries": plan.max_retries,
+        "timeout": plan.timeout_s,
+        "http_client": openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=plan.timeout_s),
+    }
     async with openai.AsyncOpenAI(base_url=plan.base_url, api_key=api_key, **options) as client:
         with JsonLinesAppender(out) as appender:
             run = _TeachingRun(requests, plan, client, appender, examples, progress)
