@@ -210,15 +210,8 @@ async def search_over_http(
 async def _send_search(session: aiohttp.ClientSession, url: str, body: bytes) -> tuple[str, Answer]:
     """Return the outcome in the header of the answer, and the answer."""
     try:
-<<<<<<< HEAD
-        async with session.post(url, data=body) as response:
+        async with session.post(url, data=body, allow_redirects=False) as response:
             text = await response.text(errors="replace")
-=======
-        async with session.post(
-            f"{url.rstrip('/')}/{index}/_search", data=body, allow_redirects=False
-        ) as response:
-            answer = await response.json(content_type=None)
->>>>>>> b_main
             outcome = response.headers.get(OUTCOME_HEADER, "")
     except (aiohttp.ClientError, TimeoutError) as error:
         raise EngineError(f"{url} did not answer: {type(error).__name__}: {error}") from error
