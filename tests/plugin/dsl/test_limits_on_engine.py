@@ -27,8 +27,8 @@ def test_words_for_a_field_of_any_type_cause_no_error_because_the_expansion_is_l
         body = {"query": {"match": {name: {"query": QUERY_TEXT, "lenient": True}}}}
         index.search(expand_search(body))
     for name in ("_id", "_index"):  # alone they hold no words
-        clause = {"query": QUERY_TEXT, "fields": [name, "body"], "lenient": True}
-        index.search(expand_search({"query": {"multi_match": clause}}))
+        meta_body: Body = {"query": {"multi_match": {"query": QUERY_TEXT, "fields": [name, "body"], "lenient": True}}}
+        index.search(expand_search(meta_body))
     index.search(expand_search({"query": {"match": {"a_date": {"query": "now"}}}}))
 
 

@@ -95,3 +95,17 @@ def test_such_a_search_in_an_msearch_pauses_nothing(engine_url: str, body: dict[
         assert (await _post(client, proxy.url, PLAIN))[:2] == (200, "cached")
 
     _run_with_proxy(engine_url, check)
+
+
+def test_an_msearch_without_a_final_newline_gets_the_engines_own_answer(engine_url: str) -> None:
+    data = "{}\n" + json.dumps(PLAIN)
+
+    async def check(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
+        for ending, outcome in (("", "skipped;no-newline"), ("\n", "expanded"), ("", "skipped;no-newline")):
+            answers = []
+            for url in (engine_url, proxy.url):
+                async with client.post(f"{url}/{INDEX}/_msearch", data=data + ending) as reply:
+                    answers.append((reply.status, (await reply.json()).get("error")))
+            assert (answers[1], reply.headers["X-Querylift"]) == (answers[0], outcome)
+
+    _run_with_proxy(engine_url, check)
