@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from querylift.index_tools.corpora.json_rows import read_jsonl
+from querylift.index_tools.corpora.json_rows import get_json_id, read_jsonl
 from querylift.plugin.errors import DataError, SettingsError
 from querylift.plugin.files import compute_json_digest
 
@@ -60,11 +60,13 @@ def read_candidates(path: Path) -> Iterator[Candidate]:
     Raises DataError with path and line for a broken line, and SettingsError when the file cannot be read.
     """
     for line_number, row in read_jsonl(path):
-        yield _parse_candidate(row, path, line_number)
+        yield parse_candidate(row, path, line_number)
 
 
-def _parse_candidate(row: Mapping[str, Any], path: Path, line_number: int) -> Candidate:
-    texts = {name: row.get(name) for name in ("query_id", "query", "text")}
+def parse_candidate(row: Mapping[str, Any], path: Path, line_number: int) -> Candidate:
+    """Return the candidate that a row holds. A number as the id of the query becomes text. Raises DataError."""
+    query_id = get_json_id(path, line_number, row, names=("query_id",))
+    texts = {name: row.get(name) for name in ("query", "text")}
     for name, value in texts.items():
         if not isinstance(value, str) or (name != "text" and not value.strip()):
             raise DataError(path, line_number, f"{name!r} is {value!r}; write it as a text")
@@ -72,7 +74,7 @@ def _parse_candidate(row: Mapping[str, Any], path: Path, line_number: int) -> Ca
     if not isinstance(params, Mapping):
         raise DataError(path, line_number, f"'params' is {params!r}; write an object, or leave it out")
     return Candidate(
-        query_id=str(texts["query_id"]),
+        query_id=query_id,
         query=str(texts["query"]),
         method=str(row.get("method") or "imported"),
         model=str(row.get("model") or "unknown"),

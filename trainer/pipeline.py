@@ -17,11 +17,11 @@ from typing import Any
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.training_config import PipelineStep, TrainingConfig
 
-STAGES_WITH_CONFIG = ("sft", "dpo", "sample")
-"""Stages that read the configuration file. They get `--config` and, in a step that runs once per seed, `--seed`."""
+CONFIG_OPTIONS = {"sft": "config", "dpo": "config", "sample": "config", "expander": "training"}
+"""Stages that read the configuration file, and the option that names it. In a step that runs once per seed they get `--seed`."""
 STAGES_WITH_SEED = ("split", "teach", "pairs")
 """Stages that take a `--seed` and no configuration file."""
-STAGES_WITH_HELD_OUT = ("teach", "sft", "dpo")
+STAGES_WITH_HELD_OUT = ("teach", "sft", "dpo", "expander")
 """Stages that refuse leaks. They get the file's held_out as `--held-out`."""
 
 _VARIABLE = re.compile(r"\{(\w+)\}")
@@ -88,9 +88,9 @@ def _build_call(step: PipelineStep, config: TrainingConfig, path: Path, values: 
     options: dict[str, Any] = {}
     if step.stage in STAGES_WITH_HELD_OUT and config.held_out:
         options["held-out"] = list(config.held_out)
-    if step.stage in STAGES_WITH_CONFIG:
-        options["config"] = str(path)
-    if "seed" in values and step.stage in STAGES_WITH_CONFIG + STAGES_WITH_SEED:
+    if step.stage in CONFIG_OPTIONS:
+        options[CONFIG_OPTIONS[step.stage]] = str(path)
+    if "seed" in values and step.stage in (*CONFIG_OPTIONS, *STAGES_WITH_SEED):
         options["seed"] = values["seed"]
     options |= step.options
     arguments = [fill_variables(argument) for argument in step.arguments]

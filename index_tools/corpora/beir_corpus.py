@@ -34,11 +34,13 @@ def open_beir_corpus(path: str) -> Corpus:
     if not folder.is_dir():
         raise SettingsError(f"{path!r} has no corpus.jsonl; name a folder in BEIR's layout")
     topics = find_split_files(folder.iterdir(), r"queries(\.(?P<split>.+?))?\.jsonl(\.gz)?")
-    if not topics and _find_documents_file(folder) is None:
+    has_documents = _find_documents_file(folder) is not None
+    if not topics and not has_documents:
         raise SettingsError(f"{path!r} has no corpus.jsonl; name a folder in BEIR's layout")
     splits = pair_split_files(topics, _find_qrels_files(folder))
     facts = _read_about_file(folder / CORPUS_ABOUT_FILE)
-    return Corpus(folder.resolve().name, partial(_iter_documents, folder), splits, **facts)
+    reader = partial(_iter_documents, folder)
+    return Corpus(folder.resolve().name, reader, splits, has_documents=has_documents, **facts)
 
 
 def _iter_documents(folder: Path) -> Iterator[Document]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -26,6 +26,10 @@ class Corpus:
     """The language of the documents. It chooses the engine's analyzer: 'zh' means `cjk`."""
     relevant_from: int = 1
     """The lowest grade that counts as relevant, for measures that know only relevant and not relevant."""
+    has_documents: bool = True
+    """False when there are only queries and judgments, which suffice to measure an index that exists."""
+    document_finder: Callable[[Collection[str]], Iterator[Document]] | None = field(default=None, repr=False)
+    """Finds documents by their ids, where that is quicker than reading all of them."""
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -35,6 +39,12 @@ class Corpus:
     def iter_documents(self) -> Iterator[Document]:
         """Stream all documents, empty ones too. A broken line raises DataError when the stream reaches it."""
         return self.document_reader()
+
+    def find_documents(self, doc_ids: Collection[str]) -> Iterator[Document]:
+        """Stream those documents whose id is one of `doc_ids`. Ids that the corpus lacks are left out."""
+        if self.document_finder is not None:
+            return self.document_finder(doc_ids)
+        return (document for document in self.document_reader() if document.doc_id in doc_ids)
 
     def read_queries(self, split: str | None = None) -> Queries:
         """Return the queries of a split, judged or not. None means the only split.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from querylift.index_tools.corpora.corpus import Corpus
+from querylift.index_tools.corpora.corpus import Corpus, JudgedQueries
 from querylift.index_tools.corpora.document_files import iter_documents_of_files
+from querylift.index_tools.corpora.records import Document
 from querylift.index_tools.corpora.split_files import find_split_files, pair_split_files
 from querylift.plugin.errors import SettingsError
 
@@ -15,7 +17,7 @@ _ROLE = re.compile(r"(?:documents|topics|qrels)=")
 
 
 def open_trec_corpus(location: str) -> Corpus:
-    """Open FOLDER, or `documents=FILE,topics=FILE,qrels=FILE` of which only the documents are required."""
+    """Open FOLDER, or `documents=FILE,topics=FILE,qrels=FILE`. Documents or topics may be missing, but not both."""
     return _make_corpus_of_files(location) if _ROLE.match(location) else _open_folder(Path(location))
 
 
@@ -27,21 +29,39 @@ def _open_folder(folder: Path) -> Corpus:
     if not folder.is_dir():
         raise SettingsError(f"{str(folder)!r} is not a folder; name one that holds documents.*, topics.* and qrels.*")
     documents = sorted(path for path in folder.iterdir() if path.name.startswith("documents."))
-    if not documents:
-        raise SettingsError(f"{str(folder)!r} has no documents.*; call its file documents.trec or documents.jsonl")
     topics, qrels = (
         find_split_files(folder.iterdir(), rf"{role}(\.(?P<split>.+?))??(\.[^.]+)?(\.gz)?")
         for role in ("topics", "qrels")
     )
-    reader = partial(iter_documents_of_files, *documents)
-    return Corpus(folder.resolve().name, reader, pair_split_files(topics, qrels))
+    if not documents and not topics:
+        raise SettingsError(
+            f"{str(folder)!r} has no documents.* and no topics.*; call its files documents.trec, topics.txt and qrels.txt"
+        )
+    return _make_corpus(folder.resolve().name, documents, pair_split_files(topics, qrels), source=str(folder))
 
 
 def _make_corpus_of_files(location: str) -> Corpus:
     parts = re.split(rf",(?={_ROLE.pattern})", location)
     files = {role: Path(path) for role, path in (part.split("=", 1) for part in parts)}
-    if "documents" not in files:
-        raise SettingsError(f"'trec:{location}' has no documents; write 'trec:documents=FILE,topics=FILE,qrels=FILE'")
+    if "documents" not in files and "topics" not in files:
+        raise SettingsError(
+            f"'trec:{location}' has no documents and no topics; write 'trec:documents=FILE,topics=FILE,qrels=FILE'"
+        )
+    documents = [files["documents"]] if "documents" in files else []
     topics, qrels = ({"": files[role]} if role in files else {} for role in ("topics", "qrels"))
-    reader = partial(iter_documents_of_files, files["documents"])
-    return Corpus(files["documents"].name.split(".")[0], reader, pair_split_files(topics, qrels))
+    name = (documents[0] if documents else files["topics"]).name.split(".")[0]
+    return _make_corpus(name, documents, pair_split_files(topics, qrels), source=f"trec:{location}")
+
+
+def _make_corpus(
+    name: str, documents: Sequence[Path], splits: Mapping[str, Callable[[], JudgedQueries]], *, source: str
+) -> Corpus:
+    reader = partial(_iter_documents, documents, source)
+    return Corpus(name, reader, splits, has_documents=bool(documents))
+
+
+def _iter_documents(documents: Sequence[Path], source: str) -> Iterator[Document]:
+    """Stream the documents. They may be missing, because measuring an existing index needs only queries and judgments."""
+    if not documents:
+        raise SettingsError(f"{source!r} has no documents, which indexing needs; add a file of documents")
+    yield from iter_documents_of_files(*documents)

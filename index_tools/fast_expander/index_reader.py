@@ -160,13 +160,17 @@ def _identify_or_quote(document: IndexedDocument, field: AnalysedField) -> dict[
     return {"_id": document.doc_id, **({"routing": document.routing} if document.routing else {})}
 
 
+def join_field_texts(source: Mapping[str, Any], fields: Sequence[str]) -> str:
+    """Return the texts of the fields of a document's source, in the order of `fields`, with one space between words."""
+    text = " ".join(part for name in fields for part in _walk_texts(_get_value(source, name)))
+    # JSON may hold half of a surrogate pair, which tokenizers reject.
+    encodable = text.encode("utf-8", "replace").decode()
+    return " ".join(encodable.split())
+
+
 def _parse_hit(hit: Mapping[str, Any], sources: Sequence[str]) -> IndexedDocument:
-    source = hit.get("_source") or {}
-    text = " ".join(part for name in sources for part in _walk_texts(_get_value(source, name)))
-    encodable = text.encode(
-        "utf-8", "replace"
-    ).decode()  # JSON may hold half of a surrogate pair, which tokenizers reject.
-    return IndexedDocument(hit["_index"], hit["_id"], hit.get("_routing"), " ".join(encodable.split()))
+    text = join_field_texts(hit.get("_source") or {}, sources)
+    return IndexedDocument(hit["_index"], hit["_id"], hit.get("_routing"), text)
 
 
 def _get_value(source: Any, name: str) -> Any:

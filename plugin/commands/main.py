@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import click
 
+from querylift.plugin.commands.repeated_options import refuse_repeated_options
 from querylift.plugin.errors import MissingExtra, QueryliftError
 
 COMMANDS_ENTRY_POINT = "querylift.commands"
@@ -27,6 +28,14 @@ class EntryPointGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entries = [entry for entry in entry_points(group=COMMANDS_ENTRY_POINT) if entry.name == cmd_name]
         return load_command(entries[0]) if entries else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, arguments = super().resolve_command(ctx, args)
+        if command is not None:
+            refuse_repeated_options(command, name or "", arguments, ctx)
+        return name, command, arguments
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

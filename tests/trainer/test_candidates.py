@@ -56,7 +56,8 @@ def test_a_gzip_file_is_read(tmp_path: Path) -> None:
     [
         ("{", r"c\.jsonl:2: this line is not JSON"),
         ("[]", r"c\.jsonl:2: this line is a JSON list; write an object"),
-        ('{"query_id": 3, "query": "q", "text": "t"}', r"c\.jsonl:2: 'query_id' is 3; write it as a text"),
+        ('{"query_id": 3.5, "query": "q", "text": "t"}', r"c\.jsonl:2: 'query_id' is a float; give every line its own"),
+        ('{"query": "q", "text": "t"}', r"c\.jsonl:2: 'query_id' is missing; give every line its own text or number"),
         ('{"query_id": "3", "query": " ", "text": "t"}', r"c\.jsonl:2: 'query' is ' '; write it as a text"),
         ('{"query_id": "3", "query": "q"}', r"c\.jsonl:2: 'text' is None"),
         ('{"query_id": "3", "query": "q", "text": "t", "params": [1]}', r"c\.jsonl:2: 'params' is \[1\]"),

@@ -48,6 +48,13 @@ def test_a_training_stage_gets_the_configuration_file_and_the_held_out_splits() 
     ]
 
 
+def test_the_training_of_an_expander_gets_the_file_the_seed_and_the_held_out_splits_too() -> None:
+    steps = [{"stage": "expander", "arguments": ["built"], "options": {"out": "{work}/e-{seed}"}, "per_seed": True}]
+    assert _build_commands(steps, seeds=[3], held_out=["scifact:dev"]) == [
+        "querylift train expander built --held-out scifact:dev --training my.toml --seed 3 --out runs/x/e-3"
+    ]
+
+
 def test_one_seed_runs_to_its_end_before_the_next_seed_begins() -> None:
     steps: list[dict[str, object]] = [
         {"stage": "pairs", "arguments": ["all"]},
@@ -113,6 +120,7 @@ def test_a_dry_run_prints_the_commands_and_makes_nothing(tmp_path: Path) -> None
         ('stage = "sampel"', "'sampel' is not a stage"),
         ('stage = "split"\narguments = ["builtin"]', r"split builtin: Missing option '--out'"),
         ('stage = "split"\narguments = ["builtin"]\noptions = { out = "x", size = 3 }', "No such option '--size'"),
+        ('stage = "split"\narguments = ["builtin"]\noptions = { out = ["x", "y"] }', "--out is given as 'x' and 'y'"),
     ],
 )
 def test_a_step_that_cannot_run_is_refused_before_any_runs(tmp_path: Path, step: str, sentence: str) -> None:
@@ -129,6 +137,40 @@ def test_a_file_without_steps_is_refused(tmp_path: Path) -> None:
     file.write_text("seed = 1\n")
     with pytest.raises(SettingsError, match=r"has no \[\[step\]\]"):
         CliRunner().invoke(querylift, ["train", "run", str(file)], catch_exceptions=False, standalone_mode=False)
+
+
+def _run_smoke(folder: Path, *options: str, without: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `querylift train run smoke` in another process, in which the package `without` is not installed."""
+    hide_package = f"import sys; sys.modules[{without!r}] = None; " if without else ""
+    program = f"{hide_package}from querylift.plugin.commands.main import main; main()"
+    command = [sys.executable, "-c", program, "train", "run", "smoke", *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("package", ["torch", "trl"])
+def test_a_package_that_a_later_stage_needs_is_missed_before_anything_is_written(tmp_path: Path, package: str) -> None:
+    result = _run_smoke(tmp_path, without=package)
+    sentence = f"querylift: {package} is not installed; run in the checkout of Querylift: pip install '.[train]'\n"
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", sentence)
+    assert list(tmp_path.iterdir()) == []
+    assert "[10/10] querylift train sample" in _run_smoke(tmp_path, "--dry-run", without=package).stdout
+
+
+def test_an_engine_that_a_later_stage_needs_is_missed_before_anything_is_written(tmp_path: Path) -> None:
+    result = _run_smoke(tmp_path, "--set", "engine=http://127.0.0.1:9")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("querylift: no search engine answers at http://127.0.0.1:9; ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.engine
+def test_an_index_that_a_later_stage_needs_is_missed_before_anything_is_written(
+    opensearch: str, tmp_path: Path
+) -> None:
+    result = _run_smoke(tmp_path, "--set", f"engine={opensearch}", "--set", "index=gone")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"stage score needs the index 'gone', which {opensearch} does not have; build it" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.engine

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from querylift.plugin.commands.repeated_options import refuse_repeated_options
 from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 def run(config: Path, seeds: tuple[int, ...], overrides: tuple[str, ...], dry_run: bool) -> None:
     """Run the steps of CONFIG, which is a TOML file or the name of a packaged configuration.
 
-    Finished stages are not run again, so a run that was stopped goes on.
+    Finished stages are not run again, so a run that was stopped goes on. Before the first stage, the command checks that the
+    packages of all stages are installed, and that the engine has their indices.
     """
     from querylift.trainer import pipeline
+    from querylift.trainer.commands.requirements import check_requirements
     from querylift.trainer.training_config import load_training_config
 
     training_config = load_training_config(config)
@@ -35,13 +38,14 @@ def run(config: Path, seeds: tuple[int, ...], overrides: tuple[str, ...], dry_ru
     calls = pipeline.build_stage_calls(
         training_config, path=config, seeds=seeds, overrides=dict(_parse_override(item) for item in overrides)
     )
-    for call in calls:
-        _check_call(call)
+    contexts = [_parse_call(call) for call in calls]
+    if not dry_run:
+        check_requirements(contexts)
     pipeline.run_stage_calls(calls, _skip_stage if dry_run else _run_stage, say=click.echo)
 
 
-def _check_call(call: StageCall) -> None:
-    """Raise SettingsError when the stage does not exist or would refuse its arguments."""
+def _parse_call(call: StageCall) -> click.Context:
+    """Return the parsed arguments. Raises SettingsError when the stage does not exist or would refuse them."""
     from querylift.trainer.commands.train import train
 
     with click.Context(train) as context:
@@ -49,7 +53,8 @@ def _check_call(call: StageCall) -> None:
     if command is None:
         raise SettingsError(f"{call.stage!r} is not a stage; `querylift train --help` lists the stages")
     try:
-        command.make_context(call.stage, list(call.arguments))
+        refuse_repeated_options(command, call.stage, call.arguments, context)
+        return command.make_context(call.stage, list(call.arguments))
     except click.UsageError as error:
         raise SettingsError(f"a step of the pipeline cannot run: {call}: {error.format_message()}") from None
 

@@ -123,10 +123,13 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _link_or_copy_documents(spec: str, corpus: Corpus, out: Path) -> None:
-    """Link to the documents of a BEIR folder, or write those of any other corpus. Do nothing when `out` has documents."""
+    """Link to the documents of a BEIR folder, or write those of any other corpus.
+
+    Do nothing when the corpus has no documents, or `out` has them.
+    """
     source = Path(spec.removeprefix("beir:"))
     files = [out / name for name in ("corpus.jsonl", "corpus.jsonl.gz")]
-    if any(file.exists() for file in files):
+    if not corpus.has_documents or any(file.exists() for file in files):
         return
     if spec == "builtin" or not source.is_dir():
         rows = ({"_id": doc.doc_id, "title": doc.title, "text": doc.text} for doc in corpus.iter_documents())

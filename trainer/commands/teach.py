@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from querylift.index_tools.commands.options import show_progress
+from querylift.index_tools.commands.options import (
+    config_option,
+    engine_option,
+    load_settings_with_options,
+    show_progress,
+)
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.files import compute_json_digest
 from querylift.trainer.commands.arguments import check_split
@@ -21,6 +26,8 @@ from querylift.trainer.commands.held_out import choose_held_out_splits, held_out
 from querylift.trainer.commands.teach_options import build_sources, check_options, list_given_options, source_options
 
 if TYPE_CHECKING:
+    from querylift.index_tools.corpora.corpus import Corpus
+    from querylift.plugin.settings import Settings
     from querylift.trainer.candidates import Candidate
     from querylift.trainer.manifest import Manifest
     from querylift.trainer.teaching.plan import TeachingPlan
@@ -38,6 +45,18 @@ if TYPE_CHECKING:
     help="File of candidates to write. A repeated command adds what the file lacks.",
 )
 @source_options
+@click.option(
+    "--index",
+    help="Index that holds the documents, for --judged, --prompt few-shot and --pseudo-queries [default: the corpus's own].",
+)
+@click.option(
+    "--text",
+    "text_fields",
+    multiple=True,
+    help="Source field of --index to read; repeatable [default: title and text].",
+)
+@engine_option
+@config_option
 @held_out_or_other_splits_option
 @click.option("--drop-leaks", is_flag=True, help="Leave out held-out queries, where the command would otherwise stop.")
 @click.option(
@@ -50,6 +69,10 @@ def teach(
     corpus: str,
     split: str | None,
     out: Path,
+    index: str | None,
+    text_fields: tuple[str, ...],
+    engine: str | None,
+    config: Path | None,
     held_out: tuple[str, ...],
     drop_leaks: bool,
     limit: int | None,
@@ -59,14 +82,15 @@ def teach(
     """Collect candidate expansions for the queries of CORPUS.
 
     The sources are a teacher (--endpoint and --model), files (--import), relevant documents (--judged) and a fast expander
-    (--expander). Name one or several.
+    (--expander). Name one or several. A file is one of candidates, or a table of the generator `table`.
     """
     from querylift.index_tools.corpora.corpus_names import load_corpus
     from querylift.trainer.teaching.sources import TeachingTask
 
     sources = build_sources(options)
     check_options(sources, list_given_options(), limit=limit)
-    loaded_corpus = load_corpus(corpus)
+    settings = load_settings_with_options(config, engine=engine)
+    loaded_corpus = _choose_documents(load_corpus(corpus), sources, settings, index=index, text_fields=text_fields)
     needs_split = _needs_split(sources)
     if needs_split:
         check_split(loaded_corpus, split)
@@ -74,11 +98,12 @@ def teach(
     task = TeachingTask(
         corpus=loaded_corpus,
         split=split,
+        split_queries=queries,
         queries=dict(islice(queries.items(), limit)),
         held_out=choose_held_out_splits(held_out, loaded_corpus, split, uses_split=needs_split),
         seed=options["seed"],
     )
-    manifest = _open_manifest(out, task, sources, queries, drop_leaks=drop_leaks)
+    manifest = _open_manifest(out, task, sources, drop_leaks=drop_leaks, index=index, text_fields=text_fields)
     collected = _collect_without_leaks(sources, task, drop_leaks=drop_leaks)
     with manifest.record_run() as results:
         results["dropped"] = collected.dropped
@@ -100,13 +125,37 @@ class _CollectedCandidates:
     dropped: int
 
 
+def _choose_documents(
+    corpus: Corpus, sources: Sources, settings: Settings, *, index: str | None, text_fields: Sequence[str]
+) -> Corpus:
+    """Return the corpus with the documents of --index, or with its own. Raises SettingsError when it needs some and has none."""
+    from querylift.index_tools.corpora.index_documents import DEFAULT_FIELDS, read_documents_from_index
+
+    reads_documents = any(source.is_chosen and source.reads_documents for source in sources)
+    if text_fields and index is None:
+        raise SettingsError("--text names fields of --index, which is not given; give it, or leave --text out")
+    if index is not None and not reads_documents:
+        raise SettingsError("--index is for --judged, --prompt few-shot or --pseudo-queries; give one, or leave it out")
+    if index is not None:
+        return read_documents_from_index(corpus, settings, index, fields=text_fields or DEFAULT_FIELDS)
+    if reads_documents and not corpus.has_documents:
+        raise SettingsError(f"{corpus.name!r} has no documents; name the index that holds them with --index")
+    return corpus
+
+
 def _needs_split(sources: Sources) -> bool:
     """Return whether the corpus must have queries. Pseudo-queries alone, or with files, do without."""
     return not sources.expander.options.pseudo_queries or sources.endpoint.is_chosen or sources.documents.is_chosen
 
 
 def _open_manifest(
-    out: Path, task: TeachingTask, sources: Sources, queries: Mapping[str, str], *, drop_leaks: bool
+    out: Path,
+    task: TeachingTask,
+    sources: Sources,
+    *,
+    drop_leaks: bool,
+    index: str | None,
+    text_fields: Sequence[str],
 ) -> Manifest:
     """Open the manifest of `out`. It leaves out the speed, the number and the endpoint, which may change between runs."""
     from querylift.trainer.manifest import Manifest
@@ -114,9 +163,10 @@ def _open_manifest(
     settings: dict[str, Any] = {
         "corpus": task.corpus.name,
         "split": task.split,
-        "queries_sha256": compute_json_digest(queries),
+        "queries_sha256": compute_json_digest(dict(task.split_queries)),
         "held_out": sorted(split.name for split in task.held_out),
         "drop_leaks": drop_leaks,
+        **({"index": index, "text_fields": list(text_fields)} if index else {}),
     }
     inputs: dict[str, Path] = {}
     source: CandidateSource

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from querylift.index_tools.corpora.json_rows import read_jsonl
+from querylift.index_tools.corpora.json_rows import get_json_id, read_jsonl
 from querylift.plugin.errors import DataError
 
 
@@ -25,8 +25,9 @@ def read_passage_pairs(path: Path) -> Iterator[PassagePair]:
     Raises DataError with path and line, and SettingsError when there is no file.
     """
     for line_number, row in read_jsonl(path):
-        values = [row.get(name) for name in PassagePair._fields]
-        for name, value in zip(PassagePair._fields, values, strict=True):
-            if not isinstance(value, str) or (name in ("query_id", "query") and not value.strip()):
+        query_id = get_json_id(path, line_number, row, names=("query_id",))
+        texts = {name: row.get(name) for name in ("query", "chosen", "rejected")}
+        for name, value in texts.items():
+            if not isinstance(value, str) or (name == "query" and not value.strip()):
                 raise DataError(path, line_number, f"{name!r} is {value!r}; write it as a text")
-        yield PassagePair(*map(str, values))
+        yield PassagePair(query_id, *map(str, texts.values()))

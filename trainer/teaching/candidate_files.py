@@ -9,11 +9,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from querylift.plugin.errors import SettingsError
-from querylift.plugin.expansion import clean_prose, clean_query
+from querylift.index_tools.corpora.json_rows import read_jsonl
+from querylift.plugin.errors import DataError, SettingsError
+from querylift.plugin.expansion import Expansion, clean_prose, clean_query
+from querylift.plugin.files import compute_json_digest
 from querylift.plugin.generators.table import get_nested_value
-from querylift.trainer.candidates import Candidate, JsonLinesAppender, read_candidates
+from querylift.trainer.candidates import Candidate, JsonLinesAppender, parse_candidate, read_candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +30,26 @@ class AppendResult:
 
 
 def read_imported_candidates(
-    path: Path, where: Mapping[str, str | Collection[str]], *, prefix: str = ""
+    path: Path,
+    where: Mapping[str, str | Collection[str]],
+    *,
+    prefix: str = "",
+    queries: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Candidate]:
     """Yield the candidates of a file whose keys have one of the values of `where`. `prefix` goes before the query ids.
+
+    The file holds candidates, or it is a table of the generator `table`. A row without "query_id" gets the id that its query
+    has in `queries`, or else one made of its text. Weighted terms give their surface words as text.
 
     A key may name a nested value: `params.mode`. Rows with different answers to one request are numbered in
     `params["sample"]`. Raises DataError with path and line for a broken row, and SettingsError when no row matches.
     """
+    ids_by_query = {_make_query_key(text): query_id for query_id, text in queries.items()}
     accepted = {key: {value} if isinstance(value, str) else set(value) for key, value in where.items()}
     texts_by_request: dict[str, list[str]] = {}
     match_counts: Counter[str] = Counter()
-    for candidate in read_candidates(path):
+    for line_number, table_row in read_jsonl(path):
+        candidate = parse_candidate(_complete_row(table_row, path, line_number, ids_by_query), path, line_number)
         row = candidate.to_json()
         matches = [key for key, values in accepted.items() if str(get_nested_value(row, key)) in values]
         match_counts.update(["", *matches])
@@ -50,6 +63,27 @@ def read_imported_candidates(
             yield replace(candidate, query_id=prefix + candidate.query_id, query=query, params=params)
     if not texts_by_request:
         raise SettingsError(_explain_no_match(path, accepted, match_counts))
+
+
+def _complete_row(
+    row: Mapping[str, Any], path: Path, line_number: int, ids_by_query: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the row with "query_id" and "text", which a row of a table may lack."""
+    complete_row = dict(row)
+    query = row.get("query")
+    if "query_id" not in row and isinstance(query, str):
+        key = _make_query_key(query)
+        complete_row["query_id"] = ids_by_query.get(key) or f"query-{compute_json_digest(key)[:16]}"
+    if "text" not in row and "terms" in row:
+        try:
+            complete_row["text"] = Expansion.from_json(row).to_text()
+        except ValueError as error:
+            raise DataError(path, line_number, str(error)) from None
+    return complete_row
+
+
+def _make_query_key(query: str) -> str:
+    return clean_query(query).casefold()
 
 
 def _explain_no_match(path: Path, accepted: Mapping[str, Collection[str]], match_counts: Mapping[str, int]) -> str:

@@ -95,11 +95,9 @@ def rank_relevant_documents(corpus: Corpus, split: str | None, *, seed: int) -> 
 
 def read_opening_words(corpus: Corpus, doc_ids: Collection[str], *, words: int, with_title: bool) -> Mapping[str, str]:
     """Return the first `words` words of each document, by id. A document without text gives its title."""
-    ids = frozenset(doc_ids)
     return {
         document.doc_id: _format_opening(document, words, with_title=with_title)
-        for document in corpus.iter_documents()
-        if document.doc_id in ids
+        for document in corpus.find_documents(frozenset(doc_ids))
     }
 
 

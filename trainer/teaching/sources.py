@@ -31,10 +31,14 @@ ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]
 
 @dataclass(frozen=True, slots=True)
 class TeachingTask:
-    """The queries to collect candidates for, and the splits whose queries must not be used."""
+    """The queries to collect candidates for, and the splits whose queries must not be used.
+
+    `split_queries` are all queries of the split. `queries` are the first of them, as far as --limit allows.
+    """
 
     corpus: Corpus
     split: str | None
+    split_queries: Mapping[str, str] = field(repr=False)
     queries: Mapping[str, str] = field(repr=False)
     held_out: Sequence[HeldOutSplit] = field(repr=False)
     seed: int
@@ -50,6 +54,10 @@ class CandidateSource(Protocol):
     @property
     def reads_split(self) -> bool:
         """Whether the source asks about the queries of the corpus's split."""
+
+    @property
+    def reads_documents(self) -> bool:
+        """Whether the source reads documents of the corpus."""
 
     def validate(self, given_options: Collection[str]) -> None:
         """Raise SettingsError when one of `given_options`, such as `--words`, has no effect."""
@@ -92,6 +100,7 @@ class FileSource:
     """Candidates that were made elsewhere."""
 
     reads_split = False
+    reads_documents = False
 
     def __init__(self, options: FileOptions) -> None:
         self.options = options
@@ -108,7 +117,9 @@ class FileSource:
         return [
             candidate
             for file in self.options.files
-            for candidate in read_imported_candidates(file.path, self.options.where, prefix=file.prefix)
+            for candidate in read_imported_candidates(
+                file.path, self.options.where, prefix=file.prefix, queries=task.split_queries
+            )
         ]
 
     def get_manifest_settings(self) -> dict[str, Any]:
@@ -139,6 +150,10 @@ class DocumentSource:
     @property
     def is_chosen(self) -> bool:
         return self.options.per_query > 0
+
+    @property
+    def reads_documents(self) -> bool:
+        return self.is_chosen
 
     def validate(self, given_options: Collection[str]) -> None:
         """Do nothing: no option depends on this source."""
@@ -182,6 +197,10 @@ class ExpanderSource:
     @property
     def reads_split(self) -> bool:
         return not self.options.pseudo_queries
+
+    @property
+    def reads_documents(self) -> bool:
+        return bool(self.options.pseudo_queries)
 
     def validate(self, given_options: Collection[str]) -> None:
         dependent = [option for option in given_options if option in self.DEPENDENT_OPTIONS]
@@ -252,6 +271,10 @@ class EndpointSource:
     @property
     def is_chosen(self) -> bool:
         return self.plan is not None
+
+    @property
+    def reads_documents(self) -> bool:
+        return self.plan is not None and FEW_SHOT in self.plan.prompts
 
     def validate(self, given_options: Collection[str]) -> None:
         dependent = [option for option in given_options if option in self.DEPENDENT_OPTIONS]

@@ -90,7 +90,19 @@ def test_a_broken_tagged_document_is_named_by_path_and_line(tmp_path: Path, text
 def test_a_trec_folder_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is not a folder"):
         load_corpus(f"trec:{tmp_path}/missing")
-    with pytest.raises(SettingsError, match=r"has no documents\.\*; call its file"):
+    with pytest.raises(SettingsError, match=r"has no documents\.\* and no topics\.\*; call its files documents\.trec"):
         load_corpus(f"trec:{tmp_path}")
-    with pytest.raises(SettingsError, match="'trec:topics=t' has no documents"):
-        load_corpus("trec:topics=t")
+    with pytest.raises(SettingsError, match="'trec:qrels=q' has no documents and no topics"):
+        load_corpus("trec:qrels=q")
+
+
+def test_topics_and_judgments_suffice_to_measure_but_indexing_needs_documents(tmp_path: Path) -> None:
+    topics = write_text_file(tmp_path / "topics.txt", "1\tfirst\n")
+    qrels = write_text_file(tmp_path / "qrels.txt", "1 0 d1 1\n")
+    for location in (str(tmp_path), f"topics={topics},qrels={qrels}"):
+        corpus = load_corpus(f"trec:{location}")
+        assert read_all_splits(corpus) == {"all": ({"1": "first"}, {"1": {"d1": 1}})}
+        assert not corpus.has_documents
+        with pytest.raises(SettingsError, match="has no documents, which indexing needs; add a file of documents"):
+            next(corpus.iter_documents())
+    assert load_corpus(f"trec:topics={topics},qrels={qrels}").name == "topics"

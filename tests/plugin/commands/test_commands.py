@@ -44,6 +44,15 @@ def _run_querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess
             "--via uses the proxy's own mode and weight",
         ),
         (["compare", "a.run", "b.run", "--qrels", "q"], "'q' cannot be read"),
+        (
+            ["expander", "build", "i", "--out", "o", "--field", "title", "--field=description"],
+            "--field is given as 'title' and 'description'; give it once",
+        ),
+        (
+            ["warm", "q", "--concurrency", "1", "--concurrency", "2"],
+            "--concurrency is given as '1' and '2'; give it once",
+        ),
+        (["train", "pairs", "x", "--out", "o", "--floor", "--no-floor"], "--floor is given as True and False"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], sentence: str) -> None:
@@ -64,6 +73,25 @@ def test_an_engine_that_does_not_answer_is_one_sentence_and_exit_code_1(tmp_path
         "querylift: no search engine answers at http://127.0.0.1:9; "
         "start one with `querylift node up`, or name another with --engine\n"
     )
+
+
+def test_an_option_that_takes_several_values_and_one_without_a_value_may_be_repeated(tmp_path: Path) -> None:
+    build = (
+        "expander",
+        "build",
+        "i",
+        "--out",
+        "o",
+        "--text",
+        "title",
+        "--text",
+        "body",
+        "--engine",
+        "http://127.0.0.1:9",
+    )
+    assert "no search engine answers" in _run_querylift(*build, cwd=tmp_path).stderr
+    result = _run_querylift("explain", "words", "--index", "i", "--json", "--json", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_an_address_in_use_is_named(tmp_path: Path) -> None:

@@ -85,6 +85,48 @@ def test_a_broken_line_stops_the_import_and_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_a_table_is_imported_with_the_ids_of_the_queries_that_it_expands(tmp_path: Path) -> None:
+    source = write_rows(
+        tmp_path / "table.jsonl",
+        {"query": "What causes a  rainbow", "text": "light bends in drops"},
+        {
+            "query": "why do cats purr",
+            "field": "body",
+            "terms": {"felin": 2.0, "purr": 1.0},
+            "surfaces": {"felin": "feline"},
+        },
+        {"query": "a query of no split", "text": "words"},
+    )
+    candidates = list(
+        read_imported_candidates(source, {}, queries={"1": "what causes a rainbow", "2": "why do cats purr"})
+    )
+    assert [(c.query_id, c.text) for c in candidates[:2]] == [("1", "light bends in drops"), ("2", "feline purr")]
+    assert (candidates[2].query_id[:6], len(candidates[2].query_id)) == ("query-", 22)
+    (other,) = read_imported_candidates(write_rows(tmp_path / "b", {"query": "A query of no split", "text": "b"}), {})
+    assert other.query_id == candidates[2].query_id
+
+
+def test_a_number_as_the_id_of_a_query_becomes_text(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", make_row("1", "a") | {"query_id": 19335})
+    assert [c.query_id for c in read_imported_candidates(source, {}, prefix="dl:")] == ["dl:19335"]
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"query": "q"}, r"in\.jsonl:1: 'text' is None; write it as a text"),
+        ({"query": "q", "field": "f", "terms": {"a": 0}}, r"in\.jsonl:1: the expansion has no usable term"),
+        ({"text": "words"}, r"in\.jsonl:1: 'query_id' is missing; give every line its own text or number"),
+        ({"query": "q", "text": "words", "query_id": True}, r"in\.jsonl:1: 'query_id' is a bool"),
+    ],
+)
+def test_a_row_of_a_table_without_words_or_query_is_named(
+    tmp_path: Path, row: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(DataError, match=sentence):
+        list(read_imported_candidates(write_rows(tmp_path / "in.jsonl", row), {}))
+
+
 @pytest.mark.data
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the retrieval data is not beside the project (../shared/data)")
 def test_published_expansions_are_imported_from_several_files(tmp_path: Path) -> None:
