@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from cachetools import TLRUCache
 
 from querylift.plugin.errors import MissingExtra, SettingsError
-from querylift.plugin.expansion import PROMPT_VERSION, Expansion, clean_query
+from querylift.plugin.expansion import PROMPT_VERSION, Expansion, normalize_query
 from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.settings import CacheSettings
 
@@ -214,7 +214,7 @@ def make_cache(settings: CacheSettings, clock: Callable[[], float]) -> Cache:
 
 def cache_key(generator: Generator, request: ExpansionRequest) -> str:
     """Return 64 hex digits. Two requests share them exactly when `generator` must answer both alike."""
-    parts = [generator.identity, PROMPT_VERSION, clean_query(request.text)]
+    parts = [generator.identity, PROMPT_VERSION, normalize_query(request.text)]
     if generator.reads_index:
         parts += [request.index, *request.fields]
     return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
