@@ -44,6 +44,7 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
         )
         try:
             journal = Journal(Metrics(), settings.log)
+            journal.metrics.watch_cache(broker.cache_faults)
             yield Proxy(settings, broker=broker, upstream=upstream, journal=journal, clock=time.monotonic)
         finally:
             await upstream.close()
