@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import aiohttp
 
-from querylift.index_tools.corpora.records import Run, normalise_id
+from querylift.index_tools.corpora.records import Run, normalize_id
 from querylift.index_tools.engine import (
     Engine,
     SearchRefusal,
@@ -244,4 +244,4 @@ def _get_doc_ids(answer: Answer) -> list[str]:
     """Return the ids of the hits, best first and each once. Several indices may hold the same id."""
     if isinstance(answer, SearchRefusal):
         return []
-    return list(dict.fromkeys(normalise_id(hit["_id"]) for hit in answer["hits"]["hits"]))
+    return list(dict.fromkeys(normalize_id(hit["_id"]) for hit in answer["hits"]["hits"]))

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 
 from querylift.plugin.cache import Cache, cache_key, decode_expansion, encode_expansion, make_cache
+from querylift.plugin.cache_faults import CacheFaults
 from querylift.plugin.errors import GeneratorBusy, GeneratorError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.generators.base import ExpansionRequest, Generator
@@ -88,6 +89,11 @@ class ExpansionBroker:
     def pending_count(self) -> int:
         """The number of generations under way."""
         return len(self._generations)
+
+    @property
+    def cache_faults(self) -> CacheFaults:
+        """What the cache could not read or write."""
+        return self._cache.faults
 
     async def answer(self, question: Question) -> Answer:
         """Return an answer before the question's deadline. Never raises GeneratorError."""
@@ -257,6 +263,7 @@ async def open_broker(
         generator, cache, clock=time.monotonic, ttl_s=settings.cache.ttl_s, pin_s=settings.cache.pin_s
     )
     try:
+        await cache.start()
         await generator.start()
         yield broker
     finally:

@@ -1,7 +1,7 @@
 """Caches of expansions and of pins.
 
-A cache holds short strings by key. `MemoryCache` serves one proxy, `FileCache` outlives it, and `RedisCache` is a
-Valkey or Redis that several proxies share.
+A cache holds short strings by key. `MemoryCache` serves one proxy, and `FileCache` outlives it. The module `redis_cache` has
+the cache that several proxies share.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
 import sqlite3
 import time
 from collections.abc import Callable
@@ -19,8 +18,9 @@ from typing import Any, Protocol
 
 from cachetools import TLRUCache
 
-from querylift.plugin.errors import MissingExtra, SettingsError
-from querylift.plugin.expansion import PROMPT_VERSION, Expansion, clean_query
+from querylift.plugin.cache_faults import CacheFaults, Operation
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.expansion import PROMPT_VERSION, Expansion, normalize_query
 from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.settings import CacheSettings
 
@@ -31,7 +31,16 @@ NO_EXPANSION = "{}"
 
 
 class Cache(Protocol):
-    """Strings by key. Each one expires after its own time to live. A cache that fails answers as if it had no entry."""
+    """Strings by key. Each one expires after its own time to live. A cache that fails answers as if it had no entry.
+
+    `faults` holds what failed.
+    """
+
+    faults: CacheFaults
+
+    async def start(self) -> None:
+        """Find out whether the cache works, and log when it does not."""
+        ...
 
     async def get(self, key: str) -> str | None:
         """Return the value at `key`, or None."""
@@ -61,6 +70,10 @@ class MemoryCache:
         self._entries: TLRUCache[str, tuple[str, float]] = TLRUCache(
             maxsize=size, ttu=lambda _key, entry, now: now + entry[1], timer=clock
         )
+        self.faults = CacheFaults("the cache in memory", clock)
+
+    async def start(self) -> None:
+        """Do nothing: memory works."""
 
     async def get(self, key: str) -> str | None:
         return self._get_value(key)
@@ -82,57 +95,6 @@ class MemoryCache:
         self._entries.clear()
 
 
-class RedisCache:
-    """A Valkey or Redis that several proxies share. An error there is a miss, never a failed search.
-
-    After an error, or after `timeout_s` without an answer, the cache is not asked for `rest_s` seconds of `clock`. So a
-    silent server does not delay every search.
-    """
-
-    def __init__(self, url: str, clock: Callable[[], float], *, timeout_s: float = 0.05, rest_s: float = 5) -> None:
-        try:
-            from redis import asyncio as redis
-        except ImportError:
-            raise MissingExtra("redis", "redis") from None
-        try:
-            self._client = redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
-        except ValueError as error:
-            raise SettingsError(f"cache.url cannot be used: {error}; use a URL like redis://127.0.0.1:6379") from None
-        self._errors = (redis.RedisError, OSError, TimeoutError)
-        self._clock = clock
-        self._rest_s = rest_s
-        self._rests_until_s = -math.inf
-
-    async def get(self, key: str) -> str | None:
-        return (await self.get_two(key, key))[0]
-
-    def peek_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
-        return None, None
-
-    async def get_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
-        values = await self._call_server(self._client.mget, "querylift:" + first_key, "querylift:" + second_key)
-        return (values[0], values[1]) if values else (None, None)
-
-    async def set(self, key: str, value: str, *, ttl_s: float) -> None:
-        await self._call_server(self._client.set, "querylift:" + key, value, px=max(1, int(ttl_s * 1000)))
-
-    async def close(self) -> None:
-        await self._client.aclose()
-
-    async def _call_server(self, command: Callable[..., Any], *values: str, **options: int) -> Any:
-        """Return the server's reply, with its strings decoded. Return None while the cache rests, or when it fails."""
-        if self._clock() < self._rests_until_s:
-            return None
-        try:
-            reply = await command(*values, **options)
-        except self._errors:
-            self._rests_until_s = self._clock() + self._rest_s
-            return None
-        if not isinstance(reply, list):
-            return reply
-        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else None for item in reply]
-
-
 class FileCache:
     """A SQLite file that outlives the process, with the `size` entries used last in memory.
 
@@ -146,6 +108,7 @@ class FileCache:
         self._size = size
         self._write_count = 0
         self._wall_clock = wall_clock
+        self.faults = CacheFaults(f"the cache file {path}", clock)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="querylift-cache")
         try:
             self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -158,6 +121,9 @@ class FileCache:
                 f"cache.file is {path}: it cannot be used as a cache ({error}); name another file"
             ) from None
 
+    async def start(self) -> None:
+        """Do nothing: a file that cannot be read and written was refused when it was opened."""
+
     def peek_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
         return self._memory.peek_two(first_key, second_key)
 
@@ -165,7 +131,7 @@ class FileCache:
         value = await self._memory.get(key)
         if value is not None:
             return value
-        row = await self._execute_in_thread("SELECT value, until FROM kept WHERE key = ?", (key,))
+        row = await self._execute_in_thread("read", "SELECT value, until FROM kept WHERE key = ?", (key,))
         remaining_s = row[1] - self._wall_clock() if row else 0
         if row is None or remaining_s <= 0:
             return None
@@ -178,27 +144,32 @@ class FileCache:
     async def set(self, key: str, value: str, *, ttl_s: float) -> None:
         await self._memory.set(key, value, ttl_s=ttl_s)
         await self._execute_in_thread(
-            "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (key, value, self._wall_clock() + ttl_s)
+            "write", "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (key, value, self._wall_clock() + ttl_s)
         )
         self._write_count += 1
         if self._write_count % _WRITES_BETWEEN_CLEANUPS == 0:
-            await self._execute_in_thread("DELETE FROM kept WHERE until < ?", (self._wall_clock(),))
+            await self._execute_in_thread("write", "DELETE FROM kept WHERE until < ?", (self._wall_clock(),))
             surplus_keys = "SELECT key FROM kept ORDER BY until DESC LIMIT -1 OFFSET ?"
-            await self._execute_in_thread(f"DELETE FROM kept WHERE key IN ({surplus_keys})", (self._size,))
+            await self._execute_in_thread("write", f"DELETE FROM kept WHERE key IN ({surplus_keys})", (self._size,))
 
     async def close(self) -> None:
         await self._memory.close()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
         self._thread.shutdown()
 
-    async def _execute_in_thread(self, statement: str, values: tuple[Any, ...]) -> Any:
-        def execute() -> Any:
-            try:
-                return self._file.execute(statement, values).fetchone()
-            except sqlite3.Error:
-                return None
+    async def _execute_in_thread(self, operation: Operation, statement: str, values: tuple[Any, ...]) -> Any:
+        """Return the statement's first row, or None when there is none or the file cannot be used."""
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, execute)
+        def execute() -> Any:
+            return self._file.execute(statement, values).fetchone()
+
+        try:
+            row = await asyncio.get_running_loop().run_in_executor(self._thread, execute)
+        except sqlite3.Error as error:
+            self.faults.record_failure(operation, str(error))
+            return None
+        self.faults.record_success(operation)
+        return row
 
 
 def make_cache(settings: CacheSettings, clock: Callable[[], float]) -> Cache:
@@ -206,6 +177,8 @@ def make_cache(settings: CacheSettings, clock: Callable[[], float]) -> Cache:
     if settings.url is not None and settings.file is not None:
         raise SettingsError("cache.url and cache.file are both set; use one of the two")
     if settings.url is not None:
+        from querylift.plugin.redis_cache import RedisCache
+
         return RedisCache(settings.url.get_secret_value(), clock)
     if settings.file is not None:
         return FileCache(settings.file, settings.size, clock)
@@ -214,7 +187,7 @@ def make_cache(settings: CacheSettings, clock: Callable[[], float]) -> Cache:
 
 def cache_key(generator: Generator, request: ExpansionRequest) -> str:
     """Return 64 hex digits. Two requests share them exactly when `generator` must answer both alike."""
-    parts = [generator.identity, PROMPT_VERSION, clean_query(request.text)]
+    parts = [generator.identity, PROMPT_VERSION, normalize_query(request.text)]
     if generator.reads_index:
         parts += [request.index, *request.fields]
     # A list as JSON, because clients choose these texts, and could put any separator into one of them.

@@ -98,8 +98,24 @@ class Expansion:
 
 
 def clean_query(text: str) -> str:
-    """Return the query as prompts and cache keys hold it: without control characters, with whitespace collapsed."""
+    """Return the query as prompts hold it: without control characters, with whitespace collapsed."""
     return " ".join(_remove_control_characters(text).split())
+
+
+def normalize_query(text: str) -> str:
+    """Return the form in which a query is looked up and handed to a generator: `clean_query` in Unicode's form NFKC.
+
+    A query has one form, whether it was typed composed (NFC), decomposed (NFD) or in full-width letters. A query that is
+    in this form already stays as it is. So this form changes no prompt that a model was trained with.
+    """
+    if text.isascii():
+        return clean_query(text)
+    return clean_query(unicodedata.normalize("NFKC", clean_query(text)))
+
+
+def fold_query(text: str) -> str:
+    """Return the form in which a table looks a query up: `normalize_query` without letter case."""
+    return normalize_query(normalize_query(text).casefold())
 
 
 def build_messages(query: str) -> list[dict[str, str]]:

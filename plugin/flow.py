@@ -15,7 +15,7 @@ from typing import Any
 
 from querylift.plugin import dsl
 from querylift.plugin.broker import Answer, Question
-from querylift.plugin.expansion import Expansion, clean_query
+from querylift.plugin.expansion import Expansion, normalize_query
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.outcome import Outcome, Skip
 from querylift.plugin.policy import Policy
@@ -148,7 +148,7 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
 
     policy, index = rules.find_policy(search, read_body)
     user_query = dsl.find_user_query(read_body(), policy, search.url_parameters)
-    query = clean_query(user_query.text)
+    query = normalize_query(user_query.text)
     request = ExpansionRequest(query, index, policy.fields or user_query.fields)
     shows_words = dsl.shows_query_words(read_body(), search.url_parameters)
     answer = yield Question(request, search.deadline_s, shows_words=shows_words, client=search.client)

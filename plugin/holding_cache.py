@@ -26,10 +26,14 @@ class HoldingCache:
 
     def __init__(self, cache: Cache, clock: Callable[[], float]) -> None:
         self._cache = cache
+        self.faults = cache.faults
         self._held: TLRUCache[str, tuple[str, float]] = TLRUCache(
             MAX_HELD_ENTRIES, ttu=lambda _key, entry, now: now + entry[1], timer=clock
         )
         self._accepted: TTLCache[str, bool] = TTLCache(MAX_HELD_ENTRIES, ACCEPTANCE_S, timer=clock)
+
+    async def start(self) -> None:
+        await self._cache.start()
 
     async def get(self, key: str) -> str | None:
         held = self._held.get(key)

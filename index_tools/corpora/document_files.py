@@ -8,7 +8,7 @@ from html import unescape
 from pathlib import Path
 
 from querylift.index_tools.corpora.json_rows import get_json_id, get_json_text, read_jsonl
-from querylift.index_tools.corpora.records import Document, normalise_id
+from querylift.index_tools.corpora.records import Document, normalize_id
 from querylift.plugin.errors import DataError
 from querylift.plugin.text_files import read_first_character, read_lines
 
@@ -44,7 +44,7 @@ def _iter_json_documents(path: Path) -> Iterator[tuple[int, Document]]:
 def _iter_tagged_documents(path: Path) -> Iterator[tuple[int, Document]]:
     for number, body in _iter_tagged_bodies(path):
         docno = _DOCNO.search(body)
-        doc_id = normalise_id(docno[1]) if docno else ""
+        doc_id = normalize_id(docno[1]) if docno else ""
         if not doc_id:
             raise DataError(path, number, "this <DOC> has no <DOCNO>; give every document an id")
         yield number, Document(doc_id, _extract_plain_text(_TITLE, body), _extract_plain_text(_TEXT, body))

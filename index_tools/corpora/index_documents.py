@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from querylift.index_tools.corpora.corpus import Corpus
-from querylift.index_tools.corpora.records import Document, normalise_id
+from querylift.index_tools.corpora.records import Document, normalize_id
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.index_reader import join_field_texts, scan_documents
 from querylift.plugin.errors import SettingsError
@@ -44,7 +44,7 @@ def _iter_documents(settings: Settings, index: str, fields: Sequence[str]) -> It
         for page in scan_documents(engine, index, sources=fields):
             for document in page:
                 has_text = has_text or bool(document.text)
-                yield Document(normalise_id(document.doc_id), "", document.text)
+                yield Document(normalize_id(document.doc_id), "", document.text)
     _check_text_was_read(has_text, index, fields)
 
 
@@ -57,7 +57,7 @@ def _find_documents(
     documents = []
     for doc_id, source in sources.items():
         title = join_field_texts(source, [TITLE_FIELD]) if TITLE_FIELD in fields else ""
-        documents.append(Document(normalise_id(doc_id), title, join_field_texts(source, text_fields)))
+        documents.append(Document(normalize_id(doc_id), title, join_field_texts(source, text_fields)))
     _check_text_was_read(not documents or any(document.title or document.text for document in documents), index, fields)
     yield from documents
 

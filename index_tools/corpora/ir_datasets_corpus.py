@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from querylift.index_tools.corpora.corpus import UNNAMED_SPLIT, Corpus, JudgedQueries
-from querylift.index_tools.corpora.records import Document, Qrels, normalise_id
+from querylift.index_tools.corpora.records import Document, Qrels, normalize_id
 from querylift.plugin.errors import MissingExtra, SettingsError
 
 _DEEP_LEARNING_PASSAGES = re.compile(r"msmarco-passage(-v2)?/trec-dl-")
@@ -44,20 +44,20 @@ def _convert_document(doc: Any) -> Document:
     title = str(getattr(doc, "title", None) or "").strip()
     text = _get_default_text(doc, names=("text", "body", "contents"))
     # When a document has a title, its default text begins with the title.
-    return Document(normalise_id(doc.doc_id), title, text.removeprefix(title).strip() if title else text)
+    return Document(normalize_id(doc.doc_id), title, text.removeprefix(title).strip() if title else text)
 
 
 def _read_judged_queries(dataset: Any) -> JudgedQueries:
     """Return queries and judgments. Judgments of queries that the dataset does not hold are dropped."""
     queries = {
-        normalise_id(query.query_id): _get_default_text(query, names=("text", "title", "query"))
+        normalize_id(query.query_id): _get_default_text(query, names=("text", "title", "query"))
         for query in dataset.queries_iter()
     }
     qrels: Qrels = {}
     for qrel in dataset.qrels_iter() if dataset.has_qrels() else ():
-        query_id = normalise_id(qrel.query_id)
+        query_id = normalize_id(qrel.query_id)
         if query_id in queries:
-            qrels.setdefault(query_id, {})[normalise_id(qrel.doc_id)] = qrel.relevance
+            qrels.setdefault(query_id, {})[normalize_id(qrel.doc_id)] = qrel.relevance
     return queries, qrels
 
 

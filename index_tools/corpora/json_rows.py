@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from querylift.index_tools.corpora.records import StrPath, normalise_id
+from querylift.index_tools.corpora.records import StrPath, normalize_id
 from querylift.plugin.errors import DataError
 from querylift.plugin.text_files import parse_json_object, read_lines
 
@@ -24,11 +24,11 @@ def get_json_id(path: StrPath, number: int, row: Mapping[str, Any], *, names: Se
     """Return the id under the first of `names` that a row has; an integer becomes text. Raises DataError without one."""
     value = next((row[name] for name in names if name in row), None)
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(text, str) or not normalise_id(text):
+    if not isinstance(text, str) or not normalize_id(text):
         raise DataError(
             path, number, f"{names[0]!r} is {_describe_value(value)}; give every line its own text or number"
         )
-    return normalise_id(text)
+    return normalize_id(text)
 
 
 def get_json_text(path: StrPath, number: int, row: Mapping[str, Any], *, names: Sequence[str]) -> str:

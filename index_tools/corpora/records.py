@@ -17,7 +17,7 @@ MAX_GRADE = 1000
 """Grades lie between -MAX_GRADE and MAX_GRADE. A larger number is usually an id, and trec_eval takes memory for each grade."""
 
 
-def normalise_id(text: str) -> str:
+def normalize_id(text: str) -> str:
     """Return an id as it is compared: without white space around it.
 
     Every reader of documents, queries, judgments and runs calls this. TREC files cannot hold white space at an end of an id,

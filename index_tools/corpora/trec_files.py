@@ -22,7 +22,7 @@ from querylift.index_tools.corpora.records import (
     Run,
     ScoredDoc,
     StrPath,
-    normalise_id,
+    normalize_id,
 )
 from querylift.plugin.errors import DataError
 from querylift.plugin.files import open_for_replacement
@@ -73,7 +73,7 @@ def _parse_qrel(path: StrPath, number: int, line: str, *, beir: bool) -> Qrel:
         raise DataError(
             path, number, f"{problem}; write '{_BEIR_FORM if beir else _TREC_FORM}', as the first line does"
         )
-    query_id, doc_id = normalise_id(columns[0]), normalise_id(columns[-2])
+    query_id, doc_id = normalize_id(columns[0]), normalize_id(columns[-2])
     if not query_id or not doc_id:
         raise DataError(path, number, "an id of this judgment is empty; give both the query and the document")
     return Qrel(query_id, doc_id, _parse_grade(path, number, columns[-1].strip()))
@@ -180,9 +180,9 @@ def _iter_tagged_topics(path: StrPath) -> Iterator[tuple[int, Query]]:
 def _iter_tab_topics(path: StrPath) -> Iterator[tuple[int, Query]]:
     for number, line in read_lines(path):
         query_id, tab, text = line.partition("\t")
-        if not tab or not normalise_id(query_id):
+        if not tab or not normalize_id(query_id):
             raise DataError(path, number, "this line has no query id before a tab; write 'id<TAB>text'")
-        yield number, Query(normalise_id(query_id), text.strip())
+        yield number, Query(normalize_id(query_id), text.strip())
 
 
 def _iter_json_topics(path: StrPath) -> Iterator[tuple[int, Query]]:

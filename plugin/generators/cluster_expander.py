@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 
 from querylift.plugin.errors import GeneratorError, SettingsError
-from querylift.plugin.expansion import Expansion, clean_query, expansion_from_terms
+from querylift.plugin.expansion import Expansion, expansion_from_terms, normalize_query
 from querylift.plugin.fast_expander.encoder import Encoder
 from querylift.plugin.fast_expander.expander_folder import (
     ExpanderRecord,
@@ -84,7 +84,7 @@ class ClusterExpanderGenerator:
         model, executor = self._opened
         if mismatch := model.record.source.explain_mismatch(request.index):
             raise GeneratorError(f"the expander {self._folder} {mismatch}")
-        query = clean_query(request.text)
+        query = normalize_query(request.text)
         if not query:
             return None
         with executor.count_request():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import aiohttp
 
 from querylift.plugin.errors import GeneratorError, SettingsError
-from querylift.plugin.expansion import Expansion, clean_query, expansion_from_terms
+from querylift.plugin.expansion import Expansion, expansion_from_terms, normalize_query
 from querylift.plugin.fast_expander.encoder import Encoder
 from querylift.plugin.fast_expander.expander_folder import (
     ExpanderRecord,
@@ -129,7 +129,7 @@ class FastExpanderGenerator:
         opened = self._opened
         if mismatch := opened.source.explain_mismatch(request.index):
             raise GeneratorError(f"the expander {self._folder} {mismatch}")
-        query = clean_query(request.text)
+        query = normalize_query(request.text)
         if not query:
             return None
         with opened.executor.count_request():

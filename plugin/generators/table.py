@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from querylift.plugin.errors import DataError
-from querylift.plugin.expansion import Expansion, clean_prose, clean_query, expansion_from_text
+from querylift.plugin.expansion import Expansion, clean_prose, clean_query, expansion_from_text, fold_query
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.text_files import parse_json_object, read_lines
 
 
 class TableGenerator:
-    """Looks each query up in a file. Letter case and white space do not matter."""
+    """Looks each query up in a file. Letter case, white space and the Unicode form do not matter."""
 
     reads_index = False
     uses_account = False
@@ -39,14 +39,14 @@ class TableGenerator:
             expansion = _parse_expansion(row, self._path, number)
             if expansion is None:
                 continue
-            key = _make_lookup_key(row["query"])
+            key = fold_query(row["query"])
             if self._expansions.setdefault(key, expansion) is expansion:
                 digest.update(json.dumps([row["query"], expansion.to_json()]).encode())
         self.identity = f"table:{digest.hexdigest()[:16]}"
 
     async def expand(self, request: ExpansionRequest) -> Expansion | None:
         """Return the prepared expansion, or None when the table has none for the query."""
-        return self._expansions.get(_make_lookup_key(request.text))
+        return self._expansions.get(fold_query(request.text))
 
     async def close(self) -> None:
         """Do nothing: there is nothing to release."""
@@ -74,7 +74,7 @@ def build_table_rows(source: Path, *, where: Mapping[str, str]) -> Iterator[dict
         if any(str(get_nested_value(row, key)) != value for key, value in where.items()):
             continue
         expansion = _parse_expansion(row, source, number)
-        key = _make_lookup_key(row["query"])
+        key = fold_query(row["query"])
         if expansion is not None and key not in used_queries:
             used_queries.add(key)
             yield {"query": clean_query(row["query"]), **expansion.to_json()}
@@ -95,7 +95,3 @@ def _parse_expansion(row: Mapping[str, Any], path: Path, number: int) -> Expansi
         return Expansion.from_json(row)
     except ValueError as error:
         raise DataError(path, number, f"{error}") from None
-
-
-def _make_lookup_key(query: str) -> str:
-    return clean_query(query).casefold()

@@ -82,6 +82,7 @@ class Admin:
             "enabled": self.proxy.settings.enabled,
             "worker_restarts": getattr(generator, "restarts", 0),
             "pending": self.proxy.broker.pending_count,
+            "cache": self.proxy.broker.cache_faults.describe_state(),
         }
 
     async def _explain_search(self, scope: Scope, receive: Receive) -> dict[str, Any]:

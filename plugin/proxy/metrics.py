@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from querylift.plugin.cache_faults import OPERATIONS, CacheFaults
 
 _ADDED_SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
@@ -32,6 +38,26 @@ class Metrics:
             "querylift_worker_restarts", "Restarts of the model's worker process", registry=self.registry
         )
 
+    def watch_cache(self, faults: CacheFaults) -> None:
+        """Show the failed reads and writes of a cache among the metrics."""
+        self.registry.register(_CacheErrors(faults))
+
     def render(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
+
+
+class _CacheErrors(Collector):
+    """Reads the counts of a cache's faults whenever the metrics are rendered."""
+
+    def __init__(self, faults: CacheFaults) -> None:
+        self._faults = faults
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield one counter, by operation."""
+        counter = CounterMetricFamily(
+            "querylift_cache_errors", "Reads and writes of the cache that failed", labels=["operation"]
+        )
+        for operation in OPERATIONS:
+            counter.add_metric([operation], self._faults.counts[operation])
+        yield counter

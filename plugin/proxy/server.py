@@ -47,6 +47,7 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
         body_thread = BodyThread(time.monotonic)
         try:
             journal = Journal(Metrics(), settings.log)
+            journal.metrics.watch_cache(broker.cache_faults)
             yield Proxy(
                 settings,
                 broker=broker,

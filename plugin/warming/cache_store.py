@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from querylift.plugin.cache import (
     Cache,
     FileCache,
-    RedisCache,
     cache_key,
     decode_expansion,
     encode_expansion,
@@ -37,10 +36,13 @@ def check_cache_outlives_process(cache: CacheSettings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def open_lasting_cache(settings: CacheSettings, *, memory_size: int | None = None) -> AsyncIterator[Cache]:
+async def open_lasting_cache(
+    settings: CacheSettings, *, memory_size: int | None = None, logs_faults: bool = True
+) -> AsyncIterator[Cache]:
     """Open the proxy's cache. It is closed on exit. Raises SettingsError, MissingExtra.
 
-    `memory_size` replaces the number of entries of a cache file that are held in memory.
+    `memory_size` replaces the number of entries of a cache file that are held in memory. Without `logs_faults`, the
+    caller reports a cache that does not work.
     """
     check_cache_outlives_process(settings)
     cache: Cache
@@ -49,8 +51,12 @@ async def open_lasting_cache(settings: CacheSettings, *, memory_size: int | None
     else:
         url = settings.url.get_secret_value() if settings.url is not None else ""
         # In the proxy a slow cache counts as a miss. Here no user waits, so the timeout is long.
+        from querylift.plugin.redis_cache import RedisCache
+
         cache = RedisCache(url, time.monotonic, timeout_s=_REDIS_TIMEOUT_S, rest_s=0)
+    cache.faults.is_logged = logs_faults
     try:
+        await cache.start()
         yield cache
     finally:
         await cache.close()
@@ -59,11 +65,18 @@ async def open_lasting_cache(settings: CacheSettings, *, memory_size: int | None
 @contextlib.asynccontextmanager
 async def open_cache_store(cache: CacheSettings, generator: Generator) -> AsyncIterator[CacheStore]:
     """Open the proxy's cache as a store, and check that it keeps a value. Closed on exit. Raises SettingsError."""
-    async with open_lasting_cache(cache) as write_cache, open_lasting_cache(cache, memory_size=1) as read_cache:
+    async with (
+        open_lasting_cache(cache, logs_faults=False) as write_cache,
+        open_lasting_cache(cache, memory_size=1, logs_faults=False) as read_cache,
+    ):
         await write_cache.set("warming", "1", ttl_s=10)
         if await read_cache.get("warming") is None:
             setting = "cache.url" if cache.url is not None else f"cache.file ({cache.file})"
-            raise SettingsError(f"{setting} does not keep what is written to it; repair the cache, or name another one")
+            state = write_cache.faults.describe_state()
+            reason = f" ({state})" if state != "ok" else ""
+            raise SettingsError(
+                f"{setting} does not keep what is written to it{reason}; repair the cache, or name another one"
+            )
         yield CacheStore(generator, write_cache=write_cache, read_cache=read_cache, ttl_s=cache.ttl_s)
 
 

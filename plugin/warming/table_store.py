@@ -11,7 +11,14 @@ from typing import Any, BinaryIO
 
 from querylift.plugin.cache import Cache, cache_key
 from querylift.plugin.errors import DataError, GeneratorError, QueryliftError, SettingsError
-from querylift.plugin.expansion import PROMPT_VERSION, Expansion, clean_prose, clean_query, expansion_from_text
+from querylift.plugin.expansion import (
+    PROMPT_VERSION,
+    Expansion,
+    clean_prose,
+    clean_query,
+    expansion_from_text,
+    fold_query,
+)
 from querylift.plugin.files import open_for_replacement
 from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.warming.cache_store import read_cached_expansion
@@ -20,8 +27,8 @@ _SPACE_BEFORE_MARK = re.compile(r" (?=[^\w\s])")
 
 
 def make_table_key(request: ExpansionRequest) -> str:
-    """Return the key by which a table finds a request: its query, without letter case and extra white space."""
-    return clean_query(request.text).casefold()
+    """Return the key by which a table finds a request."""
+    return fold_query(request.text)
 
 
 def make_table_row(query: str, expansion: Expansion) -> dict[str, Any] | None:

