@@ -189,9 +189,9 @@ def cache_key(generator: Generator, request: ExpansionRequest) -> str:
     """Return 64 hex digits. Two requests share them exactly when `generator` must answer both alike."""
     parts = [generator.identity, PROMPT_VERSION, normalize_query(request.text)]
     if generator.reads_index:
-        parts += [request.index, *request.fields]
-    # A list as JSON, because clients choose these texts, and could put any separator into one of them.
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        # A list as JSON, because clients choose these texts, and could put any separator into one of them.
+        parts.append(json.dumps([request.index, *request.fields]))
+    return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def encode_expansion(expansion: Expansion | None) -> str:
