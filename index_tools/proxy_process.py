@@ -32,10 +32,14 @@ class RunningProxy:
     log: Path
 
     def read_health(self) -> dict[str, Any]:
-        """Return the health that the admin page reports."""
-        with urllib.request.urlopen(f"{self.admin_url}/_querylift/health", timeout=10) as answer:
-            health: dict[str, Any] = json.load(answer)
-            return health
+        """Return the health that the admin page reports, also with status 503, when the engine does not answer."""
+        try:
+            with urllib.request.urlopen(f"{self.admin_url}/_querylift/health", timeout=10) as answer:
+                health: dict[str, Any] = json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                health = json.load(error)
+        return health
 
 
 @contextmanager
