@@ -141,6 +141,11 @@ def test_the_index_of_an_msearch_header_goes_before_the_index_of_the_url(header:
     assert split_msearch(header + b"\n{}\n", "url", deadline_s=1).searches[0].index == index
 
 
+@pytest.mark.parametrize("header", [b'{"index":"a","indices":"b"}', b'{"indices":["b"],"index":"a"}'])
+def test_an_msearch_header_with_both_index_and_indices_names_no_index_for_certain(header: bytes) -> None:
+    assert split_msearch(header + b"\n{}\n", "url", deadline_s=1).searches[0].index is None
+
+
 def test_an_msearch_with_a_header_without_body_stays_unchanged() -> None:
     with pytest.raises(dsl.Skip, match="JSON"):
         split_msearch(b"{}\n{}\n{}\n", None, deadline_s=1)
