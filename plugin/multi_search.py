@@ -56,7 +56,12 @@ def join_msearch(multi: MultiSearch, results: Sequence[FlowResult]) -> bytes:
 
 
 def _read_header_index(header: Mapping[str, Any], default: str | None) -> str | None:
-    """Return the index expression of an `_msearch` header, which may be a string or a list, or else `default`."""
+    """Return the index expression of an `_msearch` header, which may be a string or a list, or else `default`.
+
+    None when the header has both `index` and `indices`. Only the engine knows which of them counts.
+    """
+    if "index" in header and "indices" in header:
+        return None
     index = header.get("index", header.get("indices"))
     if isinstance(index, list) and all(isinstance(name, str) for name in index):
         return ",".join(index) or default

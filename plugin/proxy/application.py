@@ -41,6 +41,9 @@ NO_URL_PARAMETERS = dsl.UrlParameters()
 _ENGINE_DOWN = Outcome("error", "engine")
 _UNSEEN = Outcome("skipped", "unseen")
 _BAD_TARGET = build_error_body(400, "querylift_bad_request", "the request's target does not begin with /")
+_LEAVING_TARGET = build_error_body(
+    400, "querylift_bad_request", "the request's path has .. in it and would leave the engine's URL; send it without .."
+)
 
 
 class Proxy:
@@ -77,6 +80,8 @@ class Proxy:
         try:
             if not path.startswith("/"):  # otherwise the client could choose the host: http://engine:9200*@elsewhere/
                 await responder.send_json(400, _BAD_TARGET)
+            elif self.upstream.leaves_base_path(path):
+                await responder.send_json(400, _LEAVING_TARGET)
             elif route := routes.match_search_route(scope["method"], path):
                 await self._answer_search(responder, scope, route, path)
             elif reason := routes.find_unread_reason(scope["method"], path):

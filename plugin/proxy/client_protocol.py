@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import re
-from enum import Enum
+from asyncio import BaseTransport
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from querylift.plugin.proxy.connection_guard import ClientWait, ConnectionGuard
 from querylift.plugin.proxy.error_answer import build_error_body
+from querylift.plugin.proxy.request_line import RequestLineEscaper
 
 MAX_HEAD_BYTES = 32_768
 """Most bytes of a request line and its headers. Engines take 16 KB unless they are told otherwise."""
 MAX_HEADERS = 500
 """Most headers of a request. Each one costs time here and once more on the way to the engine."""
+MAX_PIPELINED = 64
+"""Most requests that a client may send before it has the answer to the first. The others are left unread."""
 HALF_CLOSED_S = 1.0
 """A client that closes its sending half waits this long for its answer. Engines wait for even less. A client that is
 gone looks the same, and its search must not go on for long."""
 LINGER_S = 2.0
 """A refused client may be sending still. A connection closed at once would take the refusal away from it."""
 
-_NOT_ASCII = re.compile(rb"[\x80-\xff]")
-
-
-class _Line(Enum):
-    """What the next byte from the client belongs to."""
-
-    NEXT_REQUEST = "a request line that has not begun"
-    REQUEST_LINE = "a request line whose beginning was seen"
-    OTHER = "headers, a body, or a line whose beginning came in the middle of other bytes"
+_PAUSED_BYTES = 65_536
+"""A client that takes an answer has taken at least so much between two pauses of the writing."""
 
 
 class RequestRefused(Exception):
@@ -46,36 +42,42 @@ class RequestRefused(Exception):
 class ClientProtocol(HttpToolsProtocol):
     """One connection of a client.
 
-    uvicorn runs the requests one after another. This class decides what a request is: it bounds the head, reads raw
-    UTF-8 in a request line as engines do, and answers a client that closes its sending half.
+    uvicorn runs the requests one after another. This class decides what a request is. It bounds the head, and drops
+    trailers. It ignores `Upgrade`, as RFC 9110 section 7.8 allows: otherwise the parser would take the body of such a
+    request for the next one. It reads raw UTF-8 in a request line as engines do, and answers a client that closes its
+    sending half.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, guard: ConnectionGuard, **options: Any) -> None:
         super().__init__(**options)
+        self._guard = guard
+        self._request_line = RequestLineEscaper()
+        self._request_number = 0
+        self._is_in_head = False
         self._head_bytes = 0
-        self._line = _Line.NEXT_REQUEST
+        self._body_bytes = 0
         self._unparsed_bytes = 0
+        self._write_pauses = 0
         self._is_refused = False
         self._refusal: RequestRefused | None = None
         self._active_cycle: RequestResponseCycle | None = None
 
-    # Bytes from the client
+    # The connection
 
-    def data_received(self, data: bytes) -> None:
-        if self._is_refused:
-            return
-        self._unset_keepalive_if_required()
-        if self._line is not _Line.OTHER:
-            data = self._escape_request_line(data)
-        self._unparsed_bytes += len(data)
-        try:
-            self.parser.feed_data(data)
-            if self._unparsed_bytes > MAX_HEAD_BYTES:
-                self._refuse_large_head()
-        except httptools.HttpParserError:
-            self._refuse(self._refusal or RequestRefused(HTTPStatus.BAD_REQUEST, "this is not an HTTP/1.1 request"))
-        except RequestRefused as refusal:
-            self._refuse(refusal)
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        if not self._guard.admit(self, len(self.connections)):
+            self._is_refused = True
+            reason = "the proxy has as many connections as it can serve; try again later, or run another proxy"
+            self._write_refusal(RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, reason))
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._guard.forget(self)
+        for cycle in self._list_unanswered_cycles():
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio reads the result
         """Return whether the connection stays open for an answer: only for a request that came completely."""
@@ -87,74 +89,144 @@ class ClientProtocol(HttpToolsProtocol):
         return True
 
     def _close_unless_answering(self) -> None:
-        cycle = self._active_cycle
-        if cycle is None or not cycle.response_started:
+        if self._active_cycle is None or not self._active_cycle.response_started:
             self.transport.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _list_unanswered_cycles(self) -> Iterator[RequestResponseCycle]:
+        """Yield the request that is being answered and those that wait behind it."""
         for cycle in (self._active_cycle, *(waiting_cycle for waiting_cycle, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-        super().connection_lost(exc)
+                yield cycle
 
-    def _escape_request_line(self, data: bytes) -> bytes:
-        """Percent-encode the bytes over 127 in a request line that begins `data` or goes on in it.
+    # Bytes from the client
 
-        The parser refuses such bytes. Engines read each as the Latin-1 character, so that character is what is encoded.
-        """
-        if self._line is _Line.NEXT_REQUEST:  # blank lines may come first
-            start = len(data) - len(data.lstrip(b"\r\n"))
-            if start == len(data):
-                return data
-        else:
-            start = 0
-        end = data.find(b"\n", start)
-        self._line = _Line.REQUEST_LINE if end < 0 else _Line.OTHER
-        line = data if end < 0 else data[:end]
-        if line.isascii():
-            return data
-        return _NOT_ASCII.sub(_encode_latin_1, line) + data[len(line) :]
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
+        self._unset_keepalive_if_required()
+        data = self._request_line.escape_line(data)
+        self._unparsed_bytes += len(data)
+        try:
+            while data:
+                data = self._parse_bytes(data)
+            if self._unparsed_bytes > MAX_HEAD_BYTES:  # of a head, of trailers, or of the line before a chunk
+                self._refuse_large_head()
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or RequestRefused(HTTPStatus.BAD_REQUEST, "this is not an HTTP/1.1 request"))
+        except RequestRefused as refusal:
+            self._refuse(refusal)
+
+    def _parse_bytes(self, data: bytes) -> bytes:
+        """Parse `data`. Return what is to be parsed next: a request again, without `Upgrade`, and what follows it."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            head = self._format_head_without_upgrade()
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            return head + data[upgrade.args[0] :]
+        return b""
+
+    def _format_head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     # What the parser reports
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = 0
-        if self._line is _Line.NEXT_REQUEST:
-            self._line = _Line.OTHER
+        self._request_line.begin_message()
+        self._request_number += 1
+        self._is_in_head = True
+        self._head_bytes = self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._count_head_bytes(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_in_head:
+            return  # a trailer, which RFC 9110 section 6.5.1 forbids to be taken for a header
         self._count_head_bytes(len(name) + len(value) + 4)
         if len(self.headers) >= MAX_HEADERS:
-            self._refuse_in_parser(
-                RequestRefused(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    f"the request has more than {MAX_HEADERS} headers; send fewer",
-                )
-            )
+            reason = f"the request has more than {MAX_HEADERS} headers; send fewer"
+            self._refuse_in_parser(RequestRefused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason))
         super().on_header(name, value.rstrip(b" \t"))  # the parser leaves spaces that are no part of the value
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            reason = "the proxy opens no tunnels; send the request without CONNECT"
+            self._refuse_in_parser(RequestRefused(HTTPStatus.NOT_IMPLEMENTED, reason))
+        if self.parser.should_upgrade():
+            return  # it is parsed again
+        if len(self.pipeline) >= MAX_PIPELINED:
+            reason = f"more than {MAX_PIPELINED} requests wait for their answers; wait for some of them"
+            self._refuse_in_parser(RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, reason))
+        self._is_in_head = False
         self._unparsed_bytes = 0
+        self._guard.mark_busy(self)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._unparsed_bytes = 0
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._unparsed_bytes = 0
-        self._line = _Line.NEXT_REQUEST
+        self._request_line.end_message()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._active_cycle is None or self._active_cycle.response_complete:
+            self._guard.mark_idle(self)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active_cycle = cycle
         super()._start_asgi_task(cycle, app)
+
+    def pause_writing(self) -> None:
+        self._write_pauses += 1
+        super().pause_writing()
+
+    # What the guard asks
+
+    def describe_wait(self) -> ClientWait | None:
+        """Return what the proxy waits for from the client, or None when it does not wait."""
+        if self._is_refused or self.transport.is_closing():
+            return None
+        if self.flow.write_paused:
+            taken_bytes = self._write_pauses * _PAUSED_BYTES - self.transport.get_write_buffer_size()
+            return ClientWait("answer", self._request_number, taken_bytes)
+        cycle = self.cycle
+        if cycle is not None and cycle.more_body:
+            if self.flow.read_paused or cycle.waiting_for_100_continue:
+                return None
+            return ClientWait("body", self._request_number, self._body_bytes)
+        if cycle is None or (self._is_in_head and next(self._list_unanswered_cycles(), None) is None):
+            return ClientWait("head", self._request_number, 0)
+        return None
+
+    def end_wait(self, wait: ClientWait) -> None:
+        """Close the connection, because the client took too long."""
+        if wait.kind == "answer":
+            self.transport.abort()
+        elif wait.kind == "head" and not self._is_in_head:
+            self.transport.close()  # nothing ever came
+        elif wait.kind == "body" and self.cycle.response_complete:
+            self.transport.close()
+        else:
+            reason = f"the {wait.kind} of the request came too slowly; send it faster"
+            self._refuse(RequestRefused(HTTPStatus.REQUEST_TIMEOUT, reason))
+
+    def close_idle(self) -> None:
+        """Close the connection, on which no request is under way."""
+        self.transport.close()
 
     # Refusals
 
@@ -177,22 +249,19 @@ class ClientProtocol(HttpToolsProtocol):
         self._is_refused = True
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
-            self._answer_refusal(refusal)
+            self._write_refusal(refusal)
+            self.loop.call_later(LINGER_S, self.transport.close)
         elif not cycle.more_body:
             cycle.keep_alive = False
         elif cycle is self._active_cycle and not cycle.response_started:
             cycle.disconnected = True
             cycle.message_event.set()
-            self._answer_refusal(refusal)
+            self._write_refusal(refusal)
+            self.loop.call_later(LINGER_S, self.transport.close)
         else:
             self.transport.close()
 
-    def _answer_refusal(self, refusal: RequestRefused) -> None:
+    def _write_refusal(self, refusal: RequestRefused) -> None:
         body = build_error_body(refusal.status, "querylift_bad_request", refusal.reason)
         head = f"HTTP/1.1 {refusal.status.value} {refusal.status.phrase}\r\ncontent-type: application/json\r\n"
         self.transport.write(f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body)
-        self.loop.call_later(LINGER_S, self.transport.close)
-
-
-def _encode_latin_1(match: re.Match[bytes]) -> bytes:
-    return quote(match[0].decode("latin-1")).encode()

@@ -6,9 +6,19 @@ from collections.abc import Iterable
 
 Headers = list[tuple[bytes, bytes]]
 
-# From RFC 9110 section 7.6.1. After them come headers that the HTTP client writes itself.
+# From RFC 9110 section 7.6.1 and, for the last, RFC 7540 section 3.2.1. After them come headers that the HTTP client
+# writes itself.
 _HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    )
 )
 _NOT_FORWARDED = _HOP_BY_HOP | {b"host"}
 _NOT_FORWARDED_WITH_WHOLE_BODY = _NOT_FORWARDED | {b"content-length"}
@@ -20,9 +30,9 @@ def select_forwarded_headers(headers: Headers, *, has_whole_body: bool) -> list[
     """Return the request headers for the engine. For a whole body, the HTTP client writes the length itself.
 
     `Expect: 100-continue` goes on only with a body that is not read yet. The engine then decides whether it is sent.
+    Headers that Connection names go on too. A client could otherwise take away what a router before the proxy has set.
     """
-    always_dropped = _NOT_FORWARDED_WITH_WHOLE_BODY if has_whole_body else _NOT_FORWARDED
-    dropped = _add_connection_headers(always_dropped, headers)
+    dropped = _NOT_FORWARDED_WITH_WHOLE_BODY if has_whole_body else _NOT_FORWARDED
     return [
         (name.decode("latin-1"), _decode_value(value))
         for name, value in headers

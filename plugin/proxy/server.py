@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,12 @@ from querylift.plugin.proxy.admin import Admin
 from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.body_thread import BodyThread
 from querylift.plugin.proxy.client_protocol import ClientProtocol
+from querylift.plugin.proxy.connection_guard import (
+    ADMIN_CONNECTIONS,
+    ConnectionGuard,
+    ConnectionLimits,
+    raise_file_limit,
+)
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
 from querylift.plugin.proxy.settings_reload import reload_settings
@@ -28,6 +35,7 @@ from querylift.plugin.settings import Settings, split_address
 KEEP_ALIVE_S = 900
 """How long an idle client keeps its connection. The time is long because engines never close one, and because a client
 that sends a search just as its connection closes gets an error."""
+DEFAULT_LIMITS = ConnectionLimits()
 
 
 @contextlib.asynccontextmanager
@@ -71,9 +79,9 @@ async def serve_proxy(
     async with open_proxy(settings) as proxy:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, reload_settings, proxy, read_settings)
-        servers = [create_server(proxy, settings.listen)]
+        servers = [create_server(proxy, settings.listen, ConnectionLimits(raise_file_limit()))]
         if settings.admin is not None:
-            servers.append(create_server(Admin(proxy), settings.admin))
+            servers.append(create_server(Admin(proxy), settings.admin, ConnectionLimits(ADMIN_CONNECTIONS)))
         for stop_signal in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(stop_signal, _stop_servers, servers)
         for server, address in zip(servers, (settings.listen, settings.admin), strict=False):
@@ -83,15 +91,31 @@ async def serve_proxy(
         await asyncio.gather(*(server.shutdown() for server in servers))
 
 
-def create_server(app: Any, address: str) -> uvicorn.Server:
+class GuardedServer(uvicorn.Server):
+    """A server that looks after slow and surplus clients."""
+
+    def __init__(self, config: uvicorn.Config, guard: ConnectionGuard) -> None:
+        super().__init__(config)
+        self._guard = guard
+
+    async def on_tick(self, counter: int) -> bool:
+        """Run ten times a second."""
+        if counter % 10 == 0:
+            now_s = asyncio.get_running_loop().time()
+            self._guard.end_stalled_waits(self.server_state.connections, now_s)  # type: ignore[arg-type]
+        return await super().on_tick(counter)
+
+
+def create_server(app: Any, address: str, limits: ConnectionLimits = DEFAULT_LIMITS) -> uvicorn.Server:
     """Return a uvicorn server for an ASGI application, not yet started."""
     host, port = split_address(address)
+    guard = ConnectionGuard(limits)
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         loop="uvloop",
-        http=ClientProtocol,
+        http=functools.partial(ClientProtocol, guard=guard),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         access_log=False,
@@ -103,7 +127,7 @@ def create_server(app: Any, address: str) -> uvicorn.Server:
         timeout_graceful_shutdown=10,
     )
     config.load()
-    server = uvicorn.Server(config)
+    server = GuardedServer(config, guard)
     server.lifespan = config.lifespan_class(config)
     return server
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -51,6 +53,7 @@ class Upstream:
 
     def __init__(self, url: str, *, connect_timeout_s: float = 5, ssl: Any = True) -> None:
         self._base = url.rstrip("/")
+        self._has_base_path = bool(urlsplit(self._base).path)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0, ssl=ssl, keepalive_timeout=15, ttl_dns_cache=60, socket_factory=make_engine_socket
@@ -84,6 +87,12 @@ class Upstream:
             raise UpstreamDown(502, f"the engine's answer cannot be read: {error.message}") from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise UpstreamDown(502, f"the engine closed the connection: {type(error).__name__}") from error
+
+    def leaves_base_path(self, path: str) -> bool:
+        """Whether `path` could lead out of the path of the engine's URL, by `..` in it, even if that is escaped twice."""
+        if not self._has_base_path or "." not in (decoded_path := unquote(unquote(path))):
+            return False
+        return any(segment.partition(";")[0] == ".." for segment in re.split(r"[/\\]", decoded_path))
 
     async def find_failure(self, timeout_s: float) -> str | None:
         """Return why the engine serves no requests now, or None when it answers within `timeout_s`."""

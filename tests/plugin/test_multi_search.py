@@ -122,3 +122,8 @@ def test_an_msearch_with_very_many_values_stays_unread() -> None:
     with pytest.raises(Skip) as skip:
         split_msearch((b"{}\n" + body + b"\n") * 100, "docs", deadline_s=1)
     assert skip.value.reason == "too-many-values"
+
+
+@pytest.mark.parametrize("header", [b'{"index":"a","indices":"b"}', b'{"indices":["b"],"index":"a"}'])
+def test_a_header_with_both_index_and_indices_names_no_index_for_certain(header: bytes) -> None:
+    assert split_msearch(header + b"\n{}\n", "url", deadline_s=1).searches[0].index is None

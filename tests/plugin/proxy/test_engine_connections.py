@@ -3,13 +3,14 @@
 import asyncio
 import json
 import socket
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 
 from querylift.plugin.proxy.admin import Admin
 from querylift.plugin.proxy.server import create_server
-from querylift.plugin.proxy.upstream import make_engine_socket
+from querylift.plugin.proxy.upstream import Upstream, UpstreamDown, make_engine_socket
 from tests.helpers.proxy_scenarios import RAW_BODY, run_with_proxy, send_search
 from tests.helpers.raw_client import connect_raw
 from tests.helpers.upstream_stub import Handler, ReceivedRequest, RunningProxy, StubEngine, answer_with
@@ -76,6 +77,23 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_closes_the_engines_conne
         await asyncio.wait_for(engine.client_hung_up.wait(), 5)
         assert (await send_search(client, proxy))[0] == 200
         assert [request.start_line for request in engine.requests] == [b"POST /docs/_search HTTP/1.1"]
+
+    run_with_proxy(check)
+
+
+def test_a_body_that_ends_before_its_announced_length_closes_the_engines_connection() -> None:
+    async def iterate_short_body() -> AsyncIterator[bytes]:
+        yield b"x" * 10
+
+    async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
+        upstream = Upstream(f"http://127.0.0.1:{engine.port}")
+        with pytest.raises(UpstreamDown):
+            await upstream.send("POST", "/_bulk", "", [(b"content-length", b"1000")], iterate_short_body())
+        await asyncio.wait_for(engine.client_hung_up.wait(), 5)
+        async with await upstream.send("GET", "/", "", [], None) as reply:
+            assert reply.status == 200
+        await upstream.close()
+        assert [request.start_line for request in engine.requests] == [b"GET / HTTP/1.1"]
 
     run_with_proxy(check)
 
