@@ -152,11 +152,18 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
     user_query = dsl.find_user_query(read_body(), policy, search.url_parameters)
     query = normalize_query(user_query.text)
     request = ExpansionRequest(query, index, policy.fields or user_query.fields)
-    answer = yield Question(request, search.deadline_s)
+    answer = yield Question(
+        request, search.deadline_s, continues_hits=_continues_hits(read_body(), search.url_parameters)
+    )
     if answer.expansion is None:
         return FlowResult(None, answer.outcome, query)
     rewritten = dsl.dump_body(dsl.add_expansion(read_body(), user_query, answer.expansion, policy))
     return FlowResult(rewritten, answer.outcome, query, answer.expansion)
+
+
+def _continues_hits(body: Mapping[str, Any], url_parameters: dsl.UrlParameters) -> bool:
+    """Whether a search asks for hits that follow those of an earlier search."""
+    return body.get("from", url_parameters.from_ or 0) not in (0, "0") or "search_after" in body
 
 
 def run_flow(flow: SearchFlow, answer: Callable[[Question], Answer]) -> FlowResult:

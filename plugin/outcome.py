@@ -22,6 +22,7 @@ REASONS = DSL_REASONS | {
     "nothing": "the generator had nothing to add",
     "pinned": "this query was answered without an expansion a moment ago, and its pages must agree",
     "budget": "the expansion was not ready within the time budget",
+    "warming": "an expansion takes longer than the time budget, so the search did not wait; it is made for later searches",
     "busy": "too many expansions are already being made",
     "generator": "the generator failed",
     "rejected": "the engine refused the expanded search, so the original was sent",

@@ -34,6 +34,7 @@ class LlamaGenerator:
     """
 
     reads_index = False
+    expected_s = 1.0
 
     def __init__(
         self,
