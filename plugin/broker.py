@@ -15,6 +15,7 @@ from querylift.plugin.cache import Cache, cache_key, decode_expansion, encode_ex
 from querylift.plugin.cache_faults import CacheFaults
 from querylift.plugin.errors import GeneratorBusy, GeneratorError
 from querylift.plugin.expansion import Expansion
+from querylift.plugin.generation_times import GenerationTimes, get_expected_duration_s
 from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.holding_cache import HoldingCache
 from querylift.plugin.outcome import Outcome
@@ -22,19 +23,23 @@ from querylift.plugin.settings import Settings
 
 _log = logging.getLogger("querylift")
 
+_LATE_PIN, _FAILED_PIN, _NO_PIN = "late", "failed", ""
+"""The values of a pin. After a late answer only later pages stay without an expansion, after a failure all pages do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """A flow needs an expansion for `request`, before `deadline_s` on the broker's clock.
 
     `shows_words` is true when the engine's answer will show the words of the rewritten query. `client` is any text that
-    tells clients apart.
+    tells clients apart. `continues_hits` says that the search asks for a later page of hits.
     """
 
     request: ExpansionRequest
     deadline_s: float
     shows_words: bool = False
     client: str = ""
+    continues_hits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,13 @@ MAX_PENDING_PER_CLIENT = 32
 class ExpansionBroker:
     """Holds a generator and a cache. An expansion that comes too late still goes into the cache.
 
-    A query that was answered without an expansion is pinned: it stays without one for `pin_s`.
+    No search waits for a generator that usually takes longer than the search's budget. The expansion is then made for
+    later searches.
+
+    A query whose first page got no expansion is pinned: for `pin_s` its later pages get none either. After the generator
+    failed, the first page gets none too, so that the generator is not asked again at once. A full queue pins nothing:
+    otherwise a client that floods the proxy would pin everybody's queries.
+
     `clock` gives seconds and never goes back. `max_pending` limits the generations under way, and
     `max_pending_per_client` those of one client.
     """
@@ -83,6 +94,7 @@ class ExpansionBroker:
         self._generations: dict[str, asyncio.Task[Expansion | None]] = {}
         self._cache_writes: set[asyncio.Task[None]] = set()
         self._keys_pinned_while_pending: set[str] = set()
+        self._times = GenerationTimes(get_expected_duration_s(generator))
         self._warned_s = -math.inf
 
     @property
@@ -113,21 +125,17 @@ class ExpansionBroker:
     async def _answer_by_key(self, key: str, question: Question, budget_s: float) -> Answer:
         """Return what the cache holds, or what the generator makes within `budget_s`. Never raises GeneratorError."""
         try:
-            cached_answer = self._read_cached_answer(*self._cache.peek_two("pin:" + key, key))
+            cached_answer = self._read_cached_answer(key, question, *self._cache.peek_two("pin:" + key, key))
             if cached_answer is not None:
                 return cached_answer
             async with asyncio.timeout(budget_s if budget_s < math.inf else None):
                 return await self._wait_for_answer(key, question)
         except TimeoutError:
-            self._pin_query(key)
+            self._pin_query(key, _LATE_PIN)
             return Answer(None, Outcome("late", "budget"))
-        except (
-            GeneratorBusy
-        ):  # Nothing is pinned: otherwise a client that floods the proxy would pin everybody's queries.
+        except GeneratorBusy:
             return Answer(None, Outcome("skipped", "busy"))
-        except GeneratorError as error:
-            self._log_generator_error(error)
-            self._pin_query(key)
+        except GeneratorError:
             return Answer(None, Outcome("error", "generator"))
         except Exception:
             _log.exception("the cache or the broker has a fault; the original search is sent")
@@ -152,32 +160,42 @@ class ExpansionBroker:
 
     async def _wait_for_answer(self, key: str, question: Question) -> Answer:
         """Return what the cache holds, or wait for the generation, which is started when none is under way."""
-        cached_answer = self._read_cached_answer(*await self._cache.get_two("pin:" + key, key))
+        pin, encoded_expansion = await self._cache.get_two("pin:" + key, key)
+        cached_answer = self._read_cached_answer(key, question, pin, encoded_expansion)
         if cached_answer is not None:
             return cached_answer
+        if question.continues_hits and key in self._keys_pinned_while_pending:
+            return Answer(None, Outcome("late", "pinned"))
         generation = self._generations.get(key)
         if generation is None:
             if self._is_full_for(question.client):
                 return Answer(None, Outcome("skipped", "busy"))
             generation = self._start_generation(key, question)
+        if self._times.typical_s > question.deadline_s - self._clock():
+            self._pin_query(key, _LATE_PIN)
+            return Answer(None, Outcome("late", "warming"))
         # Shielded: when this search stops waiting, the generation goes on and fills the cache.
         answer = _make_answer(await asyncio.shield(generation), Outcome("expanded"))
-        # An earlier search for this query did not wait long enough. Its pages and these must agree.
-        if key in self._keys_pinned_while_pending:
-            return Answer(None, Outcome("late", "pinned"))
+        if pin or key in self._keys_pinned_while_pending:
+            self._unpin_query(key)
         return answer
 
-    def _read_cached_answer(self, pin: str | None, encoded_expansion: str | None) -> Answer | None:
+    def _read_cached_answer(
+        self, key: str, question: Question, pin: str | None, encoded_expansion: str | None
+    ) -> Answer | None:
         """Return the answer that two cache values give, or None when they give none."""
-        if pin is not None and self._pin_s:
+        if pin and self._pin_s and (question.continues_hits or pin == _FAILED_PIN):
             return Answer(None, Outcome("late", "pinned"))
         if encoded_expansion is None:
             return None
         try:
-            return _make_answer(decode_expansion(encoded_expansion), Outcome("cached"))
+            answer = _make_answer(decode_expansion(encoded_expansion), Outcome("cached"))
         except ValueError:
             _log.warning("a cached expansion could not be read and is made again")
             return None
+        if pin:
+            self._unpin_query(key)
+        return answer
 
     def _is_full_for(self, client: str) -> bool:
         is_full_for_client = self._pending_by_client[client] >= self._max_pending_per_client
@@ -201,14 +219,29 @@ class ExpansionBroker:
             generation.exception()  # fetched, because asyncio reports an exception that nobody fetches
 
     async def _generate_and_cache(self, key: str, request: ExpansionRequest) -> Expansion | None:
+        """Return a new expansion. A failure is logged and pinned here, because perhaps no search waits for it."""
+        started_s = self._clock()
         try:
-            expansion = await self.generator.expand(request)
+            expansion = await self._generate(request)
+        except GeneratorBusy:
+            raise  # it came at once, and says nothing about the time that an expansion takes
+        except GeneratorError as error:
+            self._times.add_duration(self._clock() - started_s)
+            self._log_generator_error(error)
+            self._pin_query(key, _FAILED_PIN)
+            raise
+        self._times.add_duration(self._clock() - started_s)
+        self._write_to_cache_later(key, encode_expansion(expansion), self._ttl_s)
+        return expansion
+
+    async def _generate(self, request: ExpansionRequest) -> Expansion | None:
+        """Ask the generator. Every fault of its own is a GeneratorError."""
+        try:
+            return await self.generator.expand(request)
         except GeneratorError:
             raise
         except Exception as error:
             raise GeneratorError(f"{type(self.generator).__name__} failed: {type(error).__name__}") from error
-        self._write_to_cache_later(key, encode_expansion(expansion), self._ttl_s)
-        return expansion
 
     def _log_generator_error(self, error: GeneratorError) -> None:
         """Log the error, at most once a second: an outage must not fill the log."""
@@ -216,12 +249,17 @@ class ExpansionBroker:
             self._warned_s = self._clock()
             _log.warning("no expansion: %s", error)
 
-    def _pin_query(self, key: str) -> None:
-        """Answer this query without an expansion for a while, so that its next page ranks like this one."""
+    def _pin_query(self, key: str, pin: str) -> None:
+        """Answer later pages of this query without an expansion for a while, so that they rank like this one."""
         if self._pin_s:
             if key in self._generations:
                 self._keys_pinned_while_pending.add(key)
-            self._write_to_cache_later("pin:" + key, "1", self._pin_s)
+            self._write_to_cache_later("pin:" + key, pin, self._pin_s)
+
+    def _unpin_query(self, key: str) -> None:
+        """Let later pages have the expansion: the latest first page had it, and they must agree with that one."""
+        self._keys_pinned_while_pending.discard(key)
+        self._write_to_cache_later("pin:" + key, _NO_PIN, self._pin_s or 1)
 
     def _write_to_cache_later(self, key: str, value: str, ttl_s: float) -> None:
         """Write to the cache in the background. A shared cache may be slow, and no search should wait for it."""

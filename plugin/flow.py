@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -150,13 +150,23 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
     user_query = dsl.find_user_query(read_body(), policy, search.url_parameters)
     query = normalize_query(user_query.text)
     request = ExpansionRequest(query, index, policy.fields or user_query.fields)
-    shows_words = dsl.shows_query_words(read_body(), search.url_parameters)
-    answer = yield Question(request, search.deadline_s, shows_words=shows_words, client=search.client)
+    answer = yield Question(
+        request,
+        search.deadline_s,
+        shows_words=dsl.shows_query_words(read_body(), search.url_parameters),
+        client=search.client,
+        continues_hits=_continues_hits(read_body(), search.url_parameters),
+    )
     if answer.expansion is None:
         return FlowResult(None, answer.outcome, query, cache_key=answer.cache_key)
     rewrite = dsl.rewrite_search(read_body(), user_query, answer.expansion, policy)
     outcome = replace(answer.outcome, reason=answer.outcome.reason or rewrite.boost_reason)
     return FlowResult(dsl.dump_body(rewrite.body), outcome, query, answer.expansion, answer.cache_key)
+
+
+def _continues_hits(body: Mapping[str, Any], url_parameters: dsl.UrlParameters) -> bool:
+    """Whether a search asks for hits that follow those of an earlier search."""
+    return body.get("from", url_parameters.from_ or 0) not in (0, "0") or "search_after" in body
 
 
 def run_flow(flow: SearchFlow, answer: Callable[[Question], Answer]) -> FlowResult:

@@ -52,6 +52,7 @@ REASONS = BODY_REASONS | {
     "nothing": "the generator had nothing to add",
     "pinned": "this query was answered without an expansion a moment ago, and its pages must agree",
     "budget": "the expansion was not ready within the time budget",
+    "warming": "an expansion takes longer than the time budget, so the search did not wait; it is made for later searches",
     "busy": "too many expansions are already being made",
     "explain": "profile or explain would show the client words of documents that it may not read",
     "pattern": "the generator reads with an account of its own, so it needs the name of one index",

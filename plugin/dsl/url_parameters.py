@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class UrlParameters:
-    """The values of `q`, `size`, `sort`, `scroll` and `explain` in the URL. An absent parameter is None."""
+    """The values of `q`, `size`, `sort`, `scroll`, `explain` and `from` in the URL. An absent parameter is None."""
 
     q: str | None = None
     size: str | None = None
     sort: str | None = None
     scroll: str | None = None
     explain: str | None = None
+    from_: str | None = None
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, str]) -> UrlParameters:
         """Pick these parameters out of all parameters of a URL."""
-        return cls(values.get("q"), values.get("size"), values.get("sort"), values.get("scroll"), values.get("explain"))
+        names = ("q", "size", "sort", "scroll", "explain", "from")
+        return cls(*(values.get(name) for name in names))

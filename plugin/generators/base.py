@@ -26,7 +26,10 @@ class ExpansionRequest:
 
 
 class Generator(Protocol):
-    """Produces expansions. One instance serves many concurrent `expand` calls on one event loop."""
+    """Produces expansions. One instance serves many concurrent `expand` calls on one event loop.
+
+    A generator that takes longer than a moment also has `expected_s`, the seconds that an expansion probably takes.
+    """
 
     @property
     def identity(self) -> str:

@@ -19,6 +19,7 @@ class HttpGenerator:
 
     reads_index = False
     uses_account = False
+    expected_s = 1.0
 
     def __init__(self, url: str, *, model: str, api_key: str | None = None, max_seconds: float = 10) -> None:
         self._url = url.rstrip("/") + "/chat/completions"

@@ -10,6 +10,7 @@ from querylift.plugin.broker import Answer, ExpansionBroker, Question
 from querylift.plugin.cache import FileCache, MemoryCache, cache_key, decode_expansion, encode_expansion
 from querylift.plugin.errors import GeneratorBusy, GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion
+from querylift.plugin.generation_times import GenerationTimes
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.testing import ManualClock, ScriptedGenerator
@@ -32,8 +33,10 @@ def _run_with_broker(
     asyncio.run(main())
 
 
-def _make_question(query: str = "download a page", *, budget_s: float = 5, now_s: float = 1000) -> Question:
-    return Question(ExpansionRequest(query, "docs", ("text",)), now_s + budget_s)
+def _make_question(
+    query: str = "download a page", *, budget_s: float = 5, now_s: float = 1000, page: int = 1
+) -> Question:
+    return Question(ExpansionRequest(query, "docs", ("text",)), now_s + budget_s, continues_hits=page > 1)
 
 
 def test_the_first_question_is_expanded_and_the_second_is_cached() -> None:
@@ -112,37 +115,118 @@ def test_ten_concurrent_questions_for_one_query_start_one_generation() -> None:
     _run_with_broker(generator, check)
 
 
-def test_a_late_expansion_is_cached_but_not_used_until_the_pin_expires() -> None:
+def test_a_late_expansion_serves_the_next_first_page_and_no_later_page_until_the_pin_expires() -> None:
     generator = ScriptedGenerator({"download a page": PAGE}, delay_s=0.05)
 
     async def check(broker: ExpansionBroker, clock: ManualClock) -> None:
         assert (await broker.answer(_make_question(budget_s=0.01))).outcome == Outcome("late", "budget")
         await asyncio.sleep(0.1)
-        assert (await broker.answer(_make_question())).outcome == Outcome("late", "pinned")
+        assert (await broker.answer(_make_question(page=2))).outcome == Outcome("late", "pinned")
         clock.advance(121)
-        assert (await broker.answer(_make_question(now_s=1121))).outcome == Outcome("cached")
+        assert (await broker.answer(_make_question(page=2, now_s=1121))).outcome == Outcome("cached")
         assert len(generator.queries) == 1
 
     _run_with_broker(generator, check, pin_s=120)
 
 
-def test_a_second_search_agrees_with_an_earlier_one_that_did_not_wait_long_enough() -> None:
+def test_later_pages_agree_with_the_latest_first_page() -> None:
     async def check(broker: ExpansionBroker, clock: ManualClock) -> None:
-        early_answer = asyncio.ensure_future(broker.answer(_make_question(budget_s=0.03)))
+        assert (await broker.answer(_make_question(budget_s=0.01))).outcome == Outcome("late", "budget")
+        await asyncio.sleep(0.1)
+        assert (await broker.answer(_make_question(page=2))).outcome == Outcome("late", "pinned")
+        assert (await broker.answer(_make_question())).outcome == Outcome("cached")
         await asyncio.sleep(0.01)
-        assert (await broker.answer(_make_question(budget_s=5))).outcome == Outcome("late", "pinned")
-        assert (await early_answer).outcome == Outcome("late", "budget")
+        assert (await broker.answer(_make_question(page=2))).outcome == Outcome("cached")
+
+    _run_with_broker(ScriptedGenerator({"download a page": PAGE}, delay_s=0.05), check)
+
+
+def test_a_later_page_agrees_with_a_first_page_that_gave_up_while_the_expansion_is_made() -> None:
+    async def check(broker: ExpansionBroker, clock: ManualClock) -> None:
+        assert (await broker.answer(_make_question(budget_s=0.01))).outcome == Outcome("late", "budget")
+        assert (await broker.answer(_make_question(page=2))).outcome == Outcome("late", "pinned")
+        assert (await broker.answer(_make_question())).outcome == Outcome("expanded")
 
     _run_with_broker(ScriptedGenerator({"download a page": PAGE}, delay_s=0.1), check)
 
 
-def test_a_busy_generator_is_an_outcome_and_not_a_fault() -> None:
+def test_no_search_waits_for_a_generator_that_takes_longer_than_the_budget() -> None:
+    """A model takes a second, the budget is 0.3 s. The first search goes on at once, and later ones get the words."""
+
+    class SlowGenerator(ScriptedGenerator):
+        expected_s = 1.0
+
+        async def expand(self, request: ExpansionRequest) -> Expansion | None:
+            clock.advance(1.2)
+            return await super().expand(request)
+
+    clock = ManualClock()
+    generator = SlowGenerator({"download a page": PAGE, "another": PAGE})
+
+    async def main() -> None:
+        broker = ExpansionBroker(generator, MemoryCache(100, clock), clock=clock)
+        for query in ("download a page", "another"):
+            question = _make_question(query, budget_s=0.3, now_s=clock())
+            assert (await broker.answer(question)).outcome == Outcome("late", "warming")
+            await asyncio.sleep(0.01)
+            question = _make_question(query, budget_s=0.3, now_s=clock())
+            assert (await broker.answer(question)).outcome == Outcome("cached")
+        with_more_time = _make_question("a third", budget_s=3, now_s=clock())
+        assert (await broker.answer(with_more_time)).outcome == Outcome("skipped", "nothing")
+        await broker.close()
+
+    asyncio.run(main())
+    assert generator.queries == ["download a page", "another", "a third"]
+
+
+def test_searches_wait_again_for_a_generator_that_has_become_fast() -> None:
+    class ExpectedSlowGenerator(ScriptedGenerator):
+        expected_s = 1.0
+
+    async def check(broker: ExpansionBroker, clock: ManualClock) -> None:
+        assert (await broker.answer(_make_question("one", budget_s=0.3))).outcome == Outcome("late", "warming")
+        await asyncio.sleep(0.01)
+        assert (await broker.answer(_make_question(budget_s=0.3))).outcome == Outcome("expanded")
+
+    _run_with_broker(ExpectedSlowGenerator({"download a page": PAGE, "one": PAGE}), check)
+
+
+def test_one_slow_expansion_does_not_stop_searches_from_waiting() -> None:
+    times = GenerationTimes(0.0)
+    for duration_s in (2.0, 0.003, 0.003, 2.0, 0.004):
+        times.add_duration(duration_s)
+        assert times.typical_s <= 0.003
+    for _ in range(5):
+        times.add_duration(2.0)
+    assert times.typical_s == 2.0
+
+
+def test_a_slow_generator_that_fails_is_logged_and_not_asked_again_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    class HangingGenerator(ScriptedGenerator):
+        expected_s = 10.0
+
+    generator = HangingGenerator({"download a page": GeneratorError("the endpoint did not answer")})
+
+    async def check(broker: ExpansionBroker, clock: ManualClock) -> None:
+        assert (await broker.answer(_make_question())).outcome == Outcome("late", "warming")
+        await asyncio.sleep(0.01)
+        assert (await broker.answer(_make_question())).outcome == Outcome("late", "pinned")
+        assert len(generator.queries) == 1
+
+    _run_with_broker(generator, check)
+    assert caplog.messages == ["no expansion: the endpoint did not answer"]
+
+
+def test_a_busy_generator_is_an_outcome_and_pins_nothing() -> None:
+    answers: dict[str, Expansion | Exception] = {"download a page": GeneratorBusy("full")}
+    generator = ScriptedGenerator(answers)
+
     async def check(broker: ExpansionBroker, clock: ManualClock) -> None:
         assert (await broker.answer(_make_question())).outcome == Outcome("skipped", "busy")
+        await asyncio.sleep(0.01)
         generator.answers["download a page"] = PAGE
-        assert (await broker.answer(_make_question())).outcome == Outcome("expanded")
+        assert (await broker.answer(_make_question(page=2))).outcome == Outcome("expanded")
 
-    generator = ScriptedGenerator({"download a page": GeneratorBusy("full")})
     _run_with_broker(generator, check)
 
 

@@ -132,6 +132,25 @@ def test_an_answer_without_expansion_leaves_the_search_unchanged() -> None:
     assert (result.body, result.outcome.format_header()) == (None, "late;budget")
 
 
+@pytest.mark.parametrize(
+    ("changes", "url_parameters", "is_later_page"),
+    [
+        ({}, {}, False),
+        ({"from": 0}, {}, False),
+        ({"from": 10}, {}, True),
+        ({}, {"from": "10"}, True),
+        ({}, {"from": "0"}, False),
+        ({"search_after": [1.5]}, {}, True),
+    ],
+)
+def test_a_question_says_whether_the_search_asks_for_a_later_page(
+    changes: dict[str, object], url_parameters: dict[str, str], is_later_page: bool
+) -> None:
+    body = json.dumps(json.loads(BODY) | changes).encode()
+    search = Search("docs", body, dsl.UrlParameters.from_mapping(url_parameters))
+    assert next(search_flow(search, _make_rules())).continues_hits == is_later_page
+
+
 def test_an_index_pauses_after_a_rejection_and_resumes_later() -> None:
     clock = ManualClock()
     rules = _make_rules(clock)

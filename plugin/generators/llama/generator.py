@@ -35,6 +35,7 @@ class LlamaGenerator:
 
     reads_index = False
     uses_account = False
+    expected_s = 1.0
 
     def __init__(
         self,

@@ -123,7 +123,7 @@ def test_no_search_fails_when_the_worker_is_killed(engine_url: str) -> None:
 
 @pytest.mark.model
 def test_a_worker_that_hangs_costs_only_the_budget_and_is_replaced(engine_url: str) -> None:
-    generator = LlamaGenerator(find_packaged_model(), hang_s=1)
+    generator = LlamaGenerator(find_packaged_model(), hang_s=3)
 
     async def drill(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
         stopped_pid = generator.pid
@@ -134,7 +134,7 @@ def test_a_worker_that_hangs_costs_only_the_budget_and_is_replaced(engine_url: s
         assert generator.pid != stopped_pid
         assert not Path(f"/proc/{stopped_pid}").exists()
 
-    _run_drill(engine_url, drill, generator, budget_ms=300, cache={"pin_s": 0})
+    _run_drill(engine_url, drill, generator, budget_ms=1500, cache={"pin_s": 0})
 
 
 async def _search_until_expanded(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
@@ -256,6 +256,6 @@ def test_with_a_budget_of_1_ms_every_answer_is_the_engines(engine_url: str) -> N
     async def drill(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
         for words in ("compress a folder", "open a page", "shuffle a list"):
             body = {"query": {"match": {"text": words}}}
-            assert (await _assert_same_answer(client, engine_url, proxy, body)).startswith("late;budget")
+            assert await _assert_same_answer(client, engine_url, proxy, body) == "late;warming"
 
     _run_drill(engine_url, drill, LlamaGenerator(find_packaged_model()), budget_ms=1)
