@@ -1,5 +1,6 @@
 """The routing that docker/nginx.conf ships, run by a real nginx."""
 
+import asyncio
 import gzip
 import io
 import os
@@ -8,8 +9,10 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
+from querylift.index_tools.proxy_process import find_free_ports
 from querylift.plugin.proxy import routes
 from querylift.plugin.proxy.server import KEEP_ALIVE_S
+from querylift.plugin.testing import ScriptedGenerator
 from tests.helpers.nginx import (
     BODY,
     JSON_HEADERS,
@@ -18,9 +21,12 @@ from tests.helpers.nginx import (
     build_url,
     find_answering_server,
     returns_to_proxy,
+    run_nginx,
     run_with_nginx,
 )
 from tests.helpers.paths import ROOT
+from tests.helpers.raw_client import connect_raw, exchange_raw
+from tests.helpers.upstream_stub import answer_with, run_proxy, run_stub_engine
 
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")
 MEGABYTE = 1_048_576
@@ -188,6 +194,94 @@ def test_a_write_that_fails_is_never_sent_twice() -> None:
         assert len(nginx.engine.requests) == 1
 
     run_with_nginx(check)
+
+
+@needs_nginx
+@pytest.mark.parametrize("path", ["/docs/_search", "/docs/_bulk"])
+def test_upgrades_and_trailers_end_at_nginx(path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nTE: trailers\r\n".encode()
+    body = (
+        b"Trailer: Authorization\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nAuthorization: Basic abc\r\n\r\n"
+    )
+
+    async def check(client: aiohttp.ClientSession, nginx: RunningNginx) -> None:
+        assert (await exchange_raw(nginx.port, head + body)).status == 200
+        request = nginx.get_server("proxy" if path.endswith("_search") else "engine").requests[-1]
+        names = {name.lower() for name, _ in request.headers}
+        assert names.isdisjoint({"upgrade", "te", "trailer", "authorization"})
+        assert request.body == b"{}"
+
+    run_with_nginx(check)
+
+
+@needs_nginx
+@pytest.mark.parametrize(("path", "limit_mb"), [("/docs/_search", 10), ("/_bulk", 100)])
+def test_a_body_that_is_announced_to_be_too_large_is_refused(path: str, limit_mb: int) -> None:
+    async def check(client: aiohttp.ClientSession, nginx: RunningNginx) -> None:
+        head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {limit_mb * MEGABYTE + 1}\r\n\r\n"
+        assert (await exchange_raw(nginx.port, head.encode())).status == 413
+
+    run_with_nginx(check)
+
+
+@needs_nginx
+def test_searches_over_the_rate_of_one_address_are_refused_and_other_requests_are_not() -> None:
+    async def check(client: aiohttp.ClientSession, nginx: RunningNginx) -> None:
+        statuses = []
+        for path in ["/docs/_search"] * 5 + ["/docs/_count"] * 5:
+            async with client.post(nginx.url + path, data=BODY, headers=JSON_HEADERS) as answer:
+                statuses.append(answer.status)
+        assert statuses == [200, 200, 200, 429, 429] + [200] * 5
+
+    run_with_nginx(check, {"rate=500r/s": "rate=1r/m", "burst=1000": "burst=2"})
+
+
+@needs_nginx
+def test_connections_over_the_number_of_one_address_are_refused() -> None:
+    async def check(client: aiohttp.ClientSession, nginx: RunningNginx) -> None:
+        async with connect_raw(nginx.port) as raw:
+            await raw.send_segments([b"POST /_bulk HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n"])
+            assert (await exchange_raw(nginx.port, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 429
+
+    run_with_nginx(check, {"limit_conn connections 256": "limit_conn connections 1"})
+
+
+WEBSOCKET_CONFIGURATION = """
+server {
+    listen 127.0.0.1:%d;
+    location /x/_search {
+        proxy_pass http://127.0.0.1:%d;
+        proxy_http_version 1.1;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection "upgrade";
+    }
+    location / { return 403; }
+}
+"""
+"""The usual block for WebSockets, in front of the proxy itself."""
+
+
+@needs_nginx
+@pytest.mark.parametrize("upgrade", ["websocket", "h2c", "x"])
+def test_no_request_is_smuggled_through_an_nginx_that_lets_upgrades_pass(upgrade: str) -> None:
+    smuggled = b"DELETE /products HTTP/1.1\r\nHost: h\r\n\r\n"
+    body = b"x" * 600_000 + smuggled
+    head = f"POST /x/_search HTTP/1.1\r\nHost: h\r\nUpgrade: {upgrade}\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    async def main() -> None:
+        (port,) = find_free_ports(1)
+        async with (
+            run_stub_engine(answer_with()) as engine,
+            run_proxy(f"http://127.0.0.1:{engine.port}", ScriptedGenerator({})) as proxy,
+            run_nginx(port, WEBSOCKET_CONFIGURATION % (port, proxy.port)),
+            asyncio.timeout(30),
+        ):
+            for _ in range(3):
+                assert (await exchange_raw(port, head.encode(), body)).status == 200
+            assert [request.start_line.split()[0] for request in engine.requests] == [b"POST"] * 3
+            assert all(request.body == body for request in engine.requests)
+
+    asyncio.run(main())
 
 
 def test_the_proxy_keeps_idle_connections_for_longer_than_nginx_does() -> None:

@@ -96,17 +96,17 @@ class GuardedServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, guard: ConnectionGuard) -> None:
         super().__init__(config)
-        self._guard = guard
+        self.guard = guard
 
     async def on_tick(self, counter: int) -> bool:
         """Run ten times a second."""
         if counter % 10 == 0:
             now_s = asyncio.get_running_loop().time()
-            self._guard.end_stalled_waits(self.server_state.connections, now_s)  # type: ignore[arg-type]
+            self.guard.end_stalled_waits(self.server_state.connections, now_s)  # type: ignore[arg-type]
         return await super().on_tick(counter)
 
 
-def create_server(app: Any, address: str, limits: ConnectionLimits = DEFAULT_LIMITS) -> uvicorn.Server:
+def create_server(app: Any, address: str, limits: ConnectionLimits = DEFAULT_LIMITS) -> GuardedServer:
     """Return a uvicorn server for an ASGI application, not yet started."""
     host, port = split_address(address)
     guard = ConnectionGuard(limits)

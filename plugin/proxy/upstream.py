@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import re
@@ -31,6 +32,7 @@ _MAX_ANSWER_HEADERS = 65_536
 """An engine may send hundreds of deprecation warnings. A write was done all the same, so its answer must arrive."""
 _UNREAD_REQUEST_STATUSES = frozenset({400, 413, 414, 417, 431})
 """An engine may give these answers before it has read the request. It then reads no other on the connection."""
+_CLOSE_S = 1.0
 _DEAD_AFTER_S = 180
 """An engine's machine that acknowledges nothing for so long is gone. One that is only busy acknowledges."""
 
@@ -106,8 +108,10 @@ class Upstream:
             return f"the engine cannot be reached: {error}"
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self._session.close()
+        """Close every connection. An engine that takes nothing more is not waited for."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._session.close()
 
     async def _request_with_retry(
         self, method: str, url: URL, headers: list[tuple[str, str]], body: Any

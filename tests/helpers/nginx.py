@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,14 +86,18 @@ class RunningNginx:
 
 
 Check = Callable[[aiohttp.ClientSession, RunningNginx], Awaitable[None]]
+NO_CHANGES: Mapping[str, str] = {}
 
 
-def run_with_nginx(check: Check) -> None:
-    """Run `check` with a client and an nginx in front of an engine and a proxy, both fakes."""
+def run_with_nginx(check: Check, changes: Mapping[str, str] = NO_CHANGES) -> None:
+    """Run `check` with a client and an nginx in front of an engine and a proxy, both fakes.
+
+    `changes` are pieces of the shipped configuration, and what stands in their place.
+    """
 
     async def main() -> None:
         async with (
-            _run_nginx_and_servers() as nginx,
+            _run_nginx_and_servers(changes) as nginx,
             aiohttp.ClientSession(auto_decompress=False) as client,
             asyncio.timeout(60),
         ):
@@ -103,31 +107,35 @@ def run_with_nginx(check: Check) -> None:
 
 
 @asynccontextmanager
-async def _run_nginx_and_servers() -> AsyncIterator[RunningNginx]:
+async def _run_nginx_and_servers(changes: Mapping[str, str]) -> AsyncIterator[RunningNginx]:
     engine_port, proxy_port, port = find_free_ports(3)
     engine, proxy = NamedServer("engine", engine_port), NamedServer("proxy", proxy_port)
     await engine.start()
     await proxy.start()
     try:
-        async with _run_nginx(port, engine_port, proxy_port):
+        addresses = {
+            "engine:9200 resolve": f"127.0.0.1:{engine_port}",
+            "proxy:9280 resolve": f"127.0.0.1:{proxy_port}",
+            "listen 9200;": f"listen 127.0.0.1:{port};",
+        }
+        async with run_nginx(port, _change_configuration({**addresses, **changes})):
             yield RunningNginx(f"http://127.0.0.1:{port}", port, engine, proxy)
     finally:
         await proxy.stop()
         await engine.stop()
 
 
-@asynccontextmanager
-async def _run_nginx(port: int, engine_port: int, proxy_port: int) -> AsyncIterator[None]:
-    """Run nginx in a temporary folder, with the shipped configuration but other addresses."""
+def _change_configuration(changes: Mapping[str, str]) -> str:
     configuration = (ROOT / "docker/nginx.conf").read_text()
-    addresses = {
-        "engine:9200 resolve": f"127.0.0.1:{engine_port}",
-        "proxy:9280 resolve": f"127.0.0.1:{proxy_port}",
-        "listen 9200;": f"listen 127.0.0.1:{port};",
-    }
-    for shipped_address, test_address in addresses.items():
-        assert shipped_address in configuration
-        configuration = configuration.replace(shipped_address, test_address)
+    for shipped_text, test_text in changes.items():
+        assert shipped_text in configuration
+        configuration = configuration.replace(shipped_text, test_text)
+    return configuration
+
+
+@asynccontextmanager
+async def run_nginx(port: int, configuration: str) -> AsyncIterator[None]:
+    """Run nginx in a temporary folder, with a configuration that listens on `port`."""
     with tempfile.TemporaryDirectory(prefix="querylift-nginx-") as folder:
         Path(folder).chmod(0o755)  # when root starts nginx, its workers run as another user
         Path(folder, "default.conf").write_text(configuration)

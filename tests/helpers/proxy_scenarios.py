@@ -9,6 +9,8 @@ import aiohttp
 import uvloop
 
 from querylift.plugin.expansion import Expansion
+from querylift.plugin.proxy.connection_guard import ConnectionLimits
+from querylift.plugin.proxy.server import DEFAULT_LIMITS
 from querylift.plugin.testing import ScriptedGenerator
 from tests.helpers.upstream_stub import Handler, RunningProxy, StubEngine, answer_with, run_proxy, run_stub_engine
 
@@ -19,7 +21,12 @@ Check = Callable[[aiohttp.ClientSession, RunningProxy, StubEngine], Awaitable[No
 
 
 def run_with_proxy(
-    check: Check, handler: Handler | None = None, *, generator: ScriptedGenerator | None = None, **settings: object
+    check: Check,
+    handler: Handler | None = None,
+    *,
+    generator: ScriptedGenerator | None = None,
+    limits: ConnectionLimits = DEFAULT_LIMITS,
+    **settings: object,
 ) -> None:
     """Run `check` with a client, a proxy with these settings, and an engine that answers with `handler`.
 
@@ -30,7 +37,7 @@ def run_with_proxy(
     async def main() -> None:
         async with (
             run_stub_engine(handler or answer_with()) as engine,
-            run_proxy(f"http://127.0.0.1:{engine.port}", expansions, **settings) as proxy,
+            run_proxy(f"http://127.0.0.1:{engine.port}", expansions, limits=limits, **settings) as proxy,
             aiohttp.ClientSession(auto_decompress=False) as client,
         ):
             async with asyncio.timeout(20):

@@ -10,7 +10,8 @@ from typing import Any
 
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.application import Proxy
-from querylift.plugin.proxy.server import create_server, open_proxy
+from querylift.plugin.proxy.connection_guard import ConnectionLimits
+from querylift.plugin.proxy.server import DEFAULT_LIMITS, GuardedServer, create_server, open_proxy
 from querylift.plugin.settings import parse_settings
 
 MAX_BODY_BYTES = 100_000_000
@@ -114,27 +115,42 @@ class RunningProxy:
     """A proxy that serves, with its port and URL."""
 
     application: Proxy
+    server: GuardedServer
     port: int
     url: str
 
 
 @asynccontextmanager
-async def run_proxy(engine_url: str, generator: Generator, **settings: object) -> AsyncIterator[RunningProxy]:
+async def run_proxy(
+    engine_url: str, generator: Generator, *, limits: ConnectionLimits = DEFAULT_LIMITS, **settings: object
+) -> AsyncIterator[RunningProxy]:
     """Yield a proxy on a free port, in this process and on uvicorn, as `querylift serve` runs it."""
     values = {"index": {"docs": {}}, "budget_ms": 2000, "engine": engine_url} | settings
-    async with open_proxy(parse_settings(values), generator) as application, serve_application(application) as port:
-        yield RunningProxy(application, port, f"http://127.0.0.1:{port}")
+    async with (
+        open_proxy(parse_settings(values), generator) as application,
+        serve_application(application, limits) as server,
+    ):
+        port = find_port(server)
+        yield RunningProxy(application, server, port, f"http://127.0.0.1:{port}")
 
 
 @asynccontextmanager
-async def serve_application(application: Any) -> AsyncIterator[int]:
-    """Serve an ASGI application on a free port, as `querylift serve` does, and yield the port."""
-    server = create_server(application, "127.0.0.1:0")
+async def serve_application(
+    application: Any, limits: ConnectionLimits = DEFAULT_LIMITS
+) -> AsyncIterator[uvicorn.Server]:
+    """Serve an ASGI application on a free port, as `querylift serve` does, and yield the server."""
+    server = create_server(application, "127.0.0.1:0", limits)
     await server.startup()
     loop = asyncio.create_task(server.main_loop())
     try:
-        yield server.servers[0].sockets[0].getsockname()[1]
+        yield server
     finally:
         server.should_exit = True
         await loop
         await server.shutdown()
+
+
+def find_port(server: uvicorn.Server) -> int:
+    """Return the port on which a server listens."""
+    port: int = server.servers[0].sockets[0].getsockname()[1]
+    return port

@@ -12,7 +12,7 @@ from querylift.plugin.proxy.admin import Admin
 from querylift.plugin.proxy.settings_reload import reload_settings
 from querylift.plugin.testing import ScriptedGenerator
 from tests.helpers.proxy_scenarios import BODY
-from tests.helpers.upstream_stub import run_proxy, serve_application
+from tests.helpers.upstream_stub import find_port, run_proxy, serve_application
 
 EXPLAIN = "/_querylift/explain?index=docs&field=text&q=download+a+page"
 JSON = {"Content-Type": "application/json"}
@@ -35,9 +35,9 @@ def ask_admin_page(
     async def main() -> tuple[int, str]:
         async with (
             run_proxy("http://127.0.0.1:9", generator, **settings) as proxy,
-            serve_application(Admin(proxy.application)) as port,
+            serve_application(Admin(proxy.application)) as server,
         ):
-            return await _ask(port, path, headers or {}, body)
+            return await _ask(find_port(server), path, headers or {}, body)
 
     return asyncio.run(main())
 
@@ -125,12 +125,12 @@ def test_a_reloaded_token_or_host_counts_for_the_next_request(changes: dict[str,
             run_proxy(
                 "http://127.0.0.1:9", ScriptedGenerator({}), admin_token="secret", admin_hosts=["querylift"]
             ) as proxy,
-            serve_application(Admin(proxy.application)) as port,
+            serve_application(Admin(proxy.application)) as server,
         ):
-            assert (await _ask(port, EXPLAIN, headers, None))[0] == 200
+            assert (await _ask(find_port(server), EXPLAIN, headers, None))[0] == 200
             settings = proxy.application.settings
             new_settings = type(settings).model_validate(settings.model_dump() | changes)
             reload_settings(proxy.application, lambda: new_settings)
-            return (await _ask(port, EXPLAIN, headers, None))[0]
+            return (await _ask(find_port(server), EXPLAIN, headers, None))[0]
 
     assert asyncio.run(main()) == status

@@ -98,6 +98,21 @@ def test_a_body_that_ends_before_its_announced_length_closes_the_engines_connect
     run_with_proxy(check)
 
 
+def test_an_engine_that_reads_nothing_more_does_not_hold_up_the_end_of_the_proxy() -> None:
+    async def never_read(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+
+    async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
+        upstream = Upstream(f"http://127.0.0.1:{engine.port}")
+        search = asyncio.create_task(upstream.send("POST", "/early", "", [], b"x" * 30_000_000))
+        await asyncio.sleep(0.2)
+        search.cancel()
+        async with asyncio.timeout(5):
+            await upstream.close()
+
+    run_with_proxy(check, never_read)
+
+
 def test_an_answer_may_have_hundreds_of_header_lines_and_long_ones() -> None:
     warnings = b"".join(b'Warning: 299 engine "%d %s"\r\n' % (i, b"w" * 100) for i in range(1000))
 
