@@ -98,8 +98,9 @@ class HttpSettings(_SettingsTable):
 
 
 class LogSettings(_SettingsTable):
-    """`[log]`: one JSON line per search, as a UBI query record. It holds the query's hash or its text."""
+    """`[log]`: the form of the log, and one JSON line per search. It is a UBI query record with the query's hash or text."""
 
+    format: Literal["text", "json"] = "text"
     searches: bool = False
     query_text: bool = False
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import click
 
 from querylift.plugin.commands.options import config_option, read_settings
+from querylift.plugin.errors import QueryliftError
+
+_log = logging.getLogger("querylift")
 
 
 @click.command()
@@ -22,14 +25,16 @@ def serve(config: Path | None) -> None:
     """
     import uvloop
 
+    from querylift.plugin.proxy.log_format import start_log
     from querylift.plugin.proxy.server import serve_proxy
 
-    _log_to_stderr()
     settings = read_settings(config)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve_proxy(settings, lambda: read_settings(config), lambda line: click.echo(line, err=True)))
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    start_log(settings.log)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve_proxy(settings, lambda: read_settings(config), _log.info))
+    except QueryliftError as error:
+        if settings.log.format == "text":
+            raise  # the command prints the sentence
+        _log.critical("%s", error)
+        sys.exit(error.exit_code)

@@ -14,7 +14,10 @@ from querylift.plugin.flow import FlowResult
 from querylift.plugin.proxy.metrics import Metrics
 from querylift.plugin.settings import LogSettings
 
-_log = logging.getLogger("querylift.search")
+SEARCH_LOGGER = "querylift.search"
+"""The logger of search records. Each message is one JSON object."""
+_log = logging.getLogger("querylift")
+_search_log = logging.getLogger(SEARCH_LOGGER)
 
 
 class Journal:
@@ -32,7 +35,7 @@ class Journal:
         added_seconds.observe(added_s)
         if self.log.searches:
             record = _build_record(index, result, added_s, with_text=self.log.query_text)
-            _log.info("%s", json.dumps(record))
+            _search_log.info("%s", json.dumps(record))
 
     def _get_meters(self, kind: str, reason: str) -> tuple[Counter, Histogram]:
         """Return the meters of an outcome. They are cached, because a look-up by label takes as long as counting."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from querylift.plugin.errors import QueryliftError
 from querylift.plugin.proxy.application import Proxy
+from querylift.plugin.proxy.log_format import set_log_format
 from querylift.plugin.settings import Settings
 
 _log = logging.getLogger("querylift")
@@ -32,5 +33,6 @@ def reload_settings(proxy: Proxy, read_settings: Callable[[], Settings]) -> None
     changed_names = [name for name, value in values_in_use.items() if getattr(settings, name) != value]
     if changed_names:
         _log.warning("a restart is needed for: %s", ", ".join(changed_names))
+    set_log_format(settings.log)
     proxy.apply_settings(settings.model_copy(update=values_in_use))
     _log.info("the settings were read again")

@@ -85,7 +85,7 @@ def is_running(pid: int) -> bool:
     """Whether the process exists, and is no zombie that waits for a parent."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from querylift.plugin.errors import GeneratorError
 from querylift.plugin.files import PACKAGE_FOLDER
 from querylift.plugin.generators.llama.worker import WorkerOptions
 
+_log = logging.getLogger("querylift")
 _GRACE_S = 1.0
 _HANG_CHECKS = 10
 """Number of checks in `hang_s` seconds. A hung worker is found after `hang_s` to 1.1 `hang_s` seconds."""
@@ -38,7 +40,7 @@ class WorkerProcess:
     """A running worker. `launch` makes one. Its owner must then await `run_until_end`."""
 
     def __init__(self, process: asyncio.subprocess.Process, *, hang_s: float) -> None:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         self._process = process
         self._stdin = process.stdin
         self._stdout = process.stdout
@@ -48,6 +50,7 @@ class WorkerProcess:
         self._owes_message = asyncio.Event()
         self._sign_count = 0
         self._end_reason = ""
+        self._error_output = asyncio.create_task(_log_lines(process.stderr))
         self.answered_count = 0
         self.written_tokens = 0
         self.has_ended = False
@@ -56,9 +59,10 @@ class WorkerProcess:
     async def launch(cls, options: WorkerOptions, *, hang_s: float, start_s: float) -> WorkerProcess:
         """Start the process and wait until the model is loaded. Raises LaunchError, OSError."""
         options_json = json.dumps(asdict(options) | {"parent_pid": os.getpid()})
+        pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "querylift.plugin.generators.llama.worker", options_json,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=_build_environment(),
+            stdin=pipe, stdout=pipe, stderr=pipe, env=_build_environment(),
         )  # fmt: skip
         worker = cls(process, hang_s=hang_s)
         try:
@@ -198,6 +202,7 @@ class WorkerProcess:
         # The output must be read to its end: asyncio waits for the pipes before it reports that a process has exited.
         while await self._stdout.read(1 << 16):
             pass
+        await asyncio.shield(self._error_output)
         await self._process.wait()
 
     def _fail_pending_requests(self) -> None:
@@ -212,6 +217,19 @@ class WorkerProcess:
             self._process.kill()
         except ProcessLookupError:
             pass
+
+
+async def _log_lines(output: asyncio.StreamReader) -> None:
+    """Log what the worker prints beside its messages, such as the reason why llama.cpp ended it."""
+    while True:
+        try:
+            line = await output.readline()
+        except ValueError:
+            continue  # the line was too long, and was dropped
+        if not line:
+            return
+        if text := line.decode("utf-8", "replace").strip():
+            _log.warning("the model's worker printed: %s", text)
 
 
 def _build_environment() -> dict[str, str]:

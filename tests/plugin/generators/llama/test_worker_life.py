@@ -61,6 +61,21 @@ def test_a_worker_that_dies_unused_is_replaced_after_a_longer_delay_each_time() 
     run_drill(drill)
 
 
+def test_what_a_dying_worker_prints_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise a line that is not JSON would stand among the JSON lines of the log."""
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
+
+    async def drill(generator: LlamaGenerator) -> None:
+        os.kill(get_worker_pid(generator), signal.SIGSEGV)
+        while not generator.restarts:
+            await asyncio.sleep(0.02)
+
+    run_drill(drill)
+    assert "the model's worker printed: Fatal Python error: Segmentation fault" in caplog.messages
+
+
 def test_a_stopped_worker_is_replaced_and_its_requests_fail() -> None:
     async def drill(generator: LlamaGenerator) -> None:
         stopped_pid, stopped_at_s = get_worker_pid(generator), time.monotonic()
