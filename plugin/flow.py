@@ -50,9 +50,11 @@ class Search:
         return f"Search(index={self.index!r}, {len(self.body)} bytes)"
 
 
-def make_match_body(query: str, field_name: str) -> bytes:
-    """Return the body of a plain search for `query` in the field `field_name`."""
-    return json.dumps({"query": {"match": {field_name: query}}}).encode()
+def make_match_body(query: str, *fields: str) -> bytes:
+    """Return the body of a plain search for `query` in one field or in several."""
+    if len(fields) == 1:
+        return json.dumps({"query": {"match": {fields[0]: query}}}).encode()
+    return json.dumps({"query": {"multi_match": {"query": query, "fields": fields}}}).encode()
 
 
 @dataclass(frozen=True, slots=True)

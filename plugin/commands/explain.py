@@ -11,9 +11,11 @@ from typing import Any
 
 import click
 
+from querylift.plugin import dsl
 from querylift.plugin.broker import open_broker
+from querylift.plugin.commands.field_check import find_missing_fields
 from querylift.plugin.commands.options import config_option, read_settings
-from querylift.plugin.errors import SettingsError
+from querylift.plugin.errors import EngineError, SettingsError
 from querylift.plugin.flow import ExpansionRules, Search, explain_result, make_match_body, run_flow_async, search_flow
 from querylift.plugin.settings import Settings
 
@@ -21,7 +23,12 @@ from querylift.plugin.settings import Settings
 @click.command()
 @click.argument("query", metavar="TEXT")
 @click.option("--index", required=True, help="Index to search.")
-@click.option("--field", help="Field to search [default: the first field in the index's settings table, or else text].")
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    help="Field to search. May be repeated [default: fields in the index's settings table, or else text].",
+)
 @click.option(
     "--body",
     "body_path",
@@ -34,7 +41,7 @@ from querylift.plugin.settings import Settings
 def explain(
     query: str,
     index: str,
-    field: str | None,
+    fields: tuple[str, ...],
     body_path: Path | None,
     generator: str | None,
     as_json: bool,
@@ -42,7 +49,8 @@ def explain(
 ) -> None:
     """Print the search that the engine gets for TEXT, and why.
 
-    TEXT is a query as a user types it. Nothing is sent to the engine, except by a generator that reads the index.
+    TEXT is a query as a user types it. The search itself is not sent. The engine is only asked whether the index has the
+    fields, and by a generator that reads the index.
     """
     settings = read_settings(config)
     if generator is not None:
@@ -50,7 +58,7 @@ def explain(
     if body_path is not None:
         body = _read_body_file(body_path)
     else:
-        body = make_match_body(query, field or _choose_field(settings, index))
+        body = make_match_body(query, *(fields or _choose_fields(settings, index)))
     explanation = asyncio.run(_explain_search(settings, Search(index, body, deadline_s=math.inf)))
     click.echo(json.dumps(explanation, indent=2, ensure_ascii=False) if as_json else _format_explanation(explanation))
 
@@ -60,12 +68,32 @@ async def _explain_search(settings: Settings, search: Search) -> dict[str, Any]:
 
     async with open_broker(settings, make_generator(settings.generator, settings)) as broker:
         rules = ExpansionRules(settings, clock=time.monotonic)
-        return explain_result(await run_flow_async(search_flow(search, rules), broker.answer), search)
+        result = await run_flow_async(search_flow(search, rules), broker.answer)
+    if result.outcome.is_expanded:
+        await _check_searched_fields(settings, search, rules)
+    return explain_result(result, search)
 
 
-def _choose_field(settings: Settings, index: str) -> str:
+async def _check_searched_fields(settings: Settings, search: Search, rules: ExpansionRules) -> None:
+    """Raise SettingsError when the index has none of the fields that an expanded search names. Warn when nobody can tell."""
+    body = dsl.parse_body(search.body)
+    policy, index = rules.find_policy(search, lambda: body)
+    fields = dsl.find_user_query(body, policy, search.url_parameters).fields
+    try:
+        missing_fields = await find_missing_fields(settings, index, fields) if fields else ()
+    except EngineError as error:
+        click.echo(f"querylift: the fields {', '.join(fields)} were not checked, because {error}", err=True)
+        return
+    if missing_fields and len(missing_fields) == len(fields):
+        names = " or ".join(map(repr, missing_fields))
+        raise SettingsError(
+            f"{index} has no field {names}, so the search would find nothing; name its text fields with --field"
+        )
+
+
+def _choose_fields(settings: Settings, index: str) -> tuple[str, ...]:
     table = settings.find_index_settings(index)
-    return table.fields[0] if table and table.fields else "text"
+    return table.fields if table and table.fields else ("text",)
 
 
 def _format_explanation(explanation: dict[str, Any]) -> str:
