@@ -7,6 +7,7 @@ servers at the end.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import shutil
@@ -26,10 +27,10 @@ from querylift.index_tools.evaluation.html_report import Report, write_report
 from querylift.index_tools.evaluation.text_table import render_table
 from querylift.index_tools.fast_expander.build import BuildRequest, build_expander
 from querylift.index_tools.indexing import CONTENTS_FIELD, IndexPlan, build_index
-from querylift.index_tools.node.local_node import is_engine_fetched, run_temporary_node
+from querylift.index_tools.node.local_node import check_node_packages, is_engine_fetched, run_temporary_node
 from querylift.index_tools.proxy_process import RunningProxy, run_proxy
 from querylift.index_tools.searching import SearchedRun, format_search_body, search_over_http
-from querylift.plugin.errors import SettingsError
+from querylift.plugin.errors import MissingExtra, SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
 from querylift.plugin.files import find_cache_folder
@@ -42,6 +43,15 @@ COLD_QUERIES = 8
 _SHOWN_LIST_ITEMS = 3
 BUDGET_MS = 20_000
 """Long enough to expand every query. The demo shows quality first, and the added time beside it."""
+_PACKAGES = {
+    "opensearchpy": "index",
+    "jinja2": "index",
+    "pytrec_eval": "index",
+    "onnx": "expander-build",
+    "onnxruntime": "expander",
+    "llama_cpp": "llama",
+}
+"""The packages that the demo needs, each with the extra that installs it."""
 EXPANDER_FOLDER = "demo-expander"
 """The folder of the fast expander in the cache. It saves a later demo the encoding."""
 
@@ -51,9 +61,10 @@ PrintLine = Callable[[str], None]
 def run_demo(report_file: Path, print_line: PrintLine) -> Report:
     """Run the whole demo, write the report to `report_file`, and return it.
 
-    Raise QueryliftError when a server does not come up.
+    Raise QueryliftError when a server does not come up, and MissingExtra before anything is started.
     """
     started_s = time.monotonic()
+    _check_packages()
     print_line(
         "Starting OpenSearch."
         if is_engine_fetched()
@@ -76,6 +87,14 @@ def run_demo(report_file: Path, print_line: PrintLine) -> Report:
     print_line(f"Report: {report_file}")
     print_line(f"The node and the proxies are stopped. The demo took {time.monotonic() - started_s:.0f} s.")
     return report
+
+
+def _check_packages() -> None:
+    """Raise MissingExtra for the first package that the demo needs and that is not installed."""
+    check_node_packages()
+    for package, extra in _PACKAGES.items():
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, extra)
 
 
 def _build_fast_expander(engine: Engine, print_line: PrintLine) -> Path:

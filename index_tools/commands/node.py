@@ -9,7 +9,13 @@ from typing import Any
 
 import click
 
-from querylift.index_tools.node.local_node import is_engine_fetched, read_node_status, start_node, stop_node
+from querylift.index_tools.node.local_node import (
+    check_node_packages,
+    is_engine_fetched,
+    read_node_status,
+    start_node,
+    stop_node,
+)
 
 _OPTIONS = (
     click.option(
@@ -56,6 +62,7 @@ def node() -> None:
 def up(engine: str, version: str | None, name: str, heap_mb: int, timeout_s: float) -> None:
     """Start the node if it does not run, and print its URL."""
     if not is_engine_fetched(engine, version):
+        check_node_packages(engine, version)
         click.echo(f"downloading {engine}: up to 85 MB, only once, about half a minute", err=True)
     click.echo(start_node(engine, version, name=name, heap_mb=heap_mb, timeout_s=timeout_s).url)
 

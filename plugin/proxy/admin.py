@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,6 +16,7 @@ from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 
 ENGINE_CHECK_S = 2.0
 """How long a health check waits for the engine."""
+_EXPLAIN_PARAMETERS = ("index", "q", "field")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,11 @@ class Admin:
         if scope["path"] == "/metrics":
             return 200, "text/plain; version=0.0.4; charset=utf-8", self._render_metrics()
         if scope["path"] == "/_querylift/explain":
-            explanation = await self._explain_search(scope, receive)
+            parameters = parse_qsl(scope["query_string"].decode("latin-1"))
+            body = await _read_body(receive, self.proxy.settings.max_body_bytes)
+            if problem := _find_wrong_parameter(parameters, body):
+                return 400, "application/json", json.dumps({"error": problem}).encode()
+            explanation = await self._explain_search(parameters, body)
             return 200, "application/json", json.dumps(explanation).encode()
         paths = "/metrics, /_querylift/health or /_querylift/explain"
         error = f"{scope['path']} does not exist; use {paths}"
@@ -85,15 +91,26 @@ class Admin:
             "cache": self.proxy.broker.cache_faults.describe_state(),
         }
 
-    async def _explain_search(self, scope: Scope, receive: Receive) -> dict[str, Any]:
-        """Explain the search in the request's body. Without a body, explain a plain match of the parameter `q`."""
-        parameters = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-        body = await _read_body(receive, self.proxy.settings.max_body_bytes)
+    async def _explain_search(self, parameters: Sequence[tuple[str, str]], body: bytes) -> dict[str, Any]:
+        """Explain the search in the request's body. Without a body, explain a plain search for the parameter `q`."""
+        values = dict(parameters)
+        settings = self.proxy.settings
         if not body:
-            body = make_match_body(parameters.get("q", ""), parameters.get("field", "text"))
-        max_seconds = float(self.proxy.settings.llama.max_seconds)
-        search = Search(parameters.get("index"), body, deadline_s=time.monotonic() + max_seconds)
+            table = settings.find_index_settings(values.get("index"))
+            fields = [value for name, value in parameters if name == "field"] or (table.fields if table else ())
+            body = make_match_body(values["q"], *(fields or ("text",)))
+        search = Search(values.get("index"), body, deadline_s=time.monotonic() + float(settings.llama.max_seconds))
         return explain_result(await self.proxy.expand(search), search)
+
+
+def _find_wrong_parameter(parameters: Sequence[tuple[str, str]], body: bytes) -> str:
+    """Return the sentence that refuses an unknown or a missing parameter, or "" when all is well."""
+    names = [name for name, _ in parameters]
+    known_names = ", ".join(_EXPLAIN_PARAMETERS)
+    for name in names:
+        if name not in _EXPLAIN_PARAMETERS:
+            return f"{name!r} is not a parameter; use {known_names}, or send a search as the body"
+    return "" if body or "q" in names else "q is missing; give the query as q, or send a search as the body"
 
 
 async def _read_body(receive: Receive, limit_bytes: int) -> bytes:

@@ -137,7 +137,7 @@ async def run_proxy(
 @asynccontextmanager
 async def serve_application(
     application: Any, limits: ConnectionLimits = DEFAULT_LIMITS
-) -> AsyncIterator[uvicorn.Server]:
+) -> AsyncIterator[GuardedServer]:
     """Serve an ASGI application on a free port, as `querylift serve` does, and yield the server."""
     server = create_server(application, "127.0.0.1:0", limits)
     await server.startup()
@@ -150,7 +150,7 @@ async def serve_application(
         await server.shutdown()
 
 
-def find_port(server: uvicorn.Server) -> int:
+def find_port(server: GuardedServer) -> int:
     """Return the port on which a server listens."""
     port: int = server.servers[0].sockets[0].getsockname()[1]
     return port

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from querylift.index_tools.corpora.records import Document
@@ -159,6 +160,24 @@ def test_the_admin_page_counts_outcomes_explains_searches_and_reports_health(eng
     assert 'querylift_searches_total{outcome="skipped",reason="quoted"} 1.0' in metrics
     assert explanation["outcome"] == "cached"
     assert explanation["body"]["query"]["bool"]["must"] == [{"match": {"contents": "axon signal"}}]
+
+
+def test_an_unknown_parameter_of_the_explain_page_is_named_with_the_right_ones(engine: Engine, table: str) -> None:
+    async def explain(query_string: str) -> tuple[int, Any]:
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"{proxy.admin_url}/_querylift/explain?index={INDEX}&{query_string}") as answer:
+                return answer.status, await answer.json()
+
+    with run_proxy(_make_settings(engine, table, fields=["title", "contents"])) as proxy:
+        wrong = asyncio.run(explain("text=axon+signal"))
+        assert asyncio.run(explain("field=title")) == (
+            400,
+            {"error": "q is missing; give the query as q, or send a search as the body"},
+        )
+        _, explanation = asyncio.run(explain("q=axon+signal"))
+    error = "'text' is not a parameter; use index, q, field, or send a search as the body"
+    assert wrong == (400, {"error": error})
+    assert explanation["body"]["query"]["bool"]["must"][0]["multi_match"]["fields"] == ["title", "contents"]
 
 
 def test_sighup_switches_an_index_off_without_a_restart(engine: Engine, table: str) -> None:

