@@ -144,7 +144,7 @@ async def _start_listening(server: uvicorn.Server, address: str) -> None:
     await server.startup()
 
 
-def _stop_servers(servers: list[uvicorn.Server]) -> None:
+def _stop_servers(servers: list[GuardedServer]) -> None:
     for server in servers:
         server.should_exit = True
 

@@ -27,7 +27,7 @@ async def _ask(port: int, path: str, headers: dict[str, str], body: str | None) 
 
 
 def ask_admin_page(
-    path: str, headers: dict[str, str] | None = None, *, body: str | None = None, **settings: object
+    path: str, headers: dict[str, str] | None = None, *, body: str | None = None, **settings: Any
 ) -> tuple[int, str]:
     """Return status and body of one answer of the admin page of a proxy with these settings."""
     generator = ScriptedGenerator({"download a page": Expansion(text="urlopen fetches")})
