@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion, expansion_from_terms, normalize_query
 from querylift.plugin.fast_expander.encoder import Encoder
@@ -58,11 +56,11 @@ class ClusterExpanderGenerator:
         *,
         threads: int = 1,
         max_pending: int = 64,
-        auth: aiohttp.BasicAuth | None = None,
+        headers: Mapping[str, str] | None = None,
         ssl: Any = True,
     ) -> None:
         self._folder = folder
-        self._engine = EngineReader(engine, auth=auth, ssl=ssl)
+        self._engine = EngineReader(engine, headers=headers, ssl=ssl)
         self._engine_digest = hashlib.sha256(engine.encode()).hexdigest()[:8]
         self._threads = threads
         self._max_pending = max_pending
