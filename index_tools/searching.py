@@ -175,7 +175,6 @@ async def search_over_http(
     depth: int = DEFAULT_DEPTH,
     format_body: BodyFormatter = format_search_body,
     headers: Mapping[str, str] | None = None,
-    auth: aiohttp.BasicAuth | None = None,
     ssl: Any = True,
     progress: Callable[[int], None] = lambda count: None,
 ) -> SearchedRun:
@@ -191,7 +190,7 @@ async def search_over_http(
     headers = {"Content-Type": "application/json", **(headers or {})}
     connector = aiohttp.TCPConnector(ssl=ssl)
     timeout = aiohttp.ClientTimeout(total=120)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout, auth=auth, connector=connector) as session:
+    async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as session:
         for done_count, (query_id, text) in enumerate(queries.items(), 1):
             started_s = time.perf_counter()
             search_url = f"{url.rstrip('/')}/{index}/_search"

@@ -42,6 +42,18 @@ class IndexSettings(_SettingsTable):
     max_clauses: Annotated[int, Field(ge=1, le=4096)] = 512
     max_query_words: Annotated[int, Field(ge=1, le=1024)] = 64
 
+    @field_validator("fields")
+    @classmethod
+    def _check_fields_without_boosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if "^" in name:
+                raise ValueError(
+                    f"write {name.partition('^')[0]!r} in place of {name!r}; a search brings its own boosts"
+                )
+            if not name.strip() or name != name.strip():
+                raise ValueError(f"{name!r} is not the name of a field; correct or remove it")
+        return value
+
     @cached_property
     def policy(self) -> Policy:
         """The part of these settings that the rewrite reads."""

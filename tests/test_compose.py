@@ -45,6 +45,16 @@ def test_ports_are_published_on_loopback_only(name: str) -> None:
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in SERVICES[name].get("ports", []))
 
 
+@pytest.mark.parametrize("name", [name for name in SERVICES if name.endswith(("-sample", "-proxy"))])
+def test_our_containers_have_no_rights_that_they_do_not_need(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    users = re.findall(r"^USER (\S+)", (ROOT / "docker/Dockerfile").read_text(), re.MULTILINE)
+    assert users and users[-1] not in ("root", "0")
+
+
 def test_both_profiles_can_run_at_once() -> None:
     host_ports = [port.split(":")[1] for service in SERVICES.values() for port in service.get("ports", [])]
     assert len(host_ports) == len(set(host_ports)) == 4

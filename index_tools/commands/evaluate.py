@@ -168,7 +168,7 @@ def _measure_over_http(settings: Settings, task: Task, proxy_url: str, search_op
     search_options = {
         **search_options,
         "index": task.index,
-        "auth": factory.build_basic_auth(settings),
+        "headers": {**search_options.get("headers", {}), **factory.build_account_headers(settings)},
         "ssl": factory.build_ssl_context(settings),
     }
     with show_progress("searching", len(task.queries)) as advance:

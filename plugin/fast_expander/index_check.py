@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,9 +22,9 @@ _MAX_COUNT_CHANGE = 0.1
 class IndexChecker:
     """Compares the index at the engine with the index that an expander was built from."""
 
-    def __init__(self, engine: str, auth: aiohttp.BasicAuth | None, ssl: Any) -> None:
+    def __init__(self, engine: str, headers: Mapping[str, str] | None, ssl: Any) -> None:
         self._engine = engine
-        self._auth = auth
+        self._headers = headers
         self._ssl = ssl
 
     async def check_index(self, source: SourceIndex, folder: Path) -> None:
@@ -34,7 +34,7 @@ class IndexChecker:
         """
         connector, timeout = aiohttp.TCPConnector(ssl=self._ssl), aiohttp.ClientTimeout(total=10)
         try:
-            async with aiohttp.ClientSession(auth=self._auth, connector=connector, timeout=timeout) as session:
+            async with aiohttp.ClientSession(headers=self._headers, connector=connector, timeout=timeout) as session:
                 terms_by_word = await self._analyze_probe(session, source)
                 count = await self._call_engine(session, "GET", source.index, "_count")
         except (TimeoutError, aiohttp.ClientError, ValueError, KeyError, TypeError) as error:

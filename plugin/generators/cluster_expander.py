@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion, expansion_from_terms, normalize_query
 from querylift.plugin.fast_expander.encoder import Encoder
@@ -58,12 +56,16 @@ class ClusterExpanderGenerator:
         *,
         threads: int = 1,
         max_pending: int = 64,
-        auth: aiohttp.BasicAuth | None = None,
+        headers: Mapping[str, str] | None = None,
         ssl: Any = True,
     ) -> None:
         self._folder = folder
+<<<<<<< HEAD
         self._engine = EngineReader(engine, auth=auth, ssl=ssl)
         self.uses_account = auth is not None
+=======
+        self._engine = EngineReader(engine, headers=headers, ssl=ssl)
+>>>>>>> c_main
         self._engine_digest = hashlib.sha256(engine.encode()).hexdigest()[:8]
         self._threads = threads
         self._max_pending = max_pending

@@ -15,18 +15,23 @@ _TERM_VECTOR_OPTIONS = {"term_statistics": True, "field_statistics": True, "posi
 
 
 class EngineReader:
-    """Connections to the engine at the URL `engine`. Every failure is a GeneratorError."""
+    """Connections to the engine at the URL `engine`. Every failure is a GeneratorError.
 
-    def __init__(self, engine: str, *, auth: aiohttp.BasicAuth | None = None, ssl: Any = True) -> None:
+    `headers` go with every request, such as the one with the account.
+    """
+
+    def __init__(self, engine: str, *, headers: Mapping[str, str] | None = None, ssl: Any = True) -> None:
         self._engine = engine
-        self._auth = auth
+        self._headers = headers
         self._ssl = ssl
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
         """Open the connection pool."""
         self._session = aiohttp.ClientSession(
-            auth=self._auth, connector=aiohttp.TCPConnector(ssl=self._ssl), timeout=aiohttp.ClientTimeout(total=10)
+            headers=self._headers,
+            connector=aiohttp.TCPConnector(ssl=self._ssl),
+            timeout=aiohttp.ClientTimeout(total=10),
         )
 
     async def search_documents(self, index: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import aiohttp
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.generators.base import Generator
@@ -48,7 +47,7 @@ def _make_feedback(argument: str, settings: Settings) -> Generator:
         field=argument or feedback.field,
         documents=feedback.documents,
         terms=feedback.terms,
-        auth=build_basic_auth(settings),
+        headers=build_account_headers(settings),
         ssl=build_ssl_context(settings),
     )
 
@@ -84,7 +83,7 @@ def _make_expander(argument: str, settings: Settings) -> Generator:
         settings.engine,
         threads=settings.expander.threads,
         max_pending=settings.expander.queue_size,
-        auth=build_basic_auth(settings),
+        headers=build_account_headers(settings),
         ssl=build_ssl_context(settings),
     )
 
@@ -136,12 +135,13 @@ _MAKERS: dict[str, Callable[[str, Settings], Generator]] = {
 }
 
 
-def build_basic_auth(settings: Settings) -> aiohttp.BasicAuth | None:
-    """Return the account for Querylift's own requests to the engine; None when the settings name none."""
+def build_account_headers(settings: Settings) -> dict[str, str]:
+    """Return the header with the account for Querylift's own requests to the engine; empty when the settings name none."""
     if settings.engine_username is None:
-        return None
+        return {}
     password = settings.engine_password.get_secret_value() if settings.engine_password else ""
-    return aiohttp.BasicAuth(settings.engine_username, password)
+    account = base64.b64encode(f"{settings.engine_username}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {account}"}
 
 
 def build_ssl_context(settings: Settings) -> Any:

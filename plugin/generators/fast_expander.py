@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-
-import aiohttp
 
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion, expansion_from_terms, normalize_query
@@ -104,11 +103,11 @@ class FastExpanderGenerator:
         *,
         threads: int = 1,
         max_pending: int = 64,
-        auth: aiohttp.BasicAuth | None = None,
+        headers: Mapping[str, str] | None = None,
         ssl: Any = True,
     ) -> None:
         self._folder = folder
-        self._index_checker = IndexChecker(engine, auth, ssl)
+        self._index_checker = IndexChecker(engine, headers, ssl)
         self._threads = threads
         self._max_pending = max_pending
         self._opened: _OpenExpander | None = None

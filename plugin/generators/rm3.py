@@ -11,8 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import aiohttp
-
 from querylift.plugin.errors import GeneratorError
 from querylift.plugin.expansion import Expansion, expansion_from_terms
 from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term
@@ -36,11 +34,15 @@ class Rm3Generator:
         field: str | None = None,
         documents: int = 10,
         terms: int = 20,
-        auth: aiohttp.BasicAuth | None = None,
+        headers: Mapping[str, str] | None = None,
         ssl: Any = True,
     ) -> None:
+<<<<<<< HEAD
         self._engine = EngineReader(engine, auth=auth, ssl=ssl)
         self.uses_account = auth is not None
+=======
+        self._engine = EngineReader(engine, headers=headers, ssl=ssl)
+>>>>>>> c_main
         self._field = field
         self._documents = documents
         self._terms = terms

@@ -13,11 +13,12 @@ from typing import Any
 import uvicorn
 
 from querylift.plugin.broker import open_broker
-from querylift.plugin.errors import SettingsError
 from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import Generator
+from querylift.plugin.proxy.address_check import check_addresses, occupy_address
 from querylift.plugin.proxy.admin import Admin
 from querylift.plugin.proxy.application import Proxy
+<<<<<<< HEAD
 from querylift.plugin.proxy.body_thread import BodyThread
 from querylift.plugin.proxy.client_protocol import ClientProtocol
 from querylift.plugin.proxy.connection_guard import (
@@ -26,9 +27,12 @@ from querylift.plugin.proxy.connection_guard import (
     ConnectionLimits,
     raise_file_limit,
 )
+=======
+from querylift.plugin.proxy.engine_check import check_settings_on_engine
+>>>>>>> c_main
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
-from querylift.plugin.proxy.settings_reload import reload_settings
+from querylift.plugin.proxy.settings_reload import SettingsReloader
 from querylift.plugin.proxy.upstream import Upstream
 from querylift.plugin.settings import Settings, split_address
 
@@ -76,10 +80,17 @@ async def serve_proxy(
 
     `announce` gets one line once the proxy listens.
     """
+    await check_addresses(settings)
+    await check_settings_on_engine(settings)
     async with open_proxy(settings) as proxy:
         loop = asyncio.get_running_loop()
+<<<<<<< HEAD
         loop.add_signal_handler(signal.SIGHUP, reload_settings, proxy, read_settings)
         servers = [create_server(proxy, settings.listen, ConnectionLimits(raise_file_limit()))]
+=======
+        loop.add_signal_handler(signal.SIGHUP, SettingsReloader(proxy, read_settings).reload)
+        servers = [create_server(proxy, settings.listen)]
+>>>>>>> c_main
         if settings.admin is not None:
             servers.append(create_server(Admin(proxy), settings.admin, ConnectionLimits(ADMIN_CONNECTIONS)))
         for stop_signal in (signal.SIGINT, signal.SIGTERM):
@@ -133,14 +144,9 @@ def create_server(app: Any, address: str, limits: ConnectionLimits = DEFAULT_LIM
 
 
 async def _start_listening(server: uvicorn.Server, address: str) -> None:
-    """Start listening. Raises SettingsError when the port is taken; uvicorn itself would call sys.exit."""
-    host, port = split_address(address)
-    try:
-        probe = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)
-        probe.close()
-        await probe.wait_closed()
-    except OSError as error:
-        raise SettingsError(f"cannot listen on {address}: {error.strerror}; name another address") from None
+    """Start listening. Raises SettingsError when the port is taken."""
+    async with occupy_address(address):
+        pass  # uvicorn itself would call sys.exit when the port is taken
     await server.startup()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
 from querylift.plugin.errors import QueryliftError
 from querylift.plugin.proxy.application import Proxy
+from querylift.plugin.proxy.engine_check import log_doubts
 from querylift.plugin.proxy.log_format import set_log_format
 from querylift.plugin.settings import Settings
 
@@ -17,6 +19,20 @@ APPLIED_WHILE_SERVING = frozenset(
 )
 """The settings that `Proxy.apply_settings` puts into effect at once. A setting that is not listed needs a restart."""
 RESTART_SETTINGS = tuple(name for name in Settings.model_fields if name not in APPLIED_WHILE_SERVING)
+
+
+class SettingsReloader:
+    """Reads the settings again when it is told to, and holds them against the engine afterwards."""
+
+    def __init__(self, proxy: Proxy, read_settings: Callable[[], Settings]) -> None:
+        self._proxy = proxy
+        self._read_settings = read_settings
+        self._check: asyncio.Task[None] | None = None
+
+    def reload(self) -> None:
+        """Apply the settings at once. The warnings about indices and fields come when the engine has answered."""
+        reload_settings(self._proxy, self._read_settings)
+        self._check = asyncio.ensure_future(log_doubts(self._proxy.settings))
 
 
 def reload_settings(proxy: Proxy, read_settings: Callable[[], Settings]) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from querylift.plugin.errors import GeneratorBusy, GeneratorError, MissingExtra, SettingsError
@@ -22,6 +21,7 @@ from querylift.plugin.expansion import Expansion
 from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
 from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.generators.factory import build_account_headers
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator
 from querylift.plugin.settings import Settings, parse_settings
 from tests.helpers.expanders import TEXTS, TOPICS, write_expander, write_tiny_encoder
@@ -247,17 +247,17 @@ def _start_and_close(folder: Path, handle: Handler, **options: Any) -> str:
     return asyncio.run(main())
 
 
-@pytest.mark.filterwarnings("ignore:.* is deprecated")  # aiohttp 3.14 deprecates it for version 4
 def test_an_unchanged_index_gives_no_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     handle, requests = _make_engine(count=44)
-    _start_and_close(folder, handle, auth=aiohttp.BasicAuth("lift", "secret"))
+    settings = parse_settings({"engine_username": "lift", "engine_password": "gehei\u0301m"})
+    _start_and_close(folder, handle, headers=build_account_headers(settings))
     assert caplog.messages == []
     assert [request.start_line for request in requests] == [
         b"POST /topics-1/_analyze HTTP/1.1",
         b"GET /topics/_count HTTP/1.1",
     ]
     assert json.loads(requests[0].body) == {"field": "contents", "text": ["boats"]}
-    basic_auth = b"Basic " + base64.b64encode(b"lift:secret")
+    basic_auth = b"Basic " + base64.b64encode("lift:gehei\u0301m".encode())
     assert all(request.get_header_values(b"authorization") == [basic_auth] for request in requests)
     assert all(request.get_header_values(b"x-querylift") == [b"off"] for request in requests)
 
@@ -310,6 +310,7 @@ import asyncio, sys
 from pathlib import Path
 def loaded(*names): return [name for name in names if name in sys.modules]
 from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.generators.factory import build_account_headers
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator
 print(loaded("numpy", "onnxruntime", "tokenizers", "faiss", "torch", "transformers", "onnx", "querylift.index_tools"))
 async def main():

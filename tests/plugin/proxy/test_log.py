@@ -63,7 +63,7 @@ def test_every_line_has_a_time_and_the_record_of_a_search_is_json_without_a_pref
 def test_with_the_format_json_every_line_is_an_object(expander: Path) -> None:
     objects = [json.loads(line) for line in _serve_and_read_log(expander, format="json")]
     messages = [line["message"] for line in objects if "message" in line]
-    assert messages[-1] == "the settings were read again"
+    assert "the settings were read again" in messages
     assert any(message.startswith("serving http://") for message in messages)
     assert [line["query_attributes"]["outcome"] for line in objects if "query_attributes" in line] == ["expanded"]
     assert all("timestamp" in line for line in objects)

@@ -1,0 +1,168 @@
+"""Holds the settings against the engine when `serve` starts: the account, the indices and the fields that they name.
+
+A wrong account is an error. An index or a field that is not there is a warning, because it may come later.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.generators.factory import build_account_headers, build_ssl_context
+from querylift.plugin.settings import IndexSettings, Settings
+
+_log = logging.getLogger("querylift")
+_TIMEOUT_S = 10
+
+
+class _NotChecked(Exception):
+    """The engine did not say what is asked. The message says why."""
+
+
+async def check_settings_on_engine(settings: Settings) -> None:
+    """Log a warning for every doubtful setting. Raises SettingsError when the engine refuses the account.
+
+    An engine that does not answer is one warning.
+    """
+    for doubt in list_ineffective_tables(settings):
+        _log.warning("%s", doubt)
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=settings.engine_connect_timeout_s)
+    connector = aiohttp.TCPConnector(ssl=build_ssl_context(settings))
+    headers = {**build_account_headers(settings), "X-Querylift": "off"}
+    async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout) as session:
+        engine = _EngineFacts(session, settings.engine)
+        try:
+            await _check_account(engine, settings)
+            await _check_tables(engine, settings)
+        except _NotChecked as problem:
+            _log.warning("the indices and fields in the settings were not checked: %s", problem)
+
+
+async def log_doubts(settings: Settings) -> None:
+    """Do the same for settings that were read again, where a wrong account is a warning too."""
+    try:
+        await check_settings_on_engine(settings)
+    except SettingsError as error:
+        _log.warning("%s", error)
+
+
+def list_ineffective_tables(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for every setting about indices that can have no effect."""
+    names = list(settings.index)
+    for position, name in enumerate(names):
+        earlier_settings = settings.model_copy(update={"index": {key: settings.index[key] for key in names[:position]}})
+        if earlier_settings.find_index_settings(name) is not None:
+            yield f"[index.{name!r}] never applies, because a table before it matches the same names; put it first"
+    if settings.pit_index is not None and settings.find_index_settings(settings.pit_index) is None:
+        yield f"pit_index is {settings.pit_index!r}, which no table matches; add a table [index.{settings.pit_index!r}]"
+
+
+class _Refused(_NotChecked):
+    """The engine answered, but not what was asked."""
+
+
+class _EngineFacts:
+    """Asks the engine what it has. Raises _NotChecked."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        """Return the status of a GET request, and the answer when it is JSON."""
+        try:
+            async with self._session.get(self._url + path, allow_redirects=False) as answer:
+                is_json = "json" in answer.content_type
+                return answer.status, await answer.json(content_type=None) if is_json else None
+        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise _NotChecked(f"the engine at {self._url} does not answer ({reason})") from None
+
+    async def find_fields(self, index: str, fields: Iterable[str]) -> set[str] | None:
+        """Return those of `fields` that the index has, with their sub-fields. None when there is no such index.
+
+        A field may be a pattern.
+        """
+        names = ",".join(f"{name},{name}.*" for name in (quote(field, safe="*") for field in fields))
+        path = f"/{quote(index, safe='*')}/_field_caps?fields={names}&allow_no_indices=false"
+        status, answer = await self.get(path)
+        if status == 404:
+            return None
+        if status != 200 or not isinstance(answer, dict):
+            raise _Refused(f"the engine answered with status {status} about the index {index!r}")
+        return set(answer.get("fields", {}))
+
+    async def list_index_names(self) -> set[str]:
+        """Return all names under which documents can be searched; none when the account may not see them."""
+        status, answer = await self.get("/_resolve/index/*")
+        if status != 200 or not isinstance(answer, dict):
+            return set()
+        entries = [entry for kind in ("indices", "aliases", "data_streams") for entry in answer.get(kind, [])]
+        return {str(entry["name"]) for entry in entries}
+
+
+async def _check_account(engine: _EngineFacts, settings: Settings) -> None:
+    status, _ = await engine.get("/")
+    if status == 401 and settings.engine_username is not None:
+        raise SettingsError(
+            f"engine_username is {settings.engine_username!r}, and the engine at {settings.engine} refuses it (status 401); "
+            "correct engine_username and engine_password"
+        )
+    if status == 401:
+        raise _NotChecked(
+            f"the engine at {settings.engine} asks for an account (status 401); set engine_username and engine_password"
+        )
+    if status >= 500:
+        raise _NotChecked(f"the engine at {settings.engine} answered with status {status}")
+
+
+async def _check_tables(engine: _EngineFacts, settings: Settings) -> None:
+    """Log the doubts about every table. Raises _NotChecked after the last one when the engine refused to answer on some."""
+    first_refusal: _NotChecked | None = None
+    for name, table in settings.index.items():
+        try:
+            doubts = await _check_table(engine, name, table, _find_feedback_field(settings))
+        except _Refused as refusal:
+            first_refusal = first_refusal or refusal
+            continue
+        for doubt in doubts:
+            _log.warning("%s", doubt)
+    if first_refusal is not None:
+        raise first_refusal
+
+
+async def _check_table(engine: _EngineFacts, name: str, table: IndexSettings, feedback_field: str | None) -> list[str]:
+    """Return a sentence for the index and for every field that the engine does not have."""
+    settings_by_field = dict.fromkeys(table.fields, f"fields of [index.{name!r}]")
+    if feedback_field is not None:
+        settings_by_field.setdefault(feedback_field, "feedback.field")
+    existing_fields = await engine.find_fields(name, settings_by_field or ("_id",))
+    if existing_fields is None:
+        suggestion = _suggest_name(name, await engine.list_index_names())
+        remedy = suggestion or "create it, or correct the name"
+        return [f"[index.{name!r}]: the engine has no index or alias of this name; {remedy}"]
+    doubts = []
+    for field, setting in settings_by_field.items():
+        if "*" in field or any(name == field or name.startswith(f"{field}.") for name in existing_fields):
+            continue
+        suggestion = _suggest_name(field, await engine.find_fields(name, ("*",)) or set())
+        doubts.append(f"{setting}: {name} has no field {field!r}; {suggestion or 'correct the name'}")
+    return doubts
+
+
+def _suggest_name(wrong_name: str, names: set[str]) -> str:
+    """Return "did you mean 'title'?", or "" when no name is close."""
+    close_names = difflib.get_close_matches(wrong_name, sorted(names), n=1, cutoff=0.7)
+    return f"did you mean {close_names[0]!r}?" if close_names else ""
+
+
+def _find_feedback_field(settings: Settings) -> str | None:
+    """Return the field that the generator `feedback` reads; None for other generators."""
+    kind, _, argument = settings.generator.partition(":")
+    return (argument or settings.feedback.field) if kind == "feedback" else None
