@@ -60,12 +60,8 @@ class ClusterExpanderGenerator:
         ssl: Any = True,
     ) -> None:
         self._folder = folder
-<<<<<<< HEAD
-        self._engine = EngineReader(engine, auth=auth, ssl=ssl)
-        self.uses_account = auth is not None
-=======
         self._engine = EngineReader(engine, headers=headers, ssl=ssl)
->>>>>>> c_main
+        self.uses_account = bool(headers)
         self._engine_digest = hashlib.sha256(engine.encode()).hexdigest()[:8]
         self._threads = threads
         self._max_pending = max_pending

@@ -37,12 +37,8 @@ class Rm3Generator:
         headers: Mapping[str, str] | None = None,
         ssl: Any = True,
     ) -> None:
-<<<<<<< HEAD
-        self._engine = EngineReader(engine, auth=auth, ssl=ssl)
-        self.uses_account = auth is not None
-=======
         self._engine = EngineReader(engine, headers=headers, ssl=ssl)
->>>>>>> c_main
+        self.uses_account = bool(headers)
         self._field = field
         self._documents = documents
         self._terms = terms

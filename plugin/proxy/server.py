@@ -18,7 +18,6 @@ from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.address_check import check_addresses, occupy_address
 from querylift.plugin.proxy.admin import Admin
 from querylift.plugin.proxy.application import Proxy
-<<<<<<< HEAD
 from querylift.plugin.proxy.body_thread import BodyThread
 from querylift.plugin.proxy.client_protocol import ClientProtocol
 from querylift.plugin.proxy.connection_guard import (
@@ -27,9 +26,7 @@ from querylift.plugin.proxy.connection_guard import (
     ConnectionLimits,
     raise_file_limit,
 )
-=======
 from querylift.plugin.proxy.engine_check import check_settings_on_engine
->>>>>>> c_main
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
 from querylift.plugin.proxy.settings_reload import SettingsReloader
@@ -84,13 +81,8 @@ async def serve_proxy(
     await check_settings_on_engine(settings)
     async with open_proxy(settings) as proxy:
         loop = asyncio.get_running_loop()
-<<<<<<< HEAD
-        loop.add_signal_handler(signal.SIGHUP, reload_settings, proxy, read_settings)
-        servers = [create_server(proxy, settings.listen, ConnectionLimits(raise_file_limit()))]
-=======
         loop.add_signal_handler(signal.SIGHUP, SettingsReloader(proxy, read_settings).reload)
-        servers = [create_server(proxy, settings.listen)]
->>>>>>> c_main
+        servers = [create_server(proxy, settings.listen, ConnectionLimits(raise_file_limit()))]
         if settings.admin is not None:
             servers.append(create_server(Admin(proxy), settings.admin, ConnectionLimits(ADMIN_CONNECTIONS)))
         for stop_signal in (signal.SIGINT, signal.SIGTERM):
