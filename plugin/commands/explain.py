@@ -13,11 +13,13 @@ import click
 
 from querylift.plugin import dsl
 from querylift.plugin.broker import open_broker
-from querylift.plugin.commands.field_check import find_missing_fields
 from querylift.plugin.commands.options import config_option, read_settings
-from querylift.plugin.errors import EngineError, SettingsError
+from querylift.plugin.engine_facts import EngineUnclear, has_field, open_engine_facts
+from querylift.plugin.errors import SettingsError
 from querylift.plugin.flow import ExpansionRules, Search, explain_result, make_match_body, run_flow_async, search_flow
 from querylift.plugin.settings import Settings
+
+_TIMEOUT_S = 5
 
 
 @click.command()
@@ -79,13 +81,18 @@ async def _check_searched_fields(settings: Settings, search: Search, rules: Expa
     body = dsl.parse_body(search.body)
     policy, index = rules.find_policy(search, lambda: body)
     fields = dsl.find_user_query(body, policy, search.url_parameters).fields
-    try:
-        missing_fields = await find_missing_fields(settings, index, fields) if fields else ()
-    except EngineError as error:
-        click.echo(f"querylift: the fields {', '.join(fields)} were not checked, because {error}", err=True)
+    if not fields:
         return
-    if missing_fields and len(missing_fields) == len(fields):
-        names = " or ".join(map(repr, missing_fields))
+    try:
+        async with open_engine_facts(settings, timeout_s=_TIMEOUT_S) as engine:
+            existing_fields = await engine.find_fields(index, fields)
+        if existing_fields is None:
+            raise EngineUnclear(f"{settings.engine} has no index {index}")
+    except EngineUnclear as problem:
+        click.echo(f"querylift: the fields {', '.join(fields)} were not checked, because {problem}", err=True)
+        return
+    if not any(has_field(existing_fields, field) for field in fields):
+        names = " or ".join(map(repr, fields))
         raise SettingsError(
             f"{index} has no field {names}, so the search would find nothing; name its text fields with --field"
         )

@@ -7,22 +7,14 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator
-from typing import Any
-from urllib.parse import quote
+from collections.abc import Iterator
 
-import aiohttp
-
+from querylift.plugin.engine_facts import EngineFacts, EngineUnclear, QuestionRefused, has_field, open_engine_facts
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.generators.factory import build_account_headers, build_ssl_context
 from querylift.plugin.settings import IndexSettings, Settings
 
 _log = logging.getLogger("querylift")
 _TIMEOUT_S = 10
-
-
-class _NotChecked(Exception):
-    """The engine did not say what is asked. The message says why."""
 
 
 async def check_settings_on_engine(settings: Settings) -> None:
@@ -32,15 +24,11 @@ async def check_settings_on_engine(settings: Settings) -> None:
     """
     for doubt in list_ineffective_tables(settings):
         _log.warning("%s", doubt)
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=settings.engine_connect_timeout_s)
-    connector = aiohttp.TCPConnector(ssl=build_ssl_context(settings))
-    headers = {**build_account_headers(settings), "X-Querylift": "off"}
-    async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout) as session:
-        engine = _EngineFacts(session, settings.engine)
+    async with open_engine_facts(settings, timeout_s=_TIMEOUT_S) as engine:
         try:
             await _check_account(engine, settings)
             await _check_tables(engine, settings)
-        except _NotChecked as problem:
+        except EngineUnclear as problem:
             _log.warning("the indices and fields in the settings were not checked: %s", problem)
 
 
@@ -63,51 +51,7 @@ def list_ineffective_tables(settings: Settings) -> Iterator[str]:
         yield f"pit_index is {settings.pit_index!r}, which no table matches; add a table [index.{settings.pit_index!r}]"
 
 
-class _Refused(_NotChecked):
-    """The engine answered, but not what was asked."""
-
-
-class _EngineFacts:
-    """Asks the engine what it has. Raises _NotChecked."""
-
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        self._session = session
-        self._url = url
-
-    async def get(self, path: str) -> tuple[int, Any]:
-        """Return the status of a GET request, and the answer when it is JSON."""
-        try:
-            async with self._session.get(self._url + path, allow_redirects=False) as answer:
-                is_json = "json" in answer.content_type
-                return answer.status, await answer.json(content_type=None) if is_json else None
-        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise _NotChecked(f"the engine at {self._url} does not answer ({reason})") from None
-
-    async def find_fields(self, index: str, fields: Iterable[str]) -> set[str] | None:
-        """Return those of `fields` that the index has, with their sub-fields. None when there is no such index.
-
-        A field may be a pattern.
-        """
-        names = ",".join(f"{name},{name}.*" for name in (quote(field, safe="*") for field in fields))
-        path = f"/{quote(index, safe='*')}/_field_caps?fields={names}&allow_no_indices=false"
-        status, answer = await self.get(path)
-        if status == 404:
-            return None
-        if status != 200 or not isinstance(answer, dict):
-            raise _Refused(f"the engine answered with status {status} about the index {index!r}")
-        return set(answer.get("fields", {}))
-
-    async def list_index_names(self) -> set[str]:
-        """Return all names under which documents can be searched; none when the account may not see them."""
-        status, answer = await self.get("/_resolve/index/*")
-        if status != 200 or not isinstance(answer, dict):
-            return set()
-        entries = [entry for kind in ("indices", "aliases", "data_streams") for entry in answer.get(kind, [])]
-        return {str(entry["name"]) for entry in entries}
-
-
-async def _check_account(engine: _EngineFacts, settings: Settings) -> None:
+async def _check_account(engine: EngineFacts, settings: Settings) -> None:
     status, _ = await engine.get("/")
     if status == 401 and settings.engine_username is not None:
         raise SettingsError(
@@ -115,20 +59,20 @@ async def _check_account(engine: _EngineFacts, settings: Settings) -> None:
             "correct engine_username and engine_password"
         )
     if status == 401:
-        raise _NotChecked(
+        raise EngineUnclear(
             f"the engine at {settings.engine} asks for an account (status 401); set engine_username and engine_password"
         )
     if status >= 500:
-        raise _NotChecked(f"the engine at {settings.engine} answered with status {status}")
+        raise EngineUnclear(f"the engine at {settings.engine} answered with status {status}")
 
 
-async def _check_tables(engine: _EngineFacts, settings: Settings) -> None:
-    """Log the doubts about every table. Raises _NotChecked after the last one when the engine refused to answer on some."""
-    first_refusal: _NotChecked | None = None
+async def _check_tables(engine: EngineFacts, settings: Settings) -> None:
+    """Log the doubts about every table. Raises EngineUnclear after the last one when the engine refused to answer on some."""
+    first_refusal: EngineUnclear | None = None
     for name, table in settings.index.items():
         try:
             doubts = await _check_table(engine, name, table, _find_feedback_field(settings))
-        except _Refused as refusal:
+        except QuestionRefused as refusal:
             first_refusal = first_refusal or refusal
             continue
         for doubt in doubts:
@@ -137,7 +81,7 @@ async def _check_tables(engine: _EngineFacts, settings: Settings) -> None:
         raise first_refusal
 
 
-async def _check_table(engine: _EngineFacts, name: str, table: IndexSettings, feedback_field: str | None) -> list[str]:
+async def _check_table(engine: EngineFacts, name: str, table: IndexSettings, feedback_field: str | None) -> list[str]:
     """Return a sentence for the index and for every field that the engine does not have."""
     settings_by_field = dict.fromkeys(table.fields, f"fields of [index.{name!r}]")
     if feedback_field is not None:
@@ -149,7 +93,7 @@ async def _check_table(engine: _EngineFacts, name: str, table: IndexSettings, fe
         return [f"[index.{name!r}]: the engine has no index or alias of this name; {remedy}"]
     doubts = []
     for field, setting in settings_by_field.items():
-        if "*" in field or any(name == field or name.startswith(f"{field}.") for name in existing_fields):
+        if "*" in field or has_field(existing_fields, field):
             continue
         suggestion = _suggest_name(field, await engine.find_fields(name, ("*",)) or set())
         doubts.append(f"{setting}: {name} has no field {field!r}; {suggestion or 'correct the name'}")

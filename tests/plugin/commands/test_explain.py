@@ -77,7 +77,7 @@ def test_fields_that_nobody_could_check_are_told_beside_the_explanation(folder: 
         f"querylift: the fields text were not checked, because {opensearch} has no index explain-gone\n"
     )
     _write_settings(folder, "http://127.0.0.1:9")
-    assert "because no search engine answers at http://127.0.0.1:9 (ClientConnectorError)" in _explain().stderr
+    assert "because the engine at http://127.0.0.1:9 does not answer" in _explain().stderr
 
 
 def test_what_is_not_expanded_needs_no_engine(folder: Path) -> None:
