@@ -175,9 +175,7 @@ async def search_over_http(
 
 async def _send_search(session: aiohttp.ClientSession, url: str, index: str, body: bytes) -> tuple[str, list[str]]:
     try:
-        async with session.post(
-            f"{url.rstrip('/')}/{index}/_search", data=body, allow_redirects=False
-        ) as response:
+        async with session.post(f"{url.rstrip('/')}/{index}/_search", data=body, allow_redirects=False) as response:
             answer = await response.json(content_type=None)
             outcome = response.headers.get(OUTCOME_HEADER, "")
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:

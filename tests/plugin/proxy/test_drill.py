@@ -57,7 +57,7 @@ def engine_url(opensearch: str) -> Iterator[str]:
 
 def _run_drill(engine_url: str, drill: Drill, generator: Generator | None = None, **settings: object) -> None:
     """Run `drill` with a client and a proxy. Assert that no connection, process or task is left behind."""
-    proxy_settings = {"index": {INDEX: {}}} | settings
+    proxy_settings: dict[str, Any] = {"index": {INDEX: {}}} | settings
     open_files = _count_open_files()
 
     async def main() -> None:
