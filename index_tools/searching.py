@@ -18,6 +18,7 @@ from querylift.index_tools.corpora.records import Run
 from querylift.index_tools.engine import Engine, encode_json
 from querylift.index_tools.indexing import CONTENTS_FIELD
 from querylift.plugin.broker import ExpansionBroker
+from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.errors import EngineError
 from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow_async, search_flow
 from querylift.plugin.outcome import OUTCOME_HEADER
@@ -164,7 +165,7 @@ async def search_over_http(
     headers = {"Content-Type": "application/json", **(headers or {})}
     connector = aiohttp.TCPConnector(ssl=ssl)
     timeout = aiohttp.ClientTimeout(total=120)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout, auth=auth, connector=connector) as session:
+    async with make_engine_session(headers=headers, timeout=timeout, auth=auth, connector=connector) as session:
         for done_count, (query_id, text) in enumerate(queries.items(), 1):
             started_s = time.perf_counter()
             outcomes[query_id], run[query_id] = await _send_search(session, url, index, format_body(text, depth))

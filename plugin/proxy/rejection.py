@@ -11,21 +11,24 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
+from querylift.plugin.proxy.shard_report import ShardReport
+
 REJECTION_STATUSES = frozenset({400, 500})
 """With these statuses an engine refuses the query itself. 429 and 503 mean overload, and a second search would add to it."""
 HEAD_BYTES = 4096
-"""How much of a single search's answer is examined. `_shards` stands before the hits."""
+"""How much of the answer to an original search is examined. `_shards` stands before the hits."""
 MAX_HELD_BYTES = 8_388_608
 """How much of an `_msearch` answer is held back. Of a longer one, only the status is examined."""
 _MAX_TEXT_BYTES = 4 * MAX_HELD_BYTES
 
-_FAILED_SHARDS = re.compile(rb'"_shards"\s*:\s*\{[^{}]*?"failed"\s*:\s*[1-9]')
 _POSSIBLE_REJECTION = re.compile(rb'"status"\s*:\s*(?:400|500)|"failed"\s*:\s*[1-9]')
 
 
 def has_failed_shard(head: bytes, encoding: bytes) -> bool:
     """Whether the first bytes of an answer report a failed shard, so that hits may be missing."""
-    return _FAILED_SHARDS.search(_decompress(head, encoding, HEAD_BYTES), 0, HEAD_BYTES) is not None
+    report = ShardReport(encoding)
+    report.add_bytes(head)
+    return report.has_failed_shard
 
 
 def find_rejected_searches(held: bytes, encoding: bytes, rewritten_positions: Iterable[int]) -> list[int]:
