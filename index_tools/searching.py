@@ -25,6 +25,7 @@ from querylift.index_tools.engine import (
 )
 from querylift.index_tools.indexing import CONTENTS_FIELD
 from querylift.plugin.broker import ExpansionBroker
+from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.errors import EngineError
 from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow_async, search_flow
 from querylift.plugin.outcome import OUTCOME_HEADER, Outcome
@@ -190,7 +191,7 @@ async def search_over_http(
     headers = {"Content-Type": "application/json", **(headers or {})}
     connector = aiohttp.TCPConnector(ssl=ssl)
     timeout = aiohttp.ClientTimeout(total=120)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as session:
+    async with make_engine_session(headers=headers, timeout=timeout, connector=connector) as session:
         for done_count, (query_id, text) in enumerate(queries.items(), 1):
             started_s = time.perf_counter()
             search_url = f"{url.rstrip('/')}/{index}/_search"

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.generators.factory import build_account_headers, build_ssl_context
 from querylift.plugin.settings import Settings
 
@@ -28,7 +29,7 @@ async def open_engine_facts(settings: Settings, *, timeout_s: float) -> AsyncIte
     timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=settings.engine_connect_timeout_s)
     connector = aiohttp.TCPConnector(ssl=build_ssl_context(settings))
     headers = {**build_account_headers(settings), "X-Querylift": "off"}
-    async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout) as session:
+    async with make_engine_session(headers=headers, connector=connector, timeout=timeout) as session:
         yield EngineFacts(session, settings.engine)
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.expander_folder import SourceIndex
 
@@ -34,7 +35,7 @@ class IndexChecker:
         """
         connector, timeout = aiohttp.TCPConnector(ssl=self._ssl), aiohttp.ClientTimeout(total=10)
         try:
-            async with aiohttp.ClientSession(headers=self._headers, connector=connector, timeout=timeout) as session:
+            async with make_engine_session(headers=self._headers, connector=connector, timeout=timeout) as session:
                 terms_by_word = await self._analyze_probe(session, source)
                 count = await self._call_engine(session, "GET", source.index, "_count")
         except (TimeoutError, aiohttp.ClientError, ValueError, KeyError, TypeError) as error:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.errors import GeneratorError
 
 _TERM_VECTOR_OPTIONS = {"term_statistics": True, "field_statistics": True, "positions": False, "offsets": False}
@@ -28,7 +29,7 @@ class EngineReader:
 
     async def start(self) -> None:
         """Open the connection pool."""
-        self._session = aiohttp.ClientSession(
+        self._session = make_engine_session(
             headers=self._headers,
             connector=aiohttp.TCPConnector(ssl=self._ssl),
             timeout=aiohttp.ClientTimeout(total=10),

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -142,7 +142,7 @@ async def _start_listening(server: uvicorn.Server, address: str) -> None:
     await server.startup()
 
 
-def _stop_servers(servers: list[GuardedServer]) -> None:
+def _stop_servers(servers: Sequence[uvicorn.Server]) -> None:
     for server in servers:
         server.should_exit = True
 

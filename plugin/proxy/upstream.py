@@ -16,6 +16,7 @@ import aiohttp
 from aiohttp.connector import Connection
 from yarl import URL
 
+from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.proxy.error_answer import build_error_body
 from querylift.plugin.proxy.forwarded_headers import (
     Headers,
@@ -27,9 +28,6 @@ from querylift.plugin.proxy.forwarded_headers import (
 
 SMALL_BYTES = 65_536
 """A body of at most this size is read and written in one piece."""
-_MAX_ANSWER_HEADER_BYTES = 1_048_576
-_MAX_ANSWER_HEADERS = 65_536
-"""An engine may send hundreds of deprecation warnings. A write was done all the same, so its answer must arrive."""
 _UNREAD_REQUEST_STATUSES = frozenset({400, 413, 414, 417, 431})
 """An engine may give these answers before it has read the request. It then reads no other on the connection."""
 _CLOSE_S = 1.0
@@ -56,7 +54,7 @@ class Upstream:
     def __init__(self, url: str, *, connect_timeout_s: float = 5, ssl: Any = True) -> None:
         self._base = url.rstrip("/")
         self._has_base_path = bool(urlsplit(self._base).path)
-        self._session = aiohttp.ClientSession(
+        self._session = make_engine_session(
             connector=aiohttp.TCPConnector(
                 limit=0, ssl=ssl, keepalive_timeout=15, ttl_dns_cache=60, socket_factory=make_engine_socket
             ),
@@ -64,9 +62,6 @@ class Upstream:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            max_line_size=_MAX_ANSWER_HEADER_BYTES,
-            max_field_size=_MAX_ANSWER_HEADER_BYTES,
-            max_headers=_MAX_ANSWER_HEADERS,
             read_bufsize=262_144,
         )
 

@@ -12,6 +12,7 @@ from querylift.plugin.errors import DataError, GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.generators.engine_reader import EngineReader
 from querylift.plugin.generators.http import HttpGenerator
 from querylift.plugin.generators.llama.model_file import find_packaged_model, find_shipped_adapter
 from querylift.plugin.generators.none import NoneGenerator
@@ -19,6 +20,7 @@ from querylift.plugin.generators.rm3 import estimate_relevance_model
 from querylift.plugin.generators.table import TableGenerator, build_table_rows
 from querylift.plugin.settings import Settings, parse_settings
 from tests.helpers.llama_server import run_llama_server
+from tests.helpers.upstream_stub import answer_with, run_stub_engine
 
 
 def _write_table(tmp_path: Path, *rows: object) -> Path:
@@ -244,3 +246,20 @@ async def _expand_with_server(url: str) -> Expansion | None:
         return await generator.expand(ExpansionRequest("how do vaccines work"))
     finally:
         await generator.close()
+
+
+def test_an_engine_that_sends_hundreds_of_warnings_is_read() -> None:
+    warnings = b'Warning: 299 engine "this is deprecated"\r\n' * 300
+
+    async def main() -> list[dict[str, object]]:
+        async with run_stub_engine(
+            answer_with(b'{"hits":{"hits":[{"_id":"1","_score":1}]}}', extra=warnings)
+        ) as engine:
+            reader = EngineReader(f"http://127.0.0.1:{engine.port}")
+            await reader.start()
+            try:
+                return await reader.search_documents("docs", {})
+            finally:
+                await reader.close()
+
+    assert [hit["_id"] for hit in asyncio.run(main())] == ["1"]

@@ -93,6 +93,20 @@ def test_a_head_just_under_the_limit_goes_to_the_engine_which_is_the_judge_of_it
     _run_raw(check)
 
 
+def test_a_body_in_thousands_of_tiny_chunks_is_refused_and_one_in_small_chunks_is_not() -> None:
+    head = b"POST /docs/_bulk HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def check(proxy: RunningProxy, engine: StubEngine) -> None:
+        answer = await exchange_raw(proxy.port, head + b"1\r\na\r\n" * 20_000 + b"0\r\n\r\n")
+        assert answer.status == 400
+        assert b"send larger ones" in answer.body
+        assert engine.requests == []
+        for body in (b"1\r\na\r\n" * 900, b"9\r\n123456789\r\n" * 5000):
+            assert (await exchange_raw(proxy.port, head + body + b"0\r\n\r\n")).status == 200
+
+    _run_raw(check)
+
+
 def test_nonsense_after_a_request_does_not_take_its_answer_away() -> None:
     async def check(proxy: RunningProxy, engine: StubEngine) -> None:
         async with connect_raw(proxy.port) as client:
