@@ -13,6 +13,7 @@ from pathlib import Path
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import clean_prose, clean_query
 from querylift.plugin.generators.table import get_nested_value
+from querylift.plugin.refusals import is_refusal
 from querylift.trainer.candidates import Candidate, JsonLinesAppender, read_candidates
 
 
@@ -31,7 +32,8 @@ def read_imported_candidates(
     """Yield the candidates of a file whose keys have one of the values of `where`. `prefix` goes before the query ids.
 
     A key may name a nested value: `params.mode`. Rows with different answers to one request are numbered in
-    `params["sample"]`. Raises DataError with path and line for a broken row, and SettingsError when no row matches.
+    `params["sample"]`. The text of a model's refusal is left out. Raises DataError with path and line for a broken row, and
+    SettingsError when no row matches.
     """
     accepted = {key: {value} if isinstance(value, str) else set(value) for key, value in where.items()}
     texts_by_request: dict[str, list[str]] = {}
@@ -47,7 +49,8 @@ def read_imported_candidates(
             params = dict(candidate.params) | ({"sample": len(texts)} if texts else {})
             texts.append(candidate.text)
             query = clean_query(candidate.query)
-            yield replace(candidate, query_id=prefix + candidate.query_id, query=query, params=params)
+            text = "" if is_refusal(clean_prose(candidate.text)) else candidate.text
+            yield replace(candidate, query_id=prefix + candidate.query_id, query=query, params=params, text=text)
     if not texts_by_request:
         raise SettingsError(_explain_no_match(path, accepted, match_counts))
 
