@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import aiohttp
@@ -9,6 +10,9 @@ import aiohttp
 from querylift.plugin.errors import GeneratorError
 from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, build_messages, parse_output
 from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.generators.chat_answer import AnswerRefused, read_chat_answer
+
+_log = logging.getLogger("querylift")
 
 
 class HttpGenerator:
@@ -34,14 +38,19 @@ class HttpGenerator:
         self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout)
 
     async def expand(self, request: ExpansionRequest) -> Expansion | None:
-        """Return the words of the model's passage, or None when it has none. Raises GeneratorError."""
+        """Return the words of the model's passage, or None when it has none or refuses. Raises GeneratorError."""
         body = {
             "model": self._model,
             "messages": build_messages(request.text),
             "max_tokens": MAX_TOKENS,
             "temperature": 0,
         }
-        return parse_output(_extract_content(await self._post_json(body)), query=request.text)
+        answer = await self._post_json(body)
+        try:
+            return parse_output(read_chat_answer(answer), query=request.text)
+        except AnswerRefused as refusal:
+            _log.warning("a query stays without an expansion: %s", refusal)
+            return None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -58,12 +67,3 @@ class HttpGenerator:
                 return await response.json(content_type=None)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise GeneratorError(f"{self._url} did not answer: {type(error).__name__}") from error
-
-
-def _extract_content(answer: Any) -> str:
-    """Return the text of a chat completion; empty when it has none. Raises GeneratorError."""
-    try:
-        content = answer["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        raise GeneratorError("the endpoint's answer is not a chat completion") from None
-    return content if isinstance(content, str) else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from typing import Any
 from querylift.plugin.errors import DataError
 from querylift.plugin.expansion import Expansion, clean_prose, clean_query, expansion_from_text, fold_query
 from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.refusals import is_refusal
 from querylift.plugin.text_files import parse_json_object, read_lines
+
+_log = logging.getLogger("querylift")
 
 
 class TableGenerator:
@@ -35,14 +39,20 @@ class TableGenerator:
     async def start(self) -> None:
         """Read the file. Raises SettingsError or DataError."""
         digest = hashlib.sha256()
+        left_out_count = 0
         for number, row in read_table_rows(self._path):
             expansion = _parse_expansion(row, self._path, number)
             if expansion is None:
+                left_out_count += 1
                 continue
             key = fold_query(row["query"])
             if self._expansions.setdefault(key, expansion) is expansion:
                 digest.update(json.dumps([row["query"], expansion.to_json()]).encode())
         self.identity = f"table:{digest.hexdigest()[:16]}"
+        if left_out_count:
+            _log.warning(
+                "%s: %d lines have no words or hold a model's refusal, and are left out", self._path, left_out_count
+            )
 
     async def expand(self, request: ExpansionRequest) -> Expansion | None:
         """Return the prepared expansion, or None when the table has none for the query."""
@@ -88,9 +98,10 @@ def get_nested_value(row: Any, key: str) -> Any:
 
 
 def _parse_expansion(row: Mapping[str, Any], path: Path, number: int) -> Expansion | None:
-    """Return the row's expansion, or None when its text has no words. Raises DataError."""
+    """Return the row's expansion, or None when its text has no words or is a model's refusal. Raises DataError."""
     if isinstance(row.get("text"), str):
-        return expansion_from_text(clean_prose(row["text"]))
+        prose = clean_prose(row["text"])
+        return None if is_refusal(prose) else expansion_from_text(prose)
     try:
         return Expansion.from_json(row)
     except ValueError as error:

@@ -273,7 +273,7 @@ def _format_summary(out: Path, results: Mapping[str, Any]) -> str:
 
 def _format_teaching_result(result: Mapping[str, Any]) -> str:
     line = (
-        "teacher: {written:,} written, {empty:,} without words, {failed:,} failed; "
+        "teacher: {written:,} written, {empty:,} without words, {refused:,} refused, {failed:,} failed; "
         "{tokens_in:,} prompt and {tokens_out:,} answer tokens"
     ).format(**result)
     return line + (f", cost {_format_price(result['cost'])}" if result["cost"] is not None else "")

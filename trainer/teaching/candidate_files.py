@@ -17,6 +17,7 @@ from querylift.plugin.errors import DataError, SettingsError
 from querylift.plugin.expansion import Expansion, clean_prose, clean_query
 from querylift.plugin.files import compute_json_digest
 from querylift.plugin.generators.table import get_nested_value
+from querylift.plugin.refusals import is_refusal
 from querylift.trainer.candidates import Candidate, JsonLinesAppender, parse_candidate, read_candidates
 
 
@@ -42,7 +43,8 @@ def read_imported_candidates(
     has in `queries`, or else one made of its text. Weighted terms give their surface words as text.
 
     A key may name a nested value: `params.mode`. Rows with different answers to one request are numbered in
-    `params["sample"]`. Raises DataError with path and line for a broken row, and SettingsError when no row matches.
+    `params["sample"]`. The text of a model's refusal is left out. Raises DataError with path and line for a broken row, and
+    SettingsError when no row matches.
     """
     ids_by_query = {_make_query_key(text): query_id for query_id, text in queries.items()}
     accepted = {key: {value} if isinstance(value, str) else set(value) for key, value in where.items()}
@@ -60,7 +62,8 @@ def read_imported_candidates(
             params = dict(candidate.params) | ({"sample": len(texts)} if texts else {})
             texts.append(candidate.text)
             query = clean_query(candidate.query)
-            yield replace(candidate, query_id=prefix + candidate.query_id, query=query, params=params)
+            text = "" if is_refusal(clean_prose(candidate.text)) else candidate.text
+            yield replace(candidate, query_id=prefix + candidate.query_id, query=query, params=params, text=text)
     if not texts_by_request:
         raise SettingsError(_explain_no_match(path, accepted, match_counts))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from querylift.plugin.errors import GeneratorError, MissingExtra, SettingsError
 from querylift.plugin.expansion import clean_prose
+from querylift.plugin.generators.chat_answer import AnswerRefused, read_chat_answer
 from querylift.trainer.candidates import Candidate, JsonLinesAppender
 from querylift.trainer.teaching.candidate_files import read_request_keys
 from querylift.trainer.teaching.plan import TeachingPlan
@@ -39,10 +40,14 @@ _FATAL_STATUSES = {
 
 @dataclass(frozen=True, slots=True)
 class TeachingResult:
-    """The counts of a run. `left` requests were not made because the token budget was spent."""
+    """The counts of a run. `left` requests were not made because the token budget was spent.
+
+    `refused` answers were refusals of the model or of a filter, and are not written.
+    """
 
     written: int = 0
     empty: int = 0
+    refused: int = 0
     failed: int = 0
     left: int = 0
     tokens_in: int = 0
@@ -163,7 +168,7 @@ class _TeachingRun:
                 await self._send_request(request, messages)
             finally:
                 self._reserved_tokens -= needed_tokens
-            self._progress(self._counts["written"] + self._counts["empty"] + self._counts["failed"])
+            self._progress(sum(self._counts[name] for name in ("written", "empty", "refused", "failed")))
 
     def summarise(self) -> TeachingResult:
         """Return the counts of the run."""
@@ -193,19 +198,33 @@ class _TeachingRun:
         if not getattr(answer, "choices", None):  # for example a web page, when the URL is not that of an API
             self._record_failure(None)
             return
-        self._consecutive_failures = 0
-        self._record_answer(request, messages, answer)
+        self._record_answer(request, messages, answer.to_dict(warnings=False))
 
-    def _record_answer(self, request: Candidate, messages: Sequence[Mapping[str, str]], answer: Any) -> None:
-        content, usage = answer.choices[0].message.content or "", answer.usage
-        self._counts["tokens_in"] += usage.prompt_tokens if usage else estimate_tokens(messages)
-        self._counts["tokens_out"] += usage.completion_tokens if usage else estimate_tokens([{"content": content}])
+    def _record_answer(
+        self, request: Candidate, messages: Sequence[Mapping[str, str]], answer: Mapping[str, Any]
+    ) -> None:
+        usage = answer.get("usage") or {}
+        self._counts["tokens_in"] += usage.get("prompt_tokens") or estimate_tokens(messages)
+        try:
+            content = read_chat_answer(answer)
+        except AnswerRefused:
+            self._count_answer("refused", usage)
+            return
+        except GeneratorError as error:
+            self._counts["tokens_out"] += usage.get("completion_tokens") or 0
+            self._record_failure(error)
+            return
         text = clean_prose(content)
-        self._counts["written" if text else "empty"] += 1
+        self._count_answer("written" if text else "empty", usage, content)
         if text:
             self._appender.append(replace(request, text=text).to_json())
 
-    def _record_failure(self, error: openai.APIError | None) -> None:
+    def _count_answer(self, kind: str, usage: Mapping[str, int], content: str = "") -> None:
+        self._consecutive_failures = 0
+        self._counts[kind] += 1
+        self._counts["tokens_out"] += usage.get("completion_tokens") or estimate_tokens([{"content": content}])
+
+    def _record_failure(self, error: openai.APIError | GeneratorError | None) -> None:
         """Count a failure. Raise when its status is fatal, or when too many requests in a row have failed."""
         status = getattr(error, "status_code", None)
         if status in _FATAL_STATUSES:
@@ -225,9 +244,9 @@ def _compute_request_seed(request: Candidate) -> int:
     return int(hashlib.sha256(request.request_key.encode()).hexdigest()[:7], 16)
 
 
-def _describe_failure(error: openai.APIError | None) -> str:
+def _describe_failure(error: openai.APIError | GeneratorError | None) -> str:
     """Return the status and the error message on one line, without the request."""
     if error is None:
         return "an answer without choices"
     status = getattr(error, "status_code", None)
-    return f"{f'{status} ' if status else ''}{' '.join(error.message.split())[:200]}"
+    return f"{f'{status} ' if status else ''}{' '.join(getattr(error, 'message', str(error)).split())[:200]}"

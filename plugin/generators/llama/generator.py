@@ -7,12 +7,13 @@ import logging
 from pathlib import Path
 
 from querylift.plugin.errors import GeneratorBusy, GeneratorError, QueryliftError, SettingsError
-from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, clean_query, parse_output
+from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, clean_prose, clean_query, parse_output
 from querylift.plugin.files import compute_file_digest
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.llama.model_file import check_gguf_magic, check_llama_cpp, count_default_threads
 from querylift.plugin.generators.llama.worker import WorkerOptions
 from querylift.plugin.generators.llama.worker_process import AdapterLaunchError, LaunchError, WorkerProcess
+from querylift.plugin.refusals import is_refusal
 
 _log = logging.getLogger("querylift")
 _FIRST_DELAY_S = 0.5
@@ -111,7 +112,11 @@ class LlamaGenerator:
         """Return the words of the model's passage, or None. Raises GeneratorError. Cancelling frees the slot."""
         if not clean_query(request.text):
             return None
-        return parse_output(await self.write_passage(request), query=request.text)
+        passage = await self.write_passage(request)
+        if is_refusal(clean_prose(passage)):
+            _log.warning("a query stays without an expansion: the model refused to answer")
+            return None
+        return parse_output(passage, query=request.text)
 
     async def write_passage(self, request: ExpansionRequest) -> str:
         """Return the model's text up to the stop string. Raises GeneratorError. Cancelling frees the slot."""

@@ -191,7 +191,7 @@ def test_the_summary_counts_written_and_unanswered_requests(tmp_path: Path, judg
     )
     assert result.stdout.splitlines() == [
         "given: 3 written, 0 there before, 0 without words",
-        "teacher: 2 written, 0 without words, 1 failed; 100 prompt and 20 answer tokens, cost 0.020",
+        "teacher: 2 written, 0 without words, 0 refused, 1 failed; 100 prompt and 20 answer tokens, cost 0.020",
         f"candidates: {tmp_path / 'out.jsonl'}",
     ]
 

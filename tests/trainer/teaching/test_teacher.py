@@ -73,12 +73,46 @@ def test_answers_are_cleaned_counted_and_written_with_their_request(tmp_path: Pa
 def test_an_answer_without_words_is_counted_and_not_written(tmp_path: Path) -> None:
     async def handle(request: web.Request) -> web.Response:
         query = (await request.json())["messages"][-1]["content"]
-        return make_answer("<think>hm" if "cats" in query else PASSAGE)
+        return make_answer(" " if "cats" in query else PASSAGE)
 
     assert _ask_for_missing(tmp_path, TeacherServer(handle)) == TeachingResult(
         written=2, empty=1, tokens_in=150, tokens_out=30
     )
     assert {c.query_id for c in read_candidates(tmp_path / "out.jsonl")} == {"1", "3"}
+
+
+def test_refusals_are_counted_and_not_written(tmp_path: Path) -> None:
+    async def handle(request: web.Request) -> web.Response:
+        query = (await request.json())["messages"][-1]["content"]
+        return make_answer("I'm sorry, but I can't assist with that request." if "cats" in query else PASSAGE)
+
+    assert _ask_for_missing(tmp_path, TeacherServer(handle)) == TeachingResult(
+        written=2, refused=1, tokens_in=150, tokens_out=30
+    )
+
+
+def test_a_content_of_parts_is_joined(tmp_path: Path) -> None:
+    async def handle(request: web.Request) -> web.Response:
+        parts = [
+            {"type": "thinking", "thinking": "hm"},
+            {"type": "text", "text": "Sunlight "},
+            {"type": "text", "text": "bends."},
+        ]
+        return make_answer(parts)
+
+    assert _ask_for_missing(tmp_path, TeacherServer(handle)).written == 3
+    assert {c.text for c in read_candidates(tmp_path / "out.jsonl")} == {"Sunlight bends."}
+
+
+@pytest.mark.parametrize("content", [None, "<think>First I consider"])
+def test_a_teacher_that_only_reasons_is_said_and_its_tokens_are_counted(tmp_path: Path, content: str | None) -> None:
+    async def handle(request: web.Request) -> web.Response:
+        return make_answer(content, reasoning_content="First I consider")
+
+    with pytest.raises(
+        GeneratorError, match=r"3 requests in a row \(the endpoint's answer holds only reasoning; switch"
+    ):
+        _ask_for_missing(tmp_path, TeacherServer(handle))
 
 
 def test_a_second_run_asks_only_for_what_is_missing(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Read the text out of a chat completion, the answer of an OpenAI-compatible endpoint.
+
+Endpoints differ: the content may be a string, null, or a list of parts, and a model that reasons may write nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from querylift.plugin.errors import GeneratorError
+from querylift.plugin.expansion import clean_prose
+from querylift.plugin.refusals import is_refusal
+
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_TEXT_TYPES = ("text", "output_text")
+
+
+class AnswerRefused(GeneratorError):
+    """The model, or a filter at the endpoint, refused to answer. The same query will be refused again."""
+
+
+def read_chat_answer(answer: Any) -> str:
+    """Return the text of a chat completion. It is empty when the model had nothing to say.
+
+    Raises AnswerRefused, and GeneratorError when the answer has another shape or only reasoning.
+    """
+    try:
+        choice = answer["choices"][0]
+        message = choice["message"]
+        content = message["content"]
+    except (KeyError, IndexError, TypeError):
+        raise GeneratorError("the endpoint's answer is not a chat completion") from None
+    text = _join_text_parts(content)
+    prose = clean_prose(text)
+    if message.get("refusal") or choice.get("finish_reason") == "content_filter" or is_refusal(prose):
+        raise AnswerRefused("the endpoint refused to answer")
+    if not prose and _has_only_reasoning(choice, message, text):
+        raise GeneratorError(
+            "the endpoint's answer holds only reasoning; switch reasoning off there, or name a model without it"
+        )
+    if not prose and not isinstance(content, str):
+        raise GeneratorError(f"the endpoint's answer holds no text (its content is {_describe_content(content)})")
+    return text
+
+
+def _join_text_parts(content: Any) -> str:
+    """Return a content as one text. Parts of other kinds, such as reasoning, are left out."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    parts = [part if isinstance(part, str) else _read_text_part(part) for part in content]
+    return "".join(parts)
+
+
+def _read_text_part(part: Any) -> str:
+    is_text = isinstance(part, Mapping) and part.get("type", "text") in _TEXT_TYPES
+    return part["text"] if is_text and isinstance(part.get("text"), str) else ""
+
+
+def _has_only_reasoning(choice: Mapping[str, Any], message: Mapping[str, Any], text: str) -> bool:
+    """Whether an answer without prose was cut off, holds a thought in the text, or has its thought beside the text."""
+    was_cut_off = choice.get("finish_reason") == "length"
+    return was_cut_off or "<think" in text.lower() or any(message.get(key) for key in _REASONING_KEYS)
+
+
+def _describe_content(content: Any) -> str:
+    return "null" if content is None else f"a {type(content).__name__} of other parts"
