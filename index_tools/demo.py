@@ -222,7 +222,9 @@ def _fold_paragraph(label: str, text: str) -> str:
 
 def _explain_verdicts(report: Report) -> str:
     """Return sentences that say what the table means."""
-    verdicts = {row.comparison.verdict for row in report.systems if row.comparison is not None}
+    verdicts = {row.comparison.verdict for row in report.systems if row.comparison is not None and row.was_tried}
+    if not verdicts:
+        return "No query was expanded, so nothing was measured."
     if verdicts & {"helps", "harms"}:
         return (
             "A p below 0.05 is a difference beyond chance.\nSwitch expansion on only where that difference is a gain."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class IndexPlan:
     replace: bool = False
 
     def __post_init__(self) -> None:
-        if self.k1 < 0:
+        if not 0 <= self.k1 < math.inf:
             raise SettingsError(f"k1 is {self.k1}; use 0 or more, usually 0.9 to 1.2")
         if not 0 <= self.b <= 1:
             raise SettingsError(f"b is {self.b}; use a number from 0 to 1, usually 0.4 to 0.75")

@@ -255,7 +255,7 @@ def enable_index(settings: Settings, index: str, **changes: object) -> Settings:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist; name a settings file with --config") from None
     except OSError as error:

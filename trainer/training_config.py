@@ -179,7 +179,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         if not path.is_file() and str(path) in list_packaged_configs():
             text = files("querylift.trainer").joinpath("configs", f"{path}.toml").read_text(encoding="utf-8")
         else:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         return tomllib.loads(text)
     except FileNotFoundError:
         names = ", ".join(list_packaged_configs())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from querylift.index_tools.evaluation.html_report import (
@@ -22,7 +23,7 @@ _HEADINGS = (
 
 
 def render_table(rows: Sequence[SystemRow]) -> str:
-    """Return one line for each system below the headings, at most 80 columns wide. Long names are cut.
+    """Return one line for each system below the headings, at most 80 columns wide. A long name has a line of its own.
 
     The column "diff" shows the difference in the compared measure. The last column is left out when no row has a time.
     Returns "" when there are no rows.
@@ -38,10 +39,11 @@ def render_table(rows: Sequence[SystemRow]) -> str:
 def align_columns(lines: Sequence[Sequence[str]]) -> str:
     """Align the cells of `lines`: the first column to the left, the others to the right.
 
-    The first column is cut to the space that the others leave of 80 columns.
+    A first cell that is longer than the space that the others leave of 80 columns stands above them, and is never cut.
     """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    widths[0] = max(1, min(widths[0], WIDTH - sum(widths[1:]) - len(_GAP) * (len(widths) - 1)))
+    space = max(1, WIDTH - sum(widths[1:]) - len(_GAP) * (len(widths) - 1))
+    widths[0] = max((len(line[0]) for line in lines if len(line[0]) <= space), default=0)
     return "\n".join(_format_line(line, widths) for line in lines)
 
 
@@ -73,6 +75,8 @@ def _format_cells(row: SystemRow) -> tuple[str, ...]:
 
 
 def _format_line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    name = cells[0] if len(cells[0]) <= widths[0] else cells[0][: widths[0] - 1] + "…"
+    """Return the aligned cells, below the lines of the name when that is too long for its column."""
+    name = cells[0] if len(cells[0]) <= widths[0] else ""
     numbers = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
-    return _GAP.join((name.ljust(widths[0]), *numbers)).rstrip()
+    line = _GAP.join((name.ljust(widths[0]), *numbers)).rstrip()
+    return "\n".join([*([] if name else textwrap.wrap(cells[0], WIDTH)), line])

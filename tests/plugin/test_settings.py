@@ -124,3 +124,7 @@ def test_an_index_that_is_switched_off_is_not_reached_through_a_pattern() -> Non
     assert settings.find_index_settings("logs-*") is None
     assert settings.find_index_settings("logs-secret") == settings.index["logs-secret"]
     assert settings.find_index_settings("logs-open") == settings.index["logs-*"]
+
+
+def test_a_file_that_an_editor_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    assert _load_text(tmp_path, "\ufeffbudget_ms = 50\n").budget_ms == 50

@@ -64,7 +64,7 @@ _FILE_OPTIONS = (
         "imports",
         multiple=True,
         metavar="[NAME=]FILE",
-        help="File of expansions that were made elsewhere; repeatable. With NAME, the query ids become NAME:id.",
+        help="File of candidates, or a table, that was made elsewhere; repeatable. With NAME, the query ids become NAME:id.",
     ),
     click.option(
         "--where",

@@ -189,7 +189,7 @@ def _check_row(row: RowSettings, names: list[str], collections: list[str]) -> No
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(
             f"{path} cannot be read ({error.strerror}); name a TOML file of rows and collections"

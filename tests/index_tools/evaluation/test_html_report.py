@@ -246,7 +246,18 @@ def test_the_table_never_is_wider_than_80_columns() -> None:
     many = Comparison(0.1, 0.2, 0.0001, (0.0, 0.1), {f"q{i}": float(i % 3 - 1) for i in range(100_000)})
     table = render_table([SystemRow("a" * 90, BEFORE), SystemRow("b" * 90, AFTER, many, 12_000.0, 13_000.0)])
     assert max(map(len, table.splitlines())) <= 80
-    assert "aaa…" in table
+
+
+def test_a_name_that_is_too_long_for_its_column_stands_above_its_numbers_and_is_not_cut() -> None:
+    name = "expander:/srv/search/expanders/products-of-the-german-shop.expander"
+    rows = [SystemRow("none", BEFORE), SystemRow(name, AFTER, compare_evaluations(), 4.26, 812.0)]
+    assert render_table(rows).splitlines() == [
+        "                                                   added ms",
+        "system  nDCG@10    diff  recall@100  W/T/L      p   p50/p95",
+        "none      0.631       -       1.000      -      -         -",
+        name,
+        "          0.875  +0.244       0.875  7/0/1  0.070   4.3/812",
+    ]
 
 
 def test_a_table_of_nothing_is_empty() -> None:

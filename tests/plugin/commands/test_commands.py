@@ -32,6 +32,7 @@ def _run_querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess
         (["table", "gone.jsonl", "--where", "model", "--out", "t.jsonl"], "--where is 'model'; write KEY=VALUE"),
         (["index", "nonsense", "--index", "i"], "nonsense"),
         (["index", "builtin", "--index", "i", "--k1", "-1"], "k1 is -1.0"),
+        (["index", "builtin", "--index", "i", "--k1", "nan"], "k1 is nan; use 0 or more"),
         (["evaluate", "builtin", "--index", "i"], "either --generator or --via"),
         (["evaluate", "builtin", "--index", "i", "--generator", "none", "--weight", "99"], "weight is 99"),
         (["evaluate", "builtin", "--index", "i", "--generator", "none", "--split", "dev"], "--split is 'dev'"),
