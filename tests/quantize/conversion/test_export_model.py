@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -24,6 +23,7 @@ from querylift.plugin.generators.llama.generator import LlamaGenerator
 from querylift.plugin.generators.llama.model_file import find_packaged_model
 from querylift.quantize.commands.quantize import quantize
 from querylift.quantize.conversion.export_model import ExportedModel, export_model
+from querylift.quantize.gguf_file import open_gguf_reader
 from querylift.trainer.student import models
 from tests.helpers.adapters import read_gguf
 from tests.helpers.folders import (
@@ -304,7 +304,7 @@ def test_a_text_that_is_not_in_nfc_becomes_other_tokens_with_qwen(tmp_path: Path
 def test_the_metadata_of_smollm_agrees_with_its_published_gguf_file(tmp_path: Path, smollm: Path) -> None:
     out = tmp_path / "a.gguf"
     export_model(replace_pre_tokenizer(tmp_path / "digits", smollm, SMOLLM_PRE_TOKENIZER), out)
-    exported, published = gguf.GGUFReader(out), gguf.GGUFReader(find_packaged_model())
+    exported, published = open_gguf_reader(out), open_gguf_reader(find_packaged_model())
     for key, field in published.fields.items():
         if key.startswith(("tokenizer.", "llama.")) and key != "tokenizer.chat_template":
             exported_field = exported.get_field(key)
@@ -351,7 +351,7 @@ def test_the_file_describes_itself_and_its_origin(tmp_path: Path) -> None:
         "tokenizer.ggml.add_space_prefix": False,
         "tokenizer.chat_template": models.CHAT_TEMPLATE,
     }
-    reader = gguf.GGUFReader(out)
+    reader = open_gguf_reader(out)
     tokens, types = (reader.get_field(f"tokenizer.ggml.{key}").contents() for key in ("tokens", "token_type"))
     types_by_token = dict(zip(tokens, types, strict=True))
     assert [types_by_token[token] for token in ("<|im_end|>", "<think>", "a", "[PAD2303]")] == [3, 4, 1, 5]
