@@ -9,14 +9,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import gguf
-
 from querylift.index_tools.evaluation.experiment import Task
 from querylift.plugin.expansion import PROMPT_VERSION
 from querylift.plugin.files import compute_file_digest, replace_file
 from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY, check_gguf_magic
 from querylift.quantize.acceptance.gate import LevelDecision, LevelMeasurement
 from querylift.quantize.adapters.export_adapter import ADAPTER_NAMES_KEY, BASE_NAME_KEY, BASE_SHA256_KEY
+from querylift.quantize.gguf_file import open_gguf_reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ def write_results(result: GateResult, folder: Path, *, about: Mapping[str, str])
 def read_model_description(path: Path) -> dict[str, str]:
     """Return lines for the card from the metadata of a GGUF model. A missing one is "?". Raises SettingsError."""
     check_gguf_magic(path)
-    fields = gguf.GGUFReader(path).fields
+    fields = open_gguf_reader(path).fields
 
     def format_field(key: str) -> str:
         value = fields[key].contents() if key in fields else "?"

@@ -29,6 +29,7 @@ from querylift.quantize.adapters.adapter_stack import (
     resolve_adapter_stack,
 )
 from querylift.quantize.adapters.peft_adapter import Adapter, Array, LoraMatrices, read_adapter
+from querylift.quantize.gguf_file import open_gguf_reader
 
 BASE_NAME_KEY = "querylift.base.name"
 BASE_SHA256_KEY = "querylift.base.sha256"
@@ -74,7 +75,7 @@ def read_base_model(path: Path) -> BaseModelInfo:
     """Read what the export must know of a GGUF model. Raises SettingsError."""
     check_gguf_magic(path)
     try:
-        reader = gguf.GGUFReader(path)
+        reader = open_gguf_reader(path)
         architecture = str(_read_field(reader, "general.architecture"))
         heads = int(_read_field(reader, f"{architecture}.attention.head_count"))
         kv_heads = int(_read_field(reader, f"{architecture}.attention.head_count_kv", heads))

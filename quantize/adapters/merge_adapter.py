@@ -25,6 +25,7 @@ from querylift.quantize.adapters.export_adapter import (
 )
 from querylift.quantize.adapters.peft_adapter import Array
 from querylift.quantize.conversion.export_model import STOP_KEY
+from querylift.quantize.gguf_file import open_gguf_reader
 
 _UNCOPIED_KEYS = ("GGUF.", "general.architecture", "general.file_type", "general.quantization_version")
 """Beginnings of metadata keys that the writer sets itself, or that describe the old numbers."""
@@ -69,7 +70,7 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> MergeCounts:
 def _open_gguf_file(path: Path, role: str) -> gguf.GGUFReader:
     check_gguf_magic(path, role=role)
     try:
-        return gguf.GGUFReader(path)
+        return open_gguf_reader(path)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise SettingsError(f"the {role} {path} cannot be read ({error}); give a complete GGUF file") from error
 

@@ -13,6 +13,7 @@ import gguf
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.files import compute_file_digest
 from querylift.plugin.generators.llama.model_file import check_gguf_magic, check_llama_cpp
+from querylift.quantize.gguf_file import open_gguf_reader
 from querylift.quantize.levels.worker_process import TaskFailed, run_in_worker
 
 _UNQUANTISED_TYPES = ("F32", "F16", "BF16")
@@ -67,7 +68,7 @@ def read_tensor_types(reader: gguf.GGUFReader) -> dict[str, str]:
 def open_gguf(path: Path) -> gguf.GGUFReader:
     """Read a GGUF file with the gguf package. Raises ValueError when a part of the file is missing."""
     try:
-        return gguf.GGUFReader(path)
+        return open_gguf_reader(path)
     except (LookupError, TypeError, OverflowError) as error:
         raise ValueError(str(error)) from error
 

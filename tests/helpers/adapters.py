@@ -15,6 +15,7 @@ import safetensors.numpy
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.generators.llama.model_file import find_packaged_model
 from querylift.quantize.adapters.export_adapter import BaseModelInfo, export_adapter
+from querylift.quantize.gguf_file import open_gguf_reader
 
 Weights = dict[str, Any]
 SHAPES = {
@@ -74,7 +75,7 @@ def make_tiny_adapter_weights(module: str = "self_attn.q_proj") -> Weights:
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the metadata and the tensors of a GGUF file, the tensors as float32."""
-    reader = gguf.GGUFReader(path)
+    reader = open_gguf_reader(path)
     tensors = {
         tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype("f4") for tensor in reader.tensors
     }
@@ -94,7 +95,7 @@ def read_export_refusal(folder: Path, base: BaseModelInfo | None = None, **optio
 @contextmanager
 def write_float32_model(path: Path, *deltas: Weights) -> Iterator[Path]:
     """Write SmolLM2-135M in float32 with `added` in its weights. Rounding can then hide nothing. It takes half a gigabyte."""
-    reader = gguf.GGUFReader(find_packaged_model())
+    reader = open_gguf_reader(find_packaged_model())
     weights = {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
     for weight_deltas in deltas:
         weights |= {name: weights[name] + delta for name, delta in weight_deltas.items()}

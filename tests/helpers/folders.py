@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
+
+from querylift.quantize.gguf_file import open_gguf_reader
 
 Weights = dict[str, Any]
 TEXTS = [
@@ -100,5 +101,5 @@ def encode_safetensors(arrays: Weights, stored: str = "F32") -> bytes:
 
 def read_gguf_metadata(path: Path) -> dict[str, Any]:
     """Return the metadata of a GGUF file without long arrays. Those of a large vocabulary would take seconds."""
-    reader = gguf.GGUFReader(path)
+    reader = open_gguf_reader(path)
     return {key: field.contents() for key, field in reader.fields.items() if len(field.data) < 100}

@@ -16,6 +16,7 @@ from llama_cpp import llama_cpp as api
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import PROMPT_VERSION
 from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY
+from querylift.quantize.gguf_file import open_gguf_reader
 from querylift.quantize.levels.make_levels import Calibration, Level, make_levels
 
 Array = Any
@@ -98,7 +99,7 @@ def list_byte_letters() -> list[str]:
 
 def read_tensors(path: Path) -> dict[str, Array]:
     """Return the tensors of a GGUF file as float32, by name."""
-    return {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors}
+    return {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in open_gguf_reader(path).tensors}
 
 
 def compute_gguf_logits(path: Path, text: str) -> Array:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -29,6 +28,7 @@ from querylift.quantize.acceptance.gate import LevelMeasurement, ModelFile, choo
 from querylift.quantize.acceptance.model_card import GateResult, format_conclusion
 from querylift.quantize.adapters.merge_adapter import merge_adapter
 from querylift.quantize.commands.quantize import quantize
+from querylift.quantize.gguf_file import open_gguf_reader
 from querylift.quantize.levels.make_levels import make_levels
 from tests.helpers.adapters import read_gguf
 
@@ -272,7 +272,7 @@ def test_the_prepared_student_is_made_once_and_then_served(
     changed_ns = student_file.stat().st_mtime_ns
     assert CliRunner().invoke(quantize, ["student"]).exit_code == 0
     assert student_file.stat().st_mtime_ns == changed_ns
-    types = {tensor.tensor_type.name for tensor in gguf.GGUFReader(student_file).tensors}
+    types = {tensor.tensor_type.name for tensor in open_gguf_reader(student_file).tensors}
     assert types == {"IQ4_NL", "F32"}
 
 

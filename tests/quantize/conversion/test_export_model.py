@@ -3,12 +3,12 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -24,7 +24,9 @@ from querylift.plugin.generators.llama.generator import LlamaGenerator
 from querylift.plugin.generators.llama.model_file import find_packaged_model
 from querylift.quantize.commands.quantize import quantize
 from querylift.quantize.conversion.export_model import ExportedModel, export_model
+from querylift.quantize.gguf_file import open_gguf_reader
 from querylift.trainer.student import models
+from tests.conftest import SavedModel
 from tests.helpers.adapters import read_gguf
 from tests.helpers.folders import (
     ADDED,
@@ -74,23 +76,44 @@ def use_one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def smollm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """SmolLM2-135M as the trainer saves it: float32, half a gigabyte."""
-    folder = tmp_path_factory.mktemp("student") / "smollm"
-    models.save_model(*models.load_model_and_tokenizer("smollm2-135m"), folder)
-    yield folder
+def smollm(saved_smollm: SavedModel) -> Path:
+    """SmolLM2-135M as the trainer saves it."""
+    return saved_smollm.folder
+
+
+@pytest.fixture(scope="module")
+def loaded_smollm(smollm: Path) -> tuple[Any, Any]:
+    """The model and the tokenizer of that folder, in float32."""
+    return models.load_model_and_tokenizer(smollm)
+
+
+Export = Callable[[str], tuple[Path, ExportedModel]]
+
+
+@pytest.fixture(scope="module")
+def export_smollm(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Export]:
+    """A function that exports SmolLM2 in a number type, once. With "digits", numbers are split as in the published model."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def export(name: str) -> tuple[Path, ExportedModel]:
+        out = folder / f"{name}.gguf"
+        if name == "digits":
+            return out, export_model(replace_pre_tokenizer(folder / name, smollm, SMOLLM_PRE_TOKENIZER), out)
+        return out, export_model(smollm, out, number_type=name)
+
+    yield export
     shutil.rmtree(folder)
 
 
 # --- the same numbers as in transformers
 
 
-def compute_differences(folder: Path, out: Path) -> tuple[float, float]:
+def compute_differences(model: Any, tokenizer: Any, out: Path) -> tuple[float, float]:
     """Return the largest and the mean difference from transformers, over all logits of a prompt and a passage."""
     import torch
     from llama_cpp import Llama
 
-    model, tokenizer = models.load_model_and_tokenizer(folder)
     tokens = tokenizer(build_prompt("what causes a rainbow") + PASSAGE)["input_ids"]
     with torch.no_grad():
         expected = model(torch.tensor([tokens])).logits[0].numpy()
@@ -110,13 +133,12 @@ def compute_differences(folder: Path, out: Path) -> tuple[float, float]:
     ("number_type", "max_difference", "max_mean"), [("f32", 5e-4, 5e-5), ("f16", 0.2, 0.02), ("bf16", 1.2, 0.2)]
 )
 def test_smollm_gives_the_logits_of_transformers(
-    tmp_path: Path, smollm: Path, number_type: str, max_difference: float, max_mean: float
+    loaded_smollm: tuple[Any, Any], export_smollm: Export, number_type: str, max_difference: float, max_mean: float
 ) -> None:
     """Of logits that span 61, the largest and mean differences were 0.0001 and 0.00001, 0.064 and 0.007, 0.38 and 0.057."""
-    out = tmp_path / "a.gguf"
-    assert export_model(smollm, out, number_type=number_type) == ExportedModel("smollm", "llama", 272, 134_515_008)
-    largest, mean = compute_differences(smollm, out)
-    out.unlink()
+    out, exported = export_smollm(number_type)
+    assert exported == ExportedModel("smollm", "llama", 272, 134_515_008)
+    largest, mean = compute_differences(*loaded_smollm, out)
     assert largest < max_difference and mean < max_mean
 
 
@@ -137,10 +159,11 @@ def test_a_model_of_any_shape_gives_the_logits_of_transformers(
 ) -> None:
     """The hidden size is 128, with 4 heads. Of logits that span 12, the largest differences were 0.00001, 0.011 and 0.11."""
     folder, out = make_random_model(tmp_path / "made", base, **shape), tmp_path / "a.gguf"
+    loaded = models.load_model_and_tokenizer(folder)
     for number_type, max_difference in [("f32", 5e-5), ("f16", 0.03), ("bf16", 0.3)]:
         exported = export_model(folder, out, number_type=number_type)
         assert exported.architecture == base.removeprefix("made:")
-        assert compute_differences(folder, out)[0] < max_difference
+        assert compute_differences(*loaded, out)[0] < max_difference
 
 
 def test_a_folder_of_an_older_transformers_version_gives_the_same_file(tmp_path: Path) -> None:
@@ -166,13 +189,10 @@ def test_a_folder_of_an_older_transformers_version_gives_the_same_file(tmp_path:
 @pytest.mark.model
 @pytest.mark.parametrize("number_type", ["f32", "f16"])
 def test_the_exported_model_writes_the_texts_of_transformers(
-    tmp_path: Path, smollm: Path, transformers_expansions: list[Expansion | None], number_type: str
+    export_smollm: Export, transformers_expansions: list[Expansion | None], number_type: str
 ) -> None:
-    out = tmp_path / "a.gguf"
-    export_model(smollm, out, number_type=number_type)
-    expansions = asyncio.run(write_expansions(out))
-    out.unlink()
-    assert expansions == transformers_expansions
+    out, _ = export_smollm(number_type)
+    assert asyncio.run(write_expansions(out)) == transformers_expansions
 
 
 async def write_expansions(model: Path) -> list[Expansion | None]:
@@ -185,9 +205,9 @@ async def write_expansions(model: Path) -> list[Expansion | None]:
 
 
 @pytest.fixture(scope="module")
-def transformers_expansions(smollm: Path) -> list[Expansion | None]:
+def transformers_expansions(loaded_smollm: tuple[Any, Any]) -> list[Expansion | None]:
     """The expansions that transformers writes for the queries without sampling, in float32."""
-    model, tokenizer = models.load_model_and_tokenizer(smollm)
+    model, tokenizer = loaded_smollm
     tokenizer.padding_side = "left"
     tokens = tokenizer([build_prompt(query) for query in QUERIES], return_tensors="pt", padding=True)
     with torch.no_grad():
@@ -253,16 +273,14 @@ def replace_pre_tokenizer(folder: Path, source: Path, pre_tokenizer: Mapping[str
 
 
 @pytest.mark.model
-def test_500_strings_become_the_same_tokens_as_in_transformers_with_smollm(tmp_path: Path, smollm: Path) -> None:
+def test_500_strings_become_the_same_tokens_as_in_transformers_with_smollm(smollm: Path, export_smollm: Export) -> None:
     """With the folder as it is, and with the pre_tokenizer of the published SmolLM2, which separates digits."""
     strings = list_test_strings()
     assert len(strings) == 500
-    for folder in (smollm, replace_pre_tokenizer(tmp_path / "digits", smollm, SMOLLM_PRE_TOKENIZER)):
-        out = tmp_path / "a.gguf"
-        export_model(folder, out)
-        assert find_token_differences(folder, out, strings) == {}
-    assert read_gguf_metadata(out)["tokenizer.ggml.pre"] == "smollm"
-    out.unlink()
+    (out, _), (digits_out, _) = export_smollm("f16"), export_smollm("digits")
+    assert find_token_differences(smollm, out, strings) == {}
+    assert find_token_differences(digits_out.with_suffix(""), digits_out, strings) == {}
+    assert read_gguf_metadata(digits_out)["tokenizer.ggml.pre"] == "smollm"
 
 
 def make_qwen_model(folder: Path, *, normalizer: Mapping[str, Any] | None) -> Path:
@@ -301,17 +319,15 @@ def test_a_text_that_is_not_in_nfc_becomes_other_tokens_with_qwen(tmp_path: Path
 
 
 @pytest.mark.model
-def test_the_metadata_of_smollm_agrees_with_its_published_gguf_file(tmp_path: Path, smollm: Path) -> None:
-    out = tmp_path / "a.gguf"
-    export_model(replace_pre_tokenizer(tmp_path / "digits", smollm, SMOLLM_PRE_TOKENIZER), out)
-    exported, published = gguf.GGUFReader(out), gguf.GGUFReader(find_packaged_model())
+def test_the_metadata_of_smollm_agrees_with_its_published_gguf_file(export_smollm: Export) -> None:
+    out, _ = export_smollm("digits")
+    exported, published = open_gguf_reader(out), open_gguf_reader(find_packaged_model())
     for key, field in published.fields.items():
         if key.startswith(("tokenizer.", "llama.")) and key != "tokenizer.chat_template":
             exported_field = exported.get_field(key)
             assert exported_field is not None, key
             assert (exported_field.types, exported_field.contents()) == (field.types, field.contents()), key
     assert {t.name: tuple(t.shape) for t in exported.tensors} == {t.name: tuple(t.shape) for t in published.tensors}
-    out.unlink()
 
 
 def test_the_file_describes_itself_and_its_origin(tmp_path: Path) -> None:
@@ -351,7 +367,7 @@ def test_the_file_describes_itself_and_its_origin(tmp_path: Path) -> None:
         "tokenizer.ggml.add_space_prefix": False,
         "tokenizer.chat_template": models.CHAT_TEMPLATE,
     }
-    reader = gguf.GGUFReader(out)
+    reader = open_gguf_reader(out)
     tokens, types = (reader.get_field(f"tokenizer.ggml.{key}").contents() for key in ("tokens", "token_type"))
     types_by_token = dict(zip(tokens, types, strict=True))
     assert [types_by_token[token] for token in ("<|im_end|>", "<think>", "a", "[PAD2303]")] == [3, 4, 1, 5]

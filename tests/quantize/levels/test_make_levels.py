@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -15,6 +14,7 @@ from querylift.plugin.expansion import PROMPT_VERSION, build_prompt
 from querylift.plugin.files import compute_file_digest
 from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY, find_packaged_model
 from querylift.quantize.commands.quantize import quantize
+from querylift.quantize.gguf_file import open_gguf_reader
 from querylift.quantize.levels.level_types import get_known_types, parse_types
 from querylift.quantize.levels.make_levels import read_manifest
 from tests.helpers.gguf_models import (
@@ -54,7 +54,7 @@ def test_llama_cpp_computes_nearly_the_same_logits_with_each_level(
 
 
 def test_a_level_keeps_the_metadata_of_the_model(level_folder: Path) -> None:
-    reader = gguf.GGUFReader(level_folder / "tiny-Q4_0.gguf")
+    reader = open_gguf_reader(level_folder / "tiny-Q4_0.gguf")
     assert reader.fields[PROMPT_VERSION_KEY].contents() == PROMPT_VERSION
     assert reader.fields["tokenizer.ggml.merges"].contents() == ["Ġ t"]
     assert reader.fields["general.file_type"].contents() == get_known_types()["Q4_0"]

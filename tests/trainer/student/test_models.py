@@ -15,6 +15,7 @@ import torch
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import build_messages, build_prompt
 from querylift.trainer.student import model_bases, models
+from tests.conftest import SavedModel
 
 TEXTS = ["Rain is weather that falls on cold ground.", "def main(argument): return 0"] * 20
 QUERIES = [
@@ -30,6 +31,9 @@ QUERIES = [
 )
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `save_model` wrote for each kind of base."""
+    if request.param == "smollm2-135m":
+        saved_model: SavedModel = request.getfixturevalue("saved_smollm")
+        return saved_model.folder
     path = tmp_path_factory.mktemp("model")
     models.save_model(*models.load_model_and_tokenizer(request.param, texts=TEXTS), path)
     return path
@@ -52,11 +56,15 @@ def test_generation_stops_at_the_end_token_of_chatml(folder: Path) -> None:
     assert model.config.eos_token_id == end_id
 
 
-@pytest.mark.parametrize("base", ["made:qwen3", pytest.param("smollm2-135m", marks=pytest.mark.model)])
-def test_input_and_output_embeddings_are_shared(base: str) -> None:
-    model, _ = models.load_model_and_tokenizer(base, texts=TEXTS)
+def test_input_and_output_embeddings_are_shared() -> None:
+    model, _ = models.load_model_and_tokenizer("made:qwen3", texts=TEXTS)
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert model.config.tie_word_embeddings
+
+
+@pytest.mark.model
+def test_input_and_output_embeddings_of_the_packaged_model_are_shared(saved_smollm: SavedModel) -> None:
+    assert saved_smollm.shares_embeddings
 
 
 def test_a_saved_model_holds_no_path_of_this_machine(folder: Path, tmp_path: Path) -> None:
