@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from querylift.index_tools.corpora.records import normalise_id
+from querylift.index_tools.corpora.records import normalize_id
 from querylift.index_tools.engine import Engine, encode_json
 from querylift.plugin.errors import EngineError
 from querylift.trainer.rewards.engine_retry import (
@@ -167,7 +167,7 @@ class Ranker:
                 rejections[body] = answer.rejection
             else:
                 doc_ids = (hit["_id"] if "_id" in hit else self._doc_ids[hit["_seq_no"]] for hit in answer.hits)
-                rankings[body] = list(map(normalise_id, doc_ids))
+                rankings[body] = list(map(normalize_id, doc_ids))
         return rankings, rejections
 
     def _send_batch(self, bodies: list[bytes], *, use_sequence_numbers: bool) -> list[_SearchAnswer]:
