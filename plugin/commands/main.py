@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 import click
 
 from querylift.plugin.errors import MissingExtra, QueryliftError
+from querylift.plugin.telemetry import switch_off_telemetry
 
 COMMANDS_ENTRY_POINT = "querylift.commands"
 """The entry point group in which every package registers its sub-commands."""
@@ -61,6 +62,7 @@ def querylift() -> None:
 
 def main() -> None:
     """Run the command. A QueryliftError becomes one sentence on stderr and its exit code."""
+    switch_off_telemetry()
     try:
         querylift(standalone_mode=True)
     except QueryliftError as error:

@@ -115,7 +115,9 @@ def test_a_teacher_that_only_reasons_is_said_and_its_tokens_are_counted(tmp_path
     async def handle(request: web.Request) -> web.Response:
         return make_answer(content, reasoning_content="First I consider")
 
-    with pytest.raises(GeneratorError, match=r"3 requests in a row \(the endpoint's answer holds only reasoning; switch"):
+    with pytest.raises(
+        GeneratorError, match=r"3 requests in a row \(the endpoint's answer holds only reasoning; switch"
+    ):
         _ask_for_missing(tmp_path, TeacherServer(handle))
 
 
