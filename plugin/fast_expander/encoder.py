@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from querylift.plugin.errors import MissingExtra, SettingsError
+from querylift.plugin.telemetry import switch_off_telemetry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,6 +120,7 @@ def _load_tokenizer(path: Path, max_tokens: int) -> Any:
 
 def open_onnx_session(path: Path) -> Any:
     """Load an ONNX file that runs on one thread. Raises SettingsError, MissingExtra."""
+    switch_off_telemetry()
     try:
         import onnxruntime
     except ImportError:

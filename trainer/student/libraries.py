@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from querylift.plugin.errors import MissingExtra
+from querylift.plugin.telemetry import switch_off_telemetry
 
 # PEFT and TRL call functions that transformers has renamed.
 _HARMLESS_WARNINGS = (r"`[a-z_]+` is deprecated and will be removed in v6",)
@@ -23,7 +24,8 @@ def check_training_packages() -> None:
 
 def silence_libraries() -> None:
     """Stop the libraries from downloading, sending telemetry and drawing progress bars. Call it before importing them."""
-    for variable in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
+    switch_off_telemetry()
+    for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging
