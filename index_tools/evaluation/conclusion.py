@@ -48,10 +48,10 @@ class OutcomeCounts:
         return f"{self.expanded} expanded, {self.skipped} skipped, {self.failed} failed"
 
     def iter_reason_lines(self) -> Iterator[str]:
-        """Yield a sentence for each outcome other than an expansion, such as "3 skipped;sort: the hits are not ..."."""
+        """Yield a sentence for each outcome that is more than an expansion, such as "3 skipped;sort: the hits are not ..."."""
         for outcome, count in self.by_outcome.items():
             kind, _, reason = outcome.partition(";")
-            if kind not in ("expanded", "cached"):
+            if reason or kind not in ("expanded", "cached"):
                 sentence = REASONS.get(reason, "the answer has no header X-Querylift, so no proxy sent it")
                 yield f"{count} {outcome or 'sent unchanged'}: {sentence}"
 
