@@ -112,6 +112,8 @@ def explain_missing_conclusion(counts: OutcomeCounts) -> str:
     """Return the sentence that refuses to conclude, because no query was expanded."""
     outcomes = ", ".join(f"{outcome or 'sent unchanged'} {count}" for outcome, count in counts.by_outcome.items())
     remedy = "correct --body, --field, the settings or the generator"
+    if set(counts.by_outcome) == {""}:
+        remedy = "name the URL of a Querylift proxy with --via"
     return f"no query was expanded ({outcomes}), so nothing was measured; {remedy}"
 
 

@@ -160,6 +160,18 @@ def test_nothing_is_concluded_where_no_query_was_expanded(
     assert evaluate_as_json(opensearch, *options)["systems"][1]["comparison"]["verdict"] is None
 
 
+def test_a_proxy_url_at_which_no_proxy_answers_leads_to_no_conclusion(
+    opensearch: str, write_index: IndexWriter, folder: Path
+) -> None:
+    write_index()
+    result = evaluate(opensearch, "--via", opensearch)
+    assert str(result.exception) == (
+        "no query was expanded (sent unchanged 3), so nothing was measured; "
+        "name the URL of a Querylift proxy with --via"
+    )
+    assert "3 sent unchanged: the answer has no header X-Querylift, so no proxy sent it\n" in result.stdout
+
+
 def test_failed_expansions_are_told_beside_the_conclusion(
     opensearch: str, write_index: IndexWriter, folder: Path
 ) -> None:
