@@ -7,6 +7,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --requir
 WITHOUT_AMX := -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/requirements/without_amx.cmake
 PIP_DEMO = CMAKE_ARGS="$$CMAKE_ARGS '$(WITHOUT_AMX)'" $(PIP) --no-build-isolation -r requirements/demo.txt
 
+# The tests of an engine of yours (QUERYLIFT_TEST_OPENSEARCH) run one after another, because they share its indices.
+WORKERS ?= $(if $(QUERYLIFT_TEST_OPENSEARCH),0,2)
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
 .PHONY: help demo test lint docs lock clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -41,8 +45,8 @@ demo: $(VENV)/.demo ## a real engine, the proxy, one example and a table
 
 test: $(VENV)/.test ## style, types, import rule, then every test, engines included
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest tests/trainer tests/quantize
-	@$(BIN)/python -m pytest --ignore tests/trainer --ignore tests/quantize --cov --cov-report=
+	@$(PYTEST) tests/trainer tests/quantize
+	@$(PYTEST) --ignore tests/trainer --ignore tests/quantize --cov --cov-report=
 
 lint: $(VENV)/.test ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -9,25 +9,17 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from querylift.index_tools.node.local_node import run_temporary_node
 from querylift.plugin.telemetry import switch_off_telemetry
+from tests.helpers.saved_model import SavedModel, save_packaged_model
 
 switch_off_telemetry()  # before a test imports onnxruntime or a library of Hugging Face
 
 # Tiny models gain nothing from a second thread. On a busy machine, threads that wait for each other take many times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-class SavedModel(NamedTuple):
-    """A model that the trainer saved, and whether input and output embeddings were one matrix when it was loaded."""
-
-    folder: Path
-    shares_embeddings: bool
 
 
 @pytest.fixture(scope="session")
@@ -49,15 +41,10 @@ def opensearch2() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def saved_smollm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SavedModel]:
-    """Give SmolLM2-135M as the trainer loads it from its GGUF file and saves it: float32, half a gigabyte."""
-    from querylift.trainer.student import models
-
-    folder = tmp_path_factory.mktemp("smollm") / "smollm"
-    model, tokenizer = models.load_model_and_tokenizer("smollm2-135m")
-    shares_embeddings = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    models.save_model(model, tokenizer, folder)
-    yield SavedModel(folder, shares_embeddings and model.config.tie_word_embeddings)
-    shutil.rmtree(folder)
+    """Give SmolLM2-135M as the trainer saves it. Loading it from its GGUF file takes half a minute."""
+    saved_model = save_packaged_model(tmp_path_factory.mktemp("base") / "smollm")
+    yield saved_model
+    shutil.rmtree(saved_model.folder)
 
 
 def pytest_unconfigure() -> None:

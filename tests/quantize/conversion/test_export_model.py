@@ -26,7 +26,6 @@ from querylift.quantize.commands.quantize import quantize
 from querylift.quantize.conversion.export_model import ExportedModel, export_model
 from querylift.quantize.gguf_file import open_gguf_reader
 from querylift.trainer.student import models
-from tests.conftest import SavedModel
 from tests.helpers.adapters import read_gguf
 from tests.helpers.folders import (
     ADDED,
@@ -37,6 +36,7 @@ from tests.helpers.folders import (
     read_gguf_metadata,
     write_tiny_model,
 )
+from tests.helpers.saved_model import SavedModel
 
 PASSAGE = "A rainbow is caused by the refraction of sunlight in drops of rain, at an angle of 42 degrees."
 QUERIES = [

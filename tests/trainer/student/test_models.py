@@ -15,7 +15,7 @@ import torch
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import build_messages, build_prompt
 from querylift.trainer.student import model_bases, models
-from tests.conftest import SavedModel
+from tests.helpers.saved_model import SavedModel
 
 TEXTS = ["Rain is weather that falls on cold ground.", "def main(argument): return 0"] * 20
 QUERIES = [
