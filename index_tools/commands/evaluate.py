@@ -113,13 +113,13 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
         report = _make_report(task, baseline, system, engine, options)
     for warning in find_mode_warnings(system.searched):
         click.echo(f"warning: {warning}", err=True)
-    if out is not None:
-        _write_results(out, task, baseline, system, report)
-    counts = OutcomeCounts.of_run(system.searched)
     if as_json:
         click.echo(json.dumps(report_to_json(report, {s.name: s for s in (baseline, system)}), indent=2))
     else:
         click.echo(_format_result(baseline, system, report, options, out))
+    if out is not None:  # this may fail, and the result stands above by then
+        _write_results(out, task, baseline, system, report)
+    counts = OutcomeCounts.of_run(system.searched)
     if not counts.expanded and (options["via"] is not None or settings.generator != "none"):
         raise QueryliftError(explain_missing_conclusion(counts))
 
@@ -236,6 +236,7 @@ def _write_results(out: Path, task: Task, baseline: System, system: System, repo
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"--out is {out}: the folder cannot be created ({error.strerror}); name another") from None
+    write_report(out / "report.html", report)
     write_qrels(out / "qrels.txt", task.qrels)
     write_run(out / "plain.run", baseline.searched.run, "plain")
     write_run(out / "expanded.run", system.searched.run, "expanded")
@@ -244,4 +245,3 @@ def _write_results(out: Path, task: Task, baseline: System, system: System, repo
         for query_id, words in system.searched.expansions.items()
     ]
     (out / "expansions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    write_report(out / "report.html", report)

@@ -207,6 +207,16 @@ def test_white_space_around_an_id_of_the_index_separates_no_hit_from_its_judgmen
     assert measured["judged_documents"] == {"count": 3, "not_in_index": 0}
 
 
+def test_an_id_that_no_trec_file_can_hold_costs_the_run_files_but_not_the_result(
+    opensearch: str, write_index: IndexWriter, folder: Path
+) -> None:
+    write_index({"d 1": TEXTS["d1"], "d2": TEXTS["d2"], "d3": TEXTS["d3"]})
+    result = evaluate(opensearch, "--generator", "table:table.jsonl", "--out", "out")
+    assert "plain.run:1: 'd 1' cannot stand in a TREC file" in str(result.exception)
+    assert "queries: 1 expanded, 2 skipped, 0 failed" in result.stdout
+    assert (folder / "out/report.html").exists()
+
+
 def test_judged_documents_that_the_index_lacks_and_hits_that_nobody_judged_are_told(
     opensearch: str, write_index: IndexWriter, folder: Path
 ) -> None:
