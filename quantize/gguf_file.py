@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -14,6 +15,8 @@ class _PlainArrayReader(gguf.GGUFReader):  # type: ignore[misc]  # gguf has no t
     The package reads them out of a memory map, which makes an object of its own class for each of the 100,000 strings of
     a vocabulary. The plain array is a view of the same memory map.
     """
+
+    data: np.ndarray[Any, np.dtype[np.uint8]]
 
     def _build_fields(self, offs: int, count: int) -> int:
         self.data = self.data.view(np.ndarray)
