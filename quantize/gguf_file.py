@@ -16,7 +16,7 @@ class _PlainArrayReader(gguf.GGUFReader):  # type: ignore[misc]  # gguf has no t
     a vocabulary. The plain array is a view of the same memory map.
     """
 
-    data: Any
+    data: np.ndarray[Any, np.dtype[np.uint8]]
 
     def _build_fields(self, offs: int, count: int) -> int:
         self.data = self.data.view(np.ndarray)

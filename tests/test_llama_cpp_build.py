@@ -31,18 +31,8 @@ PROBE = """\
 def compile_project(folder: Path, *options: str) -> str:
     """Compile the project for a CPU with AMX. Return the output of the compiler, "" when all is well."""
     build = folder / "build"
-    command: list[str | Path] = [
-        BIN / "cmake",
-        "-G",
-        "Ninja",
-        f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}",
-        "-S",
-        folder,
-        "-B",
-        build,
-        *options,
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [BIN / "cmake", "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}", "-S", folder, "-B", build]
+    subprocess.run([*map(str, command), *options], check=True, capture_output=True)
     result = subprocess.run([BIN / "cmake", "--build", build], capture_output=True, text=True)
     return result.stdout if result.returncode else ""
 
