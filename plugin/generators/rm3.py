@@ -62,7 +62,7 @@ class Rm3Generator:
         if not hits:
             return None
         vectors = await self._engine.fetch_term_vectors(hits, field)
-        scores = {hit["_id"]: float(hit["_score"]) for hit in hits}
+        scores = {(hit["_index"], hit["_id"]): float(hit["_score"]) for hit in hits}
         weights = estimate_relevance_model(vectors, scores, field=field)
         heaviest = sorted(weights.items(), key=lambda entry: (-entry[1], entry[0]))[: self._terms]
         return expansion_from_terms(heaviest, field=field)
@@ -73,12 +73,12 @@ class Rm3Generator:
 
 
 def estimate_relevance_model(
-    vectors: Iterable[Mapping[str, Any]], scores: Mapping[str, float], *, field: str
+    vectors: Iterable[Mapping[str, Any]], scores: Mapping[tuple[str, str], float], *, field: str
 ) -> dict[str, float]:
     """Return P(term | relevance model) of every usable term.
 
     This is the sum over documents of term frequency / document length x score / sum of scores. `vectors` are the `docs`
-    of `_mtermvectors`, `scores` the BM25 scores by document id. `querylift.plugin.fast_expander.term_filter` says which
+    of `_mtermvectors`, `scores` the BM25 scores by index and document id. `querylift.plugin.fast_expander.term_filter` says which
     terms are usable. Without documents the result is empty.
     """
     score_sum = sum(scores.values()) or 1.0
@@ -88,7 +88,7 @@ def estimate_relevance_model(
         terms = field_vector.get("terms", {})
         length = sum(statistics.get("term_freq", 0) for statistics in terms.values()) or 1
         document_limit = compute_document_limit(field_vector.get("field_statistics", {}).get("doc_count", 0))
-        score = scores.get(document.get("_id", ""), 0)
+        score = scores.get((document.get("_index", ""), document.get("_id", "")), 0)
         for term, statistics in terms.items():
             if is_usable_term(term) and statistics.get("doc_freq", 1) <= document_limit:
                 weights[term] += statistics.get("term_freq", 0) / length * score / score_sum

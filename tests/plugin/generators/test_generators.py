@@ -117,7 +117,7 @@ def test_rm3_weights_are_the_sum_of_term_share_times_score_share() -> None:
         {"_id": "1", "term_vectors": {"text": make_term_vector(axon=3, cell=1)}},
         {"_id": "2", "term_vectors": {"text": make_term_vector(axon=1, nerve=1)}},
     ]
-    weights = estimate_relevance_model(vectors, {"1": 6.0, "2": 2.0}, field="text")
+    weights = estimate_relevance_model(vectors, {("", "1"): 6.0, ("", "2"): 2.0}, field="text")
     assert weights == {
         "axon": pytest.approx(3 / 4 * 6 / 8 + 1 / 2 * 2 / 8),
         "cell": pytest.approx(1 / 4 * 6 / 8),
@@ -133,12 +133,22 @@ def test_rm3_leaves_out_numbers_single_characters_and_common_terms() -> None:
         "rare": {"term_freq": 1, "doc_freq": 10},
     }
     vectors = [{"_id": "1", "term_vectors": {"text": {"terms": terms, "field_statistics": {"doc_count": 100}}}}]
-    assert list(estimate_relevance_model(vectors, {"1": 1.0}, field="text")) == ["rare"]
+    assert list(estimate_relevance_model(vectors, {("", "1"): 1.0}, field="text")) == ["rare"]
+
+
+def test_rm3_tells_documents_of_two_indices_with_the_same_id_apart() -> None:
+    def make_vector(index: str, term: str) -> dict[str, object]:
+        field_vector = {"terms": {term: {"term_freq": 1, "doc_freq": 1}}, "field_statistics": {"doc_count": 100}}
+        return {"_index": index, "_id": "1", "term_vectors": {"text": field_vector}}
+
+    vectors = [make_vector("a", "axon"), make_vector("b", "boat")]
+    weights = estimate_relevance_model(vectors, {("a", "1"): 3.0, ("b", "1"): 1.0}, field="text")
+    assert weights == {"axon": 0.75, "boat": 0.25}
 
 
 def test_rm3_without_documents_or_terms_has_no_weights() -> None:
     assert estimate_relevance_model([], {}, field="text") == {}
-    assert estimate_relevance_model([{"_id": "1"}], {"1": 1.0}, field="text") == {}
+    assert estimate_relevance_model([{"_id": "1"}], {("", "1"): 1.0}, field="text") == {}
 
 
 @pytest.mark.parametrize(
