@@ -38,13 +38,16 @@ def run_in_worker(task: str, *, on_progress: Callable[[int], None], **arguments:
 
 
 def _start_worker(stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start the worker with this very package first on its path. A crash of llama.cpp starts no debugger."""
+    """Start the worker with this very package first on its path. A crash of llama.cpp starts no debugger.
+
+    Its threads sleep while they wait for each other, so that they share cores with other work.
+    """
     package_parent = str(PACKAGE_FOLDER.parent)
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "querylift.quantize.levels.worker"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-        env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},
+        env={"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},
     )  # fmt: skip
 
 
