@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
 
+from querylift.plugin.child_process import build_worker_environment
 from querylift.plugin.errors import GeneratorError
-from querylift.plugin.files import PACKAGE_FOLDER
 from querylift.plugin.generators.llama.worker import WorkerOptions
 
 _log = logging.getLogger("querylift")
@@ -63,7 +63,7 @@ class WorkerProcess:
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "querylift.plugin.generators.llama.worker", options_json,
-            stdin=pipe, stdout=pipe, stderr=pipe, env=_build_environment(),
+            stdin=pipe, stdout=pipe, stderr=pipe, env=build_worker_environment(os.environ),
         )  # fmt: skip
         worker = cls(process, hang_s=hang_s)
         try:
@@ -243,17 +243,6 @@ async def _log_lines(output: asyncio.StreamReader) -> None:
             return
         if text := line.decode("utf-8", "replace").strip():
             _log.warning("the model's worker printed: %s", text)
-
-
-def _build_environment() -> dict[str, str]:
-    """Return this process's environment, changed in three ways.
-
-    The worker imports the same copy of this package. llama.cpp starts no debugger when it crashes. Its threads sleep while
-    they wait for each other, unless the user chose otherwise: on a busy machine, two threads that spin take ten times as long.
-    """
-    folder = str(PACKAGE_FOLDER.parent)
-    path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH", "")]))
-    return {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"}
 
 
 def _describe_exit_code(code: int | None) -> str:
