@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from querylift.plugin.child_process import build_python_path
 from querylift.plugin.errors import EngineError
 
 
@@ -52,7 +53,7 @@ def run_proxy(settings: Mapping[str, Any], *, timeout_s: float = 60) -> Iterator
         listen, admin = (f"127.0.0.1:{port}" for port in find_free_ports(2))
         config, log = Path(folder, "querylift.toml"), Path(folder, "log")
         config.write_text(format_toml({**settings, "listen": listen, "admin": admin}), encoding="utf-8")
-        command = [sys.executable, "-m", "querylift", "serve", "--config", str(config)]
+        command = [sys.executable, "-P", "-m", "querylift", "serve", "--config", str(config)]
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=_make_environment()
@@ -108,7 +109,8 @@ def _format_toml_table(path: tuple[str, ...], table: Mapping[str, Any]) -> list[
 
 def _make_environment() -> dict[str, str]:
     """Return the environment of this process without the settings that would override those of the file."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("QUERYLIFT_") or k == "QUERYLIFT_CACHE"}
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("QUERYLIFT_") or k == "QUERYLIFT_CACHE"}
+    return {**variables, "PYTHONPATH": build_python_path()}
 
 
 def _wait_until_healthy(proxy: RunningProxy, timeout_s: float) -> None:

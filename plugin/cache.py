@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from querylift.plugin.expansion import PROMPT_VERSION, Expansion, normalize_quer
 from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.settings import CacheSettings
 
+_log = logging.getLogger("querylift")
 _WRITES_BETWEEN_CLEANUPS = 1000
 """After so many writes, a cache file deletes entries that are too old or too many."""
 NO_EXPANSION = "{}"
@@ -111,14 +114,16 @@ class FileCache:
         self.faults = CacheFaults(f"the cache file {path}", clock)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="querylift-cache")
         try:
+            _make_private_file(path)
             self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._file.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT, until REAL)")
             self._file.execute("DELETE FROM kept WHERE until < ?", (wall_clock(),))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise SettingsError(
-                f"cache.file is {path}: it cannot be used as a cache ({error}); name another file"
+                f"cache.file is {path}: it cannot be used as a cache ({reason}); name another file"
             ) from None
 
     async def start(self) -> None:
@@ -170,6 +175,18 @@ class FileCache:
             return None
         self.faults.record_success(operation)
         return row
+
+
+def _make_private_file(path: Path) -> None:
+    """Create the file for its owner alone. SQLite gives the files beside it the same mode. An old file keeps its mode.
+
+    Raises OSError.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        if path.stat().st_mode & 0o077:
+            _log.warning("the cache file %s can be opened by other users; run chmod 600 on it", path)
 
 
 def make_cache(settings: CacheSettings, clock: Callable[[], float]) -> Cache:

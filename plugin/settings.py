@@ -80,10 +80,10 @@ class LlamaSettings(_SettingsTable):
     """`[llama]`: the worker process that runs a GGUF file, with or without an adapter."""
 
     adapter: Path | None = None
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)] = 1
     slots: Annotated[int, Field(ge=1, le=64)] = 8
     queue_size: Annotated[int, Field(ge=1)] = 64
-    max_seconds: Annotated[float, Field(gt=0)] = 10
+    max_seconds: Annotated[float, Field(gt=0)] = 60
 
 
 class ExpanderSettings(_SettingsTable):

@@ -92,7 +92,7 @@ async def measure_level(
     engine: Engine,
     settings: Settings,
     index_settings: Mapping[str, object],
-    threads: int | None = None,
+    threads: int = 1,
     progress: Callable[[int], None] = lambda count: None,
 ) -> LevelMeasurement:
     """Write an expansion for every query of `tasks` without sampling, and search with it as the proxy would.

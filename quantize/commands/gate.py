@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     "--limit", type=click.IntRange(min=2), help="Queries to sample from each collection [default: all of them]."
 )
 @click.option("--seed", default=0, show_default=True, help="Random seed of the sample.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: the physical cores less one].")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of the model.")
 @click.option("--weight", type=float, help="Weight of the expansion [default: from the settings, else 0.2].")
 @click.option("--licence", help="Licence to name in the model card.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -95,11 +95,10 @@ async def _run_gate(
     from querylift.index_tools.evaluation.conclusion import describe_refusals
     from querylift.index_tools.evaluation.experiment import System, check_baseline_hits
     from querylift.index_tools.searching import search_offline
-    from querylift.plugin.generators.llama.model_file import count_default_threads
     from querylift.quantize.acceptance.gate import choose_smallest, compute_ndcg, decide_levels, measure_level
     from querylift.quantize.acceptance.model_card import GateResult
 
-    threads = options["threads"] or count_default_threads()
+    threads = options["threads"]
     bound = options["bound"] / 100
     index_settings = {} if options["weight"] is None else {"weight": options["weight"]}
     with Engine(settings) as engine:

@@ -20,7 +20,7 @@ from typing import Any
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import PROMPT_VERSION
 from querylift.plugin.files import compute_file_digest, compute_input_digest, hold_lock, read_json_object, replace_file
-from querylift.plugin.generators.llama.model_file import count_default_threads
+from querylift.plugin.generators.llama.model_file import count_free_cores
 from querylift.quantize.levels.importance_matrix import MAX_TOKENS_PER_TEXT, read_calibration_texts
 from querylift.quantize.levels.level_types import PURE_SUFFIX, TYPES_WITHOUT_IMPORTANCE, get_known_types
 from querylift.quantize.levels.source_model import (
@@ -95,7 +95,7 @@ def make_levels(
     """
     source = read_source_model(model, requantize=requantize)
     with hold_lock(out / ".lock", output=out):
-        folder = LevelFolder(out, source, threads=threads or count_default_threads(), progress=progress)
+        folder = LevelFolder(out, source, threads=threads or count_free_cores(), progress=progress)
         for type_name in types:
             yield folder.get_or_make_level(type_name, calibration)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
 
-from querylift.plugin.files import PACKAGE_FOLDER
+from querylift.plugin.child_process import build_worker_environment
 
 _MAX_ERROR_CHARACTERS = 2000
 """Characters at the end of the worker's standard error that are searched for a reason."""
@@ -38,13 +38,11 @@ def run_in_worker(task: str, *, on_progress: Callable[[int], None], **arguments:
 
 
 def _start_worker(stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start the worker with this very package first on its path. A crash of llama.cpp starts no debugger."""
-    package_parent = str(PACKAGE_FOLDER.parent)
-    path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
+    """Start the worker."""
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "querylift.quantize.levels.worker"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-        env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},
+        env=build_worker_environment(os.environ),
     )  # fmt: skip
 
 

@@ -361,6 +361,26 @@ def test_a_file_cache_outlives_its_process_and_entries_still_expire(tmp_path: Pa
     asyncio.run(main())
 
 
+def test_a_cache_file_is_for_its_owner_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Expansions tell what was searched."""
+
+    async def write_entry() -> None:
+        cache = FileCache(tmp_path / "kept.db", 10, ManualClock())
+        await cache.set("a", "1", ttl_s=10)
+        assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(
+            ("kept.db", "kept.db-shm", "kept.db-wal"), 0o600
+        )
+        await cache.close()
+
+    asyncio.run(write_entry())
+    assert caplog.messages == []
+    (tmp_path / "kept.db").chmod(0o644)
+    asyncio.run(FileCache(tmp_path / "kept.db", 10, ManualClock()).close())
+    assert caplog.messages == [
+        f"the cache file {tmp_path / 'kept.db'} can be opened by other users; run chmod 600 on it"
+    ]
+
+
 def test_a_file_that_is_not_a_cache_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a database, but long enough to look into " * 50)
     with pytest.raises(SettingsError, match=r"cache\.file is .*notes\.txt: it cannot be used"):

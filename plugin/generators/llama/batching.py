@@ -122,9 +122,19 @@ class Batcher:
             if state.request_id == request_id:
                 self._free_slot(state)
 
+    def fill_free_slots(self) -> list[int]:
+        """Give the free slots to requests that wait. Return the ids of these requests."""
+        started_ids = []
+        for sequence, state in enumerate(self._slots):
+            if state is None and self._waiting:
+                waiting_state = self._waiting.popleft()
+                self._slots[sequence] = self._start_request(waiting_state, sequence)
+                started_ids.append(waiting_state.request_id)
+        return started_ids
+
     def run_step(self) -> list[FinishedText]:
         """Run one pass of the model over all sequences. Return the texts that this pass finished."""
-        self._fill_free_slots()
+        self.fill_free_slots()
         reads = list(self._choose_tokens_to_read())
         next_tokens = self._model.decode_batch([token for _, tokens in reads for token in tokens])
         states = [state for state, tokens in reads if tokens[-1].needs_next]
@@ -153,11 +163,6 @@ class Batcher:
         for start in range(0, len(batch), STEP_TOKENS):
             self._model.decode_batch(batch[start : start + STEP_TOKENS])
         return prefix
-
-    def _fill_free_slots(self) -> None:
-        for sequence, state in enumerate(self._slots):
-            if state is None and self._waiting:
-                self._slots[sequence] = self._start_request(self._waiting.popleft(), sequence)
 
     def _start_request(self, state: _RequestState, sequence: int) -> _RequestState:
         state.sequence = sequence

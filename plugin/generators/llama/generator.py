@@ -10,7 +10,7 @@ from querylift.plugin.errors import GeneratorBusy, GeneratorError, QueryliftErro
 from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, clean_prose, clean_query, parse_output
 from querylift.plugin.files import compute_file_digest
 from querylift.plugin.generators.base import ExpansionRequest
-from querylift.plugin.generators.llama.model_file import check_gguf_magic, check_llama_cpp, count_default_threads
+from querylift.plugin.generators.llama.model_file import check_gguf_magic, check_llama_cpp
 from querylift.plugin.generators.llama.worker import WorkerOptions
 from querylift.plugin.generators.llama.worker_process import AdapterLaunchError, LaunchError, WorkerProcess
 from querylift.plugin.refusals import is_refusal
@@ -26,9 +26,12 @@ _CHARS_PER_TOKEN = 20
 class LlamaGenerator:
     """Writes passages with the GGUF file `model`, for up to `slots` requests at a time. `queue_size` more may wait.
 
-    `adapter` is a LoRA adapter as GGUF, trained for that model and for this version's prompt. `threads` is by default the
-    number of physical cores less one. `slot_tokens` holds prompt and passage of one request, and so bounds the query; the
-    memory grows with `slots` times `slot_tokens`. `max_seconds` bounds one request, with its time in the queue.
+    `adapter` is a LoRA adapter as GGUF, trained for that model and for this version's prompt. `slot_tokens` holds prompt and
+    passage of one request, and so bounds the query; the memory grows with `slots` times `slot_tokens`. `max_seconds` bounds
+    one request from the moment when it has a slot.
+
+    llama.cpp's threads wait for each other hundreds of times for each token, so one thread that has to share its core holds
+    up all. The engine often runs beside this worker. So there is one thread by default.
 
     A worker is replaced when requests wait and it shows no sign of life for `hang_s` seconds. A worker that has not loaded
     the model within `start_s` seconds has failed.
@@ -43,10 +46,10 @@ class LlamaGenerator:
         model: Path,
         adapter: Path | None = None,
         *,
-        threads: int | None = None,
+        threads: int = 1,
         slots: int = 8,
         queue_size: int = 64,
-        max_seconds: float = 10.0,
+        max_seconds: float = 60.0,
         slot_tokens: int = 256,
         gpu_layers: int = 0,
         hang_s: float = 5.0,
@@ -63,7 +66,7 @@ class LlamaGenerator:
         self._max_chars = slot_tokens * _CHARS_PER_TOKEN
         self._options = WorkerOptions(
             model=str(model.absolute()),
-            threads=threads or count_default_threads(),
+            threads=threads,
             slots=slots,
             slot_tokens=slot_tokens,
             gpu_layers=gpu_layers,
@@ -134,7 +137,9 @@ class LlamaGenerator:
         if supervisor is not None:
             supervisor.cancel()
             await asyncio.wait([supervisor])
-            self._worker = None
+            worker, self._worker = self._worker, None
+            if worker is not None:  # the supervisor had not begun when it was cancelled
+                await worker.end_process()
 
     @property
     def _files(self) -> list[Path]:

@@ -64,11 +64,8 @@ def check_gguf_magic(path: Path, *, role: str = "model") -> None:
         raise SettingsError(f"the {role} {path} is not a GGUF file; convert it, or name another")
 
 
-def count_default_threads() -> int:
-    """Return the physical cores that this process may use, less one for all other work. At least 1.
-
-    llama.cpp's threads spin while they wait for each other, so a thread that shares its core slows all of them.
-    """
+def count_free_cores() -> int:
+    """Return the physical cores that this process may use, less one for all other work. At least 1."""
     return max(1, min(_count_physical_cores(), _count_quota_cores()) - 1)
 
 

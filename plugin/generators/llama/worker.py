@@ -2,8 +2,8 @@
 
 Input: {"id": 1, "query": "..."} and {"cancel": 1}.
 Output: first {"ready": true}, or {"fatal": reason, "adapter": whether the adapter is the cause}. Then, for each request,
-{"id": 1, "text": "...", "tokens": 9} or {"id": 1, "error": "..."}. {"alive": true} follows each cancel; while the model
-computes, it is also sent at intervals, to show that the process does not hang.
+{"started": 1} when it has a slot, and {"id": 1, "text": "...", "tokens": 9} or {"id": 1, "error": "..."}. {"alive": true}
+follows each cancel; while the model computes, it is also sent at intervals, to show that the process does not hang.
 
 With a process of its own, a crash of llama.cpp costs a restart and no search.
 """
@@ -80,6 +80,8 @@ def _serve_requests(batcher: Batcher, inbox: SimpleQueue[Message], send: Send, h
         for message in _take_messages(inbox, wait=not batcher.has_work):
             _handle_message(batcher, message, send)
         if batcher.has_work:
+            for request_id in batcher.fill_free_slots():
+                send({"started": request_id})
             for finished in batcher.run_step():
                 send({"id": finished.request_id, "text": finished.text, "tokens": finished.token_count})
         heartbeat()

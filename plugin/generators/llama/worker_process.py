@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
 
+from querylift.plugin.child_process import build_worker_environment
 from querylift.plugin.errors import GeneratorError
-from querylift.plugin.files import PACKAGE_FOLDER
 from querylift.plugin.generators.llama.worker import WorkerOptions
 
 _log = logging.getLogger("querylift")
@@ -47,6 +47,7 @@ class WorkerProcess:
         self._hang_s = hang_s
         self._request_ids = count(1)
         self._replies: dict[int, asyncio.Future[_Reply]] = {}
+        self._limits: dict[int, tuple[asyncio.Timeout, float]] = {}
         self._owes_message = asyncio.Event()
         self._sign_count = 0
         self._end_reason = ""
@@ -62,13 +63,13 @@ class WorkerProcess:
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "querylift.plugin.generators.llama.worker", options_json,
-            stdin=pipe, stdout=pipe, stderr=pipe, env=_build_environment(),
+            stdin=pipe, stdout=pipe, stderr=pipe, env=build_worker_environment(os.environ),
         )  # fmt: skip
         worker = cls(process, hang_s=hang_s)
         try:
             await worker._wait_until_loaded(start_s)
         except BaseException:
-            await worker._end_process()
+            await worker.end_process()
             raise
         return worker
 
@@ -85,16 +86,19 @@ class WorkerProcess:
     async def write_passage(self, query: str, *, max_seconds: float) -> str:
         """Return the model's text for `query`. Raises GeneratorError. Must not be called after the process has ended.
 
-        When the caller gives up, the worker drops the request, which frees its slot.
+        `max_seconds` is counted from the moment when the request has a slot. Otherwise a worker with a long queue would
+        give up every request that it begins. When the caller gives up, the worker drops the request, which frees its slot.
         """
         request_id, reply = self._register_request()
         self._send_message({"id": request_id, "query": query})
         try:
-            async with asyncio.timeout(max_seconds):
+            async with asyncio.timeout(None) as limit:
+                self._limits[request_id] = limit, max_seconds
                 answer = await reply
         except TimeoutError:
             raise GeneratorError(f"the model did not answer within {max_seconds:g} s") from None
         finally:
+            self._limits.pop(request_id, None)
             if self._replies.pop(request_id, None) is not None:
                 self._send_message({"cancel": request_id})
         if answer.error:
@@ -109,7 +113,7 @@ class WorkerProcess:
                 self._handle_message(message)
         finally:
             hang_check.cancel()
-            await self._end_process()
+            await self.end_process()
         return self._end_reason or _describe_exit_code(self._process.returncode)
 
     def _register_request(self) -> tuple[int, asyncio.Future[_Reply]]:
@@ -137,6 +141,9 @@ class WorkerProcess:
 
     def _handle_message(self, message: dict[str, Any]) -> None:
         self._sign_count += 1
+        if "started" in message:
+            self._start_limit(message["started"])
+            return
         reply = self._replies.pop(message.get("id", 0), None)
         self.answered_count += reply is not None
         self.written_tokens += message.get("tokens", 0)
@@ -144,6 +151,12 @@ class WorkerProcess:
             self._owes_message.clear()
         if reply and not reply.done():
             reply.set_result(_Reply(message.get("text", ""), message.get("error", "")))
+
+    def _start_limit(self, request_id: int) -> None:
+        """Let the time of a request begin, because it has a slot now."""
+        if request_id in self._limits:
+            limit, max_seconds = self._limits[request_id]
+            limit.reschedule(asyncio.get_running_loop().time() + max_seconds)
 
     async def _wait_until_loaded(self, start_s: float) -> None:
         """Return when the worker reports that the model is loaded. Raises LaunchError."""
@@ -159,7 +172,7 @@ class WorkerProcess:
         error_class = AdapterLaunchError if message.get("adapter") else LaunchError
         if reason := message.get("fatal"):
             raise error_class(reason)
-        await self._end_process()
+        await self.end_process()
         exit_code = _describe_exit_code(self._process.returncode)
         raise error_class(f"llama.cpp ended while loading it ({exit_code})")
 
@@ -177,7 +190,7 @@ class WorkerProcess:
         self._end_reason = f"it showed no sign of life for {self._hang_s:g} s"
         self._kill_process()
 
-    async def _end_process(self) -> None:
+    async def end_process(self) -> None:
         """Fail the pending requests, and end the process even when this task is cancelled. It is safe to call this twice."""
         self.has_ended = True
         self._fail_pending_requests()
@@ -230,16 +243,6 @@ async def _log_lines(output: asyncio.StreamReader) -> None:
             return
         if text := line.decode("utf-8", "replace").strip():
             _log.warning("the model's worker printed: %s", text)
-
-
-def _build_environment() -> dict[str, str]:
-    """Return this process's environment, changed in two ways.
-
-    The worker imports the same copy of this package. llama.cpp starts no debugger when it crashes.
-    """
-    folder = str(PACKAGE_FOLDER.parent)
-    path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"}
 
 
 def _describe_exit_code(code: int | None) -> str:

@@ -107,7 +107,9 @@ def test_a_request_can_be_cancelled_while_it_waits_and_while_it_runs() -> None:
     batcher = Batcher(model, slots=1, slot_tokens=1000)
     for request_id, query in enumerate(model.answers):
         batcher.submit(request_id, query)
+    assert batcher.fill_free_slots() == [0]
     batcher.run_step()
+    assert batcher.fill_free_slots() == []
     for request_id in (0, 1, 7):
         batcher.cancel(request_id)
     finished = [text for _ in range(30) if batcher.has_work for text in batcher.run_step()]

@@ -14,7 +14,8 @@ from querylift.plugin.errors import GeneratorError, MissingExtra
 from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.llama.generator import LlamaGenerator
-from querylift.plugin.generators.llama.model_file import count_default_threads
+from querylift.plugin.generators.llama.model_file import count_free_cores
+from querylift.plugin.settings import parse_settings
 from tests.helpers.llama import QUERIES, run_drill, write_text, write_texts
 
 
@@ -120,5 +121,17 @@ def test_importing_the_generator_loads_neither_llama_cpp_nor_numpy() -> None:
     assert process.stdout == "[]\n"
 
 
-def test_it_uses_at_least_one_thread_and_leaves_one_core_free() -> None:
-    assert 1 <= count_default_threads() <= max(1, (os.cpu_count() or 1) - 1)
+def test_quantising_uses_at_least_one_core_and_leaves_one_free() -> None:
+    assert 1 <= count_free_cores() <= max(1, (os.cpu_count() or 1) - 1)
+
+
+@pytest.mark.model
+def test_the_model_has_one_thread_and_further_ones_would_sleep_while_they_wait() -> None:
+    """Two threads that spin took ten times as long as one on a machine that was at other work."""
+    assert parse_settings({}).llama.threads == 1
+
+    async def drill(generator: LlamaGenerator) -> None:
+        environment = Path(f"/proc/{generator.pid}/environ").read_bytes().split(b"\0")
+        assert b"OMP_WAIT_POLICY=passive" in environment
+
+    run_drill(drill)
