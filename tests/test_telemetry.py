@@ -30,10 +30,17 @@ def _make_environment(home: Path) -> dict[str, str]:
 
 
 def _trace(trace: Path, *command: str) -> list[str]:
-    """Return the command under strace, which records every connection of it and its children. Skip where it is missing."""
+    """Return the command under strace, which records every connection of it and its children. Without strace, the command."""
     if STRACE is None:
-        pytest.skip("strace is not installed")
+        return list(command)
     return [STRACE, "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-e", "signal=none", "-o", str(trace), *command]
+
+
+def _check_connections(trace: Path) -> None:
+    """Assert that every connection was to this machine. Skip the rest of the test when there is no record of them."""
+    if STRACE is None:
+        pytest.skip("strace is not installed, so the connections were not recorded")
+    assert _list_foreign_addresses(trace) == []
 
 
 def _list_foreign_addresses(trace: Path) -> list[str]:
@@ -71,14 +78,15 @@ def test_serve_with_an_encoder_writes_no_file_at_home_and_connects_to_nothing_el
         finally:
             os.killpg(process.pid, signal.SIGTERM)
     assert _list_files(tmp_path / "home") == []
-    assert "127.0.0.1" in (tmp_path / "trace").read_text()
-    assert _list_foreign_addresses(tmp_path / "trace") == []
+    _check_connections(tmp_path / "trace")
 
 
 def _explain_when_up(admin: str) -> dict[str, object]:
+    url = f"http://{admin}/_querylift/explain?index=topics"
+    request = urllib.request.Request(url, BODY, {"Content-Type": "application/json"})
     for _ in range(600):
         try:
-            with urllib.request.urlopen(f"http://{admin}/_querylift/explain?index=topics", BODY, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 explanation: dict[str, object] = json.load(answer)
                 return explanation
         except OSError:
@@ -107,7 +115,7 @@ def test_the_training_libraries_are_offline_and_silent_whatever_the_environment_
         command, cwd=tmp_path, env=_make_environment(tmp_path / "home"), capture_output=True, text=True, timeout=250, check=True
     )  # fmt: skip
     assert result.stdout == "True True\n"
-    assert _list_foreign_addresses(tmp_path / "trace") == []
+    _check_connections(tmp_path / "trace")
 
 
 def test_no_module_imports_onnxruntime_without_switching_its_reports_off() -> None:
