@@ -159,6 +159,12 @@ class Settings(_SettingsTable):
             raise ValueError("put the key into http.api_key; a URL is shown in logs and on the admin page")
         return value
 
+    @field_validator("admin", mode="before")
+    @classmethod
+    def _switch_admin_page_off(cls, value: Any) -> Any:
+        """Return None for an empty address, because TOML has no value that means none."""
+        return None if value == "" else value
+
     @field_validator("listen", "admin")
     @classmethod
     def _check_address(cls, value: str | None) -> str | None:

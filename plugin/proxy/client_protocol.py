@@ -19,7 +19,7 @@ MAX_HEAD_BYTES = 32_768
 MAX_HEADERS = 200
 """Most headers of a request. Each one costs time here and once more on the way to the engine."""
 MAX_PIPELINED = 16
-"""Most requests that a client may send before it has the answer to the first. The others are left unread."""
+"""Most requests that a client may send before it has the answer to the first. One more is refused, and its connection closed."""
 MIN_CHUNK_BYTES = 8
 """A body may not come in chunks that are smaller on average. A segment of chunks of one byte takes 70 ms to read."""
 _FREE_CHUNKS = 1000

@@ -25,6 +25,7 @@ from querylift.plugin.proxy.forwarded_headers import (
     select_forwarded_headers,
     select_returned_headers,
 )
+from querylift.plugin.proxy.routes import match_search_route
 
 SMALL_BYTES = 65_536
 """A body of at most this size is read and written in one piece."""
@@ -33,6 +34,9 @@ _UNREAD_REQUEST_STATUSES = frozenset({400, 413, 414, 417, 431})
 _CLOSE_S = 1.0
 _DEAD_AFTER_S = 180
 """An engine's machine that acknowledges nothing for so long is gone. One that is only busy acknowledges."""
+
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class UpstreamDown(Exception):
@@ -64,6 +68,8 @@ class Upstream:
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=262_144,
         )
+        # aiohttp would send a PUT or a DELETE again when the engine closes the connection, and has no public switch for it.
+        self._session._retry_connection = False
 
     async def send(
         self, method: str, path: str, query_string: str, headers: Headers, body: bytes | AsyncIterator[bytes] | None
@@ -75,7 +81,11 @@ class Upstream:
         if isinstance(body, AsyncIterator):
             body = _check_size(body, read_content_length(headers))
         try:
-            return Reply(await self._request_with_retry(method, url, forwarded_headers, body))
+            return Reply(
+                await self._request_with_retry(
+                    method, url, forwarded_headers, body, can_repeat=_can_repeat(method, path, body)
+                )
+            )
         except aiohttp.ClientConnectorError as error:
             raise UpstreamDown(502, f"the engine does not accept connections: {error.strerror or error}") from error
         except TimeoutError as error:
@@ -109,7 +119,7 @@ class Upstream:
                 await self._session.close()
 
     async def _request_with_retry(
-        self, method: str, url: URL, headers: list[tuple[str, str]], body: Any
+        self, method: str, url: URL, headers: list[tuple[str, str]], body: Any, *, can_repeat: bool
     ) -> aiohttp.ClientResponse:
         options: Any = {
             "headers": headers,
@@ -121,7 +131,7 @@ class Upstream:
         except aiohttp.ConnectionTimeoutError:
             pass  # Nothing was sent yet, so a second attempt is safe. After a pause of the process every timer has run out.
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError) or not _can_repeat(url, body):
+            if isinstance(error, aiohttp.ClientConnectorError) or not can_repeat:
                 raise
             # The engine had just closed an idle connection. A search changes nothing, so a second attempt is safe.
         return await self._session.request(method, url, data=_wrap_large_body(body), **options)
@@ -242,7 +252,7 @@ def _wrap_large_body(body: Any) -> Any:
     return io.BytesIO(body) if isinstance(body, bytes) and len(body) > SMALL_BYTES else body
 
 
-def _can_repeat(url: URL, body: Any) -> bool:
-    """Whether a request can be sent twice: it changes nothing, and its body is not a stream."""
-    api = url.raw_path.rstrip("/").rsplit("/", 1)[-1]
-    return api in ("_search", "_msearch", "_count") and not isinstance(body, AsyncIterator)
+def _can_repeat(method: str, path: str, body: Any) -> bool:
+    """Whether a request can be sent twice: it reads only, and its body is not a stream."""
+    reads_only = method in _SAFE_METHODS or match_search_route(method, path) is not None
+    return reads_only and not isinstance(body, AsyncIterator)

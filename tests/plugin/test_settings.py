@@ -128,3 +128,7 @@ def test_an_index_that_is_switched_off_is_not_reached_through_a_pattern() -> Non
 
 def test_a_file_that_an_editor_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     assert _load_text(tmp_path, "\ufeffbudget_ms = 50\n").budget_ms == 50
+
+
+def test_an_empty_address_switches_the_admin_page_off() -> None:
+    assert parse_settings({"admin": ""}).admin is None

@@ -87,6 +87,25 @@ def test_a_search_is_sent_again_when_the_engine_had_closed_an_idle_connection() 
     run_with_proxy(check, handle)
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("DELETE", "/docs/_doc/_search"), ("POST", "/docs/_doc/_search"), ("PUT", "/docs/_doc/1"), ("DELETE", "/docs")],
+)
+def test_a_write_is_never_sent_twice_when_the_engine_closes_its_connection(method: str, path: str) -> None:
+    async def handle(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
+        if request.start_line.startswith(method.encode() + b" " + path.encode() + b" "):
+            writer.close()  # as an engine does that has stopped, perhaps after the write
+        else:
+            await answer_with()(request, writer)
+
+    async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
+        await send_search(client, proxy)  # so that there is a connection that is used again
+        assert (await send_search(client, proxy, method=method, path=path, data=None))[0] == 502
+        assert len(engine.requests) == 2
+
+    run_with_proxy(check, handle)
+
+
 def test_a_proxy_that_was_paused_while_it_connected_connects_again() -> None:
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         upstream = Upstream(f"http://127.0.0.1:{engine.port}", connect_timeout_s=0.4)
