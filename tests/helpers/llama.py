@@ -27,10 +27,10 @@ def run_drill(drill: Drill, model: Path | None = None, **options: object) -> Non
     """Run `drill` with a started generator, and assert that no task, file or process outlives it."""
 
     async def main() -> None:
-        generator = LlamaGenerator(model or find_packaged_model(), **{"max_seconds": 45, **options})  # type: ignore[arg-type]
+        generator = LlamaGenerator(model or find_packaged_model(), **{"max_seconds": 120, **options})  # type: ignore[arg-type]
         await generator.start()
         try:
-            async with asyncio.timeout(50):
+            async with asyncio.timeout(150):
                 await drill(generator)
         finally:
             last_pid = generator.pid

@@ -217,7 +217,7 @@ def test_parsing_time_grows_only_in_proportion_to_any_text(unit: str) -> None:
     text = unit * 60_000 + "_"
     began_s = time.process_time()
     parse_output(text, query=text), clean_prose(text), build_prompt(text)
-    assert time.process_time() - began_s < 5
+    assert time.process_time() - began_s < 30  # it takes 1 to 3; a parser that looks back takes hours
 
 
 # -- in the query's language ------------------------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ def test_a_megabyte_is_parsed_within_seconds(unit: str) -> None:
     began_s = time.process_time()
     parse_output(text, query="天空为什么是蓝色的")
     parse_output("the sky", query=text)
-    assert time.process_time() - began_s < 5
+    assert time.process_time() - began_s < 30  # it takes 1 to 3; a parser that looks back takes hours
 
 
 # -- the prompt -----------------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_cancelled_requests_free_their_slot() -> None:
             assert generator.pending_count == 0
         started_at_s = time.monotonic()
         assert await write_text(generator, "why do cats purr")
-        assert time.monotonic() - started_at_s < 20  # 144 answers would take a minute
+        assert time.monotonic() - started_at_s < 40  # 144 answers would take a minute
 
     run_drill(drill, slots=1)
 

@@ -34,7 +34,7 @@ def test_a_killed_worker_fails_its_requests_at_once_and_is_replaced() -> None:
         os.kill(killed_pid, signal.SIGKILL)
         killed_at_s = time.monotonic()
         errors = await asyncio.gather(*tasks, return_exceptions=True)
-        assert time.monotonic() - killed_at_s < 1
+        assert time.monotonic() - killed_at_s < 5  # a request may take 120
         assert {type(error) for error in errors} == {GeneratorError}
         with pytest.raises(GeneratorError, match="restarted"):
             await write_text(generator, QUERIES[0])
@@ -82,7 +82,7 @@ def test_a_stopped_worker_is_replaced_and_its_requests_fail() -> None:
         os.kill(stopped_pid, signal.SIGSTOP)
         with pytest.raises(GeneratorError, match="worker ended"):
             await write_text(generator, QUERIES[1])
-        assert 1 <= time.monotonic() - stopped_at_s < 3
+        assert 1 <= time.monotonic() - stopped_at_s < 20
         await wait_until_gone(stopped_pid)
         await wait_until_it_writes(generator)
 
