@@ -29,5 +29,5 @@ _REFUSAL = re.compile(rf"\W*(?:{'|'.join(_REFUSALS)})", re.IGNORECASE)
 
 
 def is_refusal(text: str) -> bool:
-    """Whether a model's answer begins as a refusal. The phrases are those of common models in ten languages."""
+    """Whether a model's answer begins as a refusal. The phrases are those of common models in nine languages."""
     return bool(_REFUSAL.match(text))
