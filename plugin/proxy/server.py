@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -36,6 +37,8 @@ from querylift.plugin.settings import Settings, split_address
 KEEP_ALIVE_S = 900
 """How long an idle client keeps its connection. The time is long because engines never close one, and because a client
 that sends a search just as its connection closes gets an error."""
+SWITCH_INTERVAL_S = 0.001
+"""How long the thread that reads large bodies may run before the event loop's turn. Python's own value is five times that."""
 DEFAULT_LIMITS = ConnectionLimits()
 
 
@@ -77,6 +80,7 @@ async def serve_proxy(
 
     `announce` gets one line once the proxy listens.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     await check_addresses(settings)
     await check_settings_on_engine(settings)
     async with open_proxy(settings) as proxy:
