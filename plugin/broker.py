@@ -119,8 +119,11 @@ class ExpansionBroker:
 
     def accept(self, cache_key: str) -> None:
         """Note that the engine accepted the search of an answer, so that its cache entries may be written."""
-        if isinstance(self._cache, HoldingCache):
-            self._run_in_background(self._cache.accept(cache_key, "pin:" + cache_key))
+        if not isinstance(self._cache, HoldingCache):
+            return
+        keys = (cache_key, "pin:" + cache_key)
+        if cache_key in self._generations or self._cache.holds_any(*keys):  # a cached answer has nothing to write
+            self._run_in_background(self._cache.accept(*keys))
 
     async def _answer_by_key(self, key: str, question: Question, budget_s: float) -> Answer:
         """Return what the cache holds, or what the generator makes within `budget_s`. Never raises GeneratorError."""

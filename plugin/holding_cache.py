@@ -51,6 +51,10 @@ class HoldingCache:
         else:
             self._held[key] = (value, ttl_s)
 
+    def holds_any(self, *keys: str) -> bool:
+        """Whether an entry of one of `keys` waits."""
+        return any(key in self._held for key in keys)
+
     async def accept(self, *keys: str) -> None:
         """Write the entries of `keys` that wait, and those that come within ACCEPTANCE_S, as the engine accepted a search."""
         for key in keys:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from querylift.plugin.broker import ExpansionBroker, Question
-from querylift.plugin.cache import MemoryCache, cache_key
+from querylift.plugin.cache import MemoryCache
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.holding_cache import ACCEPTANCE_S, MAX_HELD_ENTRIES, HoldingCache
@@ -57,16 +57,16 @@ def test_an_expansion_that_comes_after_the_answer_is_written_at_once() -> None:
 
 
 def test_an_acceptance_is_forgotten_after_a_minute() -> None:
-    async def check(broker: ExpansionBroker, shared_cache: MemoryCache, clock: ManualClock) -> None:
-        key = cache_key(broker.generator, REQUEST)
-        broker.accept(key)
-        await _finish_background_work()
+    async def main() -> None:
+        clock = ManualClock()
+        shared_cache = MemoryCache(10, clock)
+        cache = HoldingCache(shared_cache, clock)
+        await cache.accept("key")
         clock.advance(ACCEPTANCE_S)
-        await broker.answer(Question(REQUEST, clock() + 5))
-        await _finish_background_work()
-        assert await shared_cache.get(key) is None
+        await cache.set("key", "1", ttl_s=600)
+        assert await shared_cache.get("key") is None
 
-    _run_with_broker(check)
+    asyncio.run(main())
 
 
 def test_an_entry_that_waits_is_found_in_this_process() -> None:
