@@ -21,7 +21,7 @@ from typing import Any
 
 from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.evaluation.conclusion import format_outcome_counts
+from querylift.index_tools.evaluation.conclusion import OutcomeCounts
 from querylift.index_tools.evaluation.experiment import System, Task, create_report
 from querylift.index_tools.evaluation.html_report import Report, write_report
 from querylift.index_tools.evaluation.text_table import render_table
@@ -151,7 +151,7 @@ def _measure_system(generator: str, name: str, url: str, task: Task, print_line:
         explanations = {
             query_id: _fetch_explanation(proxy, format_search_body(text)) for query_id, text in task.queries.items()
         }
-    print_line(f"  Outcomes: {format_outcome_counts(searched)}.")
+    print_line(f"  Outcomes: {OutcomeCounts.of_run(searched).format_outcomes()}.")
     print_line(f"  A cached expansion adds {cached_ms[len(cached_ms) // 2]:+.1f} ms to a search (median).")
     expansions = {
         query_id: Expansion.from_json(explanation["expansion"]).to_text()

@@ -28,11 +28,11 @@ from querylift.plugin.broker import ExpansionBroker
 from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.errors import EngineError
 from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow_async, search_flow
-from querylift.plugin.outcome import OUTCOME_HEADER, Outcome
+from querylift.plugin.outcome import OUTCOME_HEADER
+from querylift.plugin.proxy.rejection import REJECTED
 
 DEFAULT_DEPTH = 1000
 _SEARCHES_PER_REQUEST = 32
-_REJECTED = Outcome("error", "rejected")
 
 Answer: TypeAlias = "dict[str, Any] | SearchRefusal"
 """The engine's answer to one search."""
@@ -155,7 +155,7 @@ def search_offline(
     outcomes = {query_id: result.outcome.format_header() for query_id, result in results.items()}
     return SearchedRun(
         run={query_id: _get_doc_ids(answers[query_id]) for query_id in originals},
-        outcomes=outcomes | dict.fromkeys(rejected_ids, _REJECTED.format_header()),
+        outcomes=outcomes | dict.fromkeys(rejected_ids, REJECTED.format_header()),
         expansions={
             query_id: result.expansion.to_text()
             for query_id, result in results.items()

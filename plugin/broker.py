@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from querylift.plugin.cache import Cache, cache_key, decode_expansion, encode_expansion, make_cache
 from querylift.plugin.cache_faults import CacheFaults
@@ -115,7 +115,8 @@ class ExpansionBroker:
         if (reason := self._find_privacy_reason(question)) is not None:
             return Answer(None, Outcome("skipped", reason))
         key = cache_key(self.generator, question.request)
-        return replace(await self._answer_by_key(key, question, budget_s), cache_key=key)
+        answer = await self._answer_by_key(key, question, budget_s)
+        return Answer(answer.expansion, answer.outcome, key)
 
     def accept(self, cache_key: str) -> None:
         """Note that the engine accepted the search of an answer, so that its cache entries may be written."""

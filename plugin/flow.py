@@ -57,6 +57,12 @@ def make_match_body(query: str, *fields: str) -> bytes:
     return json.dumps({"query": {"multi_match": {"query": query, "fields": fields}}}).encode()
 
 
+def choose_explained_fields(settings: Settings, index: str | None) -> tuple[str, ...]:
+    """Return the fields that an explanation searches when none are named: those of the index's table, or else `text`."""
+    table = settings.find_index_settings(index)
+    return table.fields if table and table.fields else ("text",)
+
+
 @dataclass(frozen=True, slots=True)
 class FlowResult:
     """The rewritten body, or None when the original body is to be sent. `query` is empty when it was not found.
@@ -162,7 +168,9 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
     if answer.expansion is None:
         return FlowResult(None, answer.outcome, query, cache_key=answer.cache_key)
     rewrite = dsl.rewrite_search(read_body(), user_query, answer.expansion, policy)
-    outcome = replace(answer.outcome, reason=answer.outcome.reason or rewrite.boost_reason)
+    outcome = answer.outcome
+    if rewrite.boost_reason and not outcome.reason:
+        outcome = replace(outcome, reason=rewrite.boost_reason)
     return FlowResult(dsl.dump_body(rewrite.body), outcome, query, answer.expansion, answer.cache_key)
 
 

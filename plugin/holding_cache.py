@@ -70,5 +70,7 @@ class HoldingCache:
     def _prefer_held(
         self, first_key: str, second_key: str, values: tuple[str | None, str | None]
     ) -> tuple[str | None, str | None]:
+        if not self._held:  # so it is as soon as every search has its answer
+            return values
         first, second = self._held.get(first_key), self._held.get(second_key)
         return (first[0] if first is not None else values[0]), (second[0] if second is not None else values[1])

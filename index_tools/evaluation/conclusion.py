@@ -47,6 +47,10 @@ class OutcomeCounts:
         """Return "40 expanded, 3 skipped, 1 failed"."""
         return f"{self.expanded} expanded, {self.skipped} skipped, {self.failed} failed"
 
+    def format_outcomes(self) -> str:
+        """Return how many queries had each outcome, such as "expanded 40, late;budget 3"."""
+        return ", ".join(f"{outcome or 'sent unchanged'} {count}" for outcome, count in self.by_outcome.items())
+
     def iter_reason_lines(self) -> Iterator[str]:
         """Yield a sentence for each outcome that is more than an expansion, such as "3 skipped;sort: the hits are not ..."."""
         for outcome, count in self.by_outcome.items():
@@ -54,12 +58,6 @@ class OutcomeCounts:
             if reason or kind not in ("expanded", "cached"):
                 sentence = REASONS.get(reason, "the answer has no header X-Querylift, so no proxy sent it")
                 yield f"{count} {outcome or 'sent unchanged'}: {sentence}"
-
-
-def format_outcome_counts(searched: SearchedRun) -> str:
-    """Return how many queries had each outcome, such as "expanded 40, late;budget 3"."""
-    counts = Counter(searched.outcomes.values()).most_common()
-    return ", ".join(f"{outcome or 'sent unchanged'} {count}" for outcome, count in counts)
 
 
 def format_observations(report: Report, runs: Mapping[str, SearchedRun], counts: OutcomeCounts) -> str:
@@ -110,11 +108,10 @@ def format_advice(index: str, comparison: Comparison, counts: OutcomeCounts, ind
 
 def explain_missing_conclusion(counts: OutcomeCounts) -> str:
     """Return the sentence that refuses to conclude, because no query was expanded."""
-    outcomes = ", ".join(f"{outcome or 'sent unchanged'} {count}" for outcome, count in counts.by_outcome.items())
     remedy = "correct --body, --field, the settings or the generator"
     if set(counts.by_outcome) == {""}:
         remedy = "name the URL of a Querylift proxy with --via"
-    return f"no query was expanded ({outcomes}), so nothing was measured; {remedy}"
+    return f"no query was expanded ({counts.format_outcomes()}), so nothing was measured; {remedy}"
 
 
 def describe_refusals(refusals: Mapping[str, str]) -> str:

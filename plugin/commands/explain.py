@@ -16,7 +16,15 @@ from querylift.plugin.broker import open_broker
 from querylift.plugin.commands.options import config_option, read_settings
 from querylift.plugin.engine_facts import EngineUnclear, has_field, open_engine_facts
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.flow import ExpansionRules, Search, explain_result, make_match_body, run_flow_async, search_flow
+from querylift.plugin.flow import (
+    ExpansionRules,
+    Search,
+    choose_explained_fields,
+    explain_result,
+    make_match_body,
+    run_flow_async,
+    search_flow,
+)
 from querylift.plugin.settings import Settings
 
 _TIMEOUT_S = 5
@@ -60,7 +68,7 @@ def explain(
     if body_path is not None:
         body = _read_body_file(body_path)
     else:
-        body = make_match_body(query, *(fields or _choose_fields(settings, index)))
+        body = make_match_body(query, *(fields or choose_explained_fields(settings, index)))
     explanation = asyncio.run(_explain_search(settings, Search(index, body, deadline_s=math.inf)))
     click.echo(json.dumps(explanation, indent=2, ensure_ascii=False) if as_json else _format_explanation(explanation))
 
@@ -96,11 +104,6 @@ async def _check_searched_fields(settings: Settings, search: Search, rules: Expa
         raise SettingsError(
             f"{index} has no field {names}, so the search would find nothing; name its text fields with --field"
         )
-
-
-def _choose_fields(settings: Settings, index: str) -> tuple[str, ...]:
-    table = settings.find_index_settings(index)
-    return table.fields if table and table.fields else ("text",)
 
 
 def _format_explanation(explanation: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from querylift.plugin.dsl.search_checks import iterate_objects
+
 _EXACT_SUBFIELDS = ("keyword", "raw")
 """The names by which a text field's unanalysed copy is known. The engines' own mappings use the first."""
 _METADATA_FIELDS = frozenset({"_id", "_index", "_type", "_routing"})
@@ -36,14 +38,8 @@ def _iterate_sort_fields(sort: Any) -> Iterator[str]:
 
 
 def _iterate_grouped_fields(aggregations: Any) -> Iterator[str]:
-    """Yield the field of each `terms` aggregation. The search is iterative, as clients choose the depth."""
-    pending = [aggregations]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, dict):
-            terms = item.get("terms")
-            if isinstance(terms, dict) and isinstance(terms.get("field"), str):
-                yield terms["field"]
-            pending.extend(item.values())
-        elif isinstance(item, list):
-            pending.extend(item)
+    """Yield the field of each `terms` aggregation."""
+    for aggregation in iterate_objects(aggregations):
+        terms = aggregation.get("terms")
+        if isinstance(terms, dict) and isinstance(terms.get("field"), str):
+            yield terms["field"]

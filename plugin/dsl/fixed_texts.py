@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from querylift.plugin.dsl.clauses import parse_fields
+from querylift.plugin.dsl.search_checks import iterate_objects
 
 _WORD = re.compile(r"\w+")
 _BETWEEN_WILDCARDS = re.compile(r"[^*?]+")
@@ -48,11 +50,11 @@ def _fold_text(text: str) -> str:
     return " ".join(_WORD.findall(text.casefold()))
 
 
-def _read_one_field(content: Any) -> Iterator[FixedText]:
-    """Yield the text of a clause such as {"match_phrase": {"title": {"query": "..."}}}."""
+def _read_one_field(content: Any, key: str = "query") -> Iterator[FixedText]:
+    """Yield the text under `key` of a clause such as {"match_phrase": {"title": {"query": "..."}}}."""
     for field, options in _iterate_items(content):
-        options = options if isinstance(options, dict) else {"query": options}
-        yield from _make_text(options, "query", (field,))
+        options = options if isinstance(options, dict) else {key: options}
+        yield from _make_text(options, key, (field,))
 
 
 def _read_several_fields(content: Any) -> Iterator[FixedText]:
@@ -71,22 +73,16 @@ def _read_term(content: Any) -> Iterator[FixedText]:
                 yield FixedText(part[0], (field,), is_term=True)
 
 
-def _read_fuzzy(content: Any) -> Iterator[FixedText]:
-    for field, options in _iterate_items(content):
-        options = options if isinstance(options, dict) else {"value": options}
-        yield from _make_text(options, "value", (field,))
-
-
 def _read_intervals(content: Any) -> Iterator[FixedText]:
     for field, rule in _iterate_items(content):
-        for options in _iterate_objects(rule):
+        for options in iterate_objects(rule):
             for key in ("query", "prefix", "term"):
                 yield from _make_text(options, key, (field,))
 
 
 def _read_spans(content: Any) -> Iterator[FixedText]:
     """Yield the word of each span_term in a span clause."""
-    for options in _iterate_objects(content):
+    for options in iterate_objects(content):
         for field, value in _iterate_items(options.get("span_term")):
             word = value.get("value", value.get("term")) if isinstance(value, dict) else value
             yield from _make_text({"word": word}, "word", (field,))
@@ -105,7 +101,7 @@ _READERS: dict[str, Callable[[Any], Iterator[FixedText]]] = {
     **dict.fromkeys(("multi_match", "combined_fields", "query_string", "simple_query_string"), _read_several_fields),
     **dict.fromkeys(("prefix", "wildcard"), _read_term),
     **dict.fromkeys(("span_near", "span_or", "span_first", "span_within", "span_containing", "span_not"), _read_spans),
-    "fuzzy": _read_fuzzy,
+    "fuzzy": partial(_read_one_field, key="value"),
     "intervals": _read_intervals,
     "more_like_this": _read_more_like_this,
 }
@@ -119,15 +115,3 @@ def _make_text(options: dict[str, Any], key: str, fields: tuple[str, ...]) -> It
 
 def _iterate_items(value: Any) -> Iterator[tuple[str, Any]]:
     yield from value.items() if isinstance(value, dict) else ()
-
-
-def _iterate_objects(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every JSON object in `value`. The search is iterative, as clients choose the depth."""
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, dict):
-            yield item
-            pending.extend(item.values())
-        elif isinstance(item, list):
-            pending.extend(item)

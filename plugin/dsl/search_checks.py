@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from querylift.plugin.dsl.url_parameters import UrlParameters
@@ -53,18 +54,21 @@ def sorts_by_score(sort: Any) -> bool:
 
 
 def contains_key(value: Any, *keys: str) -> bool:
-    """Whether one of `keys` is a key anywhere in `value`. The search is iterative, as clients choose the depth."""
+    """Whether one of `keys` is a key anywhere in `value`."""
     names = set(keys)
+    return any(not names.isdisjoint(json_object) for json_object in iterate_objects(value))
+
+
+def iterate_objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every JSON object in `value`. The search is iterative, as clients choose the depth."""
     pending = [value]
     while pending:
         item = pending.pop()
         if isinstance(item, dict):
-            if not names.isdisjoint(item):
-                return True
+            yield item
             pending.extend(item.values())
         elif isinstance(item, list):
             pending.extend(item)
-    return False
 
 
 def get_only_item(value: Any) -> tuple[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from querylift.plugin.flow import Search, explain_result, make_match_body
+from querylift.plugin.flow import Search, choose_explained_fields, explain_result, make_match_body
 from querylift.plugin.proxy.admin_guard import Refusal, check_browser_marks, check_media_type, check_token
 from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
@@ -96,9 +96,8 @@ class Admin:
         values = dict(parameters)
         settings = self.proxy.settings
         if not body:
-            table = settings.find_index_settings(values.get("index"))
-            fields = [value for name, value in parameters if name == "field"] or (table.fields if table else ())
-            body = make_match_body(values["q"], *(fields or ("text",)))
+            fields = [value for name, value in parameters if name == "field"]
+            body = make_match_body(values["q"], *(fields or choose_explained_fields(settings, values.get("index"))))
         search = Search(values.get("index"), body, deadline_s=time.monotonic() + float(settings.llama.max_seconds))
         return explain_result(await self.proxy.expand(search), search)
 

@@ -30,7 +30,8 @@ from querylift.plugin.proxy.body_thread import MAX_INLINE_BYTES, BodyThread
 from querylift.plugin.proxy.client_watch import ClientGone
 from querylift.plugin.proxy.error_answer import build_error_body
 from querylift.plugin.proxy.journal import Journal
-from querylift.plugin.proxy.responder import ORIGINAL_FAILS, REJECTED, AnswerUnseen, Responder
+from querylift.plugin.proxy.rejection import REJECTED
+from querylift.plugin.proxy.responder import ORIGINAL_FAILS, AnswerUnseen, Responder
 from querylift.plugin.proxy.search_request import SearchRequest, read_search_request
 from querylift.plugin.proxy.upstream import Upstream, UpstreamBroken
 from querylift.plugin.settings import Settings
@@ -165,11 +166,12 @@ class Proxy:
         expand = self.expand if len(request.body) <= MAX_INLINE_BYTES else self._expand_large
         result = await expand(Search(index, request.body, url_parameters, self._deadline_s(started_s), request.client))
         added_s = self._clock() - started_s
-        outcome = result.outcome
         try:
             outcome = await self._send_search(responder, request, result)
+            if outcome is not result.outcome:
+                result = replace(result, outcome=outcome)
         finally:
-            self._record_search(responder, index, replace(result, outcome=outcome), added_s)
+            self._record_search(responder, index, result, added_s)
 
     async def _send_search(self, responder: Responder, request: SearchRequest, result: FlowResult) -> Outcome:
         """Send the rewrite, or the original search where there is none or it fails. Return the outcome."""

@@ -11,20 +11,21 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
-from querylift.plugin.proxy.shard_report import OVERLOADED_SHARD
+from querylift.plugin.outcome import Outcome
+from querylift.plugin.proxy.shard_report import MAX_TEXT_BYTES, OVERLOADED_SHARD
 
+REJECTED = Outcome("error", "rejected")
 REJECTION_STATUSES = frozenset({400, 500})
 """With these statuses an engine refuses the query itself. 429 and 503 mean overload, and a second search would add to it."""
 MAX_HELD_BYTES = 8_388_608
 """How much of an `_msearch` answer is held back. Of a longer one, only the status is examined."""
-_MAX_TEXT_BYTES = 4 * MAX_HELD_BYTES
 
 _POSSIBLE_REJECTION = re.compile(rb'"status"\s*:\s*(?:400|500)|"failed"\s*:\s*[1-9]')
 
 
 def find_rejected_searches(held: bytes, encoding: bytes, rewritten_positions: Iterable[int]) -> list[int]:
     """Return the positions of those rewrites in an `_msearch` that were rejected."""
-    text = _decompress(held, encoding, _MAX_TEXT_BYTES)
+    text = _decompress(held, encoding, MAX_TEXT_BYTES)
     if not _POSSIBLE_REJECTION.search(text):  # parsing takes time
         return []
     answers = _parse_answers(text)
@@ -33,7 +34,7 @@ def find_rejected_searches(held: bytes, encoding: bytes, rewritten_positions: It
 
 def find_accepted_searches(held: bytes, encoding: bytes, positions: Iterable[int]) -> list[int]:
     """Return those `positions` of an `_msearch` that have a full answer. [] when the answer cannot be read."""
-    answers = _parse_answers(_decompress(held, encoding, _MAX_TEXT_BYTES))
+    answers = _parse_answers(_decompress(held, encoding, MAX_TEXT_BYTES))
     return [i for i in positions if i < len(answers) and not _is_rejection(answers[i])]
 
 

@@ -17,7 +17,6 @@ from querylift.plugin.proxy.upstream import Reply, Upstream, UpstreamBroken, Ups
 _OUTCOME_HEADER = OUTCOME_HEADER.lower().encode()
 _STATUSES_WITHOUT_OUTCOME = frozenset({401, 403})
 """A client that may not search must not learn from `cached` that somebody else searched for these words."""
-REJECTED = Outcome("error", "rejected")
 ORIGINAL_FAILS = Outcome("skipped", "original-fails")
 
 
@@ -103,7 +102,7 @@ class Responder:
                     report = ShardReport(reply.encoding)
                     held = await reply.read_until(report.add_bytes, rejection.MAX_HELD_BYTES)
                     accepted_positions = [0] if reply.status < 400 and not report.shows_rejection else []
-                await self._send_reply(reply, REJECTED if accepted_positions else ORIGINAL_FAILS, held)
+                await self._send_reply(reply, rejection.REJECTED if accepted_positions else ORIGINAL_FAILS, held)
                 return accepted_positions
         return []
 

@@ -11,7 +11,8 @@ _KEY = b'"_shards"'
 _FAILED_SHARDS = re.compile(rb'"_shards"\s*:\s*\{[^{}]*?"failed"\s*:\s*(\d)')
 OVERLOADED_SHARD = re.compile(rb'"type"\s*:\s*"(?:(?:es_)?rejected_execution|circuit_breaking)_exception"')
 """A shard that fails in this way rejects no query, as the statuses 429 and 503 do not."""
-_MAX_TEXT_BYTES = 33_554_432
+MAX_TEXT_BYTES = 33_554_432
+"""Decompression of an answer stops here."""
 
 
 def can_read_answer(headers: Headers, encoding: bytes) -> bool:
@@ -50,7 +51,7 @@ class ShardReport:
         if self._decompressor is None:
             return part
         try:
-            return self._decompressor.decompress(part, _MAX_TEXT_BYTES)
+            return self._decompressor.decompress(part, MAX_TEXT_BYTES)
         except zlib.error:
             return b""
 

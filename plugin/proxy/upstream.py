@@ -34,8 +34,6 @@ _UNREAD_REQUEST_STATUSES = frozenset({400, 413, 414, 417, 431})
 _CLOSE_S = 1.0
 _DEAD_AFTER_S = 180
 """An engine's machine that acknowledges nothing for so long is gone. One that is only busy acknowledges."""
-
-
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -81,11 +79,7 @@ class Upstream:
         if isinstance(body, AsyncIterator):
             body = _check_size(body, read_content_length(headers))
         try:
-            return Reply(
-                await self._request_with_retry(
-                    method, url, forwarded_headers, body, can_repeat=_can_repeat(method, path, body)
-                )
-            )
+            return Reply(await self._request_with_retry(method, path, url, forwarded_headers, body))
         except aiohttp.ClientConnectorError as error:
             raise UpstreamDown(502, f"the engine does not accept connections: {error.strerror or error}") from error
         except TimeoutError as error:
@@ -119,7 +113,7 @@ class Upstream:
                 await self._session.close()
 
     async def _request_with_retry(
-        self, method: str, url: URL, headers: list[tuple[str, str]], body: Any, *, can_repeat: bool
+        self, method: str, path: str, url: URL, headers: list[tuple[str, str]], body: Any
     ) -> aiohttp.ClientResponse:
         options: Any = {
             "headers": headers,
@@ -131,9 +125,9 @@ class Upstream:
         except aiohttp.ConnectionTimeoutError:
             pass  # Nothing was sent yet, so a second attempt is safe. After a pause of the process every timer has run out.
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError) or not can_repeat:
+            if isinstance(error, aiohttp.ClientConnectorError) or not _can_repeat(method, path, body):
                 raise
-            # The engine had just closed an idle connection. A search changes nothing, so a second attempt is safe.
+            # The engine had just closed an idle connection. What only reads can be sent again.
         return await self._session.request(method, url, data=_wrap_large_body(body), **options)
 
 

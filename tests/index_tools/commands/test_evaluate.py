@@ -65,6 +65,14 @@ def write_table(folder: Path, texts: Mapping[str, str]) -> None:
     write_text_file(folder / "table.jsonl", "".join(rows))
 
 
+def write_too_long_expansion(write_index: IndexWriter, folder: Path) -> None:
+    """Write an index and a table. Each word for "heart" makes dozens of n-grams, so its rewrite has too many clauses."""
+    own = {"type": "custom", "tokenizer": "grams"}
+    write_index(analyzer={"own": own}, tokenizer={"grams": {"type": "ngram", "min_gram": 2, "max_gram": 6}})
+    words = " ".join(f"electroencephalographically{number}" for number in range(60))
+    write_table(folder, {"heart": words, "bone": "tissue"})
+
+
 def evaluate(engine: str, *options: str, index: str = INDEX) -> Result:
     arguments = ["evaluate", "corpus", "--index", index, "--engine", engine, *options]
     return CliRunner().invoke(querylift, arguments, standalone_mode=False)
@@ -97,11 +105,7 @@ def test_a_query_over_the_clause_limit_is_named_and_counts_0_and_the_others_go_o
 def test_a_refused_rewrite_is_replaced_by_the_original_search_as_the_proxy_does(
     opensearch: str, write_index: IndexWriter, folder: Path
 ) -> None:
-    """Each word of the expansion makes dozens of n-grams, so the rewrite is over the limit of clauses."""
-    own = {"type": "custom", "tokenizer": "grams"}
-    write_index(analyzer={"own": own}, tokenizer={"grams": {"type": "ngram", "min_gram": 2, "max_gram": 6}})
-    words = " ".join(f"electroencephalographically{number}" for number in range(60))
-    write_table(folder, {"heart": words, "bone": "tissue"})
+    write_too_long_expansion(write_index, folder)
     baseline, expanded = evaluate_as_json(opensearch, "--generator", "table:table.jsonl", "--out", "out")["systems"]
     assert expanded["outcomes"] == {"skipped;nothing": 1, "error;rejected": 1, "expanded": 1}
     assert (expanded["expanded"], expanded["skipped"], expanded["failed"]) == (1, 1, 1)
@@ -175,10 +179,7 @@ def test_a_proxy_url_at_which_no_proxy_answers_leads_to_no_conclusion(
 def test_failed_expansions_are_told_beside_the_conclusion(
     opensearch: str, write_index: IndexWriter, folder: Path
 ) -> None:
-    own = {"type": "custom", "tokenizer": "grams"}
-    write_index(analyzer={"own": own}, tokenizer={"grams": {"type": "ngram", "min_gram": 2, "max_gram": 6}})
-    words = " ".join(f"electroencephalographically{number}" for number in range(60))
-    write_table(folder, {"heart": words, "bone": "tissue"})
+    write_too_long_expansion(write_index, folder)
     result = evaluate(opensearch, "--generator", "table:table.jsonl")
     assert "queries: 1 expanded, 1 skipped, 1 failed\n" in result.stdout
     assert "with 3 queries, 1 of them expanded.\nLeave expansion off on evaluate-test.\n1 expansions failed." in (
