@@ -47,6 +47,11 @@ def saved_smollm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SavedMode
     shutil.rmtree(saved_model.folder)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument. Compressed bytes hold the time, and every process must collect the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_unconfigure() -> None:
     """Close the files that llama_cpp opens on import and never closes, because Python would warn about them."""
     if utils := sys.modules.get("llama_cpp._utils"):
