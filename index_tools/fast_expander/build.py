@@ -26,8 +26,14 @@ from querylift.index_tools.fast_expander.encoder_conversion import (
 )
 from querylift.index_tools.fast_expander.encoder_folder import read_encoder_folder
 from querylift.index_tools.fast_expander.incremental_read import IncrementalReader
-from querylift.index_tools.fast_expander.index_reader import AnalysedField, find_analyzer, find_field, search_documents
+from querylift.index_tools.fast_expander.index_reader import (
+    AnalysedField,
+    find_analyzer,
+    find_field,
+    search_random_documents,
+)
 from querylift.index_tools.fast_expander.neighbours_form import write_neighbours_form
+from querylift.index_tools.fast_expander.score_scale import measure_score_scale
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
 from querylift.index_tools.fast_expander.terms_form import write_terms_form
 from querylift.plugin.errors import SettingsError
@@ -44,6 +50,8 @@ from querylift.plugin.fast_expander.expander_folder import (
     read_expander_record,
     read_file_facts,
 )
+from querylift.plugin.fast_expander.mapped_files import list_text_files
+from querylift.plugin.fast_expander.neighbours_weigher import IDS_NAME
 from querylift.plugin.files import hold_lock
 from querylift.plugin.generators.cluster_expander import SEARCH_FILE, fill_template, read_search_template
 
@@ -129,6 +137,7 @@ def _build_from_documents(
         documents = sum(map(len, current_rows))
         in_index = engine.count_documents(request.index)
         surfaces = SurfaceWords(engine, field.indices[0], field.name)
+        score_scale = measure_score_scale(engine, request.index, field)
         reusable = _find_reusable_record(request, surfaces) if current_rows == rows_before else None
         if reusable is not None:
             source = _describe_source(
@@ -140,7 +149,7 @@ def _build_from_documents(
                 probe=dict(reusable.source.probe),
                 changed_until=changed_until,
             )
-            record = reusable.model_copy(update={"source": source})
+            record = reusable.model_copy(update={"source": source, "score_scale": score_scale})
             _place_files(new_folder, request.folder, record, names=())
         else:
             current_rows = parts.compact(current_rows)
@@ -160,7 +169,13 @@ def _build_from_documents(
             )
             files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, *served.names])
             record = _create_record(
-                request, source, encoder_settings, width=served.width, terms=len(served.words), files=files
+                request,
+                source,
+                encoder_settings,
+                width=served.width,
+                terms=len(served.words),
+                score_scale=score_scale,
+                files=files,
             )
             _place_files(new_folder, request.folder, record, names=files)
             parts.write_current_rows(current_rows)
@@ -191,7 +206,15 @@ def _build_on_cluster(
             engine, request, field, documents=in_index, in_index=in_index, probe={}, changed_until=""
         )
         files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, SEARCH_FILE])
-        record = _create_record(request, source, encoder_settings, width=len(vector), terms=0, files=files)
+        record = _create_record(
+            request,
+            source,
+            encoder_settings,
+            width=len(vector),
+            terms=0,
+            score_scale=measure_score_scale(engine, request.index, field),
+            files=files,
+        )
         _place_files(new_folder, request.folder, record, names=files)
     return BuildResult(record)
 
@@ -228,6 +251,7 @@ def _create_record(
     *,
     width: int,
     terms: int,
+    score_scale: float,
     files: dict[str, FileFacts],
 ) -> ExpanderRecord:
     return ExpanderRecord(
@@ -240,6 +264,7 @@ def _create_record(
         width=width,
         terms=terms,
         shape=request.shape,
+        score_scale=score_scale,
         files=files,
     )
 
@@ -320,8 +345,7 @@ def _create_probe(surfaces: SurfaceWords, words: Sequence[Any]) -> dict[str, tup
 
 def _check_language(engine: Engine, request: BuildRequest, field: AnalysedField, encoder: Encoder) -> None:
     """Raise SettingsError when the encoder does not know the words of most documents of a random sample."""
-    query = {"function_score": {"query": {"match_all": {}}, "random_score": {"seed": 1, "field": "_seq_no"}}}
-    documents = search_documents(engine, request.index, sources=field.sources, query=query, size=_LANGUAGE_SAMPLE)
+    documents = search_random_documents(engine, request.index, sources=field.sources, size=_LANGUAGE_SAMPLE)
     texts = [document.text for document in documents if document.text]
     unreadable = sum(not encoder.encode_document(text).any() for text in texts)
     if 2 * unreadable > len(texts):
@@ -343,6 +367,8 @@ def _find_reusable_record(request: BuildRequest, surfaces: SurfaceWords) -> Expa
         return None
     if (record.form, record.shape) != (request.form, request.shape):
         return None
+    if record.form == "neighbours" and not record.files.keys() >= {*list_text_files(IDS_NAME)}:
+        return None  # an older Querylift wrote no ids
     probe = record.source.probe
     return record if surfaces.analyze_words(list(probe)) == probe else None
 

@@ -127,6 +127,14 @@ def search_documents(
     return [_parse_hit(hit, sources) for hit in hits]
 
 
+def search_random_documents(
+    engine: Engine, expression: str, *, sources: Sequence[str], size: int
+) -> list[IndexedDocument]:
+    """Return a random sample of at most `size` documents of `expression`, the same one each time."""
+    query = {"function_score": {"query": {"match_all": {}}, "random_score": {"seed": 1, "field": "_seq_no"}}}
+    return search_documents(engine, expression, sources=sources, query=query, size=size)
+
+
 def fetch_terms(engine: Engine, documents: Sequence[IndexedDocument], field: AnalysedField) -> list[dict[str, int]]:
     """Return how often each term stands in `field` of each document, and {} for a document that is gone.
 

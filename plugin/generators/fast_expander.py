@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion, expansion_from_terms, normalize_query
@@ -23,20 +23,12 @@ from querylift.plugin.fast_expander.expander_folder import (
 )
 from querylift.plugin.fast_expander.index_check import IndexChecker
 from querylift.plugin.fast_expander.matrix_weigher import MatrixWeigher
+from querylift.plugin.fast_expander.nearest_documents import weigh_documents
 from querylift.plugin.fast_expander.neighbours_weigher import NeighboursWeigher
 from querylift.plugin.fast_expander.vocabulary import Vocabulary
+from querylift.plugin.fast_expander.weights import Weigher
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.bounded_executor import BoundedExecutor
-
-if TYPE_CHECKING:
-    from querylift.plugin.fast_expander.encoder import Vector
-    from querylift.plugin.fast_expander.vocabulary import Array
-
-
-class TermWeigher(Protocol):
-    """Turns a query's vector into term numbers and their weights, heaviest first. Each form has its own."""
-
-    def weigh_terms(self, vector: Vector) -> tuple[Array, Array]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +36,27 @@ class ExpanderModel:
     """The loaded contents of an expander's folder."""
 
     encoder: Encoder
-    weigher: TermWeigher
+    weigher: Weigher
     vocabulary: Vocabulary
     field: str
+    score_scale: float
 
     def expand(self, text: str) -> Expansion | None:
-        """Return the heaviest terms for `text`, or None when there are none. Blocks for one or two milliseconds.
+        """Return terms and documents for `text`, or None when there are none. Blocks for one or two milliseconds.
 
         There are none when the encoder does not know the words of `text`.
         """
         vector = self.encoder.encode_query(text)
         if not vector.any():
             return None
-        numbers, weights = self.weigher.weigh_terms(vector)
-        words = [self.vocabulary[int(number)] for number in numbers]
-        weighted_terms = ((word.term, float(weight)) for word, weight in zip(words, weights, strict=True))
-        return expansion_from_terms(weighted_terms, field=self.field, surfaces=dict(words))
+        weights = self.weigher.weigh(vector)
+        words = [self.vocabulary[int(number)] for number in weights.terms]
+        weighted_terms = ((word.term, float(weight)) for word, weight in zip(words, weights.term_weights, strict=True))
+        expansion = expansion_from_terms(weighted_terms, field=self.field, surfaces=dict(words))
+        documents = weigh_documents(weights.document_ids, self.score_scale)
+        if expansion is None:
+            return Expansion(documents=documents) if documents else None
+        return replace(expansion, documents=documents)
 
 
 def open_expander_model(folder: Path) -> tuple[ExpanderRecord, ExpanderModel]:
@@ -69,12 +66,12 @@ def open_expander_model(folder: Path) -> tuple[ExpanderRecord, ExpanderModel]:
         raise SettingsError(f"{folder} is of the form 'cluster', which asks an engine; build one of another form")
     check_files(folder, record)
     encoder = Encoder(folder, record.reading)
-    weigher: TermWeigher
+    weigher: Weigher
     if record.form == "neighbours":
         weigher = NeighboursWeigher(folder, record.shape, width=record.width)
     else:
         weigher = MatrixWeigher(folder, record.shape)
-    return record, ExpanderModel(encoder, weigher, Vocabulary(folder), record.source.field)
+    return record, ExpanderModel(encoder, weigher, Vocabulary(folder), record.source.field, record.score_scale)
 
 
 @dataclass(frozen=True, slots=True)
