@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from querylift.plugin.language import QueryLanguage
@@ -41,17 +41,22 @@ _TASK = "Write a short passage that answers this search query: "
 class WeightedTerm:
     """A term as the engine's analyzer writes it into an index, and its weight above 0, relative to the other terms.
 
-    `surface` is the surface word of the term, for fields with another analyzer. It is "" when none is known.
+    `surface` is the surface word of the term, for fields with another analyzer. It is "" when none is known. `fields` are
+    the analysed fields that the term belongs to. Empty, they stand for the field of the expansion.
     """
 
     term: str
     weight: float
     surface: str = ""
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """Words that relevant documents probably use: either `text`, which the engine analyses, or `terms` of one `field`."""
+    """Words that relevant documents probably use: either `text`, which the engine analyses, or `terms`.
+
+    `field` is the analysed field of all terms that name no fields of their own.
+    """
 
     text: str = ""
     terms: tuple[WeightedTerm, ...] = ()
@@ -60,12 +65,24 @@ class Expansion:
     def __post_init__(self) -> None:
         if bool(self.text) == bool(self.terms):
             raise ValueError("an expansion is either text or terms; give exactly one of the two")
-        if self.terms and not self.field:
+        if not self.field and not all(term.fields for term in self.terms):
             raise ValueError("an expansion of terms has no field; name the analysed field that the terms belong to")
 
     def __repr__(self) -> str:
-        size = f"{len(self.terms)} terms of {self.field}" if self.terms else f"{len(self.text)} chars"
+        names = ", ".join(dict.fromkeys(name for fields in self.group_terms() for name in fields))
+        size = f"{len(self.terms)} terms of {names}" if self.terms else f"{len(self.text)} chars"
         return f"Expansion({size})"
+
+    def get_fields(self, term: WeightedTerm) -> tuple[str, ...]:
+        """Return the fields that one of the terms belongs to."""
+        return term.fields or (self.field,)
+
+    def group_terms(self) -> dict[tuple[str, ...], tuple[WeightedTerm, ...]]:
+        """Return the terms by the fields that they belong to, in the order of `terms`."""
+        groups: dict[tuple[str, ...], tuple[WeightedTerm, ...]] = {}
+        for term in self.terms:
+            groups[self.get_fields(term)] = (*groups.get(self.get_fields(term), ()), term)
+        return groups
 
     def count_words(self) -> int:
         """Return the number of words or terms that the expansion adds to a query of one field."""
@@ -77,21 +94,25 @@ class Expansion:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
-        if self.terms:
-            surfaces = {t.term: t.surface for t in self.terms if t.surface}
-            terms = {"field": self.field, "terms": {t.term: t.weight for t in self.terms}}
-            return terms | {"surfaces": surfaces} if surfaces else terms
-        return {"text": self.text}
+        if self.text:
+            return {"text": self.text}
+        if not any(term.fields for term in self.terms):
+            return {"field": self.field, **_terms_to_json(self.terms)}
+        return {
+            "groups": [{"fields": list(fields), **_terms_to_json(terms)} for fields, terms in self.group_terms().items()]
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Expansion:
         """Read an object that `to_json` wrote. Raises ValueError when it has another shape."""
         if isinstance(value.get("text"), str):
             return cls(text=value["text"])
-        terms, field, surfaces = value.get("terms"), value.get("field"), value.get("surfaces", {})
-        if not isinstance(terms, Mapping) or not isinstance(field, str) or not isinstance(surfaces, Mapping):
+        groups = value.get("groups", [{**value, "fields": [value.get("field")]}])
+        if not isinstance(groups, list) or not all(map(_is_group, groups)):
             raise ValueError('the expansion has neither "text" nor "field" and "terms"; write one of the two')
-        expansion = expansion_from_terms(terms.items(), field=field, surfaces=surfaces)
+        expansion = expansion_from_groups(
+            (group["fields"], group["terms"].items(), group.get("surfaces", {})) for group in groups
+        )
         if expansion is None:
             raise ValueError("the expansion has no usable term; give at least one a weight above 0")
         return expansion
@@ -192,6 +213,44 @@ def expansion_from_terms(
         return None
     weighted_terms = tuple(WeightedTerm(term, weight, _get_surface_word(surfaces, term)) for term, weight in heaviest)
     return Expansion(terms=weighted_terms, field=field)
+
+
+def expansion_from_groups(
+    groups: Iterable[tuple[Sequence[str], Iterable[tuple[str, float]], Mapping[str, str]]],
+) -> Expansion | None:
+    """Return the `MAX_TERMS` heaviest terms of all groups, as `expansion_from_terms` does. None when none is usable.
+
+    A group has its fields, (term, weight) of each term, and the surface words of its terms. All fields of a group hold
+    each of its terms.
+    """
+    terms: list[WeightedTerm] = []
+    names: list[tuple[str, ...]] = []
+    for fields, weights, surfaces in groups:
+        expansion = expansion_from_terms(weights, field=fields[0], surfaces=surfaces)
+        if expansion is not None:
+            names.append(tuple(fields))
+            terms += [replace(term, fields=names[-1]) for term in expansion.terms]
+    if not terms:
+        return None
+    terms = sorted(terms, key=lambda term: -term.weight)[:MAX_TERMS]
+    if len(names) == 1 and len(names[0]) == 1:
+        return Expansion(terms=tuple(replace(term, fields=()) for term in terms), field=names[0][0])
+    return Expansion(terms=tuple(terms))
+
+
+def _is_group(value: Any) -> bool:
+    """Whether a JSON value is a group of terms, as `Expansion.to_json` writes it."""
+    if not isinstance(value, Mapping) or not isinstance(fields := value.get("fields"), list):
+        return False
+    are_names = bool(fields) and all(isinstance(name, str) and name for name in fields)
+    return are_names and isinstance(value.get("terms"), Mapping) and isinstance(value.get("surfaces", {}), Mapping)
+
+
+def _terms_to_json(terms: Iterable[WeightedTerm]) -> dict[str, Any]:
+    terms = list(terms)
+    surfaces = {term.term: term.surface for term in terms if term.surface}
+    weights = {"terms": {term.term: term.weight for term in terms}}
+    return weights | {"surfaces": surfaces} if surfaces else weights
 
 
 def _get_surface_word(surfaces: Mapping[str, str] | None, term: str) -> str:

@@ -37,6 +37,58 @@ def test_terms_and_their_surface_words_survive_json_and_the_cache() -> None:
     assert decode_expansion(encode_expansion(TERMS_WITH_SURFACES)) == TERMS_WITH_SURFACES
 
 
+def test_terms_of_several_fields_survive_json_and_the_cache() -> None:
+    terms_json = {
+        "groups": [
+            {"fields": ["title", "text"], "terms": {"boat": 2.0, "sail": 0.5}, "surfaces": {"boat": "boats"}},
+            {"fields": ["title.exact"], "terms": {"boats": 1.0}},
+        ]
+    }
+    expansion = Expansion.from_json(terms_json)
+    assert expansion.terms == (
+        WeightedTerm("boat", 2.0, "boats", ("title", "text")),
+        WeightedTerm("boats", 1.0, "", ("title.exact",)),
+        WeightedTerm("sail", 0.5, "", ("title", "text")),
+    )
+    assert expansion.to_json() == terms_json
+    assert decode_expansion(encode_expansion(expansion)) == expansion
+    assert repr(expansion) == "Expansion(3 terms of title, text, title.exact)"
+
+
+def test_one_group_of_one_field_is_read_and_written_as_a_field() -> None:
+    expansion = Expansion.from_json({"groups": [{"fields": ["body"], "terms": {"boat": 2.0}}]})
+    assert expansion == Expansion(terms=(WeightedTerm("boat", 2.0),), field="body")
+    assert expansion.to_json() == {"field": "body", "terms": {"boat": 2.0}}
+
+
+def test_the_heaviest_terms_of_all_groups_stay() -> None:
+    light_terms = {f"light{i}": 1.0 + i / 1000 for i in range(MAX_TERMS)}
+    heavy_terms = {f"heavy{i}": 2.0 for i in range(100)}
+    groups = [{"fields": ["title"], "terms": light_terms}, {"fields": ["text"], "terms": heavy_terms}]
+    fields = [term.fields for term in Expansion.from_json({"groups": groups}).terms]
+    assert fields == [("text",)] * 100 + [("title",)] * (MAX_TERMS - 100)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        None,
+        {},
+        [],
+        ["title"],
+        [{"fields": [], "terms": {"boat": 1}}],
+        [{"fields": "title", "terms": {"boat": 1}}],
+        [{"fields": ["title", 5], "terms": {"boat": 1}}],
+        [{"fields": ["title"], "terms": ["boat"]}],
+        [{"fields": ["title"], "terms": {"boat": 0}}],
+        [{"fields": ["title"], "terms": {"boat": 1}}, {"fields": [""], "terms": {"boat": 1}}],
+    ],
+)
+def test_groups_of_another_shape_raise_a_value_error(groups: object) -> None:
+    with pytest.raises(ValueError, match="expansion"):
+        Expansion.from_json({"groups": groups})
+
+
 def test_terms_without_surface_words_are_written_without_surfaces() -> None:
     plain = Expansion(terms=(WeightedTerm("boat", 2.0),), field="body")
     assert plain.to_json() == {"field": "body", "terms": {"boat": 2.0}}
@@ -88,10 +140,19 @@ def test_a_table_may_hold_terms_with_surface_words(tmp_path: Path) -> None:
 # -- beside a query: tests/data/dsl/surfaces.json has the cases ---------------------------------------------------------
 
 
-def _build_forty_terms(field: str, words_per_term: int) -> Expansion:
-    """Return forty terms. Every third has no surface word, and the others have `words_per_term`."""
+_FIELDS = ("title", "c.text", "elsewhere")
+
+
+def _build_forty_terms(field: str, words_per_term: int, more_fields: int = 0) -> Expansion:
+    """Return forty terms. Every third has no surface word, and the others have `words_per_term`.
+
+    Every second term belongs to so many more fields.
+    """
     surfaces = [" ".join([f"{MARK}{i}"] * words_per_term) if i % 3 else "" for i in range(40)]
-    terms = tuple(WeightedTerm(f"{MARK}{i}", 40.0 - i, surface) for i, surface in enumerate(surfaces))
+    terms = tuple(
+        WeightedTerm(f"{MARK}{i}", 40.0 - i, surface, (field, *_FIELDS[:more_fields]) if i % 2 else ())
+        for i, surface in enumerate(surfaces)
+    )
     return Expansion(terms=terms, field=field)
 
 
@@ -99,7 +160,9 @@ def _build_forty_terms(field: str, words_per_term: int) -> Expansion:
 @given(
     search_bodies,
     policies,
-    st.builds(_build_forty_terms, st.sampled_from(["elsewhere", "body", "c.text"]), st.integers(1, 3)),
+    st.builds(
+        _build_forty_terms, st.sampled_from(["elsewhere", "body", "c.text"]), st.integers(1, 3), st.integers(0, 3)
+    ),
 )
 @example({"query": {"match": {"title": "heart attack"}}}, Policy(max_clauses=50), _build_forty_terms("elsewhere", 3))
 def test_only_surface_words_are_added_and_not_more_than_allowed(
