@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from querylift.index_tools.commands.options import (
     load_settings_with_options,
     show_progress,
 )
+
+if TYPE_CHECKING:
+    from querylift.index_tools.engine import Engine
 
 
 @click.group()
@@ -36,7 +39,12 @@ def expander() -> None:
     show_default=True,
     help="neighbours: vectors of all documents. terms: one matrix, no documents. cluster: the engine's vector field.",
 )
-@click.option("--field", default="contents", show_default=True, help="Analysed field whose terms are added.")
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    help="Analysed field whose terms are added. May be repeated [default: chosen by a look at the index].",
+)
 @click.option(
     "--text",
     "sources",
@@ -69,12 +77,24 @@ def expander() -> None:
     help="Number of documents to encode at the same time [default: number of CPUs].",
 )
 @config_option
-def build(index: str, engine: str | None, out: Path, config: Path | None, threads: int | None, **options: Any) -> None:
+def build(
+    index: str,
+    engine: str | None,
+    out: Path,
+    fields: tuple[str, ...],
+    config: Path | None,
+    threads: int | None,
+    **options: Any,
+) -> None:
     """Build a fast expander from all documents of INDEX.
 
     The command writes it to the folder --out. To use it, set the generator to `expander:FOLDER`. A build that was stopped
     continues when the command runs again. A later build encodes only documents
     whose text has changed.
+
+    Without --field, the command looks at some hundred documents, prints the text fields of INDEX, and chooses. It leaves
+    out codes, addresses, labels, and fields that are nearly empty. A field that holds the text of all others is chosen
+    alone. A later build keeps the fields of the first.
     """
     from querylift.index_tools.engine import Engine
     from querylift.index_tools.fast_expander.build import BuildRequest, build_expander
@@ -83,10 +103,12 @@ def build(index: str, engine: str | None, out: Path, config: Path | None, thread
     options["changed_field"] = options.pop("changed_since")
     default_temperature = 0.04 if options["form"] == "cluster" else ExpansionShape().temperature
     options["shape"] = ExpansionShape(temperature=options.pop("temperature") or default_temperature)
-    request = BuildRequest(index, folder=out, threads=threads or os.cpu_count() or 1, **options)
     settings = load_settings_with_options(config, engine=engine)
-    with Engine(settings) as client, show_progress(f"reading {index}") as advance:
-        result = build_expander(client, request, progress=lambda done_count, total: advance(done_count))
+    with Engine(settings) as client:
+        names = fields or _choose_fields(client, index, out, options["form"])
+        request = BuildRequest(index, names, out, threads=threads or os.cpu_count() or 1, **options)
+        with show_progress(f"reading {index}") as advance:
+            result = build_expander(client, request, progress=lambda done_count, total: advance(done_count))
     record = result.record
     size_mb = sum(facts.size_bytes for facts in record.files.values()) / 1e6
     click.echo(
@@ -99,3 +121,21 @@ def build(index: str, engine: str | None, out: Path, config: Path | None, thread
         click.echo(
             f"{result.unreadable} documents encoded now have no word that the encoder knows, so no query is near them"
         )
+
+
+def _choose_fields(engine: Engine, index: str, folder: Path, form: str) -> tuple[str, ...]:
+    """Return the fields of the expander in `folder`, or else those that a look at the index chooses. Print them."""
+    from querylift.index_tools.fast_expander.document_parts import read_planned_fields
+    from querylift.index_tools.fast_expander.field_choice import choose_fields, format_field_table, list_chosen_names
+
+    names = read_planned_fields(folder)
+    if names:
+        click.echo(f"{folder} was begun with the fields {', '.join(names)}, and keeps them")
+        return names
+    fields = choose_fields(engine, index, form=form)
+    names = list_chosen_names(fields)
+    click.echo(f"text fields of {index}, by a sample of its documents:")
+    for line in format_field_table(fields):
+        click.echo(line)
+    click.echo(f"reads {', '.join(names)}, and adds their terms; name others with --field")
+    return names

@@ -9,13 +9,9 @@ from itertools import islice
 from typing import Any
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.fast_expander.document_parts import DocumentPart, DocumentParts
-from querylift.index_tools.fast_expander.index_reader import (
-    AnalysedField,
-    IndexedDocument,
-    fetch_terms,
-    scan_documents,
-)
+from querylift.index_tools.fast_expander.document_parts import CountedTerms, DocumentPart, DocumentParts
+from querylift.index_tools.fast_expander.index_fields import AnalysedFields
+from querylift.index_tools.fast_expander.index_reader import IndexedDocument, fetch_terms, scan_documents
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
 from querylift.plugin.fast_expander.document_vectors import quantize_to_eight_bits
 from querylift.plugin.fast_expander.encoder import Encoder
@@ -37,7 +33,7 @@ class IncrementalReader:
         self,
         engine: Engine,
         index: str,
-        field: AnalysedField,
+        fields: AnalysedFields,
         parts: DocumentParts,
         encoder: Encoder,
         *,
@@ -45,11 +41,11 @@ class IncrementalReader:
     ) -> None:
         self._engine = engine
         self._index = index
-        self._field = field
+        self._fields = fields
         self._parts = parts
         self._encoder = encoder
         self._threads = threads
-        self._surfaces = SurfaceWords(engine, field.indices[0], field.name)
+        self._surfaces = [SurfaceWords(engine, fields.indices[0], group[0]) for group in fields.groups]
         self._digests: list[Any] = []
         """The digests of each part."""
         self._rows: dict[str, tuple[int, int]] = {}
@@ -76,7 +72,7 @@ class IncrementalReader:
 
         def scan_changed_documents() -> Iterator[IndexedDocument]:
             total, read_count = self._engine.count_documents(self._index), 0
-            for documents in scan_documents(self._engine, self._index, sources=self._field.sources, query=query):
+            for documents in scan_documents(self._engine, self._index, sources=self._fields.sources, query=query):
                 read_count += len(documents)
                 keys_in_index.update(document.key for document in documents)
                 yield from documents
@@ -115,7 +111,7 @@ class IncrementalReader:
         remaining, missing_keys = iter(documents), {document.key for document in documents}
         while batch := list(islice(remaining, _ID_QUERY_DOCUMENTS)):
             query = {"ids": {"values": [document.doc_id for document in batch]}}
-            for hits in scan_documents(self._engine, self._index, sources=self._field.sources, query=query):
+            for hits in scan_documents(self._engine, self._index, sources=self._fields.sources, query=query):
                 # The same id may stand in several indices.
                 wanted_hits = [hit for hit in hits if hit.key in missing_keys]
                 missing_keys.difference_update(hit.key for hit in wanted_hits)
@@ -142,32 +138,48 @@ class IncrementalReader:
         with ThreadPoolExecutor(self._threads) as pool:
             vectors = np.stack(list(pool.map(lambda document: self._encoder.encode_document(document.text), documents)))
         self.unreadable += len(documents) - int(vectors.any(axis=1).sum())
-        numbers: dict[str, int] = {}
-        terms: list[int] = []
-        counts: list[int] = []
-        ends, lengths = [], []
-        for term_counts in self._fetch_terms(documents):
-            terms.extend(numbers.setdefault(term, len(numbers)) for term in term_counts)
-            counts.extend(term_counts.values())
-            ends.append(len(terms))
-            lengths.append(sum(term_counts.values()))
+        term_counts = list(self._fetch_terms(documents))
+        texts = [document.text for document in documents]
         return DocumentPart(
             keys=[document.key for document in documents],
-            digests=np.array([_calculate_digest(document.text) for document in documents], dtype=np.uint64),
+            digests=np.array([_calculate_digest(text) for text in texts], dtype=np.uint64),
             vectors=quantize_to_eight_bits(vectors),
-            ends=np.array(ends, dtype=np.int64),
-            terms=np.array(terms, dtype=np.uint32),
-            counts=np.minimum(np.array(counts, dtype=np.int64), 65535).astype(np.uint16),
-            lengths=np.array(lengths, dtype=np.uint32),
-            vocabulary=list(numbers),
-            surfaces=self._surfaces.find_commonest_words(document.text for document in documents),
+            groups=[
+                _create_counted_terms([counts[number] for counts in term_counts], surfaces.find_commonest_words(texts))
+                for number, surfaces in enumerate(self._surfaces)
+            ],
         )
 
-    def _fetch_terms(self, documents: Sequence[IndexedDocument]) -> Iterator[dict[str, int]]:
-        """Yield how often each term stands in each document."""
+    def _fetch_terms(self, documents: Sequence[IndexedDocument]) -> Iterator[tuple[dict[str, int], ...]]:
+        """Yield, for each document, how often each term stands in each group of fields."""
         remaining = iter(documents)
         while batch := list(islice(remaining, _TERM_REQUEST_DOCUMENTS)):
-            yield from fetch_terms(self._engine, batch, self._field)
+            yield from fetch_terms(self._engine, batch, self._fields)
+
+
+def _create_counted_terms(
+    term_counts: Iterable[Mapping[str, int]], surfaces: Mapping[str, tuple[str, int]]
+) -> CountedTerms:
+    """Return the terms of documents, from how often each term stands in each document."""
+    import numpy as np
+
+    numbers: dict[str, int] = {}
+    terms: list[int] = []
+    counts: list[int] = []
+    ends, lengths = [], []
+    for document_counts in term_counts:
+        terms.extend(numbers.setdefault(term, len(numbers)) for term in document_counts)
+        counts.extend(document_counts.values())
+        ends.append(len(terms))
+        lengths.append(sum(document_counts.values()))
+    return CountedTerms(
+        ends=np.array(ends, dtype=np.int64),
+        terms=np.array(terms, dtype=np.uint32),
+        counts=np.minimum(np.array(counts, dtype=np.int64), 65535).astype(np.uint16),
+        lengths=np.array(lengths, dtype=np.uint32),
+        vocabulary=list(numbers),
+        surfaces=surfaces,
+    )
 
 
 def _calculate_digest(text: str) -> int:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from querylift.plugin.errors import GeneratorError, SettingsError
-from querylift.plugin.expansion import Expansion, expansion_from_terms, normalize_query
+from querylift.plugin.expansion import Expansion, expansion_from_groups, normalize_query
 from querylift.plugin.fast_expander.encoder import Encoder
 from querylift.plugin.fast_expander.expander_folder import (
     ExpanderRecord,
@@ -46,7 +47,8 @@ class ExpanderModel:
     encoder: Encoder
     weigher: TermWeigher
     vocabulary: Vocabulary
-    field: str
+    group_ends: Mapping[tuple[str, ...], int]
+    """The fields of each group, and where the numbers of its terms end."""
 
     def expand(self, text: str) -> Expansion | None:
         """Return the heaviest terms for `text`, or None when there are none. Blocks for one or two milliseconds.
@@ -57,9 +59,23 @@ class ExpanderModel:
         if not vector.any():
             return None
         numbers, weights = self.weigher.weigh_terms(vector)
+        first_number = 0
+        groups = []
+        for fields, end in self.group_ends.items():
+            is_of_group = (numbers >= first_number) & (numbers < end)
+            groups.append((fields, *self._read_terms(numbers[is_of_group], weights[is_of_group])))
+            first_number = end
+        return expansion_from_groups(groups)
+
+    def _read_terms(self, numbers: Array, weights: Array) -> tuple[list[tuple[str, float]], dict[str, str]]:
+        """Return (term, weight) of the terms of one group, and their surface words.
+
+        With several groups, the heaviest term of each weighs 1. Their own weights depend on the lengths of the fields.
+        """
+        scale = float(weights.max(initial=0)) if len(self.group_ends) > 1 else 1.0
         words = [self.vocabulary[int(number)] for number in numbers]
-        weighted_terms = ((word.term, float(weight)) for word, weight in zip(words, weights, strict=True))
-        return expansion_from_terms(weighted_terms, field=self.field, surfaces=dict(words))
+        terms = [(word.term, float(weight) / scale) for word, weight in zip(words, weights, strict=True)]
+        return terms, dict(words)
 
 
 def open_expander_model(folder: Path) -> tuple[ExpanderRecord, ExpanderModel]:
@@ -69,12 +85,16 @@ def open_expander_model(folder: Path) -> tuple[ExpanderRecord, ExpanderModel]:
         raise SettingsError(f"{folder} is of the form 'cluster', which asks an engine; build one of another form")
     check_files(folder, record)
     encoder = Encoder(folder, record.reading)
+    groups = record.source.list_groups(record.terms)
+    group_ends = list(accumulate(group.terms for group in groups))
     weigher: TermWeigher
     if record.form == "neighbours":
-        weigher = NeighboursWeigher(folder, record.shape, width=record.width)
+        weigher = NeighboursWeigher(folder, record.shape, width=record.width, group_ends=group_ends)
     else:
         weigher = MatrixWeigher(folder, record.shape)
-    return record, ExpanderModel(encoder, weigher, Vocabulary(folder), record.source.field)
+    return record, ExpanderModel(
+        encoder, weigher, Vocabulary(folder), {group.names: end for group, end in zip(groups, group_ends, strict=True)}
+    )
 
 
 @dataclass(frozen=True, slots=True)
