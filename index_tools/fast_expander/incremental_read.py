@@ -10,6 +10,7 @@ from typing import Any
 
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.document_parts import CountedTerms, DocumentPart, DocumentParts
+from querylift.index_tools.fast_expander.document_selection import EVERYTHING, DocumentSelection
 from querylift.index_tools.fast_expander.index_fields import AnalysedFields
 from querylift.index_tools.fast_expander.index_reader import IndexedDocument, fetch_terms, scan_documents
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
@@ -20,10 +21,12 @@ _PART_DOCUMENTS = 2000
 _TERM_REQUEST_DOCUMENTS = 200
 """The number of documents in one `_mtermvectors` request."""
 _ID_QUERY_DOCUMENTS = 500
+_ID_PAGE_DOCUMENTS = 2000
+"""The number of documents in a page that holds no texts."""
 
 
 class IncrementalReader:
-    """Brings `parts` up to date with the index. It encodes `threads` documents at once.
+    """Brings `parts` up to date with the selected documents of the index. It encodes `threads` documents at once.
 
     `encoded` counts the documents that were newly encoded, `without_text` those without text, and `unreadable` those of
     which the encoder knows too few words.
@@ -38,6 +41,7 @@ class IncrementalReader:
         encoder: Encoder,
         *,
         threads: int,
+        selection: DocumentSelection = EVERYTHING,
     ) -> None:
         self._engine = engine
         self._index = index
@@ -45,6 +49,7 @@ class IncrementalReader:
         self._parts = parts
         self._encoder = encoder
         self._threads = threads
+        self._selection = selection
         self._surfaces = [SurfaceWords(engine, fields.indices[0], group[0]) for group in fields.groups]
         self._digests: list[Any] = []
         """The digests of each part."""
@@ -69,21 +74,12 @@ class IncrementalReader:
         for number, part in enumerate(self._parts):
             self._record_rows(number, part, range(len(part.keys)) if rows_before is None else rows_before[number])
         keys_in_index = set[str]()
-
-        def scan_changed_documents() -> Iterator[IndexedDocument]:
-            total, read_count = self._engine.count_documents(self._index), 0
-            for documents in scan_documents(self._engine, self._index, sources=self._fields.sources, query=query):
-                read_count += len(documents)
-                keys_in_index.update(document.key for document in documents)
-                yield from documents
-                progress(read_count, total)
-
-        self._store_new_documents(scan_changed_documents())
+        self._store_new_documents(self._scan_changes(query, keys_in_index, progress))
         if (
             query is not None
         ):  # The other documents have not changed, but some may be gone, and some may have come back.
             missing: list[IndexedDocument] = []
-            for documents in scan_documents(self._engine, self._index, sources=()):
+            for documents in self._scan_ids(None):
                 missing += [
                     document
                     for document in documents
@@ -96,6 +92,27 @@ class IncrementalReader:
             if key in keys_in_index:
                 current_rows[number].append(row)
         return current_rows if any(current_rows) else []
+
+    def _scan_changes(
+        self, query: Mapping[str, Any] | None, keys_in_index: set[str], progress: Callable[[int, int], None]
+    ) -> Iterator[IndexedDocument]:
+        """Yield the selected documents that `query` matches, with their texts. Add their keys to `keys_in_index`."""
+        total, read_count = self._engine.count_documents(self._index), 0
+        for documents in self._scan_ids(query) if self._selection.is_small else self._scan_texts(query):
+            read_count += len(documents)
+            keys_in_index.update(document.key for document in documents)
+            yield from self._fetch_texts(documents) if self._selection.is_small else documents
+            progress(read_count, total)
+
+    def _scan_texts(self, query: Mapping[str, Any] | None) -> Iterator[list[IndexedDocument]]:
+        """Yield the selected documents in pages."""
+        for documents in scan_documents(self._engine, self._index, sources=self._fields.sources, query=query):
+            yield [document for document in documents if self._selection.includes(document.doc_id)]
+
+    def _scan_ids(self, query: Mapping[str, Any] | None) -> Iterator[list[IndexedDocument]]:
+        """Yield the selected documents in pages, without their texts."""
+        for documents in scan_documents(self._engine, self._index, sources=(), query=query, size=_ID_PAGE_DOCUMENTS):
+            yield [document for document in documents if self._selection.includes(document.doc_id)]
 
     def _store_new_documents(self, documents: Iterable[IndexedDocument]) -> None:
         """Encode the documents whose text is new, and add them to the parts."""

@@ -1,4 +1,4 @@
-"""Reads an index: its documents with their texts, by scroll, and the terms that the engine's analyzer made of each document."""
+"""Reads an index: its documents with their texts, and the terms that the engine's analyzer made of each document."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.index_fields import AnalysedFields
+from querylift.index_tools.fast_expander.index_scan import scan_hits
 from querylift.plugin.errors import EngineError
 
 RANDOM_ORDER: Mapping[str, Any] = {
     "function_score": {"query": {"match_all": {}}, "random_score": {"seed": 1, "field": "_seq_no"}}
 }
 """A query for all documents, in an order that is random and always the same."""
-_SCROLL_KEEP_ALIVE = "10m"
-"""How long the engine keeps the scroll between two pages. Encoding a page takes seconds, or minutes on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +45,9 @@ def scan_documents(
 
     Without `sources` the documents have no text. Without `query` all documents match.
     """
-    body = {"size": size, "sort": ["_doc"], "query": query or {"match_all": {}}, "_source": list(sources) or False}
-    answer = engine.call("POST", f"/{expression}/_search", body, params={"scroll": _SCROLL_KEEP_ALIVE})
-    scroll_id = answer.get("_scroll_id")
-    try:
-        while hits := answer["hits"]["hits"]:
-            if answer["_shards"]["failed"]:
-                raise EngineError(f"{answer['_shards']['failed']} shards of {expression} did not answer; try again")
-            yield [_parse_hit(hit, sources) for hit in hits]
-            answer = engine.call("POST", "/_search/scroll", {"scroll": _SCROLL_KEEP_ALIVE, "scroll_id": scroll_id})
-            scroll_id = answer.get("_scroll_id", scroll_id)
-    finally:
-        if scroll_id:
-            engine.call("DELETE", "/_search/scroll", {"scroll_id": scroll_id}, params={"ignore": 404})
+    body = {"size": size, "query": query or {"match_all": {}}, "_source": list(sources) or False}
+    for hits in scan_hits(engine, expression, body):
+        yield [_parse_hit(hit, sources) for hit in hits]
 
 
 def search_documents(
