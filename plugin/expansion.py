@@ -30,8 +30,12 @@ MAX_WORD_CHARS = 40
 """A longer run of letters does not help to find documents."""
 MAX_TERMS = 128
 """An expansion keeps at most so many weighted terms, the heaviest ones."""
-MAX_TERM_WEIGHT = 1e12
-"""Weights are relative. A larger one is a fault of its source."""
+MAX_DOCUMENTS = 200
+"""An expansion keeps at most so many documents, the heaviest ones."""
+MAX_DOCUMENT_ID_CHARS = 512
+"""The engines take no longer `_id`."""
+MAX_WEIGHT = 1e12
+"""A larger weight is a fault of its source."""
 
 _SYSTEM = "You write short passages for a search engine."
 _TASK = "Write a short passage that answers this search query: "
@@ -52,36 +56,48 @@ class WeightedTerm:
 
 
 @dataclass(frozen=True, slots=True)
-class Expansion:
-    """Words that relevant documents probably use: either `text`, which the engine analyses, or `terms`.
+class WeightedDocument:
+    """A document that is probably relevant, by its `_id`, and the score above 0 that is added to its own."""
 
-    `field` is the analysed field of all terms that name no fields of their own.
+    doc_id: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """What is added to a query: words that relevant documents probably use, and documents that are probably relevant.
+
+    The words are either `text`, which the engine analyses, or `terms`. `field` is the analysed field of all terms that name
+    no fields of their own. `documents` may stand alone.
     """
 
     text: str = ""
     terms: tuple[WeightedTerm, ...] = ()
     field: str = ""
+    documents: tuple[WeightedDocument, ...] = ()
 
     def __post_init__(self) -> None:
-        if bool(self.text) == bool(self.terms):
-            raise ValueError("an expansion is either text or terms; give exactly one of the two")
+        if self.text and self.terms:
+            raise ValueError("an expansion has text and terms; give one of the two")
+        if not (self.text or self.terms or self.documents):
+            raise ValueError("an expansion is empty; give text, terms or documents")
         if not self.field and not all(term.fields for term in self.terms):
             raise ValueError("an expansion of terms has no field; name the analysed field that the terms belong to")
 
     def __repr__(self) -> str:
         names = ", ".join(dict.fromkeys(name for fields in self.group_terms() for name in fields))
-        size = f"{len(self.terms)} terms of {names}" if self.terms else f"{len(self.text)} chars"
-        return f"Expansion({size})"
+        words = f"{len(self.terms)} terms of {names}" if self.terms else f"{len(self.text)} chars"
+        return f"Expansion({words}, {len(self.documents)} documents)" if self.documents else f"Expansion({words})"
 
     def get_fields(self, term: WeightedTerm) -> tuple[str, ...]:
         """Return the fields that one of the terms belongs to."""
         return term.fields or (self.field,)
 
-    def group_terms(self) -> dict[tuple[str, ...], tuple[WeightedTerm, ...]]:
+    def group_terms(self) -> dict[tuple[str, ...], list[WeightedTerm]]:
         """Return the terms by the fields that they belong to, in the order of `terms`."""
-        groups: dict[tuple[str, ...], tuple[WeightedTerm, ...]] = {}
+        groups: dict[tuple[str, ...], list[WeightedTerm]] = {}
         for term in self.terms:
-            groups[self.get_fields(term)] = (*groups.get(self.get_fields(term), ()), term)
+            groups.setdefault(self.get_fields(term), []).append(term)
         return groups
 
     def count_words(self) -> int:
@@ -94,19 +110,24 @@ class Expansion:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
-        if self.text:
-            return {"text": self.text}
-        if not any(term.fields for term in self.terms):
-            return {"field": self.field, **_terms_to_json(self.terms)}
-        return {
-            "groups": [{"fields": list(fields), **_terms_to_json(terms)} for fields, terms in self.group_terms().items()]
-        }
+        value: dict[str, Any] = {"text": self.text} if self.text else {}
+        if any(term.fields for term in self.terms):
+            groups = self.group_terms().items()
+            value = {"groups": [{"fields": list(fields), **_terms_to_json(terms)} for fields, terms in groups]}
+        elif self.terms:
+            value = {"field": self.field, **_terms_to_json(self.terms)}
+        if self.documents:
+            value["documents"] = {document.doc_id: document.weight for document in self.documents}
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Expansion:
         """Read an object that `to_json` wrote. Raises ValueError when it has another shape."""
+        documents = read_documents(value)
         if isinstance(value.get("text"), str):
-            return cls(text=value["text"])
+            return cls(text=value["text"], documents=documents)
+        if documents and "terms" not in value and "groups" not in value:
+            return cls(documents=documents)
         groups = value.get("groups", [{**value, "fields": [value.get("field")]}])
         if not isinstance(groups, list) or not all(map(_is_group, groups)):
             raise ValueError('the expansion has neither "text" nor "field" and "terms"; write one of the two')
@@ -115,7 +136,7 @@ class Expansion:
         )
         if expansion is None:
             raise ValueError("the expansion has no usable term; give at least one a weight above 0")
-        return expansion
+        return replace(expansion, documents=documents)
 
 
 def clean_query(text: str) -> str:
@@ -201,12 +222,12 @@ def expansion_from_terms(
 ) -> Expansion | None:
     """Return the `MAX_TERMS` heaviest of (term, weight), heaviest first and ties by term. None when none is usable.
 
-    A usable weight is above 0 and at most `MAX_TERM_WEIGHT`. A term that comes twice gets the heavier weight.
+    A usable weight is above 0 and at most `MAX_WEIGHT`. A term that comes twice gets the heavier weight.
     `surfaces` maps terms to their surface words.
     """
     usable: dict[str, float] = {}
     for term, weight in terms:
-        if isinstance(term, str) and term and isinstance(weight, int | float) and 0 < weight <= MAX_TERM_WEIGHT:
+        if isinstance(term, str) and term and isinstance(weight, int | float) and 0 < weight <= MAX_WEIGHT:
             usable[term] = max(float(weight), usable.get(term, 0.0))
     heaviest = sorted(usable.items(), key=lambda item: (-item[1], item[0]))[:MAX_TERMS]
     if not heaviest:
@@ -246,11 +267,37 @@ def _is_group(value: Any) -> bool:
     return are_names and isinstance(value.get("terms"), Mapping) and isinstance(value.get("surfaces", {}), Mapping)
 
 
-def _terms_to_json(terms: Iterable[WeightedTerm]) -> dict[str, Any]:
-    terms = list(terms)
+def _terms_to_json(terms: Sequence[WeightedTerm]) -> dict[str, Any]:
     surfaces = {term.term: term.surface for term in terms if term.surface}
     weights = {"terms": {term.term: term.weight for term in terms}}
     return weights | {"surfaces": surfaces} if surfaces else weights
+
+
+def read_documents(value: Mapping[str, Any]) -> tuple[WeightedDocument, ...]:
+    """Return the documents of an expansion's JSON object, () when it has none. Raises ValueError for another shape."""
+    documents = value.get("documents", {})
+    if not isinstance(documents, Mapping):
+        raise ValueError('"documents" is no object; write {"the _id of a document": its weight}')
+    weighted_documents = select_documents(documents.items())
+    if documents and not weighted_documents:
+        raise ValueError("the expansion has no usable document; give at least one a weight above 0")
+    return weighted_documents
+
+
+def select_documents(documents: Iterable[tuple[str, float]]) -> tuple[WeightedDocument, ...]:
+    """Return the `MAX_DOCUMENTS` heaviest of (`_id`, weight), heaviest first. Documents of one weight keep their order.
+
+    A usable weight is above 0 and at most `MAX_WEIGHT`.
+    """
+    usable = [
+        WeightedDocument(doc_id, float(weight))
+        for doc_id, weight in documents
+        if isinstance(doc_id, str)
+        and 0 < len(doc_id) <= MAX_DOCUMENT_ID_CHARS
+        and isinstance(weight, int | float)
+        and 0 < weight <= MAX_WEIGHT
+    ]
+    return tuple(sorted(usable, key=lambda document: -document.weight)[:MAX_DOCUMENTS])
 
 
 def _get_surface_word(surfaces: Mapping[str, str] | None, term: str) -> str:

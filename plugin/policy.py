@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from querylift.plugin.expansion import MAX_DOCUMENTS
+
 Mode = Literal["boost", "widen"]
 
 
@@ -15,7 +17,8 @@ class Policy:
     `mode` "boost" keeps the hits and changes their order; "widen" adds documents that match only the expansion.
     `weight` multiplies the score of each expansion word. `fields` are the text fields that may be expanded, without
     boosts; empty allows every field. `max_clauses` limits expansion words times fields. `max_query_words` is the
-    length of the longest query that is expanded.
+    length of the longest query that is expanded. At most `documents` documents of an expansion are added, and
+    `document_weight` multiplies the score of each.
     """
 
     mode: Mode = "boost"
@@ -23,12 +26,18 @@ class Policy:
     fields: tuple[str, ...] = ()
     max_clauses: int = 512
     max_query_words: int = 64
+    documents: int = 100
+    document_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.mode not in ("boost", "widen"):
             raise ValueError(f"mode is {self.mode!r}; use 'boost' or 'widen'")
         if not 0 < self.weight <= 10:
             raise ValueError(f"weight is {self.weight}; use a number above 0 and at most 10")
+        if not 0 < self.document_weight <= 10:
+            raise ValueError(f"document_weight is {self.document_weight}; use a number above 0 and at most 10")
+        if not 0 <= self.documents <= MAX_DOCUMENTS:
+            raise ValueError(f"documents is {self.documents}; use a number from 0 to {MAX_DOCUMENTS}")
         if self.max_clauses < 1 or self.max_query_words < 1:
             raise ValueError(
                 f"max_clauses is {self.max_clauses} and max_query_words is {self.max_query_words}; use at least 1 for each"

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.expansion import MAX_DOCUMENTS
 from querylift.plugin.policy import Policy
 
 ENVIRONMENT_PREFIX = "QUERYLIFT_"
@@ -41,6 +42,8 @@ class IndexSettings(_SettingsTable):
     fields: tuple[str, ...] = ()
     max_clauses: Annotated[int, Field(ge=1, le=4096)] = 512
     max_query_words: Annotated[int, Field(ge=1, le=1024)] = 64
+    documents: Annotated[int, Field(ge=0, le=MAX_DOCUMENTS)] = 100
+    document_weight: Annotated[float, Field(gt=0, le=10)] = 1.0
 
     @field_validator("fields")
     @classmethod
@@ -63,6 +66,8 @@ class IndexSettings(_SettingsTable):
             fields=self.fields,
             max_clauses=self.max_clauses,
             max_query_words=self.max_query_words,
+            documents=self.documents,
+            document_weight=self.document_weight,
         )
 
 

@@ -62,15 +62,23 @@ class ScriptedGenerator:
 
 
 def remove_expansion(
-    rewritten: dict[str, Any], user_query: UserQuery, *, keep_highlight_query: bool = False
+    rewritten: dict[str, Any],
+    user_query: UserQuery,
+    *,
+    document_path: ClausePath = (),
+    keep_highlight_query: bool = False,
 ) -> dict[str, Any]:
-    """Return the original body of a rewrite: take away exactly what `add_expansion` added beside the leaves.
+    """Return the original body of a rewrite: take away exactly what was added.
 
-    Set `keep_highlight_query` when the original search already had a highlight_query, which a rewrite leaves as it is.
+    `document_path` is that of the `Rewrite`. Set `keep_highlight_query` when the original search already had a
+    highlight_query, which a rewrite leaves as it is.
     """
     original: Any = rewritten
-    for leaf in user_query.leaves:
-        original = _restore_clause(original, leaf.path)
+    leaf_paths = [leaf.path for leaf in user_query.leaves]
+    if document_path and document_path not in leaf_paths:
+        original = _restore_clause(original, document_path)
+    for path in leaf_paths:
+        original = _restore_clause(original, path)
     highlight = original.get("highlight")
     if isinstance(highlight, dict) and not keep_highlight_query:
         original = original | {
@@ -83,9 +91,11 @@ def _restore_clause(value: Any, path: ClausePath) -> Any:
     """Return a copy of `value` with the original clause at `path`, when an expansion stands beside it."""
     if not path:
         match value:
-            case {"bool": {"must": [clause], "should": [_], **other_keys}} if not other_keys:
+            case {"bool": {"must": [clause], "should": [_] | [_, _], **other_keys}} if not other_keys:
                 return clause
-            case {"bool": {"should": [clause, _], "minimum_should_match": 1, **other_keys}} if not other_keys:
+            case {"bool": {"should": [clause, _] | [clause, _, _], "minimum_should_match": 1, **other_keys}} if (
+                not other_keys
+            ):
                 return clause
         return value
     copy = value.copy()

@@ -27,8 +27,9 @@ from querylift.index_tools.fast_expander.encoder_conversion import (
 from querylift.index_tools.fast_expander.encoder_folder import read_encoder_folder
 from querylift.index_tools.fast_expander.incremental_read import IncrementalReader
 from querylift.index_tools.fast_expander.index_fields import AnalysedFields, find_analyzer, find_fields, read_mappings
-from querylift.index_tools.fast_expander.index_reader import RANDOM_ORDER, search_documents
+from querylift.index_tools.fast_expander.index_reader import search_random_documents
 from querylift.index_tools.fast_expander.neighbours_form import write_neighbours_form
+from querylift.index_tools.fast_expander.score_scale import measure_score_scale
 from querylift.index_tools.fast_expander.source_record import (
     create_change_query,
     create_field_groups,
@@ -53,6 +54,8 @@ from querylift.plugin.fast_expander.expander_folder import (
     read_expander_record,
     read_file_facts,
 )
+from querylift.plugin.fast_expander.mapped_files import list_text_files
+from querylift.plugin.fast_expander.neighbours_weigher import IDS_NAME
 from querylift.plugin.files import hold_lock
 from querylift.plugin.generators.cluster_expander import SEARCH_FILE, fill_template, read_search_template
 
@@ -69,9 +72,9 @@ class BuildRequest:
     """The expander to build.
 
     `fields` are one or several analysed fields. `sources` are the fields of the document source to read. By default they
-    are the fields that `fields` are made of. `encoder` is a sentence-transformers folder; None stands for the packaged encoder. With `changed_field`, a later build
-    asks only for documents whose value there is at least the largest value of the build before. `vector_search` is the
-    search file of the form `cluster`.
+    are the fields that `fields` are made of. `encoder` is a sentence-transformers folder; None stands for the packaged
+    encoder. With `changed_field`, a later build asks only for documents whose value there is at least the largest value
+    of the build before. `vector_search` is the search file of the form `cluster`.
     """
 
     index: str
@@ -135,6 +138,7 @@ def _build_from_documents(
                 f"no document of {request.index} has text in {', '.join(fields.sources)}; name others with --text"
             )
         surfaces = [SurfaceWords(engine, fields.indices[0], names[0]) for names in fields.groups]
+        score_scale = measure_score_scale(engine, request.index, fields)
 
         def describe_groups(groups: Sequence[FieldGroup]) -> SourceIndex:
             return describe_source(
@@ -151,7 +155,7 @@ def _build_from_documents(
         reusable = _find_reusable_record(request, surfaces) if current_rows == rows_before else None
         if reusable is not None:
             source = describe_groups(reusable.source.list_groups(reusable.terms))
-            record = reusable.model_copy(update={"source": source})
+            record = reusable.model_copy(update={"source": source, "score_scale": score_scale})
             _place_files(new_folder, request.folder, record, names=())
         else:
             current_rows = parts.compact(current_rows)
@@ -163,7 +167,15 @@ def _build_from_documents(
                 )
             source = describe_groups(create_field_groups(fields, surfaces, served.words))
             files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, *served.names])
-            record = _create_record(request, source, encoder_settings, width=served.width, terms=terms, files=files)
+            record = _create_record(
+                request,
+                source,
+                encoder_settings,
+                width=served.width,
+                terms=terms,
+                score_scale=score_scale,
+                files=files,
+            )
             _place_files(new_folder, request.folder, record, names=files)
             parts.write_current_rows(current_rows)
     return BuildResult(record, reader.encoded, reader.without_text, reader.unreadable)
@@ -207,7 +219,15 @@ def _build_on_cluster(
         groups = [FieldGroup(names=fields.names, terms=0, probe={})]
         source = describe_source(engine, request.index, fields, groups, documents=in_index, in_index=in_index)
         files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, SEARCH_FILE])
-        record = _create_record(request, source, encoder_settings, width=len(vector), terms=0, files=files)
+        record = _create_record(
+            request,
+            source,
+            encoder_settings,
+            width=len(vector),
+            terms=0,
+            score_scale=measure_score_scale(engine, request.index, fields),
+            files=files,
+        )
         _place_files(new_folder, request.folder, record, names=files)
     return BuildResult(record)
 
@@ -219,6 +239,7 @@ def _create_record(
     *,
     width: int,
     terms: int,
+    score_scale: float,
     files: dict[str, FileFacts],
 ) -> ExpanderRecord:
     return ExpanderRecord(
@@ -231,6 +252,7 @@ def _create_record(
         width=width,
         terms=terms,
         shape=request.shape,
+        score_scale=score_scale,
         files=files,
     )
 
@@ -281,9 +303,7 @@ def _create_plan(engine: Engine, request: BuildRequest, fields: AnalysedFields, 
 
 def _check_language(engine: Engine, request: BuildRequest, fields: AnalysedFields, encoder: Encoder) -> None:
     """Raise SettingsError when the encoder does not know the words of most documents of a random sample."""
-    documents = search_documents(
-        engine, request.index, sources=fields.sources, query=RANDOM_ORDER, size=_LANGUAGE_SAMPLE
-    )
+    documents = search_random_documents(engine, request.index, sources=fields.sources, size=_LANGUAGE_SAMPLE)
     texts = [document.text for document in documents if document.text]
     unreadable = sum(not encoder.encode_document(text).any() for text in texts)
     if 2 * unreadable > len(texts):
@@ -305,6 +325,8 @@ def _find_reusable_record(request: BuildRequest, surfaces: Sequence[SurfaceWords
         return None
     if (record.form, record.shape) != (request.form, request.shape):
         return None
+    if record.form == "neighbours" and not record.files.keys() >= {*list_text_files(IDS_NAME)}:
+        return None  # an older Querylift wrote no ids
     return record if is_analyzed_as_before(record.source, surfaces) else None
 
 

@@ -13,7 +13,7 @@ from querylift.plugin.errors import SettingsError
 from querylift.plugin.files import open_for_replacement
 
 if TYPE_CHECKING:
-    from querylift.plugin.fast_expander.vocabulary import Array
+    from querylift.plugin.fast_expander.mapped_files import Array
 
 PARTS_FOLDER, PLAN_FILE, CURRENT_ROWS_FILE, LOCK_FILE = "parts", "plan.json", "kept.json", ".lock"
 _ARRAYS = ("digests", "vectors")

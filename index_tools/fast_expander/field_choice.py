@@ -18,7 +18,7 @@ from querylift.index_tools.fast_expander.index_fields import (
     read_mappings,
     walk_fields,
 )
-from querylift.index_tools.fast_expander.index_reader import RANDOM_ORDER, fetch_sources, join_field_texts
+from querylift.index_tools.fast_expander.index_reader import fetch_random_sources, join_field_texts
 from querylift.plugin.errors import SettingsError
 
 SAMPLE_DOCUMENTS = 500
@@ -62,13 +62,8 @@ def choose_fields(engine: Engine, expression: str, *, form: str = "neighbours") 
     names = sorted({name for properties in mappings.values() for name in _list_text_fields(properties)})
     names.sort(key=rank_title_first)
     source_names = {name: _find_sources(mappings, name) for name in names}
-    documents = fetch_sources(
-        engine,
-        expression,
-        sources=sorted({source for sources in source_names.values() for source in sources}),
-        query=RANDOM_ORDER,
-        size=SAMPLE_DOCUMENTS,
-    )
+    all_sources = sorted({source for sources in source_names.values() for source in sources})
+    documents = fetch_random_sources(engine, expression, sources=all_sources, size=SAMPLE_DOCUMENTS)
     texts = {name: [join_field_texts(document, source_names[name]) for document in documents] for name in names}
     fields = [
         _describe_field(name, _find_analyzer_name(mappings, name), texts[name], _find_mapping_reason(mappings, name))

@@ -12,7 +12,7 @@ from querylift.index_tools.fast_expander.index_fields import AnalysedFields
 from querylift.index_tools.fast_expander.index_scan import scan_hits
 from querylift.plugin.errors import EngineError
 
-RANDOM_ORDER: Mapping[str, Any] = {
+_RANDOM_ORDER: Mapping[str, Any] = {
     "function_score": {"query": {"match_all": {}}, "random_score": {"seed": 1, "field": "_seq_no"}}
 }
 """A query for all documents, in an order that is random and always the same."""
@@ -57,11 +57,16 @@ def search_documents(
     return [_parse_hit(hit, sources) for hit in _search(engine, expression, sources, query, size)]
 
 
-def fetch_sources(
-    engine: Engine, expression: str, *, sources: Sequence[str], query: Mapping[str, Any], size: int
-) -> list[dict[str, Any]]:
-    """Return the source fields `sources` of the best `size` documents of `expression` for `query`."""
-    return [hit.get("_source") or {} for hit in _search(engine, expression, sources, query, size)]
+def search_random_documents(
+    engine: Engine, expression: str, *, sources: Sequence[str], size: int
+) -> list[IndexedDocument]:
+    """Return a random sample of at most `size` documents of `expression`, the same one each time."""
+    return [_parse_hit(hit, sources) for hit in _search(engine, expression, sources, _RANDOM_ORDER, size)]
+
+
+def fetch_random_sources(engine: Engine, expression: str, *, sources: Sequence[str], size: int) -> list[dict[str, Any]]:
+    """Return the source fields `sources` of the documents that `search_random_documents` returns."""
+    return [hit.get("_source") or {} for hit in _search(engine, expression, sources, _RANDOM_ORDER, size)]
 
 
 def _search(engine: Engine, expression: str, sources: Sequence[str], query: Mapping[str, Any], size: int) -> Any:

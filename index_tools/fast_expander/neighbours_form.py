@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING
 from querylift.index_tools.fast_expander.document_parts import DocumentPart, DocumentParts
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
 from querylift.plugin.fast_expander.document_vectors import DocumentVectors
-from querylift.plugin.fast_expander.neighbours_weigher import TERM_ENDS_FILE, TERMS_FILE, VECTORS_FILE, WEIGHTS_FILE
+from querylift.plugin.fast_expander.mapped_files import write_texts
+from querylift.plugin.fast_expander.neighbours_weigher import (
+    IDS_NAME,
+    TERM_ENDS_FILE,
+    TERMS_FILE,
+    VECTORS_FILE,
+    WEIGHTS_FILE,
+)
 from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term
 from querylift.plugin.fast_expander.vocabulary import Word, write_vocabulary
 
 if TYPE_CHECKING:
-    from querylift.plugin.fast_expander.vocabulary import Array
+    from querylift.plugin.fast_expander.mapped_files import Array
 
 MAX_DOCUMENT_TERMS = 40
 """A document keeps this many terms, those with the largest sqrt(tf) x idf. More terms change nothing (docs/log.md)."""
@@ -84,7 +91,7 @@ def write_neighbours_form(
     current_rows: Sequence[Sequence[int]],
     surfaces_by_group: Sequence[SurfaceWords],
 ) -> ServedFiles:
-    """Write the vectors and the terms of the documents in the current rows of each part.
+    """Write the vectors, the ids and the terms of the documents in the current rows of each part.
 
     The terms of the second group have the numbers after those of the first, and so on.
     """
@@ -95,12 +102,14 @@ def write_neighbours_form(
     first_numbers = np.cumsum([0, *(len(statistics.numbers) for statistics in statistics_by_group)]).astype(np.uint32)
     vectors = DocumentVectors.create_empty(_sample_vectors(parts, current_rows))
     ends: list[int] = []
+    doc_ids: list[str] = []
     terms, weights, end, width = [], [], 0, 0
     for part, rows in zip(parts, current_rows, strict=True):
         if not rows:
             continue
         width = part.vectors.shape[1]
         vectors.add(part.vectors[rows])
+        doc_ids += [part.keys[row].partition("/")[2] for row in rows]
         weighted_groups = [statistics.weigh_document_terms(part, rows) for statistics in statistics_by_group]
         for weighted_terms in zip(*weighted_groups, strict=True):
             for first_number, (group_terms, group_weights) in zip(first_numbers, weighted_terms, strict=False):
@@ -116,7 +125,8 @@ def write_neighbours_form(
         choose_surface_words(statistics_by_group[group], parts, surfaces_by_group[group], group=group)
         for group in groups
     ]
-    names = (VECTORS_FILE, TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE, *write_vocabulary(folder, chain(*words)))
+    text_names = [*write_texts(folder, IDS_NAME, doc_ids), *write_vocabulary(folder, chain(*words))]
+    names = (VECTORS_FILE, TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE, *text_names)
     return ServedFiles(names, words, width)
 
 

@@ -23,7 +23,7 @@ from querylift.plugin.fast_expander.matrix_weigher import INPUT_NAME, MATRIX_FIL
 from querylift.plugin.fast_expander.vocabulary import write_vocabulary
 
 if TYPE_CHECKING:
-    from querylift.plugin.fast_expander.vocabulary import Array
+    from querylift.plugin.fast_expander.mapped_files import Array
 
 UNTRAINED_SCALE = 20.0
 """Chosen from 20 and 40, on the train queries of scifact and nfcorpus (docs/log.md)."""

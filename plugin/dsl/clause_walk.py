@@ -1,6 +1,6 @@
 """Walk over the clauses of a search that score, and collect those that hold text.
 
-Only clauses that score are entered: bool.must and bool.should, dis_max, the clauses of `_WRAPPERS`, the standard
+Only clauses that score are entered: bool.must and bool.should, dis_max, the clauses of `WRAPPERS`, the standard
 retriever (alone or under rrf) and the parts of a top-level hybrid. All others are passed over, so an expansion never
 gets into a filter.
 """
@@ -22,7 +22,7 @@ MAX_DEPTH = 12
 to three."""
 _MAX_TEXTS = 256
 """The walk gives up after so many texts: it must not take longer than a search."""
-_WRAPPERS = {
+WRAPPERS = {
     "function_score": "query",
     "script_score": "query",
     "nested": "query",
@@ -76,7 +76,7 @@ class ClauseWalk:
             self.skip_reason = "too-deep"
         elif kind in clauses.LEAF_READERS:
             yield from self._read_leaf(kind, content, path)
-        elif isinstance(content, dict) and kind in ("bool", "dis_max", *_WRAPPERS):
+        elif isinstance(content, dict) and kind in ("bool", "dis_max", *WRAPPERS):
             yield from self._walk_compound(kind, content, (*path, kind), depth)
         else:
             if kind in clauses.PHRASE_CLAUSES:
@@ -113,7 +113,7 @@ class ClauseWalk:
         elif contains_key(content.get("inner_hits"), "highlight"):
             self.skip_reason = self.skip_reason or "highlight"
         else:
-            yield from self._walk_clause(content.get(_WRAPPERS[kind]), (*path, _WRAPPERS[kind]), depth + 1)
+            yield from self._walk_clause(content.get(WRAPPERS[kind]), (*path, WRAPPERS[kind]), depth + 1)
 
     def _walk_bool(self, content: dict[str, Any], path: ClausePath, depth: int) -> Iterator[Leaf]:
         """Yield the leaves of must and should.

@@ -86,6 +86,10 @@ class Leaf:
             return next((part.boost * part.get_field_boost(field) for part in matching_parts), 1.0)
         return next((_parse_field_boost(name) for name in self.fields if _name_may_search_field(name, field)), 1.0)
 
+    def get_largest_field_boost(self) -> float:
+        """Return the largest boost of a field, and 1 when the clause names no field."""
+        return max((_parse_field_boost(name) for name in self.fields), default=1.0)
+
 
 def strip_boost(field: str) -> str:
     """Return the name of a field without its boost."""
@@ -116,7 +120,7 @@ def requires_several_matches(minimum_should_match: Any) -> bool:
 
 def merge_dis_max(content: Clause, parts: tuple[Leaf, ...], path: ClausePath) -> Leaf | None:
     """Return the leaves of one dis_max, which all hold the same text, as one leaf. Return None for an unusable boost."""
-    boost = _parse_boost(content)
+    boost = parse_boost(content)
     if boost is None:
         return None
     return Leaf(
@@ -173,7 +177,7 @@ def _build_leaf(
     kind: str, options: Clause, path: ClausePath, fields: tuple[str, ...], expansion_options: Clause
 ) -> Leaf | None:
     """Return the leaf. Return None when it holds no words, asks for a phrase, or has an unusable boost."""
-    text, boost = options.get("query"), _parse_boost(options)
+    text, boost = options.get("query"), parse_boost(options)
     if not isinstance(text, str) or boost is None:
         return None
     words = read_query_text(kind, text)
@@ -253,7 +257,7 @@ def _name_may_search_field(name: str, field: str) -> bool:
     return matches_listed_field(name, field) or field.startswith(strip_boost(name) + ".")
 
 
-def _parse_boost(options: Clause) -> float | None:
+def parse_boost(options: Clause) -> float | None:
     """Return the boost, or None when it is not a number above 0. A clause with boost 0 filters and does not score."""
     boost = options.get("boost", 1)
     is_number = isinstance(boost, int | float) and not isinstance(boost, bool)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from querylift.plugin.dsl.clauses import Clause, ClausePath, Leaf, round_weight
+from querylift.plugin.dsl.document_clauses import (
+    DOCUMENTS_PER_CLAUSE,
+    DocumentPlace,
+    build_document_clause,
+    find_document_place,
+)
 from querylift.plugin.dsl.query_text import count_tokens
 from querylift.plugin.dsl.user_query import UserQuery
 from querylift.plugin.expansion import Expansion, WeightedTerm
@@ -24,13 +31,27 @@ index with the most fields.
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A rewritten body. `boost_reason` says why mode `widen` was served as `boost`: a key of outcome.REASONS, or empty."""
+    """A rewritten body.
+
+    `boost_reason` says why mode `widen` was served as `boost`: a key of outcome.REASONS, or empty. `document_path` leads to
+    the clause beside which the documents were added. It is empty when none were.
+    """
 
     body: dict[str, Any]
     boost_reason: str = ""
+    document_path: ClausePath = ()
 
     def __repr__(self) -> str:
         return f"Rewrite(boost_reason={self.boost_reason!r})"
+
+
+@dataclass(slots=True)
+class _Addition:
+    """Clauses that go beside the clause at `path`. With `widens`, they may match documents that the clause does not."""
+
+    path: ClausePath
+    clauses: list[Clause]
+    widens: bool
 
 
 def add_expansion(body: dict[str, Any], user_query: UserQuery, expansion: Expansion, policy: Policy) -> dict[str, Any]:
@@ -46,28 +67,42 @@ def add_expansion(body: dict[str, Any], user_query: UserQuery, expansion: Expans
 def rewrite_search(body: dict[str, Any], user_query: UserQuery, expansion: Expansion, policy: Policy) -> Rewrite:
     """Do what `add_expansion` does, and also say whether the mode was kept."""
     limited_expansion = _limit_expansion(expansion, user_query, policy)
-    additions = list(_build_additions(user_query, limited_expansion, policy.weight))
+    mode = "boost" if _needs_same_hits(body) else policy.mode
+    additions = [
+        # A leaf that sets how many words must match is never widened.
+        _Addition(leaf.path, [clause], widens=mode == "widen" and not leaf.sets_required_matches)
+        for leaf, clause in _build_additions(user_query, limited_expansion, policy.weight)
+    ]
+    document_path: ClausePath = ()
+    if limited_expansion.documents:
+        place = find_document_place(body, user_query, widen=mode == "widen")
+        document_path = place.path
+        clause = build_document_clause(limited_expansion.documents, policy.document_weight * place.boost)
+        _insert_documents(additions, place, clause, widens=mode == "widen" and place.can_widen)
     if not additions:
         raise Skip("empty")
-    mode = "boost" if _needs_same_hits(body) else policy.mode
     rewritten: Any = body
-    is_widened = False
-    for leaf, addition in additions:
-        # A leaf that sets how many words must match is never widened.
-        widens_leaf = mode == "widen" and not leaf.sets_required_matches
-        is_widened = is_widened or widens_leaf
-        combine = _combine_to_widen if widens_leaf else _combine_to_boost
-        rewritten = _replace_at_path(rewritten, leaf.path, combine, addition)
+    for addition in additions:
+        rewritten = _replace_at_path(rewritten, addition)
     boost_reason = ""
-    if policy.mode == "widen" and not is_widened:
+    if policy.mode == "widen" and not any(addition.widens for addition in additions):
         boost_reason = "required-words" if mode == "widen" else "same-hits"
-    return Rewrite(_add_highlight_query(rewritten, body), boost_reason)
+    return Rewrite(_add_highlight_query(rewritten, body), boost_reason, document_path)
+
+
+def _insert_documents(additions: list[_Addition], place: DocumentPlace, clause: Clause, *, widens: bool) -> None:
+    """Put the documents beside the words of a leaf, or around all leaves: last, so that the other paths stay valid."""
+    for addition in additions:
+        if addition.path == place.path:
+            addition.clauses.append(clause)
+            return
+    additions.append(_Addition(place.path, [clause], widens=widens))
 
 
 def _build_additions(user_query: UserQuery, expansion: Expansion, weight: float) -> Iterator[tuple[Leaf, Clause]]:
     """Yield each leaf that is expanded, with the clause that goes beside it."""
-    if expansion.text:
-        for leaf in user_query.leaves:
+    if not expansion.terms:
+        for leaf in user_query.leaves if expansion.text else ():
             yield leaf, leaf.build_expansion_clause(expansion.text, weight * leaf.boost)
         return
     leaf_by_field = _find_leaf_of_each_field(user_query, expansion)
@@ -124,35 +159,45 @@ def _build_surface_clauses(leaf: Leaf, terms: Sequence[WeightedTerm], weight: fl
 def _limit_expansion(expansion: Expansion, user_query: UserQuery, policy: Policy) -> Expansion:
     """Cut `expansion` so that its words times the searched fields stay within the policy's number of clauses.
 
-    The engine's limit also counts the user's own words. All words together may take twice the policy's number.
+    The engine's limit also counts the user's own words. All words together may take twice the policy's number. Documents
+    come first, because ten of them are one clause.
     """
     clauses_per_word = sum(_count_clauses_per_word(leaf) for leaf in user_query.leaves)
     query_clauses = count_tokens(user_query.text) * clauses_per_word
     max_clauses = min(policy.max_clauses, 2 * policy.max_clauses - query_clauses)
+    documents = expansion.documents[: min(policy.documents, max(max_clauses, 0) * DOCUMENTS_PER_CLAUSE)]
+    max_clauses -= math.ceil(len(documents) / DOCUMENTS_PER_CLAUSE)
+    text = ""
+    terms: tuple[WeightedTerm, ...] = ()
     if expansion.terms:
-        leaf_by_field = _find_leaf_of_each_field(user_query, expansion)
-        if leaf_by_field:
-            clause_counts = {
-                term: sum(name in leaf_by_field for name in expansion.get_fields(term)) for term in expansion.terms
-            }
-            placed_terms = (term for term, count in clause_counts.items() if count)
-            terms = list(_take_affordable(placed_terms, max_clauses, lambda term: clause_counts[term]))
-        else:
-            terms = list(
-                _take_affordable(
-                    expansion.terms, max_clauses, lambda term: count_tokens(term.surface) * clauses_per_word
-                )
-            )
-        if not terms:
-            raise Skip("too-many-clauses")
-        return replace(expansion, terms=tuple(terms))
-    max_words = max_clauses // clauses_per_word
-    if count_tokens(expansion.text) <= max_words:
-        return expansion
-    words = list(_take_affordable(expansion.text.split(), max_words, count_tokens))
-    if not words:
-        raise Skip("too-many-clauses")
-    return Expansion(text=" ".join(words))
+        terms = _cut_terms(expansion, user_query, max_clauses, clauses_per_word)
+    elif expansion.text:
+        text = _cut_text(expansion.text, max_clauses // clauses_per_word)
+    if not (text or terms or documents):
+        raise Skip("too-many-clauses" if expansion.terms or expansion.text else "empty")
+    return Expansion(text=text, terms=terms, field=expansion.field if terms else "", documents=documents)
+
+
+def _cut_terms(
+    expansion: Expansion, user_query: UserQuery, max_clauses: int, clauses_per_word: int
+) -> tuple[WeightedTerm, ...]:
+    """Return the first terms that fit. A term takes a clause in each searched field, or those of its surface word."""
+    leaf_by_field = _find_leaf_of_each_field(user_query, expansion)
+    if leaf_by_field:
+        clause_counts = {
+            term: sum(name in leaf_by_field for name in expansion.get_fields(term)) for term in expansion.terms
+        }
+    else:
+        clause_counts = {term: count_tokens(term.surface) * clauses_per_word for term in expansion.terms}
+    terms = (term for term, count in clause_counts.items() if count or not leaf_by_field)
+    return tuple(_take_affordable(terms, max_clauses, lambda term: clause_counts[term]))
+
+
+def _cut_text(text: str, max_words: int) -> str:
+    """Return the first words of `text`, at most `max_words` as the engine counts them."""
+    if count_tokens(text) <= max_words:
+        return text
+    return " ".join(_take_affordable(text.split(), max_words, count_tokens))
 
 
 def _take_affordable(items: Iterable[_Item], max_cost: int, compute_cost: Callable[[_Item], int]) -> Iterator[_Item]:
@@ -171,12 +216,10 @@ def _count_clauses_per_word(leaf: Leaf) -> int:
     return sum(UNKNOWN_FIELDS if "*" in field else 1 for field in leaf.fields) or UNKNOWN_FIELDS
 
 
-def _combine_to_boost(clause: Clause, addition: Clause) -> Clause:
-    return {"bool": {"must": [clause], "should": [addition]}}
-
-
-def _combine_to_widen(clause: Clause, addition: Clause) -> Clause:
-    return {"bool": {"should": [clause, addition], "minimum_should_match": 1}}
+def _combine(clause: Clause, addition: _Addition) -> Clause:
+    if addition.widens:
+        return {"bool": {"should": [clause, *addition.clauses], "minimum_should_match": 1}}
+    return {"bool": {"must": [clause], "should": addition.clauses}}
 
 
 def _needs_same_hits(body: dict[str, Any]) -> bool:
@@ -202,19 +245,14 @@ def _get_standard_retriever(body: dict[str, Any]) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _replace_at_path(
-    value: Any, path: ClausePath, combine: Callable[[Clause, Clause], Clause], addition: Clause
-) -> Any:
-    """Return a copy of `value` in which the clause at `path` is combined with `addition`. The rest is shared."""
-    if not path:
-        return combine(value, addition)
-    key, inner_path = path[0], path[1:]
-    if isinstance(value, list):
-        assert isinstance(key, int)
-        return [
-            _replace_at_path(item, inner_path, combine, addition) if i == key else item for i, item in enumerate(value)
-        ]
-    return {
-        name: _replace_at_path(item, inner_path, combine, addition) if name == key else item
-        for name, item in value.items()
-    }
+def _replace_at_path(value: Any, addition: _Addition) -> Any:
+    """Return a copy of `value` in which the clause at the path of `addition` is combined with it. The rest is shared."""
+
+    def copy_along(value: Any, path: ClausePath) -> Any:
+        if not path:
+            return _combine(value, addition)
+        copy = value.copy()
+        copy[path[0]] = copy_along(value[path[0]], path[1:])
+        return copy
+
+    return copy_along(value, addition.path)

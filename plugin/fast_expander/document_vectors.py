@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from querylift.plugin.errors import MissingExtra, SettingsError
 
 if TYPE_CHECKING:
-    from querylift.plugin.fast_expander.vocabulary import Array
+    from querylift.plugin.fast_expander.mapped_files import Array
 
 CONNECTIVITY, BUILD_BREADTH, SEARCH_BREADTH = 32, 128, 256
 """HNSW's M, efConstruction and efSearch. docs/log.md has the measurements behind these values."""

@@ -90,7 +90,10 @@ class ExpansionShape(_Record):
 
 
 class ExpanderRecord(_Record):
-    """The contents of `expander.json`."""
+    """The contents of `expander.json`.
+
+    `score_scale` is the score that the best hit of a short query usually has on the index.
+    """
 
     version: int
     form: Literal["neighbours", "terms", "cluster"]
@@ -102,6 +105,7 @@ class ExpanderRecord(_Record):
     terms: int
     shape: ExpansionShape
     trained: tuple[str, ...] = ()
+    score_scale: Annotated[float, Field(gt=0)] = 1.0
     files: Mapping[str, FileFacts]
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from querylift.plugin.fast_expander.encoder import open_onnx_session
 from querylift.plugin.fast_expander.expander_folder import ExpansionShape
+from querylift.plugin.fast_expander.weights import Weights
 
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.encoder import Vector
-    from querylift.plugin.fast_expander.vocabulary import Array
 
 MATRIX_FILE = "terms.onnx"
 INPUT_NAME = "vector"
@@ -26,12 +26,13 @@ class MatrixWeigher:
         self._shape = shape
         self._session = open_onnx_session(folder / MATRIX_FILE)
 
-    def weigh_terms(self, vector: Vector) -> tuple[Array, Array]:
-        """Return the numbers of the heaviest terms, heaviest first, and their weights."""
+    def weigh(self, vector: Vector) -> Weights:
+        """Return the heaviest terms for a query's vector. A matrix knows no documents."""
         import numpy as np
 
         scores = self._session.run(None, {INPUT_NAME: vector[None]})[0][0]
         count = min(self._shape.terms, len(scores))
         heaviest = np.argpartition(-scores, count - 1)[:count]
         heaviest = heaviest[np.argsort(-scores[heaviest], kind="stable")]
-        return heaviest, np.exp((scores[heaviest] - scores[heaviest[0]]) * self._shape.power)
+        weights = np.exp((scores[heaviest] - scores[heaviest[0]]) * self._shape.power)
+        return Weights(heaviest, weights, [])

@@ -13,7 +13,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from querylift.plugin.fast_expander.expander_folder import (
     compute_expander_identity,
     read_expander_record,
 )
+from querylift.plugin.fast_expander.nearest_documents import limit_nearest_documents, weigh_documents
 from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.bounded_executor import BoundedExecutor
@@ -90,7 +91,7 @@ class ClusterExpanderGenerator:
             if not vector.any():
                 return None
             body = fill_template(model.search_template, query, vector.tolist())
-            return await self._search_terms(model.record, body, request.index)
+            return await self._search_neighbours(model.record, body, request.index)
 
     async def close(self) -> None:
         """Close the connections and end the threads."""
@@ -99,17 +100,21 @@ class ClusterExpanderGenerator:
         if opened is not None:
             await opened[1].close()
 
-    async def _search_terms(self, record: ExpanderRecord, body: Mapping[str, Any], index: str) -> Expansion | None:
-        """Run the vector search, and return the heaviest terms of its hits."""
+    async def _search_neighbours(self, record: ExpanderRecord, body: Mapping[str, Any], index: str) -> Expansion | None:
+        """Run the vector search, and return its hits and the heaviest terms of the first ones."""
         field, shape = record.source.field, record.shape
-        hits = await self._engine.search_documents(index, {**body, "size": shape.documents})
-        if not hits:
+        nearest_count = limit_nearest_documents(record.source.in_index)
+        near_hits = await self._engine.search_documents(index, {**body, "size": max(shape.documents, nearest_count)})
+        if not near_hits:
             return None
+        documents = weigh_documents((hit["_id"] for hit in near_hits[:nearest_count]), record.score_scale)
+        hits = near_hits[: shape.documents]
         vectors = await self._engine.fetch_term_vectors(hits, field)
         scores = {(hit["_index"], hit["_id"]): float(hit["_score"]) for hit in hits}
         weights = weigh_terms(vectors, scores, field=field, temperature=shape.temperature)
         heaviest = sorted(weights.items(), key=lambda entry: (-entry[1], entry[0]))[: shape.terms]
-        return expansion_from_terms(((term, weight**shape.power) for term, weight in heaviest), field=field)
+        expansion = expansion_from_terms(((term, weight**shape.power) for term, weight in heaviest), field=field)
+        return replace(expansion, documents=documents) if expansion else Expansion(documents=documents)
 
 
 def weigh_terms(

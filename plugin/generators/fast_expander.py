@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion, expansion_from_groups, normalize_query
@@ -24,20 +24,15 @@ from querylift.plugin.fast_expander.expander_folder import (
 )
 from querylift.plugin.fast_expander.index_check import IndexChecker
 from querylift.plugin.fast_expander.matrix_weigher import MatrixWeigher
+from querylift.plugin.fast_expander.nearest_documents import weigh_documents
 from querylift.plugin.fast_expander.neighbours_weigher import NeighboursWeigher
 from querylift.plugin.fast_expander.vocabulary import Vocabulary
+from querylift.plugin.fast_expander.weights import Weigher
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.bounded_executor import BoundedExecutor
 
 if TYPE_CHECKING:
-    from querylift.plugin.fast_expander.encoder import Vector
-    from querylift.plugin.fast_expander.vocabulary import Array
-
-
-class TermWeigher(Protocol):
-    """Turns a query's vector into term numbers and their weights, heaviest first. Each form has its own."""
-
-    def weigh_terms(self, vector: Vector) -> tuple[Array, Array]: ...
+    from querylift.plugin.fast_expander.mapped_files import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +40,32 @@ class ExpanderModel:
     """The loaded contents of an expander's folder."""
 
     encoder: Encoder
-    weigher: TermWeigher
+    weigher: Weigher
     vocabulary: Vocabulary
     group_ends: Mapping[tuple[str, ...], int]
     """The fields of each group, and where the numbers of its terms end."""
+    score_scale: float
 
     def expand(self, text: str) -> Expansion | None:
-        """Return the heaviest terms for `text`, or None when there are none. Blocks for one or two milliseconds.
+        """Return terms and documents for `text`, or None when there are none. Blocks for one or two milliseconds.
 
         There are none when the encoder does not know the words of `text`.
         """
         vector = self.encoder.encode_query(text)
         if not vector.any():
             return None
-        numbers, weights = self.weigher.weigh_terms(vector)
+        weights = self.weigher.weigh(vector)
         first_number = 0
         groups = []
         for fields, end in self.group_ends.items():
-            is_of_group = (numbers >= first_number) & (numbers < end)
-            groups.append((fields, *self._read_terms(numbers[is_of_group], weights[is_of_group])))
+            is_of_group = (weights.terms >= first_number) & (weights.terms < end)
+            groups.append((fields, *self._read_terms(weights.terms[is_of_group], weights.term_weights[is_of_group])))
             first_number = end
-        return expansion_from_groups(groups)
+        expansion = expansion_from_groups(groups)
+        documents = weigh_documents(weights.document_ids, self.score_scale)
+        if expansion is None:
+            return Expansion(documents=documents) if documents else None
+        return replace(expansion, documents=documents)
 
     def _read_terms(self, numbers: Array, weights: Array) -> tuple[list[tuple[str, float]], dict[str, str]]:
         """Return (term, weight) of the terms of one group, and their surface words.
@@ -86,15 +86,14 @@ def open_expander_model(folder: Path) -> tuple[ExpanderRecord, ExpanderModel]:
     check_files(folder, record)
     encoder = Encoder(folder, record.reading)
     groups = record.source.list_groups(record.terms)
-    group_ends = list(accumulate(group.terms for group in groups))
-    weigher: TermWeigher
+    group_ends = accumulate(group.terms for group in groups)
+    end_by_fields = dict(zip((group.names for group in groups), group_ends, strict=True))
+    weigher: Weigher
     if record.form == "neighbours":
-        weigher = NeighboursWeigher(folder, record.shape, width=record.width, group_ends=group_ends)
+        weigher = NeighboursWeigher(folder, record.shape, width=record.width, group_ends=[*end_by_fields.values()])
     else:
         weigher = MatrixWeigher(folder, record.shape)
-    return record, ExpanderModel(
-        encoder, weigher, Vocabulary(folder), {group.names: end for group, end in zip(groups, group_ends, strict=True)}
-    )
+    return record, ExpanderModel(encoder, weigher, Vocabulary(folder), end_by_fields, record.score_scale)
 
 
 @dataclass(frozen=True, slots=True)

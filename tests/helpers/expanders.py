@@ -21,7 +21,14 @@ from querylift.plugin.fast_expander.expander_folder import (
     SourceIndex,
     collect_file_facts,
 )
-from querylift.plugin.fast_expander.neighbours_weigher import TERM_ENDS_FILE, TERMS_FILE, VECTORS_FILE, WEIGHTS_FILE
+from querylift.plugin.fast_expander.mapped_files import write_texts
+from querylift.plugin.fast_expander.neighbours_weigher import (
+    IDS_NAME,
+    TERM_ENDS_FILE,
+    TERMS_FILE,
+    VECTORS_FILE,
+    WEIGHTS_FILE,
+)
 from querylift.plugin.fast_expander.vocabulary import Word, write_vocabulary
 from tests.helpers.folders import Weights, encode_safetensors
 
@@ -149,7 +156,8 @@ def write_expander(folder: Path, encoder: Path) -> Path:
     np.save(folder / TERM_ENDS_FILE, np.arange(4, 164, 4, dtype=np.int64))
     np.save(folder / TERMS_FILE, np.array(terms, dtype=np.uint32))
     np.save(folder / WEIGHTS_FILE, np.ones(160, dtype=np.float16))
-    document_files = [VECTORS_FILE, TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE]
+    id_files = write_texts(folder, IDS_NAME, TEXTS)
+    document_files = [VECTORS_FILE, TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE, *id_files]
     files = [MODEL_FILE, TOKENIZER_FILE, *document_files, *write_vocabulary(folder, words)]
     source = SourceIndex(
         index="topics", indices=("topics-1",), aliases=("topics",), uuids=("u",), field="contents", documents=40, in_index=40,

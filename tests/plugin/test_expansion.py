@@ -417,9 +417,9 @@ def test_json_that_is_not_an_expansion_raises_a_value_error(value: dict[str, Any
 
 
 def test_an_expansion_is_text_or_terms_and_terms_have_a_field() -> None:
-    with pytest.raises(ValueError, match="exactly one"):
+    with pytest.raises(ValueError, match="an expansion is empty; give text, terms or documents"):
         Expansion()
-    with pytest.raises(ValueError, match="exactly one"):
+    with pytest.raises(ValueError, match="an expansion has text and terms; give one of the two"):
         Expansion(text="a", terms=(WeightedTerm("a", 1.0),), field="body")
     with pytest.raises(ValueError, match="field"):
         Expansion(terms=(WeightedTerm("a", 1.0),))

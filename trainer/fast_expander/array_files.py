@@ -11,7 +11,7 @@ from querylift.plugin.files import open_for_replacement
 from querylift.trainer.fast_expander.matrix_training import MatrixWeights
 
 if TYPE_CHECKING:
-    from querylift.plugin.fast_expander.vocabulary import Array
+    from querylift.plugin.fast_expander.mapped_files import Array
 
 
 def save_weights(path: Path, weights: MatrixWeights) -> None:

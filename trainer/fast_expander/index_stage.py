@@ -16,7 +16,7 @@ from querylift.trainer.fast_expander.matrix_training import MatrixWeights, fit_t
 from querylift.trainer.fast_expander.training_context import TrainingContext
 
 if TYPE_CHECKING:
-    from querylift.plugin.fast_expander.vocabulary import Array
+    from querylift.plugin.fast_expander.mapped_files import Array
 
 _QUERY_VECTORS_FILE = "queries.npy"
 

@@ -15,7 +15,7 @@ import torch
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from querylift.plugin.fast_expander.vocabulary import Array
+    from querylift.plugin.fast_expander.mapped_files import Array
 
 
 @dataclass(frozen=True, slots=True)

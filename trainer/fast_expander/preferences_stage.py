@@ -26,7 +26,7 @@ from querylift.trainer.fast_expander.training_context import JudgedTrainingQueri
 from querylift.trainer.rewards.scoring import EXPANSION_PARAM, RewardOptions, score_candidates
 
 if TYPE_CHECKING:
-    from querylift.plugin.fast_expander.vocabulary import Array
+    from querylift.plugin.fast_expander.mapped_files import Array
 
 _BATCH_SIZE = 64
 

@@ -22,8 +22,9 @@ from querylift.index_tools.fast_expander.terms_form import UNTRAINED_SCALE, calc
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE
 from querylift.plugin.fast_expander.expander_folder import RECORD_FILE, collect_file_facts
+from querylift.plugin.fast_expander.mapped_files import list_text_files
 from querylift.plugin.fast_expander.matrix_weigher import MATRIX_FILE
-from querylift.plugin.fast_expander.vocabulary import WORD_ENDS_FILE, WORDS_FILE
+from querylift.plugin.fast_expander.vocabulary import WORDS_NAME
 from querylift.trainer.fast_expander.array_files import load_weights, save_weights
 from querylift.trainer.fast_expander.index_stage import train_on_index
 from querylift.trainer.fast_expander.judged_stage import train_on_judgments
@@ -33,7 +34,7 @@ from querylift.trainer.fast_expander.stage_names import StageName
 from querylift.trainer.fast_expander.training_context import JudgedTrainingQueries, TrainingContext
 
 _WORK_FOLDER = "training"
-_COPIED_FILES = (MODEL_FILE, TOKENIZER_FILE, WORDS_FILE, WORD_ENDS_FILE)
+_COPIED_FILES = (MODEL_FILE, TOKENIZER_FILE, *list_text_files(WORDS_NAME))
 
 
 def run_stages(

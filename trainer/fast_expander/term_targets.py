@@ -11,7 +11,7 @@ from querylift.plugin.fast_expander.document_vectors import DocumentVectors
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from querylift.plugin.fast_expander.vocabulary import Array
+    from querylift.plugin.fast_expander.mapped_files import Array
 
 
 class TermTargets:

@@ -23,7 +23,7 @@ from querylift.trainer.fast_expander.term_targets import TermTargets
 from querylift.trainer.rewards.labels import Labels
 
 if TYPE_CHECKING:
-    from querylift.plugin.fast_expander.vocabulary import Array
+    from querylift.plugin.fast_expander.mapped_files import Array
     from querylift.plugin.settings import Settings
     from querylift.trainer.training_config import ExpanderTrainingOptions
 

@@ -161,9 +161,9 @@ def test_neighbours_weigh_their_terms_by_how_near_they_are(tmp_path: Path) -> No
             summed[int(number)] += float(weight) * math.exp((similar[nearest] - similar.max()) / 0.1)
     expected = sorted(summed, key=lambda number: -summed[number])[:7]
 
-    numbers, found_weights = NeighboursWeigher(tmp_path, shape, width=16).weigh_terms(query)
-    assert numbers.tolist() == expected
-    assert found_weights.tolist() == pytest.approx([summed[number] ** 0.5 for number in expected], rel=1e-2)
+    weighed = NeighboursWeigher(tmp_path, shape, width=16).weigh(query)
+    assert weighed.terms.tolist() == expected
+    assert weighed.term_weights.tolist() == pytest.approx([summed[number] ** 0.5 for number in expected], rel=1e-2)
 
 
 def test_neighbours_without_a_term_have_nothing_to_add(tmp_path: Path) -> None:
@@ -171,8 +171,8 @@ def test_neighbours_without_a_term_have_nothing_to_add(tmp_path: Path) -> None:
     np.save(tmp_path / TERM_ENDS_FILE, np.zeros(3, dtype=np.int64))
     np.save(tmp_path / TERMS_FILE, np.array([], dtype=np.uint32))
     np.save(tmp_path / WEIGHTS_FILE, np.array([], dtype=np.float16))
-    numbers, weights = NeighboursWeigher(tmp_path, ExpansionShape(), width=16).weigh_terms(np.ones(16, dtype="f4"))
-    assert (len(numbers), len(weights)) == (0, 0)
+    weighed = NeighboursWeigher(tmp_path, ExpansionShape(), width=16).weigh(np.ones(16, dtype="f4"))
+    assert (len(weighed.terms), len(weighed.term_weights), weighed.document_ids) == (0, 0, [])
 
 
 def test_the_nearest_are_those_that_looking_at_every_vector_finds(tmp_path: Path) -> None:
@@ -231,14 +231,15 @@ def test_a_matrix_weighs_terms_by_the_power_of_their_scores(tmp_path: Path) -> N
     bias = random.standard_normal(60).astype("f4")
     write_matrix(tmp_path / MATRIX_FILE, rows, bias)
     query = normalize_vectors(random.standard_normal(32))
-    numbers, weights = MatrixWeigher(tmp_path, ExpansionShape(terms=10, power=0.5)).weigh_terms(query)
+    weighed = MatrixWeigher(tmp_path, ExpansionShape(terms=10, power=0.5)).weigh(query)
+    numbers, weights = weighed.terms, weighed.term_weights
     scores = rows @ query + bias
     assert set(numbers.tolist()[:5]) <= set(np.argsort(-scores)[:8].tolist())  # eight bits may turn what is near
     expected = [math.exp(scores[number] * 0.5) for number in numbers]
     assert weights.tolist() == pytest.approx([weight / expected[0] for weight in expected], rel=0.15)
     assert weights[0] == 1 and (np.diff(weights) <= 0).all()
-    few, _ = MatrixWeigher(tmp_path, ExpansionShape(terms=128)).weigh_terms(query)
-    assert sorted(few.tolist()) == list(range(60))
+    every_term = MatrixWeigher(tmp_path, ExpansionShape(terms=128)).weigh(query).terms
+    assert sorted(every_term.tolist()) == list(range(60))
 
 
 # -- parts --------------------------------------------------------------------------------------------------------------

@@ -107,7 +107,8 @@ def test_the_eight_bit_matrix_ranks_as_the_whole_one(tmp_path: Path) -> None:
     for _ in range(100):
         vector = normalize_vectors(draw.standard_normal(32).astype("f4"))
         scores = rows @ vector + bias
-        numbers, weights = matrix.weigh_terms(vector)
+        weighed = matrix.weigh(vector)
+        numbers, weights = weighed.terms, weighed.term_weights
         assert len(numbers) == 10
         assert weights[0] == 1
         assert np.allclose(np.log(weights) * 2, scores[numbers] - scores[numbers[0]], atol=0.04 * float(np.ptp(scores)))
@@ -117,9 +118,8 @@ def test_the_eight_bit_matrix_ranks_as_the_whole_one(tmp_path: Path) -> None:
 
 def test_a_matrix_of_few_terms_gives_those_it_has(tmp_path: Path) -> None:
     write_matrix(tmp_path / MATRIX_FILE, np.eye(3, 8, dtype="f4"), np.zeros(3, dtype="f4"))
-    numbers, _ = MatrixWeigher(tmp_path, ExpansionShape(terms=40)).weigh_terms(
-        np.array([1, 0, 0, 0, 0, 0, 0, 0], dtype="f4")
-    )
+    vector = np.array([1, 0, 0, 0, 0, 0, 0, 0], dtype="f4")
+    numbers = MatrixWeigher(tmp_path, ExpansionShape(terms=40)).weigh(vector).terms
     assert numbers[0] == 0
     assert sorted(numbers.tolist()) == [0, 1, 2]
 

@@ -19,13 +19,23 @@ from querylift.plugin.fast_expander.expander_folder import (
     collect_file_facts,
     read_expander_record,
 )
-from querylift.plugin.fast_expander.neighbours_weigher import TERM_ENDS_FILE, TERMS_FILE, VECTORS_FILE, WEIGHTS_FILE
-from querylift.plugin.fast_expander.vocabulary import WORD_ENDS_FILE, WORDS_FILE, Vocabulary, Word, write_vocabulary
+from querylift.plugin.fast_expander.mapped_files import list_text_files
+from querylift.plugin.fast_expander.neighbours_weigher import (
+    IDS_NAME,
+    TERM_ENDS_FILE,
+    TERMS_FILE,
+    VECTORS_FILE,
+    WEIGHTS_FILE,
+)
+from querylift.plugin.fast_expander.vocabulary import WORDS_NAME, Vocabulary, Word, write_vocabulary
 from querylift.plugin.generators.fast_expander import open_expander_model
 from tests.helpers.expanders import write_expander, write_tiny_encoder
 from tests.helpers.folders import edit_json_file
 
-FILES = [MODEL_FILE, TOKENIZER_FILE, VECTORS_FILE, TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE, WORDS_FILE, WORD_ENDS_FILE]
+WORDS_FILE, WORD_ENDS_FILE = list_text_files(WORDS_NAME)
+IDS_FILE, ID_ENDS_FILE = list_text_files(IDS_NAME)
+FILES = [MODEL_FILE, TOKENIZER_FILE, VECTORS_FILE, TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE]
+FILES += [IDS_FILE, ID_ENDS_FILE, WORDS_FILE, WORD_ENDS_FILE]
 REMEDY = "build it with `querylift expander build`"
 
 
