@@ -17,6 +17,7 @@ from querylift.index_tools.commands.options import (
 
 if TYPE_CHECKING:
     from querylift.index_tools.engine import Engine
+    from querylift.plugin.fast_expander.expander_folder import ExpanderRecord
 
 
 @click.group()
@@ -76,6 +77,16 @@ def expander() -> None:
     type=click.IntRange(min=1),
     help="Number of documents to encode at the same time [default: number of CPUs].",
 )
+@click.option(
+    "--sample", type=float, default=1.0, show_default=True, help="Share of the documents to read, such as 0.25."
+)
+@click.option(
+    "--slice",
+    "slice_text",
+    default="",
+    metavar="NUMBER/COUNT",
+    help="Read one slice of the documents, such as 3/8. `querylift expander merge` joins all slices.",
+)
 @config_option
 def build(
     index: str,
@@ -84,6 +95,8 @@ def build(
     fields: tuple[str, ...],
     config: Path | None,
     threads: int | None,
+    sample: float,
+    slice_text: str,
     **options: Any,
 ) -> None:
     """Build a fast expander from all documents of INDEX.
@@ -98,8 +111,10 @@ def build(
     """
     from querylift.index_tools.engine import Engine
     from querylift.index_tools.fast_expander.build import BuildRequest, build_expander
+    from querylift.index_tools.fast_expander.document_selection import DocumentSelection
     from querylift.plugin.fast_expander.expander_folder import ExpansionShape
 
+    options["selection"] = selection = DocumentSelection.parse(sample=sample, slice_text=slice_text)
     options["changed_field"] = options.pop("changed_since")
     default_temperature = 0.04 if options["form"] == "cluster" else ExpansionShape().temperature
     options["shape"] = ExpansionShape(temperature=options.pop("temperature") or default_temperature)
@@ -110,11 +125,13 @@ def build(
         with show_progress(f"reading {index}") as advance:
             result = build_expander(client, request, progress=lambda done_count, total: advance(done_count))
     record = result.record
-    size_mb = sum(facts.size_bytes for facts in record.files.values()) / 1e6
-    click.echo(
-        f"{out}: {record.source.documents} documents ({result.encoded} encoded now), "
-        f"{record.terms} terms, {size_mb:.1f} MB"
-    )
+    if selection.slice_name:
+        click.echo(
+            f"{out}: slice {selection.slice_name}, {record.source.documents} documents ({result.encoded} encoded now); "
+            "merge all slices with `querylift expander merge`"
+        )
+    else:
+        _print_size(out, record, encoded=f" ({result.encoded} encoded now)")
     if result.without_text:
         click.echo(f"{result.without_text} documents have no text and are left out")
     if result.unreadable:
@@ -139,3 +156,30 @@ def _choose_fields(engine: Engine, index: str, folder: Path, form: str) -> tuple
         click.echo(line)
     click.echo(f"reads {', '.join(names)}, and adds their terms; name others with --field")
     return names
+
+
+def _print_size(folder: Path, record: ExpanderRecord, *, encoded: str = "") -> None:
+    """Print how large an expander is, and the share of the documents that it was built from."""
+    size_mb = sum(facts.size_bytes for facts in record.files.values()) / 1e6
+    source = record.source
+    sample = f", a sample of {source.sample:.0%} of {source.in_index}" if source.sample < 1 else ""
+    click.echo(f"{folder}: {source.documents} documents{sample}{encoded}, {record.terms} terms, {size_mb:.1f} MB")
+
+
+@expander.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("slices", type=click.Path(path_type=Path), nargs=-1, required=True)
+@engine_option
+@config_option
+def merge(out: Path, slices: tuple[Path, ...], engine: str | None, config: Path | None) -> None:
+    """Merge the folders SLICES into the expander OUT.
+
+    SLICES are all folders that `querylift expander build --slice` wrote for one index. The engine is asked about the
+    analyzers; no document is read again.
+    """
+    from querylift.index_tools.engine import Engine
+    from querylift.index_tools.fast_expander.merge import merge_slices
+
+    with Engine(load_settings_with_options(config, engine=engine)) as client:
+        record = merge_slices(client, out, slices)
+    _print_size(out, record)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Literal
 
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.document_parts import LOCK_FILE, DocumentParts
+from querylift.index_tools.fast_expander.document_selection import EVERYTHING, DocumentSelection
 from querylift.index_tools.fast_expander.encoder_conversion import (
     PACKAGED_ENCODER_NAME,
     find_packaged_encoder,
@@ -26,11 +26,20 @@ from querylift.index_tools.fast_expander.encoder_conversion import (
 )
 from querylift.index_tools.fast_expander.encoder_folder import read_encoder_folder
 from querylift.index_tools.fast_expander.incremental_read import IncrementalReader
-from querylift.index_tools.fast_expander.index_fields import AnalysedFields, find_analyzer, find_fields, read_mappings
+from querylift.index_tools.fast_expander.index_fields import AnalysedFields, find_fields
 from querylift.index_tools.fast_expander.index_reader import search_random_documents
-from querylift.index_tools.fast_expander.neighbours_form import write_neighbours_form
+from querylift.index_tools.fast_expander.neighbours_form import ServedFiles
 from querylift.index_tools.fast_expander.score_scale import measure_score_scale
+from querylift.index_tools.fast_expander.served_folder import (
+    WORK_FOLDER_PREFIX,
+    create_folder,
+    open_surface_words,
+    place_files,
+    remove_leftovers,
+    write_form,
+)
 from querylift.index_tools.fast_expander.source_record import (
+    compute_analysis_digest,
     create_change_query,
     create_field_groups,
     describe_source,
@@ -38,12 +47,10 @@ from querylift.index_tools.fast_expander.source_record import (
     is_analyzed_as_before,
 )
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
-from querylift.index_tools.fast_expander.terms_form import write_terms_form
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE, Encoder, EncoderSettings
 from querylift.plugin.fast_expander.expander_folder import (
     FORMAT_VERSION,
-    RECORD_FILE,
     ExpanderRecord,
     ExpansionShape,
     FieldGroup,
@@ -62,9 +69,7 @@ from querylift.plugin.generators.cluster_expander import SEARCH_FILE, fill_templ
 _LANGUAGE_SAMPLE = 100
 """The number of documents that tell whether the encoder knows their language."""
 _TRIAL_QUERY = "a search to try it with"
-_WORK_FOLDER_PREFIX = ".new-"
 _DEFAULT_SHAPE = ExpansionShape()
-_WRITERS = {"neighbours": write_neighbours_form, "terms": write_terms_form}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class BuildRequest:
     `fields` are one or several analysed fields. `sources` are the fields of the document source to read. By default they
     are the fields that `fields` are made of. `encoder` is a sentence-transformers folder; None stands for the packaged
     encoder. With `changed_field`, a later build asks only for documents whose value there is at least the largest value
-    of the build before. `vector_search` is the search file of the form `cluster`.
+    of the build before. `vector_search` is the search file of the form `cluster`. `selection` says which documents are read.
     """
 
     index: str
@@ -87,6 +92,7 @@ class BuildRequest:
     threads: int = 1
     shape: ExpansionShape = _DEFAULT_SHAPE
     vector_search: Path | None = None
+    selection: DocumentSelection = EVERYTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +116,9 @@ def build_expander(
     fields = find_fields(engine, request.index, names, sources=request.sources)
     _check_form(request, fields)
     model = request.encoder or find_packaged_encoder()
-    _create_folder(request.folder)
+    create_folder(request.folder)
     with hold_lock(request.folder / LOCK_FILE, output=request.folder):
-        _remove_leftovers(request.folder)
+        remove_leftovers(request.folder)
         if request.vector_search is not None:
             return _build_on_cluster(engine, request, fields, model, request.vector_search)
         return _build_from_documents(engine, request, fields, model, progress)
@@ -123,12 +129,14 @@ def _build_from_documents(
 ) -> BuildResult:
     """Build the form `neighbours` or `terms`."""
     parts = DocumentParts(request.folder, _create_plan(engine, request, fields, model))
-    with TemporaryDirectory(dir=request.folder, prefix=_WORK_FOLDER_PREFIX) as work:
+    with TemporaryDirectory(dir=request.folder, prefix=WORK_FOLDER_PREFIX) as work:
         new_folder = Path(work)
         encoder_settings = write_encoder(model, new_folder)
         encoder = Encoder(new_folder, encoder_settings)
         _check_language(engine, request, fields, encoder)
-        reader = IncrementalReader(engine, request.index, fields, parts, encoder, threads=request.threads)
+        reader = IncrementalReader(
+            engine, request.index, fields, parts, encoder, threads=request.threads, selection=request.selection
+        )
         changed_until = find_latest_change(engine, request.index, request.changed_field)
         rows_before = parts.find_current_rows()
         query = create_change_query(request.folder, request.changed_field) if rows_before is not None else None
@@ -137,7 +145,7 @@ def _build_from_documents(
             raise SettingsError(
                 f"no document of {request.index} has text in {', '.join(fields.sources)}; name others with --text"
             )
-        surfaces = [SurfaceWords(engine, fields.indices[0], names[0]) for names in fields.groups]
+        surfaces = open_surface_words(engine, fields)
         score_scale = measure_score_scale(engine, request.index, fields)
 
         def describe_groups(groups: Sequence[FieldGroup]) -> SourceIndex:
@@ -150,21 +158,21 @@ def _build_from_documents(
                 in_index=engine.count_documents(request.index),
                 changed_field=request.changed_field,
                 changed_until=changed_until,
+                selection=request.selection,
             )
 
         reusable = _find_reusable_record(request, surfaces) if current_rows == rows_before else None
         if reusable is not None:
             source = describe_groups(reusable.source.list_groups(reusable.terms))
             record = reusable.model_copy(update={"source": source, "score_scale": score_scale})
-            _place_files(new_folder, request.folder, record, names=())
+            place_files(new_folder, request.folder, record, names=())
         else:
             current_rows = parts.compact(current_rows)
-            served = _WRITERS[request.form](new_folder, parts, current_rows, surfaces)
-            terms = sum(map(len, served.words))
-            if not terms:
-                raise SettingsError(
-                    f"{', '.join(fields.names)} of {request.index} has no term to add to a query; name another field"
-                )
+            served = (
+                ServedFiles((), [()] * len(fields.groups), width=0)  # The merge of all slices writes them.
+                if request.selection.slice_name
+                else write_form(request.form, new_folder, parts, current_rows, surfaces, fields)
+            )
             source = describe_groups(create_field_groups(fields, surfaces, served.words))
             files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, *served.names])
             record = _create_record(
@@ -172,11 +180,11 @@ def _build_from_documents(
                 source,
                 encoder_settings,
                 width=served.width,
-                terms=terms,
+                terms=sum(map(len, served.words)),
                 score_scale=score_scale,
                 files=files,
             )
-            _place_files(new_folder, request.folder, record, names=files)
+            place_files(new_folder, request.folder, record, names=files)
             parts.write_current_rows(current_rows)
     return BuildResult(record, reader.encoded, reader.without_text, reader.unreadable)
 
@@ -185,6 +193,8 @@ def _check_form(request: BuildRequest, fields: AnalysedFields) -> None:
     """Raise SettingsError when the form does not take these fields, or a vector search."""
     if (request.form == "cluster") != (request.vector_search is not None):
         raise SettingsError("--form cluster and --vector-search FILE belong together; give both or neither")
+    if request.form == "cluster" and request.selection != EVERYTHING:
+        raise SettingsError("the form cluster reads no documents; leave --sample and --slice out")
     names = ", ".join(fields.names)
     if request.form == "cluster" and len(fields.names) > 1:
         raise SettingsError(f"--field is {names}: the form cluster takes the terms of one field; name one")
@@ -201,7 +211,7 @@ def _build_on_cluster(
 ) -> BuildResult:
     """Build the form `cluster`: an encoder and a search. Documents and vectors stay in the engine."""
     search = read_search_template(search_path)
-    with TemporaryDirectory(dir=request.folder, prefix=_WORK_FOLDER_PREFIX) as work:
+    with TemporaryDirectory(dir=request.folder, prefix=WORK_FOLDER_PREFIX) as work:
         new_folder = Path(work)
         encoder_settings = write_encoder(model, new_folder)
         vector = Encoder(new_folder, encoder_settings).encode_query(_TRIAL_QUERY)
@@ -228,7 +238,7 @@ def _build_on_cluster(
             score_scale=measure_score_scale(engine, request.index, fields),
             files=files,
         )
-        _place_files(new_folder, request.folder, record, names=files)
+        place_files(new_folder, request.folder, record, names=files)
     return BuildResult(record)
 
 
@@ -257,19 +267,6 @@ def _create_record(
     )
 
 
-def _create_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"{folder} cannot be written: {error.strerror}; name another folder") from None
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Delete the unfinished files of a build that was killed."""
-    for leftover in folder.glob(f"{_WORK_FOLDER_PREFIX}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
 def _create_plan(engine: Engine, request: BuildRequest, fields: AnalysedFields, model: Path) -> dict[str, Any]:
     """Return the facts that two builds must share to use the same parts: text fields, analyzer and encoder."""
     encoder = read_encoder_folder(model)
@@ -280,24 +277,15 @@ def _create_plan(engine: Engine, request: BuildRequest, fields: AnalysedFields, 
             f"{encoder.model_folder} has neither model.safetensors nor onnx/model.onnx; "
             "name a sentence-transformers folder"
         )
-    mappings = read_mappings(engine, request.index)
-    settings = engine.call("GET", f"/{request.index}/_settings")
-    analyses = [
-        [
-            *(find_analyzer(mappings[index], name) for name in fields.names),
-            settings[index]["settings"]["index"].get("analysis"),
-        ]
-        for index in fields.indices
-    ]
-    # The names of the indices do not count: an alias may gain an index that is like the others.
-    distinct_analyses = sorted({json.dumps(analysis, sort_keys=True) for analysis in analyses})
+    slice_name = request.selection.slice_name
     return {
         "index": request.index,
         "field": fields.names[0] if len(fields.names) == 1 else [list(group) for group in fields.groups],
         "text": list(fields.sources),
         "encoder": [read_file_facts(weights).sha256[:16], hashlib.sha256(encoder.tokenizer).hexdigest()[:16]],
         "reading": asdict(encoder.settings),
-        "analysis": hashlib.sha256(json.dumps(distinct_analyses).encode()).hexdigest()[:16],
+        "analysis": compute_analysis_digest(engine, request.index, fields),
+        **({"slice": slice_name} if slice_name else {}),
     }
 
 
@@ -328,13 +316,3 @@ def _find_reusable_record(request: BuildRequest, surfaces: Sequence[SurfaceWords
     if record.form == "neighbours" and not record.files.keys() >= {*list_text_files(IDS_NAME)}:
         return None  # an older Querylift wrote no ids
     return record if is_analyzed_as_before(record.source, surfaces) else None
-
-
-def _place_files(new_folder: Path, folder: Path, record: ExpanderRecord, *, names: Iterable[str]) -> None:
-    """Write the record, and move it and the files `names` into `folder`."""
-    try:
-        (new_folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        for name in [*names, RECORD_FILE]:
-            (new_folder / name).replace(folder / name)
-    except OSError as error:
-        raise SettingsError(f"{folder} cannot be written: {error.strerror}; free space, and build again") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,6 +145,18 @@ class DocumentParts:
         number = int(files[-1].stem) + 1 if files else 0
         self._write_part(self._folder / f"{number:06}.npz", part)
 
+    def replace_files(self, paths: Sequence[Path]) -> None:
+        """Delete all parts, and take the files `paths` of other folders in their place, in this order."""
+        (self._folder / CURRENT_ROWS_FILE).unlink(missing_ok=True)
+        for path in self.list_files():
+            path.unlink()
+        for number, path in enumerate(paths):
+            new_path = self._folder / f"{number:06}.npz"
+            try:  # A part is never changed in place, so both folders may share it.
+                new_path.hardlink_to(path)
+            except OSError:
+                shutil.copyfile(path, new_path)
+
     def compact(self, current_rows: Sequence[Sequence[int]]) -> list[list[int]]:
         """Rewrite the parts of which fewer than half of the rows are current, and return the current rows of each part.
 
@@ -212,9 +225,14 @@ class DocumentParts:
 def read_planned_fields(folder: Path) -> tuple[str, ...]:
     """Return the analysed fields that the parts in `folder` were made from, and () when there are none."""
     try:
-        planned: str | list[list[str]] = _read_plan_file(folder)["field"]
+        return list_planned_fields(_read_plan_file(folder))
     except (SettingsError, KeyError):
         return ()
+
+
+def list_planned_fields(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the analysed fields of a plan."""
+    planned: str | list[list[str]] = plan["field"]
     return (planned,) if isinstance(planned, str) else tuple(name for group in planned for name in group)
 
 
@@ -248,5 +266,5 @@ def _describe_differences(existing_text: str, plan: Mapping[str, Any]) -> str:
         existing = json.loads(existing_text)
     except ValueError:
         return "its plan cannot be read"
-    names = [name for name in plan if existing.get(name) != plan[name]]
+    names = [name for name in {**plan, **existing} if existing.get(name) != plan.get(name)]
     return ", ".join(f"{name} was {existing.get(name)!r}" for name in names)

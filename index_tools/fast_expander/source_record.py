@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.fast_expander.index_fields import AnalysedFields
+from querylift.index_tools.fast_expander.document_selection import EVERYTHING, DocumentSelection
+from querylift.index_tools.fast_expander.index_fields import AnalysedFields, find_analyzer, read_mappings
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.expander_folder import FieldGroup, SourceIndex, read_expander_record
@@ -26,8 +29,9 @@ def describe_source(
     in_index: int,
     changed_field: str = "",
     changed_until: str | float = "",
+    selection: DocumentSelection = EVERYTHING,
 ) -> SourceIndex:
-    """Return the record of the index. `groups` belong to the groups of `fields`."""
+    """Return the record of the index. `groups` belong to the groups of `fields`. `selection` is what was read."""
     return SourceIndex(
         index=index,
         indices=fields.indices,
@@ -41,6 +45,8 @@ def describe_source(
         changed_field=changed_field,
         changed_until=changed_until,
         groups=tuple(groups) if len(fields.names) > 1 else (),
+        sample=selection.sample,
+        slice=selection.slice_name,
     )
 
 
@@ -62,6 +68,24 @@ def is_analyzed_as_before(source: SourceIndex, surfaces_by_group: Sequence[Surfa
     return all(
         surfaces.analyze_words(list(probe)) == probe for surfaces, probe in zip(surfaces_by_group, probes, strict=True)
     )
+
+
+def compute_analysis_digest(engine: Engine, index: str, fields: AnalysedFields) -> str:
+    """Return 16 hex digits that change when an analyzer of the fields changes.
+
+    The names of the indices do not count: an alias may gain an index that is like the others.
+    """
+    mappings = read_mappings(engine, index)
+    settings = engine.call("GET", f"/{index}/_settings")
+    analyses = [
+        [
+            *(find_analyzer(mappings[name], field) for field in fields.names),
+            settings[name]["settings"]["index"].get("analysis"),
+        ]
+        for name in fields.indices
+    ]
+    distinct_analyses = sorted({json.dumps(analysis, sort_keys=True) for analysis in analyses})
+    return hashlib.sha256(json.dumps(distinct_analyses).encode()).hexdigest()[:16]
 
 
 def create_change_query(folder: Path, changed_field: str) -> Mapping[str, Any] | None:

@@ -48,7 +48,8 @@ class SourceIndex(_Record):
     `index` is the expression that the user gave. `indices` and `aliases` are what it stood for. `documents` counts the
     documents with text, `in_index` all documents. `probe` holds words, and the terms that the analyzer of `field` made of
     each. `groups` holds the fields of an expander of several fields, and begins with the group of `field`. It is empty when
-    there is only `field`.
+    there is only `field`. `sample` is the share of the documents that was read. `slice` is such as "3/8" when the folder
+    holds only a slice, which is merged with the others before it is served.
     """
 
     index: str
@@ -63,6 +64,8 @@ class SourceIndex(_Record):
     changed_field: str = ""
     changed_until: str | float = ""
     groups: tuple[FieldGroup, ...] = ()
+    sample: float = 1.0
+    slice: str = ""
 
     def list_groups(self, terms: int) -> tuple[FieldGroup, ...]:
         """Return the groups of fields. `terms` is the size of the vocabulary."""
@@ -133,6 +136,15 @@ def read_expander_record(folder: Path) -> ExpanderRecord:
 
 
 def check_files(folder: Path, record: ExpanderRecord) -> None:
+    """Raise SettingsError when a file of the folder is missing or has changed since it was written, or it is a slice."""
+    if record.source.slice:
+        raise SettingsError(
+            f"{folder} is only slice {record.source.slice} of an expander; merge all slices with `querylift expander merge`"
+        )
+    check_listed_files(folder, record)
+
+
+def check_listed_files(folder: Path, record: ExpanderRecord) -> None:
     """Raise SettingsError when a file of the folder is missing or has changed since it was written."""
     for name, expected in record.files.items():
         path = folder / name
