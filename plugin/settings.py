@@ -41,9 +41,9 @@ class IndexSettings(_SettingsTable):
     weight: Annotated[float, Field(gt=0, le=10)] = 0.2
     fields: tuple[str, ...] = ()
     max_clauses: Annotated[int, Field(ge=1, le=4096)] = 512
-    max_query_words: Annotated[int, Field(ge=1, le=1024)] = 64
-    documents: Annotated[int, Field(ge=0, le=MAX_DOCUMENTS)] = 100
-    document_weight: Annotated[float, Field(gt=0, le=10)] = 1.0
+    max_query_words: Annotated[int, Field(ge=1, le=1024)] = 256
+    documents: Annotated[int, Field(ge=0, le=MAX_DOCUMENTS)] = 200
+    document_weight: Annotated[float, Field(gt=0, le=10)] = 0.45
 
     @field_validator("fields")
     @classmethod

@@ -21,6 +21,8 @@ from querylift.plugin.outcome import Skip
 from querylift.plugin.policy import Policy
 
 _Item = TypeVar("_Item")
+TERM_SHARE_BESIDE_DOCUMENTS = 0.75
+"""Terms weigh less where documents are added too: as many queries gain, and fewer lose (docs/log.md)."""
 UNKNOWN_FIELDS = 32
 """How many fields a clause is assumed to search when it names none, or a pattern.
 
@@ -105,6 +107,8 @@ def _build_additions(user_query: UserQuery, expansion: Expansion, weight: float)
         for leaf in user_query.leaves if expansion.text else ():
             yield leaf, leaf.build_expansion_clause(expansion.text, weight * leaf.boost)
         return
+    if expansion.documents:
+        weight *= TERM_SHARE_BESIDE_DOCUMENTS
     leaf_by_field = _find_leaf_of_each_field(user_query, expansion)
     if leaf_by_field:
         yield from _build_term_additions(user_query, expansion, leaf_by_field, weight)

@@ -21,7 +21,7 @@ from querylift.plugin.fast_expander.expander_folder import (
     SourceIndex,
     collect_file_facts,
 )
-from querylift.plugin.fast_expander.mapped_files import write_texts
+from querylift.plugin.fast_expander.mapped_files import list_text_files, write_texts
 from querylift.plugin.fast_expander.neighbours_weigher import (
     IDS_NAME,
     TERM_ENDS_FILE,
@@ -165,10 +165,20 @@ def write_expander(folder: Path, encoder: Path) -> Path:
     )  # fmt: skip
     record = ExpanderRecord(
         version=FORMAT_VERSION, form="neighbours", built="2025-01-01", source=source, reading=encoder_settings, encoder="tiny",
-        width=32, terms=40, shape=ExpansionShape(), files=collect_file_facts(folder, files),
+        width=32, terms=40, shape=ExpansionShape(), score_scale=8, files=collect_file_facts(folder, files),
     )  # fmt: skip
     (folder / RECORD_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
     return folder
+
+
+def remove_document_ids(folder: Path) -> None:
+    """Make an expander's folder one of an older Querylift, which wrote no ids."""
+    record_path = folder / RECORD_FILE
+    record = json.loads(record_path.read_text(encoding="utf-8"))
+    for name in list_text_files(IDS_NAME):
+        (folder / name).unlink()
+        del record["files"][name]
+    record_path.write_text(json.dumps(record), encoding="utf-8")
 
 
 # -- indices ------------------------------------------------------------------------------------------------------------

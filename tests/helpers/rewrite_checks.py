@@ -17,12 +17,12 @@ from querylift.plugin.testing import ManualClock
 from tests.helpers.search_bodies import EXPANSION_WORDS, MARK, Body
 
 
-def _walk(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+def walk_json(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """Yield every path with its value, in order."""
     yield path, value
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
-        yield from _walk(item, (*path, key))
+        yield from walk_json(item, (*path, key))
 
 
 def to_ordered_json(value: Any) -> str:
@@ -34,12 +34,13 @@ def _list_fixed_subtrees(body: Body) -> list[str]:
     """Return the parts that a rewrite never changes, in order. The highlighting may hold a copy of one and is left out."""
     names = {"filter", "must_not", "functions", "neural", "constant_score", "negative", "script", "ids", "inner_hits"}
     query_parts = {key: value for key, value in body.items() if key in ("query", "retriever")}
-    return [to_ordered_json(value) for path, value in _walk(query_parts) if path and path[-1] in names]
+    subtrees = [to_ordered_json(value) for path, value in walk_json(query_parts) if path and path[-1] in names]
+    return [subtree for subtree in subtrees if f'{{"values": ["{MARK}' not in subtree]
 
 
 def _find_added_words(rewritten: Body) -> list[tuple[tuple[Any, ...], str]]:
     """Return the paths and the texts that contain words of the expansion."""
-    return [(path, value) for path, value in _walk(rewritten) if isinstance(value, str) and MARK in value]
+    return [(path, value) for path, value in walk_json(rewritten) if isinstance(value, str) and MARK in value]
 
 
 def _count_clauses(rewritten: Body, path: tuple[Any, ...], words: str) -> int:
@@ -62,15 +63,23 @@ def assert_rest_is_unchanged(body: Body, rewritten: Body) -> None:
 
 
 def assert_only_words_are_added(rewritten: Body, policy: Policy) -> None:
-    """Assert that expansion words are only analysed text or values of terms, and not more than the policy allows."""
+    """Assert that an expansion is only analysed text, values of terms or ids, and not more than the policy allows."""
     added_words = _find_added_words(rewritten)
     assert added_words
     for path, _ in added_words:
         assert not any(MARK in str(key) for key in path)
         is_text = path[-1] == "query" and ("match" in path[-3:] or path[-2] in ("multi_match", "combined_fields"))
         is_term = path[-1] == "value" and path[-3] == "term"
-        assert is_text or is_term, path
-    assert sum(_count_clauses(rewritten, path, words) for path, words in added_words) <= policy.max_clauses
+        assert is_text or is_term or _is_document_id(path), path
+    word_clauses = sum(
+        _count_clauses(rewritten, path, words) for path, words in added_words if not _is_document_id(path)
+    )
+    id_clauses = len({path[:-1] for path, _ in added_words if _is_document_id(path)})
+    assert word_clauses + id_clauses <= policy.max_clauses
+
+
+def _is_document_id(path: tuple[Any, ...]) -> bool:
+    return path[-3:-1] == ("ids", "values")
 
 
 def has_highlight_query(body: Body) -> bool:

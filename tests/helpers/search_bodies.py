@@ -133,11 +133,17 @@ policies = st.builds(
     weight=st.sampled_from([0.2, 10, 1e-9]),
     fields=_mostly(st.just(()), st.sampled_from([("body",), ("title", "c"), ("nowhere",)])),
     max_clauses=_mostly(st.sampled_from([50, 512]), st.just(1)),
+    documents=_mostly(st.just(200), st.sampled_from([0, 12])),
 )
+DOCUMENTS = {f'{MARK} {i}/é"': 9.0 - i / 10 for i in range(45)}
+"""Weights by document id. The ids are odd on purpose."""
 expansions = st.sampled_from(
     [
         Expansion(text=" ".join(EXPANSION_WORDS)),
         Expansion.from_json({"field": "body", "terms": {word: i + 1 for i, word in enumerate(EXPANSION_WORDS)}}),
         Expansion.from_json({"field": "c.text", "terms": {MARK: 1e-12}}),
+        Expansion.from_json({"documents": DOCUMENTS}),
+        Expansion.from_json({"text": " ".join(EXPANSION_WORDS), "documents": DOCUMENTS}),
+        Expansion.from_json({"field": "body", "terms": {MARK: 1.0}, "documents": {MARK: 3.0}}),
     ]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from querylift.plugin import dsl
 from querylift.plugin.cache import decode_expansion, encode_expansion
-from querylift.plugin.expansion import MAX_TERMS, Expansion, WeightedTerm, expansion_from_terms
+from querylift.plugin.expansion import MAX_DOCUMENTS, MAX_TERMS, Expansion, WeightedTerm, expansion_from_terms
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.table import TableGenerator
 from querylift.plugin.outcome import Skip
@@ -176,3 +177,44 @@ def test_only_surface_words_are_added_and_not_more_than_allowed(
     assert json.dumps(body) == original
     assert_rest_is_unchanged(body, rewritten)
     assert_only_words_are_added(rewritten, policy)
+
+
+# -- documents ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"documents": {"a/1": 2.5, 'é "x"': 1.0}},
+        {"text": "heart attack", "documents": {"7": 1.0}},
+        {"field": "body", "terms": {"infarct": 2.0}, "documents": {"7": 1.0}},
+    ],
+)
+def test_documents_survive_json(value: dict[str, object]) -> None:
+    assert Expansion.from_json(value).to_json() == value
+
+
+def test_the_heaviest_documents_stay_and_unusable_ones_are_left_out() -> None:
+    documents = {"zero": 0, "negative": -1, "": 1, "x" * 513: 1, "infinite": float("inf")}
+    many = {str(i): i + 1 for i in range(300)}
+    expansion = Expansion.from_json({"documents": documents | many})
+    assert [document.doc_id for document in expansion.documents[:2]] == ["299", "298"]
+    assert len(expansion.documents) == MAX_DOCUMENTS == 200
+
+
+@pytest.mark.parametrize(
+    ("documents", "sentence"),
+    [
+        ({"7": 0}, "the expansion has no usable document; give at least one a weight above 0"),
+        (["7"], '"documents" is no object; write {"the _id of a document": its weight}'),
+    ],
+)
+def test_unusable_documents_are_named(documents: object, sentence: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        Expansion.from_json({"documents": documents})
+
+
+def test_documents_without_words_are_an_expansion_without_words() -> None:
+    expansion = Expansion.from_json({"documents": {"7": 1.0}})
+    assert (expansion.to_text(), expansion.count_words()) == ("", 0)
+    assert repr(expansion) == "Expansion(0 chars, 1 documents)"

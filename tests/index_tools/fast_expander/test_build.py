@@ -30,6 +30,7 @@ from tests.helpers.expanders import (
     create_index,
     fill_index,
     list_part_files,
+    remove_document_ids,
     remove_indices,
     write_tiny_encoder,
 )
@@ -117,6 +118,40 @@ def test_the_record_says_where_it_came_from(topics: Engine, encoder: Path, tmp_p
 
 
 # -- the builds after it ------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_has_the_ids_of_the_documents_and_the_scale_of_their_scores(
+    topics: Engine, encoder: Path, tmp_path: Path
+) -> None:
+    record = build_into(topics, tmp_path / "x", encoder).record
+    assert {document.doc_id for document in expand_with(tmp_path / "x", "comets").documents} == {
+        f"sky-{i}" for i in range(10)
+    }
+    neighbour_id, opening = "sky-1", TEXTS["sky-0"]  # the next text shares three of its four words
+    body = {
+        "query": {"bool": {"must": {"match": {"contents": opening}}, "filter": {"ids": {"values": [neighbour_id]}}}}
+    }
+    best_score = topics.call("POST", f"/{INDEX}/_search", body)["hits"]["max_score"]
+    assert record.score_scale == pytest.approx(best_score, rel=0.01)
+
+
+def test_a_folder_of_an_older_querylift_gets_its_ids_without_encoding_again(
+    topics: Engine, encoder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "x"
+    build_into(topics, folder, encoder)
+    remove_document_ids(folder)
+    assert not expand_with(folder, "comets").documents
+    assert build_into(topics, folder, encoder).encoded == 0
+    assert expand_with(folder, "comets").documents
+
+
+def test_an_index_in_which_no_two_documents_share_a_word_has_the_usual_scale(
+    engine: Engine, encoder: Path, tmp_path: Path
+) -> None:
+    create_index(engine, INDEX)
+    fill_index(engine, INDEX, {"1": "comets", "2": "boats"})
+    assert build_into(engine, tmp_path / "x", encoder).record.score_scale == 8.0
 
 
 def test_a_second_build_encodes_nothing_and_comes_to_the_same(topics: Engine, encoder: Path, tmp_path: Path) -> None:

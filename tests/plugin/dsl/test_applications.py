@@ -43,9 +43,15 @@ def test_the_whole_query_of_each_application_is_expanded_or_the_search_is_left_a
         return
     user_query = dsl.find_user_query(case["body"], policy)
     assert user_query.text == case["query"]
-    rewritten = dsl.add_expansion(case["body"], user_query, Expansion(text="zzadded"), policy)
-    assert "zzadded" in json.dumps(rewritten)
-    restored = remove_expansion(rewritten, user_query, keep_highlight_query=has_highlight_query(case["body"]))
+    expansion = Expansion.from_json({"text": "zzadded", "documents": {"zzdocument": 1.0}})
+    rewrite = dsl.rewrite_search(case["body"], user_query, expansion, policy)
+    assert "zzadded" in json.dumps(rewrite.body) and json.dumps(rewrite.body).count("zzdocument") == 1
+    restored = remove_expansion(
+        rewrite.body,
+        user_query,
+        document_path=rewrite.document_path,
+        keep_highlight_query=has_highlight_query(case["body"]),
+    )
     assert restored == case["body"]
 
 

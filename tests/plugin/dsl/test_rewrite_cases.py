@@ -73,10 +73,17 @@ def _rewrite_case(case: Case) -> Body:
     body, original = dsl.parse_body(raw), dsl.parse_body(raw)
     policy = _build_policy(case)
     user_query = dsl.find_user_query(body, policy, dsl.UrlParameters(**case.get("params", {})))
-    rewritten = dsl.add_expansion(body, user_query, Expansion.from_json(case.get("expansion", EXPANSION)), policy)
+    expansion = Expansion.from_json(case.get("expansion", EXPANSION))
+    rewrite = dsl.rewrite_search(body, user_query, expansion, policy)
     assert body == original
-    assert remove_expansion(rewritten, user_query, keep_highlight_query=has_highlight_query(body)) == original
-    written_body: Body = json.loads(dsl.dump_body(rewritten))
+    restored = remove_expansion(
+        rewrite.body,
+        user_query,
+        document_path=rewrite.document_path,
+        keep_highlight_query=has_highlight_query(body),
+    )
+    assert restored == original
+    written_body: Body = json.loads(dsl.dump_body(rewrite.body))
     return written_body
 
 

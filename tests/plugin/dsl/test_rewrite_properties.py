@@ -20,8 +20,9 @@ from tests.helpers.rewrite_checks import (
     has_highlight_query,
     run_search,
     to_ordered_json,
+    walk_json,
 )
-from tests.helpers.search_bodies import EXPANSION_WORDS, Body, expansions, policies, search_bodies, slow
+from tests.helpers.search_bodies import DOCUMENTS, EXPANSION_WORDS, Body, expansions, policies, search_bodies, slow
 
 pytestmark = pytest.mark.no_cover  # thousands of drawn bodies: counting lines doubles the time
 
@@ -33,17 +34,37 @@ def test_a_rewrite_only_adds(body: Body, policy: Policy, expansion: Expansion) -
     original = to_ordered_json(body)
     try:
         user_query = dsl.find_user_query(body, policy)
-        rewritten = dsl.add_expansion(body, user_query, expansion, policy)
+        rewrite = dsl.rewrite_search(body, user_query, expansion, policy)
     except Skip as skip:
         assert skip.reason in BODY_REASONS
         assert to_ordered_json(body) == original
         return
     assert to_ordered_json(body) == original
-    restored = remove_expansion(rewritten, user_query, keep_highlight_query=has_highlight_query(body))
+    rewritten = rewrite.body
+    restored = remove_expansion(
+        rewritten,
+        user_query,
+        document_path=rewrite.document_path,
+        keep_highlight_query=has_highlight_query(body),
+    )
     assert to_ordered_json(restored) == original
     assert json.loads(dsl.dump_body(rewritten)) == rewritten
     assert_rest_is_unchanged(body, rewritten)
     assert_only_words_are_added(rewritten, policy)
+
+
+@slow
+@given(search_bodies, policies)
+def test_documents_are_added_once_and_never_below_a_filter(body: Body, policy: Policy) -> None:
+    expansion = Expansion.from_json({"text": "zz", "documents": DOCUMENTS})
+    try:
+        rewrite = dsl.rewrite_search(body, dsl.find_user_query(body, policy), expansion, policy)
+    except Skip:
+        return
+    paths = [path for path, value in walk_json(rewrite.body) if isinstance(value, str) and value in DOCUMENTS]
+    assert len(paths) <= min(policy.documents, len(DOCUMENTS))
+    assert len(paths) == len({tuple(path) for path in paths})
+    assert all({"filter", "must_not", "nested", "negative"}.isdisjoint(path) for path in paths)
 
 
 @slow

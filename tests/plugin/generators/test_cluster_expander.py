@@ -97,6 +97,7 @@ def test_the_terms_come_from_the_documents_that_the_engine_finds_nearest(
     assert expansion.field == "contents"
     sky = {"star", "planet", "telescop", "comet", "orbit", "galaxi", "moon", "eclips", "asteroid", "rocket"}
     assert {term.term for term in expansion.terms} <= sky
+    assert {document.doc_id for document in expansion.documents} == {f"sky-{i}" for i in range(10)}
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
         "encoder.onnx", "expander.json", SEARCH_FILE, "tokenizer.json",
     ]  # fmt: skip

@@ -24,7 +24,7 @@ from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.factory import build_account_headers
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator
 from querylift.plugin.settings import Settings, parse_settings
-from tests.helpers.expanders import TEXTS, TOPICS, write_expander, write_tiny_encoder
+from tests.helpers.expanders import TEXTS, TOPICS, remove_document_ids, write_expander, write_tiny_encoder
 from tests.helpers.folders import edit_json_file
 from tests.helpers.upstream_stub import Handler, ReceivedRequest, answer_with, run_stub_engine
 
@@ -66,6 +66,20 @@ def _expand_texts(folder: Path, *texts: str, index: str = "topics") -> list[Expa
 
 
 # -- terms --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_nearest_documents_come_with_weights_that_fall_with_the_rank(folder: Path) -> None:
+    (expansion,) = _expand_texts(folder, "telescopes and moons")
+    assert expansion is not None
+    assert {document.doc_id for document in expansion.documents} == {f"sky-{i}" for i in range(10)}
+    assert [document.weight for document in expansion.documents[:2]] == [7.947, 7.8947]
+
+
+def test_a_folder_without_ids_adds_terms_only(copy: Path) -> None:
+    remove_document_ids(copy)
+    (expansion,) = _expand_texts(copy, "telescopes and moons")
+    assert expansion is not None
+    assert expansion.terms and not expansion.documents
 
 
 @pytest.mark.parametrize(("query", "topic"), [("boats", "sea"), ("telescopes and moons", "sky"), ("Judges!", "law")])
