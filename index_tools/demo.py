@@ -154,7 +154,7 @@ def _measure_system(generator: str, name: str, url: str, task: Task, print_line:
     print_line(f"  Outcomes: {OutcomeCounts.of_run(searched).format_outcomes()}.")
     print_line(f"  A cached expansion adds {cached_ms[len(cached_ms) // 2]:+.1f} ms to a search (median).")
     expansions = {
-        query_id: Expansion.from_json(explanation["expansion"]).to_text()
+        query_id: Expansion.from_json(explanation["expansion"]).to_summary()
         for query_id, explanation in explanations.items()
         if explanation["expansion"]
     }

@@ -42,7 +42,7 @@ Answer: TypeAlias = "dict[str, Any] | SearchRefusal"
 class SearchedRun:
     """A run, and facts about each query by its id.
 
-    `outcomes` are the outcomes as header values, `expansions` the words that were added, `bodies` the search bodies
+    `outcomes` are the outcomes as header values, `expansions` what was added, `bodies` the search bodies
     that were sent, and `took_ms` the measured times. `refusals` holds the engine's reason for every search that it refused.
     Such a query has no hits in `run`, so that it counts 0.
     """
@@ -157,7 +157,7 @@ def search_offline(
         run={query_id: _get_doc_ids(answers[query_id]) for query_id in originals},
         outcomes=outcomes | dict.fromkeys(rejected_ids, REJECTED.format_header()),
         expansions={
-            query_id: result.expansion.to_text()
+            query_id: result.expansion.to_summary()
             for query_id, result in results.items()
             if result.expansion is not None and query_id not in rejected_ids
         },

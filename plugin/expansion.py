@@ -108,6 +108,11 @@ class Expansion:
         """Return the text, or the surface words of the terms, for a person to read."""
         return self.text or " ".join(t.surface or t.term for t in self.terms)
 
+    def to_summary(self) -> str:
+        """Return the words as `to_text` does, and the number of documents, for reports."""
+        documents = f"{len(self.documents)} documents" if self.documents else ""
+        return " + ".join(part for part in (self.to_text(), documents) if part)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
         value: dict[str, Any] = {"text": self.text} if self.text else {}

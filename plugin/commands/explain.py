@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from querylift.plugin.broker import open_broker
 from querylift.plugin.commands.options import config_option, read_settings
 from querylift.plugin.engine_facts import EngineUnclear, has_field, open_engine_facts
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.expansion import Expansion
 from querylift.plugin.flow import (
     ExpansionRules,
     Search,
@@ -28,6 +30,8 @@ from querylift.plugin.flow import (
 from querylift.plugin.settings import Settings
 
 _TIMEOUT_S = 5
+_INNERMOST = re.compile(r"\{[^\[\]{}]*\}|\[[^\[\]{}]*\]")
+_LINE_END = re.compile(r"\n\s*")
 
 
 @click.command()
@@ -110,8 +114,14 @@ def _format_explanation(explanation: dict[str, Any]) -> str:
     lines = [explanation["sentence"]]
     expansion = explanation["expansion"]
     if expansion:
-        lines.append(f"expansion: {expansion.get('text') or expansion.get('terms')}")
-    return "\n".join([*lines, "sent:", json.dumps(explanation["body"], indent=2, ensure_ascii=False)])
+        lines.append(f"expansion: {Expansion.from_json(expansion).to_summary()}")
+    return "\n".join([*lines, "sent:", _format_body(explanation["body"])])
+
+
+def _format_body(body: Any) -> str:
+    """Return indented JSON in which an object or list without others inside stands on one line."""
+    text = json.dumps(body, indent=2, ensure_ascii=False)
+    return _INNERMOST.sub(lambda part: _LINE_END.sub(" ", part[0]), text)
 
 
 def _read_body_file(path: Path) -> bytes:

@@ -1,7 +1,8 @@
 """The generator `table`: expansions that were prepared by query, by hand or by a large model.
 
 A table is a file of JSON lines, plain or .gz. A line is {"query": ..., "text": ...} or
-{"query": ..., "field": ..., "terms": {term: weight}}. Other keys are ignored. The first line of a query counts.
+{"query": ..., "field": ..., "terms": {term: weight}}. Both may have "documents": {_id: weight}, and a line may have nothing
+else. Other keys are ignored. The first line of a query counts.
 """
 
 from __future__ import annotations
@@ -10,11 +11,19 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from querylift.plugin.errors import DataError
-from querylift.plugin.expansion import Expansion, clean_prose, clean_query, expansion_from_text, fold_query
+from querylift.plugin.expansion import (
+    Expansion,
+    clean_prose,
+    clean_query,
+    expansion_from_text,
+    fold_query,
+    read_documents,
+)
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.refusals import is_refusal
 from querylift.plugin.text_files import parse_json_object, read_lines
@@ -99,10 +108,19 @@ def get_nested_value(row: Any, key: str) -> Any:
 
 def _parse_expansion(row: Mapping[str, Any], path: Path, number: int) -> Expansion | None:
     """Return the row's expansion, or None when its text has no words or is a model's refusal. Raises DataError."""
-    if isinstance(row.get("text"), str):
-        prose = clean_prose(row["text"])
-        return None if is_refusal(prose) else expansion_from_text(prose)
     try:
-        return Expansion.from_json(row)
+        return read_table_expansion(row)
     except ValueError as error:
         raise DataError(path, number, f"{error}") from None
+
+
+def read_table_expansion(row: Mapping[str, Any]) -> Expansion | None:
+    """Return the expansion of a table row, or None when its text has no words or is a model's refusal. Raises ValueError."""
+    if not isinstance(row.get("text"), str):
+        return Expansion.from_json(row)
+    prose = clean_prose(row["text"])
+    expansion = None if is_refusal(prose) else expansion_from_text(prose)
+    documents = read_documents(row)
+    if expansion is None:
+        return Expansion(documents=documents) if documents else None
+    return replace(expansion, documents=documents)

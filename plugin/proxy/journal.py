@@ -69,5 +69,6 @@ def _build_record(index: str | None, result: FlowResult, added_s: float, *, with
             "reason": result.outcome.reason,
             "added_ms": round(added_s * 1000, 3),
             "expansion_words": result.expansion.count_words() if result.expansion else 0,
+            "expansion_documents": len(result.expansion.documents) if result.expansion else 0,
         },
     }

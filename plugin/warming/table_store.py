@@ -11,16 +11,10 @@ from typing import Any, BinaryIO
 
 from querylift.plugin.cache import Cache, cache_key
 from querylift.plugin.errors import DataError, GeneratorError, QueryliftError, SettingsError
-from querylift.plugin.expansion import (
-    PROMPT_VERSION,
-    Expansion,
-    clean_prose,
-    clean_query,
-    expansion_from_text,
-    fold_query,
-)
+from querylift.plugin.expansion import PROMPT_VERSION, Expansion, clean_query, fold_query
 from querylift.plugin.files import open_for_replacement
 from querylift.plugin.generators.base import ExpansionRequest, Generator
+from querylift.plugin.generators.table import read_table_expansion
 from querylift.plugin.warming.cache_store import read_cached_expansion
 
 _SPACE_BEFORE_MARK = re.compile(r" (?=[^\w\s])")
@@ -38,17 +32,16 @@ def make_table_row(query: str, expansion: Expansion) -> dict[str, Any] | None:
     "okay here" at the beginning counts as a lead-in, which a sign in front prevents. A long run of Thai is cut in two,
     and the second half may begin with a vowel sign and lose it; joining the two halves prevents that.
     """
+    row = expansion.to_json()
     texts = (expansion.text, "_ " + _SPACE_BEFORE_MARK.sub("", expansion.text))
-    rows = [expansion.to_json()] if expansion.terms else [{"text": text} for text in texts]
+    rows = [row | {"text": text} for text in texts] if expansion.text else [row]
     return next(({"query": query, **row} for row in rows if _parse_table_row(row) == expansion), None)
 
 
 def _parse_table_row(row: Mapping[str, Any]) -> Expansion | None:
-    """Return the expansion that `querylift.plugin.generators.table` reads from a row."""
-    if "text" in row:
-        return expansion_from_text(clean_prose(row["text"]))
+    """Return the expansion that a table has in a row."""
     try:
-        return Expansion.from_json(row)
+        return read_table_expansion(row)
     except ValueError:
         return None
 

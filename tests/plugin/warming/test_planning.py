@@ -19,7 +19,7 @@ from querylift.plugin.warming.table_store import make_table_key
 from tests.helpers.warming import plan_queries
 
 QUERIES = (
-    "axon terminal", '"axon terminal"', "B00X-12", "axon*", "long " * 65, "axon ", "Axon terminal", " ", "神経細胞",
+    "axon terminal", '"axon terminal"', "B00X-12", "axon*", "long " * 257, "axon ", "Axon terminal", " ", "神経細胞",
     "what's an axon?", "\x00", "axon\x00terminal",
 )  # fmt: skip
 
