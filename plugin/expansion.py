@@ -13,11 +13,23 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from querylift.plugin.language import QueryLanguage
+from querylift.plugin.weighted_parts import MAX_DOCUMENTS as MAX_DOCUMENTS
+from querylift.plugin.weighted_parts import MAX_TERMS as MAX_TERMS
+from querylift.plugin.weighted_parts import (
+    TermGroup,
+    describe_terms,
+    read_term_groups,
+    select_terms,
+)
+from querylift.plugin.weighted_parts import WeightedDocument as WeightedDocument
+from querylift.plugin.weighted_parts import WeightedTerm as WeightedTerm
+from querylift.plugin.weighted_parts import read_documents as read_documents
+from querylift.plugin.weighted_parts import select_documents as select_documents
 
 PROMPT_VERSION = "passage-2"
 MAX_TOKENS = 64
@@ -28,39 +40,9 @@ MAX_WORDS = 128
 """An expansion keeps at most so many distinct words."""
 MAX_WORD_CHARS = 40
 """A longer run of letters does not help to find documents."""
-MAX_TERMS = 128
-"""An expansion keeps at most so many weighted terms, the heaviest ones."""
-MAX_DOCUMENTS = 200
-"""An expansion keeps at most so many documents, the heaviest ones."""
-MAX_DOCUMENT_ID_CHARS = 512
-"""The engines take no longer `_id`."""
-MAX_WEIGHT = 1e12
-"""A larger weight is a fault of its source."""
 
 _SYSTEM = "You write short passages for a search engine."
 _TASK = "Write a short passage that answers this search query: "
-
-
-@dataclass(frozen=True, slots=True)
-class WeightedTerm:
-    """A term as the engine's analyzer writes it into an index, and its weight above 0, relative to the other terms.
-
-    `surface` is the surface word of the term, for fields with another analyzer. It is "" when none is known. `fields` are
-    the analysed fields that the term belongs to. Empty, they stand for the field of the expansion.
-    """
-
-    term: str
-    weight: float
-    surface: str = ""
-    fields: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class WeightedDocument:
-    """A document that is probably relevant, by its `_id`, and the score above 0 that is added to its own."""
-
-    doc_id: str
-    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +100,9 @@ class Expansion:
         value: dict[str, Any] = {"text": self.text} if self.text else {}
         if any(term.fields for term in self.terms):
             groups = self.group_terms().items()
-            value = {"groups": [{"fields": list(fields), **_terms_to_json(terms)} for fields, terms in groups]}
+            value = {"groups": [{"fields": list(fields), **describe_terms(terms)} for fields, terms in groups]}
         elif self.terms:
-            value = {"field": self.field, **_terms_to_json(self.terms)}
+            value = {"field": self.field, **describe_terms(self.terms)}
         if self.documents:
             value["documents"] = {document.doc_id: document.weight for document in self.documents}
         return value
@@ -133,12 +115,7 @@ class Expansion:
             return cls(text=value["text"], documents=documents)
         if documents and "terms" not in value and "groups" not in value:
             return cls(documents=documents)
-        groups = value.get("groups", [{**value, "fields": [value.get("field")]}])
-        if not isinstance(groups, list) or not all(map(_is_group, groups)):
-            raise ValueError('the expansion has neither "text" nor "field" and "terms"; write one of the two')
-        expansion = expansion_from_groups(
-            (group["fields"], group["terms"].items(), group.get("surfaces", {})) for group in groups
-        )
+        expansion = expansion_from_groups(read_term_groups(value))
         if expansion is None:
             raise ValueError("the expansion has no usable term; give at least one a weight above 0")
         return replace(expansion, documents=documents)
@@ -230,84 +207,17 @@ def expansion_from_terms(
     A usable weight is above 0 and at most `MAX_WEIGHT`. A term that comes twice gets the heavier weight.
     `surfaces` maps terms to their surface words.
     """
-    usable: dict[str, float] = {}
-    for term, weight in terms:
-        if isinstance(term, str) and term and isinstance(weight, int | float) and 0 < weight <= MAX_WEIGHT:
-            usable[term] = max(float(weight), usable.get(term, 0.0))
-    heaviest = sorted(usable.items(), key=lambda item: (-item[1], item[0]))[:MAX_TERMS]
-    if not heaviest:
-        return None
-    weighted_terms = tuple(WeightedTerm(term, weight, _get_surface_word(surfaces, term)) for term, weight in heaviest)
-    return Expansion(terms=weighted_terms, field=field)
+    return expansion_from_groups([((field,), terms, surfaces or {})])
 
 
-def expansion_from_groups(
-    groups: Iterable[tuple[Sequence[str], Iterable[tuple[str, float]], Mapping[str, str]]],
-) -> Expansion | None:
-    """Return the `MAX_TERMS` heaviest terms of all groups, as `expansion_from_terms` does. None when none is usable.
-
-    A group has its fields, (term, weight) of each term, and the surface words of its terms. All fields of a group hold
-    each of its terms.
-    """
-    terms: list[WeightedTerm] = []
-    names: list[tuple[str, ...]] = []
-    for fields, weights, surfaces in groups:
-        expansion = expansion_from_terms(weights, field=fields[0], surfaces=surfaces)
-        if expansion is not None:
-            names.append(tuple(fields))
-            terms += [replace(term, fields=names[-1]) for term in expansion.terms]
+def expansion_from_groups(groups: Iterable[TermGroup]) -> Expansion | None:
+    """Return the `MAX_TERMS` heaviest terms of all groups, as `expansion_from_terms` does. None when none is usable."""
+    terms = select_terms(groups)
     if not terms:
         return None
-    terms = sorted(terms, key=lambda term: -term.weight)[:MAX_TERMS]
-    if len(names) == 1 and len(names[0]) == 1:
-        return Expansion(terms=tuple(replace(term, fields=()) for term in terms), field=names[0][0])
-    return Expansion(terms=tuple(terms))
-
-
-def _is_group(value: Any) -> bool:
-    """Whether a JSON value is a group of terms, as `Expansion.to_json` writes it."""
-    if not isinstance(value, Mapping) or not isinstance(fields := value.get("fields"), list):
-        return False
-    are_names = bool(fields) and all(isinstance(name, str) and name for name in fields)
-    return are_names and isinstance(value.get("terms"), Mapping) and isinstance(value.get("surfaces", {}), Mapping)
-
-
-def _terms_to_json(terms: Sequence[WeightedTerm]) -> dict[str, Any]:
-    surfaces = {term.term: term.surface for term in terms if term.surface}
-    weights = {"terms": {term.term: term.weight for term in terms}}
-    return weights | {"surfaces": surfaces} if surfaces else weights
-
-
-def read_documents(value: Mapping[str, Any]) -> tuple[WeightedDocument, ...]:
-    """Return the documents of an expansion's JSON object, () when it has none. Raises ValueError for another shape."""
-    documents = value.get("documents", {})
-    if not isinstance(documents, Mapping):
-        raise ValueError('"documents" is no object; write {"the _id of a document": its weight}')
-    weighted_documents = select_documents(documents.items())
-    if documents and not weighted_documents:
-        raise ValueError("the expansion has no usable document; give at least one a weight above 0")
-    return weighted_documents
-
-
-def select_documents(documents: Iterable[tuple[str, float]]) -> tuple[WeightedDocument, ...]:
-    """Return the `MAX_DOCUMENTS` heaviest of (`_id`, weight), heaviest first. Documents of one weight keep their order.
-
-    A usable weight is above 0 and at most `MAX_WEIGHT`.
-    """
-    usable = [
-        WeightedDocument(doc_id, float(weight))
-        for doc_id, weight in documents
-        if isinstance(doc_id, str)
-        and 0 < len(doc_id) <= MAX_DOCUMENT_ID_CHARS
-        and isinstance(weight, int | float)
-        and 0 < weight <= MAX_WEIGHT
-    ]
-    return tuple(sorted(usable, key=lambda document: -document.weight)[:MAX_DOCUMENTS])
-
-
-def _get_surface_word(surfaces: Mapping[str, str] | None, term: str) -> str:
-    surface = surfaces.get(term, "") if surfaces else ""
-    return surface if isinstance(surface, str) else ""
+    if {term.fields for term in terms} == {terms[0].fields[:1]}:
+        return Expansion(terms=tuple(replace(term, fields=()) for term in terms), field=terms[0].fields[0])
+    return Expansion(terms=terms)
 
 
 def _build_combining_mark_ranges() -> str:

@@ -19,6 +19,7 @@ from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.table import TableGenerator
 from querylift.plugin.outcome import Skip
 from querylift.plugin.policy import Policy
+from querylift.plugin.warming.table_store import make_table_row
 from tests.helpers.rewrite_checks import assert_only_words_are_added, assert_rest_is_unchanged
 from tests.helpers.search_bodies import MARK, Body, policies, search_bodies, slow
 
@@ -26,6 +27,17 @@ TERMS_WITH_SURFACES = Expansion(
     terms=(WeightedTerm("boat", 2.0, "boats"), WeightedTerm("sail", 1.0), WeightedTerm("müll", 0.5, "Müll")),
     field="body",
 )
+
+
+def look_up_in_table(path: Path) -> Expansion | None:
+    """The expansion of the query Q."""
+
+    async def look_up() -> Expansion | None:
+        table = TableGenerator(path)
+        await table.start()
+        return await table.expand(ExpansionRequest("Q"))
+
+    return asyncio.run(look_up())
 
 
 def test_terms_and_their_surface_words_survive_json_and_the_cache() -> None:
@@ -54,6 +66,24 @@ def test_terms_of_several_fields_survive_json_and_the_cache() -> None:
     assert expansion.to_json() == terms_json
     assert decode_expansion(encode_expansion(expansion)) == expansion
     assert repr(expansion) == "Expansion(3 terms of title, text, title.exact)"
+
+
+def test_a_table_keeps_terms_of_several_fields(tmp_path: Path) -> None:
+    """Also when terms of two groups weigh the same."""
+    groups = [
+        {"fields": ["title"], "terms": {"sail": 0.5, "boats": 0.9}},
+        {"fields": ["text"], "terms": {"boat": 1.0, "tide": 0.5, "sail": 0.5}},
+    ]
+    expansion = Expansion.from_json({"groups": groups, "documents": {"7": 3.0}})
+    assert [(term.term, term.fields) for term in expansion.terms[2:]] == [
+        ("sail", ("text",)),
+        ("sail", ("title",)),
+        ("tide", ("text",)),
+    ]
+    row = make_table_row("q", expansion)
+    assert row is not None
+    (tmp_path / "table.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert look_up_in_table(tmp_path / "table.jsonl") == expansion
 
 
 def test_one_group_of_one_field_is_read_and_written_as_a_field() -> None:
@@ -130,12 +160,7 @@ def test_a_table_may_hold_terms_with_surface_words(tmp_path: Path) -> None:
     row = {"query": "q", **TERMS_WITH_SURFACES.to_json()}
     (tmp_path / "table.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
 
-    async def look_up() -> Expansion | None:
-        table = TableGenerator(tmp_path / "table.jsonl")
-        await table.start()
-        return await table.expand(ExpansionRequest("Q"))
-
-    assert asyncio.run(look_up()) == TERMS_WITH_SURFACES
+    assert look_up_in_table(tmp_path / "table.jsonl") == TERMS_WITH_SURFACES
 
 
 # -- beside a query: tests/data/dsl/surfaces.json has the cases ---------------------------------------------------------
