@@ -18,6 +18,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from querylift.plugin.language import QueryLanguage
+from querylift.plugin.weighted_parts import MAX_DOCUMENTS as MAX_DOCUMENTS
+from querylift.plugin.weighted_parts import MAX_TERMS as MAX_TERMS
+from querylift.plugin.weighted_parts import (
+    TermGroup,
+    describe_terms,
+    read_term_groups,
+    select_terms,
+)
+from querylift.plugin.weighted_parts import WeightedDocument as WeightedDocument
+from querylift.plugin.weighted_parts import WeightedTerm as WeightedTerm
+from querylift.plugin.weighted_parts import read_documents as read_documents
+from querylift.plugin.weighted_parts import select_documents as select_documents
 
 PROMPT_VERSION = "passage-2"
 MAX_TOKENS = 64
@@ -28,44 +40,17 @@ MAX_WORDS = 128
 """An expansion keeps at most so many distinct words."""
 MAX_WORD_CHARS = 40
 """A longer run of letters does not help to find documents."""
-MAX_TERMS = 128
-"""An expansion keeps at most so many weighted terms, the heaviest ones."""
-MAX_DOCUMENTS = 200
-"""An expansion keeps at most so many documents, the heaviest ones."""
-MAX_DOCUMENT_ID_CHARS = 512
-"""The engines take no longer `_id`."""
-MAX_WEIGHT = 1e12
-"""A larger weight is a fault of its source."""
 
 _SYSTEM = "You write short passages for a search engine."
 _TASK = "Write a short passage that answers this search query: "
 
 
 @dataclass(frozen=True, slots=True)
-class WeightedTerm:
-    """A term as the engine's analyzer writes it into an index, and its weight above 0, relative to the other terms.
-
-    `surface` is the surface word of the term, for fields with another analyzer. It is "" when none is known.
-    """
-
-    term: str
-    weight: float
-    surface: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class WeightedDocument:
-    """A document that is probably relevant, by its `_id`, and the score above 0 that is added to its own."""
-
-    doc_id: str
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
 class Expansion:
     """What is added to a query: words that relevant documents probably use, and documents that are probably relevant.
 
-    The words are either `text`, which the engine analyses, or `terms` of one `field`. `documents` may stand alone.
+    The words are either `text`, which the engine analyses, or `terms`. `field` is the analysed field of all terms that name
+    no fields of their own. `documents` may stand alone.
     """
 
     text: str = ""
@@ -78,12 +63,24 @@ class Expansion:
             raise ValueError("an expansion has text and terms; give one of the two")
         if not (self.text or self.terms or self.documents):
             raise ValueError("an expansion is empty; give text, terms or documents")
-        if self.terms and not self.field:
+        if not self.field and not all(term.fields for term in self.terms):
             raise ValueError("an expansion of terms has no field; name the analysed field that the terms belong to")
 
     def __repr__(self) -> str:
-        words = f"{len(self.terms)} terms of {self.field}" if self.terms else f"{len(self.text)} chars"
+        names = ", ".join(dict.fromkeys(name for fields in self.group_terms() for name in fields))
+        words = f"{len(self.terms)} terms of {names}" if self.terms else f"{len(self.text)} chars"
         return f"Expansion({words}, {len(self.documents)} documents)" if self.documents else f"Expansion({words})"
+
+    def get_fields(self, term: WeightedTerm) -> tuple[str, ...]:
+        """Return the fields that one of the terms belongs to."""
+        return term.fields or (self.field,)
+
+    def group_terms(self) -> dict[tuple[str, ...], list[WeightedTerm]]:
+        """Return the terms by the fields that they belong to, in the order of `terms`."""
+        groups: dict[tuple[str, ...], list[WeightedTerm]] = {}
+        for term in self.terms:
+            groups.setdefault(self.get_fields(term), []).append(term)
+        return groups
 
     def count_words(self) -> int:
         """Return the number of words or terms that the expansion adds to a query of one field."""
@@ -101,10 +98,11 @@ class Expansion:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
         value: dict[str, Any] = {"text": self.text} if self.text else {}
-        if self.terms:
-            value = {"field": self.field, "terms": {t.term: t.weight for t in self.terms}}
-            if surfaces := {t.term: t.surface for t in self.terms if t.surface}:
-                value["surfaces"] = surfaces
+        if any(term.fields for term in self.terms):
+            groups = self.group_terms().items()
+            value = {"groups": [{"fields": list(fields), **describe_terms(terms)} for fields, terms in groups]}
+        elif self.terms:
+            value = {"field": self.field, **describe_terms(self.terms)}
         if self.documents:
             value["documents"] = {document.doc_id: document.weight for document in self.documents}
         return value
@@ -115,12 +113,9 @@ class Expansion:
         documents = read_documents(value)
         if isinstance(value.get("text"), str):
             return cls(text=value["text"], documents=documents)
-        if documents and "terms" not in value:
+        if documents and "terms" not in value and "groups" not in value:
             return cls(documents=documents)
-        terms, field, surfaces = value.get("terms"), value.get("field"), value.get("surfaces", {})
-        if not isinstance(terms, Mapping) or not isinstance(field, str) or not isinstance(surfaces, Mapping):
-            raise ValueError('the expansion has neither "text" nor "field" and "terms"; write one of the two')
-        expansion = expansion_from_terms(terms.items(), field=field, surfaces=surfaces)
+        expansion = expansion_from_groups(read_term_groups(value))
         if expansion is None:
             raise ValueError("the expansion has no usable term; give at least one a weight above 0")
         return replace(expansion, documents=documents)
@@ -212,47 +207,17 @@ def expansion_from_terms(
     A usable weight is above 0 and at most `MAX_WEIGHT`. A term that comes twice gets the heavier weight.
     `surfaces` maps terms to their surface words.
     """
-    usable: dict[str, float] = {}
-    for term, weight in terms:
-        if isinstance(term, str) and term and isinstance(weight, int | float) and 0 < weight <= MAX_WEIGHT:
-            usable[term] = max(float(weight), usable.get(term, 0.0))
-    heaviest = sorted(usable.items(), key=lambda item: (-item[1], item[0]))[:MAX_TERMS]
-    if not heaviest:
+    return expansion_from_groups([((field,), terms, surfaces or {})])
+
+
+def expansion_from_groups(groups: Iterable[TermGroup]) -> Expansion | None:
+    """Return the `MAX_TERMS` heaviest terms of all groups, as `expansion_from_terms` does. None when none is usable."""
+    terms = select_terms(groups)
+    if not terms:
         return None
-    weighted_terms = tuple(WeightedTerm(term, weight, _get_surface_word(surfaces, term)) for term, weight in heaviest)
-    return Expansion(terms=weighted_terms, field=field)
-
-
-def read_documents(value: Mapping[str, Any]) -> tuple[WeightedDocument, ...]:
-    """Return the documents of an expansion's JSON object, () when it has none. Raises ValueError for another shape."""
-    documents = value.get("documents", {})
-    if not isinstance(documents, Mapping):
-        raise ValueError('"documents" is no object; write {"the _id of a document": its weight}')
-    weighted_documents = select_documents(documents.items())
-    if documents and not weighted_documents:
-        raise ValueError("the expansion has no usable document; give at least one a weight above 0")
-    return weighted_documents
-
-
-def select_documents(documents: Iterable[tuple[str, float]]) -> tuple[WeightedDocument, ...]:
-    """Return the `MAX_DOCUMENTS` heaviest of (`_id`, weight), heaviest first. Documents of one weight keep their order.
-
-    A usable weight is above 0 and at most `MAX_WEIGHT`.
-    """
-    usable = [
-        WeightedDocument(doc_id, float(weight))
-        for doc_id, weight in documents
-        if isinstance(doc_id, str)
-        and 0 < len(doc_id) <= MAX_DOCUMENT_ID_CHARS
-        and isinstance(weight, int | float)
-        and 0 < weight <= MAX_WEIGHT
-    ]
-    return tuple(sorted(usable, key=lambda document: -document.weight)[:MAX_DOCUMENTS])
-
-
-def _get_surface_word(surfaces: Mapping[str, str] | None, term: str) -> str:
-    surface = surfaces.get(term, "") if surfaces else ""
-    return surface if isinstance(surface, str) else ""
+    if {term.fields for term in terms} == {terms[0].fields[:1]}:
+        return Expansion(terms=tuple(replace(term, fields=()) for term in terms), field=terms[0].fields[0])
+    return Expansion(terms=terms)
 
 
 def _build_combining_mark_ranges() -> str:

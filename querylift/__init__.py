@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         QueryliftError,
         SettingsError,
     )
-    from querylift.plugin.expansion import Expansion, WeightedTerm, expansion_from_terms, expansion_from_text
+    from querylift.plugin.expansion import Expansion, expansion_from_terms, expansion_from_text
     from querylift.plugin.flow import (
         ExpansionRules,
         FlowResult,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from querylift.plugin.outcome import Outcome
     from querylift.plugin.policy import Policy
     from querylift.plugin.settings import IndexSettings, Settings, load_settings, parse_settings
+    from querylift.plugin.weighted_parts import WeightedTerm
 
 __version__ = "0.1.0"
 
@@ -101,7 +102,7 @@ _MODULES = {
         "QueryliftError",
         "SettingsError",
     ),
-    "querylift.plugin.expansion": ("Expansion", "WeightedTerm", "expansion_from_terms", "expansion_from_text"),
+    "querylift.plugin.expansion": ("Expansion", "expansion_from_terms", "expansion_from_text"),
     "querylift.plugin.flow": (
         "ExpansionRules",
         "FlowResult",
@@ -116,6 +117,7 @@ _MODULES = {
     "querylift.plugin.outcome": ("Outcome",),
     "querylift.plugin.policy": ("Policy",),
     "querylift.plugin.settings": ("IndexSettings", "Settings", "load_settings", "parse_settings"),
+    "querylift.plugin.weighted_parts": ("WeightedTerm",),
 }
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Literal
 
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.document_parts import LOCK_FILE, DocumentParts
+from querylift.index_tools.fast_expander.document_selection import EVERYTHING, DocumentSelection
 from querylift.index_tools.fast_expander.encoder_conversion import (
     PACKAGED_ENCODER_NAME,
     find_packaged_encoder,
@@ -26,23 +26,34 @@ from querylift.index_tools.fast_expander.encoder_conversion import (
 )
 from querylift.index_tools.fast_expander.encoder_folder import read_encoder_folder
 from querylift.index_tools.fast_expander.incremental_read import IncrementalReader
-from querylift.index_tools.fast_expander.index_reader import (
-    AnalysedField,
-    find_analyzer,
-    find_field,
-    search_random_documents,
-)
-from querylift.index_tools.fast_expander.neighbours_form import write_neighbours_form
+from querylift.index_tools.fast_expander.index_fields import AnalysedFields, find_fields
+from querylift.index_tools.fast_expander.index_reader import search_random_documents
+from querylift.index_tools.fast_expander.neighbours_form import ServedFiles
 from querylift.index_tools.fast_expander.score_scale import measure_score_scale
+from querylift.index_tools.fast_expander.served_folder import (
+    WORK_FOLDER_PREFIX,
+    create_folder,
+    open_surface_words,
+    place_files,
+    remove_leftovers,
+    write_form,
+)
+from querylift.index_tools.fast_expander.source_record import (
+    compute_analysis_digest,
+    create_change_query,
+    create_field_groups,
+    describe_source,
+    find_latest_change,
+    is_analyzed_as_before,
+)
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
-from querylift.index_tools.fast_expander.terms_form import write_terms_form
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE, Encoder, EncoderSettings
 from querylift.plugin.fast_expander.expander_folder import (
     FORMAT_VERSION,
-    RECORD_FILE,
     ExpanderRecord,
     ExpansionShape,
+    FieldGroup,
     FileFacts,
     SourceIndex,
     check_files,
@@ -55,27 +66,24 @@ from querylift.plugin.fast_expander.neighbours_weigher import IDS_NAME
 from querylift.plugin.files import hold_lock
 from querylift.plugin.generators.cluster_expander import SEARCH_FILE, fill_template, read_search_template
 
-_PROBE_WORDS = 64
 _LANGUAGE_SAMPLE = 100
 """The number of documents that tell whether the encoder knows their language."""
 _TRIAL_QUERY = "a search to try it with"
-_WORK_FOLDER_PREFIX = ".new-"
 _DEFAULT_SHAPE = ExpansionShape()
-_WRITERS = {"neighbours": write_neighbours_form, "terms": write_terms_form}
 
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
     """The expander to build.
 
-    `sources` are the fields of the document source to read. By default they are the fields that `field` is made of.
-    `encoder` is a sentence-transformers folder; None stands for the packaged encoder. With `changed_field`, a later build
-    asks only for documents whose value there is at least the largest value of the build before. `vector_search` is the
-    search file of the form `cluster`.
+    `fields` are one or several analysed fields. `sources` are the fields of the document source to read. By default they
+    are the fields that `fields` are made of. `encoder` is a sentence-transformers folder; None stands for the packaged
+    encoder. With `changed_field`, a later build asks only for documents whose value there is at least the largest value
+    of the build before. `vector_search` is the search file of the form `cluster`. `selection` says which documents are read.
     """
 
     index: str
-    field: str
+    fields: str | tuple[str, ...]
     folder: Path
     form: Literal["neighbours", "terms", "cluster"] = "neighbours"
     sources: tuple[str, ...] = ()
@@ -84,6 +92,7 @@ class BuildRequest:
     threads: int = 1
     shape: ExpansionShape = _DEFAULT_SHAPE
     vector_search: Path | None = None
+    selection: DocumentSelection = EVERYTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,91 +112,106 @@ def build_expander(
 
     Raises SettingsError when the folder holds another expander or the index cannot be read, EngineError, and MissingExtra.
     """
-    field = find_field(engine, request.index, request.field, sources=request.sources)
+    names = (request.fields,) if isinstance(request.fields, str) else request.fields
+    fields = find_fields(engine, request.index, names, sources=request.sources)
+    _check_form(request, fields)
     model = request.encoder or find_packaged_encoder()
-    if (request.form == "cluster") != (request.vector_search is not None):
-        raise SettingsError("--form cluster and --vector-search FILE belong together; give both or neither")
-    _create_folder(request.folder)
+    create_folder(request.folder)
     with hold_lock(request.folder / LOCK_FILE, output=request.folder):
-        _remove_leftovers(request.folder)
+        remove_leftovers(request.folder)
         if request.vector_search is not None:
-            return _build_on_cluster(engine, request, field, model, request.vector_search)
-        return _build_from_documents(engine, request, field, model, progress)
+            return _build_on_cluster(engine, request, fields, model, request.vector_search)
+        return _build_from_documents(engine, request, fields, model, progress)
 
 
 def _build_from_documents(
-    engine: Engine, request: BuildRequest, field: AnalysedField, model: Path, progress: Callable[[int, int], None]
+    engine: Engine, request: BuildRequest, fields: AnalysedFields, model: Path, progress: Callable[[int, int], None]
 ) -> BuildResult:
     """Build the form `neighbours` or `terms`."""
-    parts = DocumentParts(request.folder, _create_plan(engine, request, field, model))
-    with TemporaryDirectory(dir=request.folder, prefix=_WORK_FOLDER_PREFIX) as work:
+    parts = DocumentParts(request.folder, _create_plan(engine, request, fields, model))
+    with TemporaryDirectory(dir=request.folder, prefix=WORK_FOLDER_PREFIX) as work:
         new_folder = Path(work)
         encoder_settings = write_encoder(model, new_folder)
         encoder = Encoder(new_folder, encoder_settings)
-        _check_language(engine, request, field, encoder)
-        reader = IncrementalReader(engine, request.index, field, parts, encoder, threads=request.threads)
-        changed_until = _find_latest_change(engine, request)
+        _check_language(engine, request, fields, encoder)
+        reader = IncrementalReader(
+            engine, request.index, fields, parts, encoder, threads=request.threads, selection=request.selection
+        )
+        changed_until = find_latest_change(engine, request.index, request.changed_field)
         rows_before = parts.find_current_rows()
-        query = _create_change_query(request) if rows_before is not None else None
+        query = create_change_query(request.folder, request.changed_field) if rows_before is not None else None
         current_rows = reader.read_changes(progress, query=query, rows_before=rows_before if query else None)
         if not current_rows:
             raise SettingsError(
-                f"no document of {request.index} has text in {', '.join(field.sources)}; name others with --text"
+                f"no document of {request.index} has text in {', '.join(fields.sources)}; name others with --text"
             )
-        documents = sum(map(len, current_rows))
-        in_index = engine.count_documents(request.index)
-        surfaces = SurfaceWords(engine, field.indices[0], field.name)
-        score_scale = measure_score_scale(engine, request.index, field)
+        surfaces = open_surface_words(engine, fields)
+        score_scale = measure_score_scale(engine, request.index, fields)
+
+        def describe_groups(groups: Sequence[FieldGroup]) -> SourceIndex:
+            return describe_source(
+                engine,
+                request.index,
+                fields,
+                groups,
+                documents=sum(map(len, current_rows)),
+                in_index=engine.count_documents(request.index),
+                changed_field=request.changed_field,
+                changed_until=changed_until,
+                selection=request.selection,
+            )
+
         reusable = _find_reusable_record(request, surfaces) if current_rows == rows_before else None
         if reusable is not None:
-            source = _describe_source(
-                engine,
-                request,
-                field,
-                documents=documents,
-                in_index=in_index,
-                probe=dict(reusable.source.probe),
-                changed_until=changed_until,
-            )
+            source = describe_groups(reusable.source.list_groups(reusable.terms))
             record = reusable.model_copy(update={"source": source, "score_scale": score_scale})
-            _place_files(new_folder, request.folder, record, names=())
+            place_files(new_folder, request.folder, record, names=())
         else:
             current_rows = parts.compact(current_rows)
-            served = _WRITERS[request.form](new_folder, parts, current_rows, surfaces)
-            if not served.words:
-                raise SettingsError(
-                    f"{field.name} of {request.index} has no term to add to a query; name another field"
-                )
-            source = _describe_source(
-                engine,
-                request,
-                field,
-                documents=documents,
-                in_index=in_index,
-                probe=_create_probe(surfaces, served.words),
-                changed_until=changed_until,
+            served = (
+                ServedFiles((), [()] * len(fields.groups), width=0)  # The merge of all slices writes them.
+                if request.selection.slice_name
+                else write_form(request.form, new_folder, parts, current_rows, surfaces, fields)
             )
+            source = describe_groups(create_field_groups(fields, surfaces, served.words))
             files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, *served.names])
             record = _create_record(
                 request,
                 source,
                 encoder_settings,
                 width=served.width,
-                terms=len(served.words),
+                terms=sum(map(len, served.words)),
                 score_scale=score_scale,
                 files=files,
             )
-            _place_files(new_folder, request.folder, record, names=files)
+            place_files(new_folder, request.folder, record, names=files)
             parts.write_current_rows(current_rows)
     return BuildResult(record, reader.encoded, reader.without_text, reader.unreadable)
 
 
+def _check_form(request: BuildRequest, fields: AnalysedFields) -> None:
+    """Raise SettingsError when the form does not take these fields, or a vector search."""
+    if (request.form == "cluster") != (request.vector_search is not None):
+        raise SettingsError("--form cluster and --vector-search FILE belong together; give both or neither")
+    if request.form == "cluster" and request.selection != EVERYTHING:
+        raise SettingsError("the form cluster reads no documents; leave --sample and --slice out")
+    names = ", ".join(fields.names)
+    if request.form == "cluster" and len(fields.names) > 1:
+        raise SettingsError(f"--field is {names}: the form cluster takes the terms of one field; name one")
+    if request.form == "terms" and len(fields.groups) > 1:
+        groups = " and ".join(", ".join(group) for group in fields.groups)
+        raise SettingsError(
+            f"--field is {names}: the form terms takes fields of one analyzer, but {groups} differ; "
+            "name fields of one analyzer, or build the form neighbours"
+        )
+
+
 def _build_on_cluster(
-    engine: Engine, request: BuildRequest, field: AnalysedField, model: Path, search_path: Path
+    engine: Engine, request: BuildRequest, fields: AnalysedFields, model: Path, search_path: Path
 ) -> BuildResult:
     """Build the form `cluster`: an encoder and a search. Documents and vectors stay in the engine."""
     search = read_search_template(search_path)
-    with TemporaryDirectory(dir=request.folder, prefix=_WORK_FOLDER_PREFIX) as work:
+    with TemporaryDirectory(dir=request.folder, prefix=WORK_FOLDER_PREFIX) as work:
         new_folder = Path(work)
         encoder_settings = write_encoder(model, new_folder)
         vector = Encoder(new_folder, encoder_settings).encode_query(_TRIAL_QUERY)
@@ -202,9 +226,8 @@ def _build_on_cluster(
             )
         (new_folder / SEARCH_FILE).write_text(json.dumps(search), encoding="utf-8")
         in_index = engine.count_documents(request.index)
-        source = _describe_source(
-            engine, request, field, documents=in_index, in_index=in_index, probe={}, changed_until=""
-        )
+        groups = [FieldGroup(names=fields.names, terms=0, probe={})]
+        source = describe_source(engine, request.index, fields, groups, documents=in_index, in_index=in_index)
         files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, SEARCH_FILE])
         record = _create_record(
             request,
@@ -212,36 +235,11 @@ def _build_on_cluster(
             encoder_settings,
             width=len(vector),
             terms=0,
-            score_scale=measure_score_scale(engine, request.index, field),
+            score_scale=measure_score_scale(engine, request.index, fields),
             files=files,
         )
-        _place_files(new_folder, request.folder, record, names=files)
+        place_files(new_folder, request.folder, record, names=files)
     return BuildResult(record)
-
-
-def _describe_source(
-    engine: Engine,
-    request: BuildRequest,
-    field: AnalysedField,
-    *,
-    documents: int,
-    in_index: int,
-    probe: dict[str, tuple[str, ...]],
-    changed_until: str | float,
-) -> SourceIndex:
-    return SourceIndex(
-        index=request.index,
-        indices=field.indices,
-        aliases=field.aliases,
-        uuids=field.uuids,
-        field=field.name,
-        documents=documents,
-        in_index=in_index,
-        engine=str(engine.read_info()),
-        probe=probe,
-        changed_field=request.changed_field,
-        changed_until=changed_until,
-    )
 
 
 def _create_record(
@@ -269,20 +267,7 @@ def _create_record(
     )
 
 
-def _create_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"{folder} cannot be written: {error.strerror}; name another folder") from None
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Delete the unfinished files of a build that was killed."""
-    for leftover in folder.glob(f"{_WORK_FOLDER_PREFIX}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _create_plan(engine: Engine, request: BuildRequest, field: AnalysedField, model: Path) -> dict[str, Any]:
+def _create_plan(engine: Engine, request: BuildRequest, fields: AnalysedFields, model: Path) -> dict[str, Any]:
     """Return the facts that two builds must share to use the same parts: text fields, analyzer and encoder."""
     encoder = read_encoder_folder(model)
     files = [encoder.model_folder / "onnx" / "model.onnx", encoder.model_folder / "model.safetensors"]
@@ -292,60 +277,21 @@ def _create_plan(engine: Engine, request: BuildRequest, field: AnalysedField, mo
             f"{encoder.model_folder} has neither model.safetensors nor onnx/model.onnx; "
             "name a sentence-transformers folder"
         )
-    mappings = engine.call("GET", f"/{request.index}/_mapping")
-    settings = engine.call("GET", f"/{request.index}/_settings")
-    analyses = [
-        [find_analyzer(mappings[index], field.name), settings[index]["settings"]["index"].get("analysis")]
-        for index in field.indices
-    ]
-    # The names of the indices do not count: an alias may gain an index that is like the others.
-    distinct_analyses = sorted({json.dumps(analysis, sort_keys=True) for analysis in analyses})
+    slice_name = request.selection.slice_name
     return {
         "index": request.index,
-        "field": field.name,
-        "text": list(field.sources),
+        "field": fields.names[0] if len(fields.names) == 1 else [list(group) for group in fields.groups],
+        "text": list(fields.sources),
         "encoder": [read_file_facts(weights).sha256[:16], hashlib.sha256(encoder.tokenizer).hexdigest()[:16]],
         "reading": asdict(encoder.settings),
-        "analysis": hashlib.sha256(json.dumps(distinct_analyses).encode()).hexdigest()[:16],
+        "analysis": compute_analysis_digest(engine, request.index, fields),
+        **({"slice": slice_name} if slice_name else {}),
     }
 
 
-def _create_change_query(request: BuildRequest) -> dict[str, Any] | None:
-    """Return the query for what has changed since the last build, and None when everything must be read."""
-    if not request.changed_field:
-        return None
-    try:
-        source = read_expander_record(request.folder).source
-    except SettingsError:
-        return None
-    if source.changed_field != request.changed_field or source.changed_until == "":
-        return None
-    return {"range": {request.changed_field: {"gte": source.changed_until}}}
-
-
-def _find_latest_change(engine: Engine, request: BuildRequest) -> str | float:
-    """Return the largest value of the field of changes, and "" when the request names no such field."""
-    if not request.changed_field:
-        return ""
-    body = {"size": 0, "aggs": {"until": {"max": {"field": request.changed_field}}}}
-    maximum = engine.call("POST", f"/{request.index}/_search", body)["aggregations"]["until"]
-    if maximum["value"] is None:
-        raise SettingsError(
-            f"--changed-since is {request.changed_field!r}: no document of {request.index} has a date or a number "
-            "there; name another field"
-        )
-    return maximum.get("value_as_string", float(maximum["value"]))  # type: ignore[no-any-return]
-
-
-def _create_probe(surfaces: SurfaceWords, words: Sequence[Any]) -> dict[str, tuple[str, ...]]:
-    """Return a sample of the words of the index, each with the terms that the analyzer makes of it."""
-    usable = [word.surface for word in words if word.surface]
-    return surfaces.analyze_words(usable[:: max(1, len(usable) // _PROBE_WORDS)][:_PROBE_WORDS])
-
-
-def _check_language(engine: Engine, request: BuildRequest, field: AnalysedField, encoder: Encoder) -> None:
+def _check_language(engine: Engine, request: BuildRequest, fields: AnalysedFields, encoder: Encoder) -> None:
     """Raise SettingsError when the encoder does not know the words of most documents of a random sample."""
-    documents = search_random_documents(engine, request.index, sources=field.sources, size=_LANGUAGE_SAMPLE)
+    documents = search_random_documents(engine, request.index, sources=fields.sources, size=_LANGUAGE_SAMPLE)
     texts = [document.text for document in documents if document.text]
     unreadable = sum(not encoder.encode_document(text).any() for text in texts)
     if 2 * unreadable > len(texts):
@@ -355,7 +301,7 @@ def _check_language(engine: Engine, request: BuildRequest, field: AnalysedField,
         )
 
 
-def _find_reusable_record(request: BuildRequest, surfaces: SurfaceWords) -> ExpanderRecord | None:
+def _find_reusable_record(request: BuildRequest, surfaces: Sequence[SurfaceWords]) -> ExpanderRecord | None:
     """Return the record of the served files when they can stay, and None otherwise.
 
     They can stay when they are undamaged and of the requested form and shape, and when the analyzer makes the same terms.
@@ -369,15 +315,4 @@ def _find_reusable_record(request: BuildRequest, surfaces: SurfaceWords) -> Expa
         return None
     if record.form == "neighbours" and not record.files.keys() >= {*list_text_files(IDS_NAME)}:
         return None  # an older Querylift wrote no ids
-    probe = record.source.probe
-    return record if surfaces.analyze_words(list(probe)) == probe else None
-
-
-def _place_files(new_folder: Path, folder: Path, record: ExpanderRecord, *, names: Iterable[str]) -> None:
-    """Write the record, and move it and the files `names` into `folder`."""
-    try:
-        (new_folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        for name in [*names, RECORD_FILE]:
-            (new_folder / name).replace(folder / name)
-    except OSError as error:
-        raise SettingsError(f"{folder} cannot be written: {error.strerror}; free space, and build again") from None
+    return record if is_analyzed_as_before(record.source, surfaces) else None

@@ -9,13 +9,10 @@ from itertools import islice
 from typing import Any
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.fast_expander.document_parts import DocumentPart, DocumentParts
-from querylift.index_tools.fast_expander.index_reader import (
-    AnalysedField,
-    IndexedDocument,
-    fetch_terms,
-    scan_documents,
-)
+from querylift.index_tools.fast_expander.document_parts import CountedTerms, DocumentPart, DocumentParts
+from querylift.index_tools.fast_expander.document_selection import EVERYTHING, DocumentSelection
+from querylift.index_tools.fast_expander.index_fields import AnalysedFields
+from querylift.index_tools.fast_expander.index_reader import IndexedDocument, fetch_terms, scan_documents
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
 from querylift.plugin.fast_expander.document_vectors import quantize_to_eight_bits
 from querylift.plugin.fast_expander.encoder import Encoder
@@ -24,10 +21,12 @@ _PART_DOCUMENTS = 2000
 _TERM_REQUEST_DOCUMENTS = 200
 """The number of documents in one `_mtermvectors` request."""
 _ID_QUERY_DOCUMENTS = 500
+_ID_PAGE_DOCUMENTS = 2000
+"""The number of documents in a page that holds no texts."""
 
 
 class IncrementalReader:
-    """Brings `parts` up to date with the index. It encodes `threads` documents at once.
+    """Brings `parts` up to date with the selected documents of the index. It encodes `threads` documents at once.
 
     `encoded` counts the documents that were newly encoded, `without_text` those without text, and `unreadable` those of
     which the encoder knows too few words.
@@ -37,19 +36,21 @@ class IncrementalReader:
         self,
         engine: Engine,
         index: str,
-        field: AnalysedField,
+        fields: AnalysedFields,
         parts: DocumentParts,
         encoder: Encoder,
         *,
         threads: int,
+        selection: DocumentSelection = EVERYTHING,
     ) -> None:
         self._engine = engine
         self._index = index
-        self._field = field
+        self._fields = fields
         self._parts = parts
         self._encoder = encoder
         self._threads = threads
-        self._surfaces = SurfaceWords(engine, field.indices[0], field.name)
+        self._selection = selection
+        self._surfaces = [SurfaceWords(engine, fields.indices[0], group[0]) for group in fields.groups]
         self._digests: list[Any] = []
         """The digests of each part."""
         self._rows: dict[str, tuple[int, int]] = {}
@@ -73,21 +74,12 @@ class IncrementalReader:
         for number, part in enumerate(self._parts):
             self._record_rows(number, part, range(len(part.keys)) if rows_before is None else rows_before[number])
         keys_in_index = set[str]()
-
-        def scan_changed_documents() -> Iterator[IndexedDocument]:
-            total, read_count = self._engine.count_documents(self._index), 0
-            for documents in scan_documents(self._engine, self._index, sources=self._field.sources, query=query):
-                read_count += len(documents)
-                keys_in_index.update(document.key for document in documents)
-                yield from documents
-                progress(read_count, total)
-
-        self._store_new_documents(scan_changed_documents())
+        self._store_new_documents(self._scan_changes(query, keys_in_index, progress))
         if (
             query is not None
         ):  # The other documents have not changed, but some may be gone, and some may have come back.
             missing: list[IndexedDocument] = []
-            for documents in scan_documents(self._engine, self._index, sources=()):
+            for documents in self._scan_ids(None):
                 missing += [
                     document
                     for document in documents
@@ -100,6 +92,27 @@ class IncrementalReader:
             if key in keys_in_index:
                 current_rows[number].append(row)
         return current_rows if any(current_rows) else []
+
+    def _scan_changes(
+        self, query: Mapping[str, Any] | None, keys_in_index: set[str], progress: Callable[[int, int], None]
+    ) -> Iterator[IndexedDocument]:
+        """Yield the selected documents that `query` matches, with their texts. Add their keys to `keys_in_index`."""
+        total, read_count = self._engine.count_documents(self._index), 0
+        for documents in self._scan_ids(query) if self._selection.is_small else self._scan_texts(query):
+            read_count += len(documents)
+            keys_in_index.update(document.key for document in documents)
+            yield from self._fetch_texts(documents) if self._selection.is_small else documents
+            progress(read_count, total)
+
+    def _scan_texts(self, query: Mapping[str, Any] | None) -> Iterator[list[IndexedDocument]]:
+        """Yield the selected documents in pages."""
+        for documents in scan_documents(self._engine, self._index, sources=self._fields.sources, query=query):
+            yield [document for document in documents if self._selection.includes(document.doc_id)]
+
+    def _scan_ids(self, query: Mapping[str, Any] | None) -> Iterator[list[IndexedDocument]]:
+        """Yield the selected documents in pages, without their texts."""
+        for documents in scan_documents(self._engine, self._index, sources=(), query=query, size=_ID_PAGE_DOCUMENTS):
+            yield [document for document in documents if self._selection.includes(document.doc_id)]
 
     def _store_new_documents(self, documents: Iterable[IndexedDocument]) -> None:
         """Encode the documents whose text is new, and add them to the parts."""
@@ -115,7 +128,7 @@ class IncrementalReader:
         remaining, missing_keys = iter(documents), {document.key for document in documents}
         while batch := list(islice(remaining, _ID_QUERY_DOCUMENTS)):
             query = {"ids": {"values": [document.doc_id for document in batch]}}
-            for hits in scan_documents(self._engine, self._index, sources=self._field.sources, query=query):
+            for hits in scan_documents(self._engine, self._index, sources=self._fields.sources, query=query):
                 # The same id may stand in several indices.
                 wanted_hits = [hit for hit in hits if hit.key in missing_keys]
                 missing_keys.difference_update(hit.key for hit in wanted_hits)
@@ -142,32 +155,48 @@ class IncrementalReader:
         with ThreadPoolExecutor(self._threads) as pool:
             vectors = np.stack(list(pool.map(lambda document: self._encoder.encode_document(document.text), documents)))
         self.unreadable += len(documents) - int(vectors.any(axis=1).sum())
-        numbers: dict[str, int] = {}
-        terms: list[int] = []
-        counts: list[int] = []
-        ends, lengths = [], []
-        for term_counts in self._fetch_terms(documents):
-            terms.extend(numbers.setdefault(term, len(numbers)) for term in term_counts)
-            counts.extend(term_counts.values())
-            ends.append(len(terms))
-            lengths.append(sum(term_counts.values()))
+        term_counts = list(self._fetch_terms(documents))
+        texts = [document.text for document in documents]
         return DocumentPart(
             keys=[document.key for document in documents],
-            digests=np.array([_calculate_digest(document.text) for document in documents], dtype=np.uint64),
+            digests=np.array([_calculate_digest(text) for text in texts], dtype=np.uint64),
             vectors=quantize_to_eight_bits(vectors),
-            ends=np.array(ends, dtype=np.int64),
-            terms=np.array(terms, dtype=np.uint32),
-            counts=np.minimum(np.array(counts, dtype=np.int64), 65535).astype(np.uint16),
-            lengths=np.array(lengths, dtype=np.uint32),
-            vocabulary=list(numbers),
-            surfaces=self._surfaces.find_commonest_words(document.text for document in documents),
+            groups=[
+                _create_counted_terms([counts[number] for counts in term_counts], surfaces.find_commonest_words(texts))
+                for number, surfaces in enumerate(self._surfaces)
+            ],
         )
 
-    def _fetch_terms(self, documents: Sequence[IndexedDocument]) -> Iterator[dict[str, int]]:
-        """Yield how often each term stands in each document."""
+    def _fetch_terms(self, documents: Sequence[IndexedDocument]) -> Iterator[tuple[dict[str, int], ...]]:
+        """Yield, for each document, how often each term stands in each group of fields."""
         remaining = iter(documents)
         while batch := list(islice(remaining, _TERM_REQUEST_DOCUMENTS)):
-            yield from fetch_terms(self._engine, batch, self._field)
+            yield from fetch_terms(self._engine, batch, self._fields)
+
+
+def _create_counted_terms(
+    term_counts: Iterable[Mapping[str, int]], surfaces: Mapping[str, tuple[str, int]]
+) -> CountedTerms:
+    """Return the terms of documents, from how often each term stands in each document."""
+    import numpy as np
+
+    numbers: dict[str, int] = {}
+    terms: list[int] = []
+    counts: list[int] = []
+    ends, lengths = [], []
+    for document_counts in term_counts:
+        terms.extend(numbers.setdefault(term, len(numbers)) for term in document_counts)
+        counts.extend(document_counts.values())
+        ends.append(len(terms))
+        lengths.append(sum(document_counts.values()))
+    return CountedTerms(
+        ends=np.array(ends, dtype=np.int64),
+        terms=np.array(terms, dtype=np.uint32),
+        counts=np.minimum(np.array(counts, dtype=np.int64), 65535).astype(np.uint16),
+        lengths=np.array(lengths, dtype=np.uint32),
+        vocabulary=list(numbers),
+        surfaces=surfaces,
+    )
 
 
 def _calculate_digest(text: str) -> int:

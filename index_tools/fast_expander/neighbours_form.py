@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,26 +36,28 @@ MIN_DOCUMENTS = 2
 
 @dataclass(frozen=True, slots=True)
 class ServedFiles:
-    """The names of the files, the words of their vocabulary, and the width of a vector."""
+    """The names of the files, the words of each group of fields, and the width of a vector."""
 
     names: tuple[str, ...]
-    words: Sequence[Word]
+    words: Sequence[Sequence[Word]]
     width: int
 
 
 class TermStatistics:
-    """The usable terms of the current rows: their numbers, and their inverse document frequency."""
+    """The usable terms of a group of fields in the current rows: their numbers, and their inverse document frequency."""
 
-    def __init__(self, parts: DocumentParts, current_rows: Sequence[Sequence[int]]) -> None:
+    def __init__(self, parts: DocumentParts, current_rows: Sequence[Sequence[int]], *, group: int = 0) -> None:
         import numpy as np
 
+        self._group = group
         document_counts = Counter[str]()
         self.documents = 0
         for part, rows in zip(parts, current_rows, strict=True):
-            positions = part.find_term_positions(rows)
-            counts = np.bincount(part.terms[positions], minlength=len(part.vocabulary))
+            counted = part.groups[group]
+            positions = counted.find_positions(rows)
+            counts = np.bincount(counted.terms[positions], minlength=len(counted.vocabulary))
             document_counts.update(
-                {term: int(count) for term, count in zip(part.vocabulary, counts, strict=True) if count}
+                {term: int(count) for term, count in zip(counted.vocabulary, counts, strict=True) if count}
             )
             self.documents += len(rows)
         most = compute_document_limit(self.documents)
@@ -71,23 +74,32 @@ class TermStatistics:
         """Yield, for each row, the numbers of its heaviest usable terms and their weights sqrt(tf / length) x idf."""
         import numpy as np
 
-        numbers = np.array([self.numbers.get(term, -1) for term in part.vocabulary], dtype=np.int64)
+        counted = part.groups[self._group]
+        numbers = np.array([self.numbers.get(term, -1) for term in counted.vocabulary], dtype=np.int64)
         for row in rows:
-            positions = part.find_term_positions([row])
-            terms = numbers[part.terms[positions]]
+            positions = counted.find_positions([row])
+            terms = numbers[counted.terms[positions]]
             positions, terms = positions[terms >= 0], terms[terms >= 0]
-            weights = np.sqrt(part.counts[positions] / max(int(part.lengths[row]), 1)) * self.idf[terms]
+            weights = np.sqrt(counted.counts[positions] / max(int(counted.lengths[row]), 1)) * self.idf[terms]
             heaviest = np.argsort(-weights, kind="stable")[:MAX_DOCUMENT_TERMS]
             yield terms[heaviest].astype(np.uint32), weights[heaviest].astype(np.float16)
 
 
 def write_neighbours_form(
-    folder: Path, parts: DocumentParts, current_rows: Sequence[Sequence[int]], surfaces: SurfaceWords
+    folder: Path,
+    parts: DocumentParts,
+    current_rows: Sequence[Sequence[int]],
+    surfaces_by_group: Sequence[SurfaceWords],
 ) -> ServedFiles:
-    """Write the vectors, the ids and the terms of the documents in the current rows of each part."""
+    """Write the vectors, the ids and the terms of the documents in the current rows of each part.
+
+    The terms of the second group have the numbers after those of the first, and so on.
+    """
     import numpy as np
 
-    statistics = TermStatistics(parts, current_rows)
+    groups = range(len(surfaces_by_group))
+    statistics_by_group = [TermStatistics(parts, current_rows, group=group) for group in groups]
+    first_numbers = np.cumsum([0, *(len(statistics.numbers) for statistics in statistics_by_group)]).astype(np.uint32)
     vectors = DocumentVectors.create_empty(_sample_vectors(parts, current_rows))
     ends: list[int] = []
     doc_ids: list[str] = []
@@ -98,29 +110,36 @@ def write_neighbours_form(
         width = part.vectors.shape[1]
         vectors.add(part.vectors[rows])
         doc_ids += [part.keys[row].partition("/")[2] for row in rows]
-        for document_terms, document_weights in statistics.weigh_document_terms(part, rows):
-            terms.append(document_terms)
-            weights.append(document_weights)
-            end += len(document_terms)
+        weighted_groups = [statistics.weigh_document_terms(part, rows) for statistics in statistics_by_group]
+        for weighted_terms in zip(*weighted_groups, strict=True):
+            for first_number, (group_terms, group_weights) in zip(first_numbers, weighted_terms, strict=False):
+                terms.append(group_terms + first_number)
+                weights.append(group_weights)
+                end += len(group_terms)
             ends.append(end)
     vectors.write_file(folder / VECTORS_FILE)
     np.save(folder / TERM_ENDS_FILE, np.array(ends, dtype=np.int64))
     np.save(folder / TERMS_FILE, np.concatenate(terms))
     np.save(folder / WEIGHTS_FILE, np.concatenate(weights))
-    words = choose_surface_words(statistics, parts, surfaces)
-    text_names = [*write_texts(folder, IDS_NAME, doc_ids), *write_vocabulary(folder, words)]
+    words = [
+        choose_surface_words(statistics_by_group[group], parts, surfaces_by_group[group], group=group)
+        for group in groups
+    ]
+    text_names = [*write_texts(folder, IDS_NAME, doc_ids), *write_vocabulary(folder, chain(*words))]
     names = (VECTORS_FILE, TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE, *text_names)
     return ServedFiles(names, words, width)
 
 
-def choose_surface_words(statistics: TermStatistics, parts: DocumentParts, surfaces: SurfaceWords) -> list[Word]:
-    """Return the usable terms by number, each with its commonest word.
+def choose_surface_words(
+    statistics: TermStatistics, parts: DocumentParts, surfaces: SurfaceWords, *, group: int = 0
+) -> list[Word]:
+    """Return the usable terms of a group of fields by number, each with its commonest word.
 
     A term without a counted word stands for itself if the analyzer makes that term of it. Otherwise its word is "".
     """
     word_counts: dict[str, Counter[str]] = {}
     for part in parts:
-        for term, (word, count) in part.surfaces.items():
+        for term, (word, count) in part.groups[group].surfaces.items():
             if term in statistics.numbers:
                 word_counts.setdefault(term, Counter())[word] += count
     uncounted = [term for term in statistics.numbers if term not in word_counts]

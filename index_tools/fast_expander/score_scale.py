@@ -11,7 +11,8 @@ import statistics
 from collections.abc import Sequence
 
 from querylift.index_tools.engine import Engine, SearchRefusal, encode_json
-from querylift.index_tools.fast_expander.index_reader import AnalysedField, search_random_documents
+from querylift.index_tools.fast_expander.index_fields import AnalysedFields
+from querylift.index_tools.fast_expander.index_reader import search_random_documents
 from querylift.plugin.dsl.query_text import count_tokens
 
 _SAMPLE_DOCUMENTS = 60
@@ -22,11 +23,11 @@ _FALLBACK_SCALE = 8.0
 """The scale of an index in which no two documents share a word. It is near that of our English collections."""
 
 
-def measure_score_scale(engine: Engine, index: str, field: AnalysedField) -> float:
+def measure_score_scale(engine: Engine, index: str, fields: AnalysedFields) -> float:
     """Return the median score of the best hit over a random sample of openings."""
-    documents = search_random_documents(engine, index, sources=field.sources, size=_SAMPLE_DOCUMENTS)
+    documents = search_random_documents(engine, index, sources=fields.sources, size=_SAMPLE_DOCUMENTS)
     bodies = [
-        _build_search(field.name, _take_opening(document.text), document.doc_id)
+        _build_search(fields.names, _take_opening(document.text), document.doc_id)
         for document in documents
         if document.text
     ]
@@ -40,8 +41,9 @@ def _take_opening(text: str) -> str:
     return opening if count_tokens(opening) <= 2 * _OPENING_WORDS else opening[:_OPENING_SIGNS]
 
 
-def _build_search(field: str, opening: str, doc_id: str) -> bytes:
-    query = {"bool": {"must": [{"match": {field: opening}}], "must_not": [{"ids": {"values": [doc_id]}}]}}
+def _build_search(names: Sequence[str], opening: str, doc_id: str) -> bytes:
+    match = {"multi_match": {"query": opening, "fields": list(names)}}
+    query = {"bool": {"must": [match], "must_not": [{"ids": {"values": [doc_id]}}]}}
     return encode_json({"query": query, "size": 1, "_source": False})
 
 

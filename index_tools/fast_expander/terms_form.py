@@ -46,17 +46,21 @@ class WeightedDocuments:
 
 
 def write_terms_form(
-    folder: Path, parts: DocumentParts, current_rows: Sequence[Sequence[int]], surfaces: SurfaceWords
+    folder: Path,
+    parts: DocumentParts,
+    current_rows: Sequence[Sequence[int]],
+    surfaces_by_group: Sequence[SurfaceWords],
 ) -> ServedFiles:
-    """Write the untrained matrix of the documents in the current rows of each part."""
+    """Write the untrained matrix of the documents in the current rows of each part. There must be one group of fields."""
     import numpy as np
 
     statistics = TermStatistics(parts, current_rows)
+    (surfaces,) = surfaces_by_group
     words = choose_surface_words(statistics, parts, surfaces)
     documents = load_weighted_documents(parts, current_rows, statistics)
     rows = calculate_mean_vectors(documents) * UNTRAINED_SCALE
     write_matrix(folder / MATRIX_FILE, rows, np.zeros(len(rows), dtype=np.float32))
-    return ServedFiles((MATRIX_FILE, *write_vocabulary(folder, words)), words, rows.shape[1])
+    return ServedFiles((MATRIX_FILE, *write_vocabulary(folder, words)), [words], rows.shape[1])
 
 
 def load_weighted_documents(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -109,43 +109,49 @@ def _build_additions(user_query: UserQuery, expansion: Expansion, weight: float)
         return
     if expansion.documents:
         weight *= TERM_SHARE_BESIDE_DOCUMENTS
-    leaf_of_field = _find_leaf_of_field(user_query, expansion.field)
-    if leaf_of_field is not None:
-        term_weight = weight * leaf_of_field.boost * leaf_of_field.get_field_boost(expansion.field)
-        yield leaf_of_field, _build_term_clauses(expansion, term_weight)
+    leaf_by_field = _find_leaf_of_each_field(user_query, expansion)
+    if leaf_by_field:
+        yield from _build_term_additions(user_query, expansion, leaf_by_field, weight)
         return
     terms = [term for term in expansion.terms if term.surface]
     for leaf in user_query.leaves if terms else ():
         yield leaf, _build_surface_clauses(leaf, terms, weight * leaf.boost)
 
 
-def _find_leaf_of_field(user_query: UserQuery, field: str) -> Leaf | None:
-    """Return the first leaf that searches `field`. With only one, weighted terms count once, however many leaves exist."""
-    return next((leaf for leaf in user_query.leaves if leaf.may_search_field(field)), None)
+def _find_leaf_of_each_field(user_query: UserQuery, expansion: Expansion) -> dict[str, Leaf]:
+    """Return, for each field of the expansion's terms that the search searches, the first leaf that does so.
+
+    With only one leaf, weighted terms count once in a field, however many leaves search it.
+    """
+    names = dict.fromkeys(name for term in expansion.terms for name in expansion.get_fields(term))
+    return {name: leaf for name in names for leaf in reversed(user_query.leaves) if leaf.may_search_field(name)}
 
 
-def _build_term_clauses(expansion: Expansion, weight: float) -> Clause:
-    """Return boosted term clauses. The heaviest term gets `weight`, and the others get their share of it."""
-    max_weight = max(term.weight for term in expansion.terms)
-    return {
-        "bool": {
-            "should": [
-                {
-                    "term": {
-                        expansion.field: {
-                            "value": term.term,
-                            "boost": round_weight(weight * term.weight / max_weight),
-                        }
-                    }
-                }
-                for term in expansion.terms
-            ]
-        }
-    }
+def _build_term_additions(
+    user_query: UserQuery, expansion: Expansion, leaf_by_field: Mapping[str, Leaf], weight: float
+) -> Iterator[tuple[Leaf, Clause]]:
+    """Yield each leaf that gets boosted term clauses. The heaviest term gets `weight`, and the others get their share of it.
+
+    A term of several fields goes into each of them that is searched, like the words of a most_fields clause.
+    """
+    placed_terms = [
+        (name, term) for term in expansion.terms for name in expansion.get_fields(term) if name in leaf_by_field
+    ]
+    max_weight = max(term.weight for _, term in placed_terms)
+    clauses_by_path: dict[ClausePath, list[Clause]] = {}
+    for name, term in placed_terms:
+        leaf = leaf_by_field[name]
+        field_weight = weight * leaf.boost * leaf.get_field_boost(name)
+        boost = round_weight(field_weight * term.weight / max_weight)
+        clause = {"term": {name: {"value": term.term, "boost": boost}}}
+        clauses_by_path.setdefault(leaf.path, []).append(clause)
+    for leaf in user_query.leaves:
+        if leaf.path in clauses_by_path:
+            yield leaf, {"bool": {"should": clauses_by_path[leaf.path]}}
 
 
 def _build_surface_clauses(leaf: Leaf, terms: Sequence[WeightedTerm], weight: float) -> Clause:
-    """Return boosted clauses of the leaf's own kind, one for each surface word, weighted as `_build_term_clauses` does."""
+    """Return boosted clauses of the leaf's own kind, one for each surface word, weighted as the terms would be."""
     max_weight = max(term.weight for term in terms)
     return {
         "bool": {
@@ -168,9 +174,7 @@ def _limit_expansion(expansion: Expansion, user_query: UserQuery, policy: Policy
     text = ""
     terms: tuple[WeightedTerm, ...] = ()
     if expansion.terms:
-        terms = tuple(
-            _take_affordable(expansion.terms, max_clauses, _make_term_cost(expansion, user_query, clauses_per_word))
-        )
+        terms = _cut_terms(expansion, user_query, max_clauses, clauses_per_word)
     elif expansion.text:
         text = _cut_text(expansion.text, max_clauses // clauses_per_word)
     if not (text or terms or documents):
@@ -178,13 +182,19 @@ def _limit_expansion(expansion: Expansion, user_query: UserQuery, policy: Policy
     return Expansion(text=text, terms=terms, field=expansion.field if terms else "", documents=documents)
 
 
-def _make_term_cost(
-    expansion: Expansion, user_query: UserQuery, clauses_per_word: int
-) -> Callable[[WeightedTerm], int]:
-    """Return a function that tells how many clauses a term takes: one, or those of its surface word in every field."""
-    if _find_leaf_of_field(user_query, expansion.field) is not None:
-        return lambda term: 1
-    return lambda term: count_tokens(term.surface) * clauses_per_word
+def _cut_terms(
+    expansion: Expansion, user_query: UserQuery, max_clauses: int, clauses_per_word: int
+) -> tuple[WeightedTerm, ...]:
+    """Return the first terms that fit. A term takes a clause in each searched field, or those of its surface word."""
+    leaf_by_field = _find_leaf_of_each_field(user_query, expansion)
+    if leaf_by_field:
+        clause_counts = {
+            term: sum(name in leaf_by_field for name in expansion.get_fields(term)) for term in expansion.terms
+        }
+    else:
+        clause_counts = {term: count_tokens(term.surface) * clauses_per_word for term in expansion.terms}
+    terms = (term for term, count in clause_counts.items() if count or not leaf_by_field)
+    return tuple(_take_affordable(terms, max_clauses, lambda term: clause_counts[term]))
 
 
 def _cut_text(text: str, max_words: int) -> str:

@@ -30,12 +30,26 @@ class FileFacts(_Record):
     size_bytes: int
 
 
+class FieldGroup(_Record):
+    """Fields of one analyzer, which share their terms.
+
+    `terms` is how many of the vocabulary's terms are theirs. `probe` holds words, and the terms that the analyzer made of
+    each.
+    """
+
+    names: tuple[str, ...]
+    terms: int
+    probe: Mapping[str, tuple[str, ...]]
+
+
 class SourceIndex(_Record):
     """The index that an expander was built from, as it was then.
 
     `index` is the expression that the user gave. `indices` and `aliases` are what it stood for. `documents` counts the
     documents with text, `in_index` all documents. `probe` holds words, and the terms that the analyzer of `field` made of
-    each.
+    each. `groups` holds the fields of an expander of several fields, and begins with the group of `field`. It is empty when
+    there is only `field`. `sample` is the share of the documents that was read. `slice` is such as "3/8" when the folder
+    holds only a slice, which is merged with the others before it is served.
     """
 
     index: str
@@ -49,6 +63,13 @@ class SourceIndex(_Record):
     probe: Mapping[str, tuple[str, ...]]
     changed_field: str = ""
     changed_until: str | float = ""
+    groups: tuple[FieldGroup, ...] = ()
+    sample: float = 1.0
+    slice: str = ""
+
+    def list_groups(self, terms: int) -> tuple[FieldGroup, ...]:
+        """Return the groups of fields. `terms` is the size of the vocabulary."""
+        return self.groups or (FieldGroup(names=(self.field,), terms=terms, probe=self.probe),)
 
     def list_index_names(self) -> tuple[str, ...]:
         """Return the names on which searches are expanded. A name may occur twice."""
@@ -115,6 +136,15 @@ def read_expander_record(folder: Path) -> ExpanderRecord:
 
 
 def check_files(folder: Path, record: ExpanderRecord) -> None:
+    """Raise SettingsError when a file of the folder is missing or has changed since it was written, or it is a slice."""
+    if record.source.slice:
+        raise SettingsError(
+            f"{folder} is only slice {record.source.slice} of an expander; merge all slices with `querylift expander merge`"
+        )
+    check_listed_files(folder, record)
+
+
+def check_listed_files(folder: Path, record: ExpanderRecord) -> None:
     """Raise SettingsError when a file of the folder is missing or has changed since it was written."""
     for name, expected in record.files.items():
         path = folder / name

@@ -13,7 +13,7 @@ import aiohttp
 
 from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.expander_folder import SourceIndex
+from querylift.plugin.fast_expander.expander_folder import FieldGroup, SourceIndex
 
 _log = logging.getLogger("querylift")
 _MAX_COUNT_CHANGE = 0.1
@@ -36,18 +36,22 @@ class IndexChecker:
         connector, timeout = aiohttp.TCPConnector(ssl=self._ssl), aiohttp.ClientTimeout(total=10)
         try:
             async with make_engine_session(headers=self._headers, connector=connector, timeout=timeout) as session:
-                terms_by_word = await self._analyze_probe(session, source)
+                terms_by_field = [
+                    (group.names[0], group.probe, await self._analyze_probe(session, source, group))
+                    for group in source.list_groups(terms=0)
+                ]
                 count = await self._call_engine(session, "GET", source.index, "_count")
         except (TimeoutError, aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
             _log.warning("cannot check whether %s still matches the expander %s: %s", source.index, folder, error)
             return
-        for word, expected_terms in source.probe.items():
-            terms = terms_by_word.get(word, ())
-            if terms != expected_terms:
-                raise SettingsError(
-                    f"the analyzer of {source.field} on {source.index} makes {_join_terms(terms)} of {word!r}, "
-                    f"but made {_join_terms(expected_terms)} when {folder} was built; build the expander again"
-                )
+        for field, probe, terms_by_word in terms_by_field:
+            for word, expected_terms in probe.items():
+                terms = terms_by_word.get(word, ())
+                if terms != expected_terms:
+                    raise SettingsError(
+                        f"the analyzer of {field} on {source.index} makes {_join_terms(terms)} of {word!r}, "
+                        f"but made {_join_terms(expected_terms)} when {folder} was built; build the expander again"
+                    )
         change = abs(int(count["count"]) - source.in_index)
         if change > _MAX_COUNT_CHANGE * source.in_index:
             _log.warning(
@@ -55,12 +59,14 @@ class IndexChecker:
                 *(source.index, count["count"], source.in_index, folder),
             )
 
-    async def _analyze_probe(self, session: aiohttp.ClientSession, source: SourceIndex) -> dict[str, tuple[str, ...]]:
-        """Return the terms that the analyzer makes of each word of the probe."""
-        words = list(source.probe)
+    async def _analyze_probe(
+        self, session: aiohttp.ClientSession, source: SourceIndex, group: FieldGroup
+    ) -> dict[str, tuple[str, ...]]:
+        """Return the terms that the analyzer of a group makes of each word of its probe."""
+        words = list(group.probe)
         if not words:
             return {}
-        body = {"field": source.field, "text": words}
+        body = {"field": group.names[0], "text": words}
         answer = await self._call_engine(session, "POST", source.indices[0], "_analyze", body)
         return group_terms_by_text(words, answer["tokens"])
 

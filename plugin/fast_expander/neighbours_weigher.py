@@ -6,6 +6,7 @@ sqrt(tf / length of the document) x idf. A term's weight is the sum over the doc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,14 @@ TERM_ENDS_FILE, TERMS_FILE, WEIGHTS_FILE = "documents.ends.npy", "documents.term
 class NeighboursWeigher:
     """Weighs terms with the vectors and the terms of every document, read from `folder`.
 
-    A folder of an older Querylift has no ids, so its expansions have no documents. Raises SettingsError when a file cannot
-    be used, and MissingExtra.
+    `group_ends` tells where the numbers of each group of fields end. Without it there is one group. A folder of an older
+    Querylift has no ids, so its expansions have no documents. Raises SettingsError when a file cannot be used, and
+    MissingExtra.
     """
 
-    def __init__(self, folder: Path, shape: ExpansionShape, *, width: int) -> None:
+    def __init__(self, folder: Path, shape: ExpansionShape, *, width: int, group_ends: Sequence[int] = ()) -> None:
         self._shape = shape
+        self._group_ends = group_ends
         self._vectors = DocumentVectors.read_file(folder / VECTORS_FILE, width=width)
         self._ends = map_array_file(folder / TERM_ENDS_FILE)
         self._terms = map_array_file(folder / TERMS_FILE)
@@ -50,7 +53,10 @@ class NeighboursWeigher:
         return Weights(terms, term_weights, [self._ids[int(document)] for document in near] if self._ids else [])
 
     def _weigh_terms(self, documents: Array, cosines: Array) -> tuple[Array, Array]:
-        """Return the numbers of the heaviest terms of these documents, heaviest first, and their weights."""
+        """Return the numbers of the heaviest terms of each group in these documents, and their weights.
+
+        The groups follow each other. In a group, the heaviest term comes first.
+        """
         import numpy as np
 
         if not len(documents):
@@ -62,7 +68,14 @@ class NeighboursWeigher:
             [weights * share for (_, weights), share in zip(document_terms, document_weights, strict=True)]
         )
         weights = np.bincount(positions, weights=contributions, minlength=len(numbers)) ** self._shape.power
-        heaviest = np.argsort(-weights, kind="stable")[: self._shape.terms]
+        group_stops = np.searchsorted(numbers, self._group_ends) if self._group_ends else [len(numbers)]
+        group_starts = [0, *group_stops[:-1]]
+        heaviest = np.concatenate(
+            [
+                start + np.argsort(-weights[start:stop], kind="stable")[: self._shape.terms]
+                for start, stop in zip(group_starts, group_stops, strict=True)
+            ]
+        )
         return numbers[heaviest], weights[heaviest]
 
     def _read_document_terms(self, document: int) -> tuple[Array, Array]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from querylift.plugin.errors import GeneratorError, SettingsError
-from querylift.plugin.expansion import Expansion, expansion_from_terms, normalize_query
+from querylift.plugin.expansion import Expansion, expansion_from_groups, normalize_query
 from querylift.plugin.fast_expander.encoder import Encoder
 from querylift.plugin.fast_expander.expander_folder import (
     ExpanderRecord,
@@ -30,6 +31,9 @@ from querylift.plugin.fast_expander.weights import Weigher
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.bounded_executor import BoundedExecutor
 
+if TYPE_CHECKING:
+    from querylift.plugin.fast_expander.mapped_files import Array
+
 
 @dataclass(frozen=True, slots=True)
 class ExpanderModel:
@@ -38,7 +42,8 @@ class ExpanderModel:
     encoder: Encoder
     weigher: Weigher
     vocabulary: Vocabulary
-    field: str
+    group_ends: Mapping[tuple[str, ...], int]
+    """The fields of each group, and where the numbers of its terms end."""
     score_scale: float
 
     def expand(self, text: str) -> Expansion | None:
@@ -50,13 +55,27 @@ class ExpanderModel:
         if not vector.any():
             return None
         weights = self.weigher.weigh(vector)
-        words = [self.vocabulary[int(number)] for number in weights.terms]
-        weighted_terms = ((word.term, float(weight)) for word, weight in zip(words, weights.term_weights, strict=True))
-        expansion = expansion_from_terms(weighted_terms, field=self.field, surfaces=dict(words))
+        first_number = 0
+        groups = []
+        for fields, end in self.group_ends.items():
+            is_of_group = (weights.terms >= first_number) & (weights.terms < end)
+            groups.append((fields, *self._read_terms(weights.terms[is_of_group], weights.term_weights[is_of_group])))
+            first_number = end
+        expansion = expansion_from_groups(groups)
         documents = weigh_documents(weights.document_ids, self.score_scale)
         if expansion is None:
             return Expansion(documents=documents) if documents else None
         return replace(expansion, documents=documents)
+
+    def _read_terms(self, numbers: Array, weights: Array) -> tuple[list[tuple[str, float]], dict[str, str]]:
+        """Return (term, weight) of the terms of one group, and their surface words.
+
+        With several groups, the heaviest term of each weighs 1. Their own weights depend on the lengths of the fields.
+        """
+        scale = float(weights.max(initial=0)) if len(self.group_ends) > 1 else 1.0
+        words = [self.vocabulary[int(number)] for number in numbers]
+        terms = [(word.term, float(weight) / scale) for word, weight in zip(words, weights, strict=True)]
+        return terms, dict(words)
 
 
 def open_expander_model(folder: Path) -> tuple[ExpanderRecord, ExpanderModel]:
@@ -66,12 +85,15 @@ def open_expander_model(folder: Path) -> tuple[ExpanderRecord, ExpanderModel]:
         raise SettingsError(f"{folder} is of the form 'cluster', which asks an engine; build one of another form")
     check_files(folder, record)
     encoder = Encoder(folder, record.reading)
+    groups = record.source.list_groups(record.terms)
+    group_ends = accumulate(group.terms for group in groups)
+    end_by_fields = dict(zip((group.names for group in groups), group_ends, strict=True))
     weigher: Weigher
     if record.form == "neighbours":
-        weigher = NeighboursWeigher(folder, record.shape, width=record.width)
+        weigher = NeighboursWeigher(folder, record.shape, width=record.width, group_ends=[*end_by_fields.values()])
     else:
         weigher = MatrixWeigher(folder, record.shape)
-    return record, ExpanderModel(encoder, weigher, Vocabulary(folder), record.source.field, record.score_scale)
+    return record, ExpanderModel(encoder, weigher, Vocabulary(folder), end_by_fields, record.score_scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The generator `table`: expansions that were prepared by query, by hand or by a large model.
 
 A table is a file of JSON lines, plain or .gz. A line is {"query": ..., "text": ...} or
-{"query": ..., "field": ..., "terms": {term: weight}}. Both may have "documents": {_id: weight}, and a line may have nothing
+{"query": ..., "field": ..., "terms": {term: weight}}. Terms of several fields are in "groups", a list of objects with
+"fields" and "terms". All may have "documents": {_id: weight}, and a line may have nothing
 else. Other keys are ignored. The first line of a query counts.
 """
 

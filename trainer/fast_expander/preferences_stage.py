@@ -14,7 +14,7 @@ import numpy as np
 
 from querylift.index_tools.evaluation.measures import SUMMARY_MEASURES
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.expansion import expansion_from_terms
+from querylift.plugin.expansion import expansion_from_groups
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.fast_expander.matrix_training import (
     MatrixWeights,
@@ -103,12 +103,13 @@ def _create_candidates(
     """Yield the term sets as candidates, each term with its probability to a power as weight."""
     terms = list(context.term_numbers)
     power = context.record.shape.power
+    fields = context.record.source.list_groups(len(terms))[0].names
     for sample_number, sample in enumerate(samples):
         for row, query_id in enumerate(query_ids):
             weighted_terms = (
                 (terms[int(number)], float(probabilities[row][number]) ** power) for number in sample[row]
             )
-            expansion = expansion_from_terms(weighted_terms, field=context.record.source.field)
+            expansion = expansion_from_groups([(fields, weighted_terms, {})])
             assert expansion is not None
             params = {"sample": sample_number, EXPANSION_PARAM: expansion.to_json()}
             yield Candidate(query_id, judged.queries[query_id], "expander", "expander", expansion.to_text(), params)

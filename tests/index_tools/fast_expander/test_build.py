@@ -323,7 +323,7 @@ def test_a_build_that_failed_before_its_files_were_placed_is_made_anew(
     build_into(topics, tmp_path / "out", encoder, form=form)
     fill_index(topics, INDEX, {f"new-{number}": "zebras lions tigers" for number in range(3)})
     with monkeypatch.context() as broken, pytest.raises(OSError, match="full"):
-        broken.setattr("querylift.index_tools.fast_expander.build._place_files", raise_disk_full)
+        broken.setattr("querylift.index_tools.fast_expander.build.place_files", raise_disk_full)
         build_into(topics, tmp_path / "out", encoder, form=form)
     built = build_into(topics, tmp_path / "out", encoder, form=form)
     assert (built.encoded, built.record.source.documents) == (0, 43)

@@ -344,7 +344,8 @@ def test_the_command_tells_what_it_made_and_what_it_cannot_make(engine: Engine, 
     create_index(engine, ONE)
     fill_index(engine, ONE, TEXTS | {"empty": ""})
     out = str(tmp_path / "out")
-    done = run_querylift(ONE, "--engine", engine.url, "--out", out, "--encoder", str(encoder), "--threads", "2")
+    options = ("--engine", engine.url, "--out", out, "--encoder", str(encoder), "--threads", "2", "--field", "contents")
+    done = run_querylift(ONE, *options)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         f"{out}: 40 documents (40 encoded now), 40 terms, 0.1 MB\n1 documents have no text and are left out\n"

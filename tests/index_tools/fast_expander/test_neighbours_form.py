@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from querylift.index_tools.fast_expander.document_parts import DocumentPart, DocumentParts
+from querylift.index_tools.fast_expander.document_parts import CountedTerms, DocumentPart, DocumentParts
 from querylift.index_tools.fast_expander.neighbours_form import MAX_DOCUMENT_TERMS, TermStatistics, choose_surface_words
 from querylift.index_tools.fast_expander.terms_form import (
     UNTRAINED_SCALE,
@@ -45,12 +46,16 @@ def create_part(
         keys=[f"docs/{i}" for i in range(len(documents))],
         digests=np.arange(len(documents), dtype=np.uint64),
         vectors=quantize_to_eight_bits(vectors),
-        ends=np.cumsum([len(counted) for counted in documents]),
-        terms=np.array([vocabulary.index(term) for counted in documents for term in counted], dtype=np.uint32),
-        counts=np.array([count for counted in documents for count in counted.values()], dtype=np.uint16),
-        lengths=np.array([sum(counted.values()) for counted in documents], dtype=np.uint32),
-        vocabulary=vocabulary,
-        surfaces=surfaces or {},
+        groups=[
+            CountedTerms(
+                ends=np.cumsum([len(counted) for counted in documents]),
+                terms=np.array([vocabulary.index(term) for counted in documents for term in counted], dtype=np.uint32),
+                counts=np.array([count for counted in documents for count in counted.values()], dtype=np.uint16),
+                lengths=np.array([sum(counted.values()) for counted in documents], dtype=np.uint32),
+                vocabulary=vocabulary,
+                surfaces=surfaces or {},
+            )
+        ],
     )
 
 
@@ -248,13 +253,25 @@ def test_a_part_is_read_as_it_was_written_and_half_a_one_is_thrown_away(tmp_path
     read_parts = list(reopened)
     assert [path.name for path in reopened.list_files()] == ["000000.npz", "000001.npz"]
     assert not (tmp_path / "parts" / "000002.tmp").exists()
-    for name in ("digests", "vectors", "ends", "terms", "counts", "lengths"):
+    for name in ("digests", "vectors"):
         np.testing.assert_array_equal(getattr(read_parts[1], name), getattr(part, name))
-    assert (read_parts[0].keys, read_parts[0].vocabulary, read_parts[0].surfaces) == (
-        part.keys,
-        part.vocabulary,
-        part.surfaces,
-    )
+    assert read_parts[0].keys == part.keys
+    assert_same_terms(read_parts[0].groups[0], part.groups[0])
+
+
+def assert_same_terms(terms: CountedTerms, expected: CountedTerms) -> None:
+    for name in ("ends", "terms", "counts", "lengths"):
+        np.testing.assert_array_equal(getattr(terms, name), getattr(expected, name))
+    assert (terms.vocabulary, terms.surfaces) == (expected.vocabulary, expected.surfaces)
+
+
+def test_a_part_keeps_the_terms_of_each_group_of_fields(tmp_path: Path) -> None:
+    english, exact = create_part([{"boat": 3}, {}], {"boat": ("boats", 9)}), create_part([{"boats": 3}, {"sails": 1}])
+    part = replace(english, groups=[*english.groups, *exact.groups])
+    (read_part,) = write_parts(tmp_path, part)
+    assert_same_terms(read_part.groups[0], english.groups[0])
+    assert_same_terms(read_part.groups[1], exact.groups[0])
+    assert [list(group.lengths) for group in read_part.select_rows([1]).groups] == [[0], [1]]
 
 
 def test_parts_of_other_settings_are_named_with_what_is_other(tmp_path: Path) -> None:

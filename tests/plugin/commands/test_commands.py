@@ -46,8 +46,8 @@ def _run_querylift(*arguments: str, cwd: Path, **environment: str) -> subprocess
         ),
         (["compare", "a.run", "b.run", "--qrels", "q"], "'q' cannot be read"),
         (
-            ["expander", "build", "i", "--out", "o", "--field", "title", "--field=description"],
-            "--field is given as 'title' and 'description'; give it once",
+            ["expander", "build", "i", "--out", "o", "--form", "terms", "--form=cluster"],
+            "--form is given as 'terms' and 'cluster'; give it once",
         ),
         (
             ["warm", "q", "--concurrency", "1", "--concurrency", "2"],

@@ -64,7 +64,7 @@ def test_an_unchanged_folder_opens_and_its_record_holds_what_was_written(origina
     assert sorted(record.files) == sorted(FILES)
     assert record.source.list_index_names() == ("topics", "topics-1", "topics")
     assert record.shape == ExpansionShape(terms=40, power=0.5, documents=20, temperature=0.08)
-    assert (len(model.vocabulary), model.field) == (40, "contents")
+    assert (len(model.vocabulary), model.group_ends) == (40, {("contents",): 40})
 
 
 def test_a_folder_may_be_moved(folder: Path, tmp_path: Path) -> None:
