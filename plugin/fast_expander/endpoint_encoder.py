@@ -147,6 +147,7 @@ class EndpointQueryEncoder:
         self._record = record
         self._clock = clock
         self._next_check_s = 0.0
+        """The time from which a query carries the probes."""
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
@@ -174,12 +175,16 @@ class EndpointQueryEncoder:
         if self._session is None:
             raise GeneratorError("the encoder's connections are not open; call start() first")
         is_due = self._clock() >= self._next_check_s
-        self._next_check_s = 0.0
         sent = [*texts, *self._record.probes] if is_due else texts
-        vectors = await self._client.fetch_query_vectors(self._session, sent)
+        try:
+            vectors = await self._client.fetch_query_vectors(self._session, sent)
+            if is_due:
+                check_probes(self._client.url, self._record, vectors[len(texts) :])
+        except EndpointError:
+            self._next_check_s = 0.0
+            raise
         if is_due:
-            check_probes(self._client.url, self._record, vectors[len(texts) :])
-        self._next_check_s = self._clock() + _PROBE_INTERVAL_S
+            self._next_check_s = self._clock() + _PROBE_INTERVAL_S
         return vectors[: len(texts)]
 
 
