@@ -31,6 +31,9 @@ from querylift.plugin.settings import EncoderEndpointSettings, check_endpoint_ur
 _ENDPOINT_FILE = "endpoint.json"
 """Lies beside the parts. It tells a later build whether the endpoint still has the same model."""
 
+_FIRST_RETRY_DELAYS_S = (1.0,)
+"""At the first contact the URL may be wrong, so the build does not wait for long."""
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedEncoder:
@@ -149,7 +152,8 @@ class EndpointSource:
     def _measure_width(self) -> int:
         """Ask for the vectors of the probes, once, and return their width."""
         if not self._probes:
-            vectors = EndpointEncoder(self._record, self._settings).encode_queries(PROBE_TEXTS, threads=1)
+            encoder = EndpointEncoder(self._record, self._settings, retry_delays_s=_FIRST_RETRY_DELAYS_S)
+            vectors = encoder.encode_queries(PROBE_TEXTS, threads=1)
             rows = (tuple(round(float(number), 6) for number in vector) for vector in vectors)
             self._probes = dict(zip(PROBE_TEXTS, rows, strict=True))
         return len(self._probes[PROBE_TEXTS[0]])

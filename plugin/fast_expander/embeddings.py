@@ -47,18 +47,21 @@ def read_embeddings(url: str, content: bytes, *, count: int, width: int | None) 
 
     try:
         items = json.loads(content)["data"]
-        ordered = sorted(items, key=lambda item: int(item["index"])) if "index" in items[0] else items
-        values = [item["embedding"] for item in ordered]
-    except (ValueError, KeyError, TypeError, IndexError):
+        values = [item["embedding"] for item in items]
+        positions = [int(item.get("index", position)) for position, item in enumerate(items)]
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         raise EndpointError(
             f"{url} answered without vectors; name an OpenAI-compatible endpoint, whose URL usually ends in /v1"
         ) from None
-    if len(values) != count:
-        raise EndpointError(f"{url} answered {count} texts with {len(values)} vectors; use another endpoint")
+    if sorted(positions) != list(range(count)):
+        raise EndpointError(
+            f"{url} answered {count} texts with {len(values)} vectors of the numbers {positions[:5]}; "
+            "use another endpoint"
+        )
     try:
-        vectors = np.array(values, dtype=np.float32)
-    except (ValueError, TypeError):
-        vectors = np.empty(0, np.float32)
+        vectors = np.array(values, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        vectors = np.empty(0)
     if vectors.ndim != 2 or not vectors.shape[1]:
         raise EndpointError(
             f"{url} answered with embeddings that are not lists of numbers of one length; "
@@ -71,4 +74,7 @@ def read_embeddings(url: str, content: bytes, *, count: int, width: int | None) 
             f"{url} answered with vectors of {vectors.shape[1]} numbers, but the expander has {width}; "
             "serve the model that it was built with, or build it again"
         )
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)  # type: ignore[no-any-return]
+    largest = np.maximum(np.abs(vectors).max(axis=1, keepdims=True), 1e-12)  # so that no square is too large
+    vectors = (vectors / largest)[np.argsort(positions)]
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return (vectors / lengths).astype(np.float32)  # type: ignore[no-any-return]

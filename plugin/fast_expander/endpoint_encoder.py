@@ -34,7 +34,7 @@ PROBE_TEXTS = (
 MIN_PROBE_COSINE = 0.99
 """Least mean cosine of the probes with those of the record. Other hardware moves a vector less, another model more."""
 _PROBE_INTERVAL_S = 60.0
-_RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 
 
 class EmbeddingsClient:
@@ -92,11 +92,19 @@ class EmbeddingsClient:
 class EndpointEncoder:
     """Encodes in batches, for a build or a training. Each call opens its own connections, so threads may share it.
 
-    A request is repeated with growing pauses while the endpoint is busy or away. Raises EndpointError.
+    A request is repeated after each of `retry_delays_s` while the endpoint is busy or away. Raises EndpointError.
     """
 
-    def __init__(self, record: EndpointRecord, settings: EncoderEndpointSettings, *, width: int | None = None) -> None:
+    def __init__(
+        self,
+        record: EndpointRecord,
+        settings: EncoderEndpointSettings,
+        *,
+        width: int | None = None,
+        retry_delays_s: Sequence[float] = RETRY_DELAYS_S,
+    ) -> None:
         self._client = EmbeddingsClient(record, settings, width=width)
+        self._retry_delays_s = retry_delays_s
         self._batch_size = settings.batch_size
 
     def encode_query(self, text: str) -> Vector:
@@ -119,7 +127,7 @@ class EndpointEncoder:
 
         async def fetch_batch(batch: Sequence[str]) -> Array:
             async with limit:
-                return await _fetch_with_retries(fetch, session, batch)
+                return await self._fetch_with_retries(fetch, session, batch)
 
         try:
             async with self._client.open_session() as session, asyncio.TaskGroup() as group:
@@ -127,6 +135,16 @@ class EndpointEncoder:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return np.concatenate([task.result() for task in tasks])
+
+    async def _fetch_with_retries(self, fetch: Fetch, session: aiohttp.ClientSession, texts: Sequence[str]) -> Array:
+        for delay_s in self._retry_delays_s:
+            try:
+                return await fetch(session, texts)
+            except EndpointError as error:
+                if not error.is_temporary:
+                    raise
+            await asyncio.sleep(delay_s)
+        return await fetch(session, texts)
 
 
 class EndpointQueryEncoder:
@@ -210,14 +228,3 @@ def check_probes(url: str, record: EndpointRecord, vectors: Array) -> None:
             f"{url} answers with other vectors for {record.model!r} than when the expander was built (mean cosine "
             f"{cosine:.2f}); serve the model of that time, or build the expander again in another folder"
         )
-
-
-async def _fetch_with_retries(fetch: Fetch, session: aiohttp.ClientSession, texts: Sequence[str]) -> Array:
-    for delay_s in _RETRY_DELAYS_S:
-        try:
-            return await fetch(session, texts)
-        except EndpointError as error:
-            if not error.is_temporary:
-                raise
-        await asyncio.sleep(delay_s)
-    return await fetch(session, texts)

@@ -65,6 +65,12 @@ def read_error(engine: Engine, folder: Path, url: str, **settings: Any) -> str:
     return str(caught.value)
 
 
+def read_probes(folder: Path) -> list[tuple[float, ...]]:
+    endpoint = read_expander_record(folder).endpoint
+    assert endpoint is not None
+    return list(endpoint.probes.values())
+
+
 # -- a good endpoint ----------------------------------------------------------------------------------------------------
 
 
@@ -148,8 +154,11 @@ def test_a_later_build_encodes_only_new_documents_and_the_endpoint_may_have_move
         (edit_vectors(lambda vector: "AAAA"), "embeddings that are not lists of numbers of one length"),
         (edit_vectors(lambda vector: []), "embeddings that are not lists of numbers of one length"),
         (edit_vectors(lambda vector: {"values": vector}), "embeddings that are not lists of numbers of one length"),
+        (edit_vectors(lambda vector: [10**400, *vector[1:]]), "embeddings that are not lists of numbers of one length"),
         (lambda answer: {**answer, "data": answer["data"][:-1]}, "answered 3 texts with 2 vectors"),
-        (lambda answer: {**answer, "data": []}, "answered without vectors"),
+        (lambda answer: {**answer, "data": [answer["data"][0]] * 3}, "3 vectors of the numbers [0, 0, 0]; use another"),
+        (lambda answer: b"[" * 100_000, "answered without vectors"),
+        (lambda answer: {**answer, "data": []}, "answered 3 texts with 0 vectors"),
         (lambda answer: {"embeddings": []}, "answered without vectors"),
         (lambda answer: [1, 2], "answered without vectors"),
         (lambda answer: b"<html>welcome</html>", "answered without vectors"),
@@ -180,6 +189,21 @@ def test_a_refusal_ends_the_build_at_once_and_says_what_to_do(
     server.failures = [status]
     expected = f"{server.url}/embeddings answered with status {status}; {remedy}"
     assert read_error(engine, tmp_path, server.url) == expected
+
+
+def test_an_endpoint_that_is_not_there_ends_the_build_after_a_second(engine: Engine, tmp_path: Path) -> None:
+    assert read_error(engine, tmp_path, "http://127.0.0.1:9/v1") == (
+        "http://127.0.0.1:9/v1/embeddings did not answer (ClientConnectorError); start the endpoint, or correct its URL"
+    )
+
+
+def test_huge_and_tiny_numbers_are_vectors_too(engine: Engine, server: EmbeddingsServer, tmp_path: Path) -> None:
+    server.edit = edit_vectors(lambda vector: [number * 1e300 for number in vector])
+    build_into(engine, tmp_path / "huge", server.url)
+    server.edit = edit_vectors(lambda vector: [number * 1e-9 for number in vector])
+    build_into(engine, tmp_path / "tiny", server.url)
+    for vector in read_probes(tmp_path / "huge") + read_probes(tmp_path / "tiny"):
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-4)
 
 
 def test_another_width_in_the_middle_of_a_build_is_refused(
