@@ -56,7 +56,7 @@ def expander() -> None:
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0, min_open=True),
-    help="Smaller values weigh the nearest documents more [default: 0.08; for the form cluster 0.04].",
+    help="Smaller values weigh the nearest documents more [default: 0.08; form cluster: 0.04; with --encoder: measured].",
 )
 @click.option(
     "--changed-since",
@@ -89,8 +89,11 @@ def build(
     from querylift.plugin.fast_expander.expander_folder import ExpansionShape
 
     options["changed_field"] = options.pop("changed_since")
-    default_temperature = 0.04 if options["form"] == "cluster" else ExpansionShape().temperature
-    options["shape"] = ExpansionShape(temperature=options.pop("temperature") or default_temperature)
+    # The default suits the packaged encoder. The cosines of another one may lie closer together.
+    temperature, is_cluster = options.pop("temperature"), options["form"] == "cluster"
+    options["measures_temperature"] = bool(options["encoder"]) and temperature is None and not is_cluster
+    default_temperature = 0.04 if is_cluster else ExpansionShape().temperature
+    options["shape"] = ExpansionShape(temperature=temperature or default_temperature)
     settings = load_settings_with_options(config, engine=engine)
     endpoint = settings.encoder.model_copy(update={"model": encoder_model or settings.encoder.model})
     request = BuildRequest(index, folder=out, threads=threads or os.cpu_count() or 1, endpoint=endpoint, **options)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,7 @@ from querylift.index_tools.fast_expander.language_check import check_language
 from querylift.index_tools.fast_expander.neighbours_form import write_neighbours_form
 from querylift.index_tools.fast_expander.score_scale import measure_score_scale
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
+from querylift.index_tools.fast_expander.temperature import measure_temperature
 from querylift.index_tools.fast_expander.terms_form import write_terms_form
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.expander_folder import (
@@ -61,7 +62,7 @@ class BuildRequest:
     `encoder` is a sentence-transformers folder, the name of a package, or the URL of an endpoint, which is asked as
     `endpoint` says; None stands for the packaged encoder. With `changed_field`, a later build
     asks only for documents whose value there is at least the largest value of the build before. `vector_search` is the
-    search file of the form `cluster`.
+    search file of the form `cluster`. `measures_temperature` replaces the temperature of `shape` by one that suits the encoder.
     """
 
     index: str
@@ -74,6 +75,7 @@ class BuildRequest:
     changed_field: str = ""
     threads: int = 1
     shape: ExpansionShape = _DEFAULT_SHAPE
+    measures_temperature: bool = False
     vector_search: Path | None = None
 
 
@@ -129,6 +131,9 @@ def _build_from_documents(
                 f"no document of {request.index} has text in {', '.join(field.sources)}; name others with --text"
             )
         documents = sum(map(len, current_rows))
+        if request.measures_temperature:
+            shape = request.shape.model_copy(update={"temperature": measure_temperature(parts, current_rows)})
+            request = replace(request, shape=shape)
         in_index = engine.count_documents(request.index)
         surfaces = SurfaceWords(engine, field.indices[0], field.name)
         score_scale = measure_score_scale(engine, request.index, field)
