@@ -114,6 +114,10 @@ class CopiesEncoder:
         noisy = vector + noise * (self._noise / np.sqrt(len(vector)))
         return noisy / np.linalg.norm(noisy)
 
+    def encode_documents(self, texts: Sequence[str], *, threads: int) -> Any:
+        """The vectors of texts. Nothing is encoded, so threads would not help."""
+        return np.stack([self.encode_document(text) for text in texts])
+
 
 def digest(text: str) -> int:
     """64 bits of a text."""
@@ -126,11 +130,12 @@ def build(asked: dict[str, Any]) -> dict[str, Any]:
     """Build the expander; with `copies` the vectors are made up."""
     from querylift.index_tools.engine import Engine
     from querylift.index_tools.fast_expander import build as building
+    from querylift.index_tools.fast_expander import encoder_sources
     from querylift.index_tools.indexing import CONTENTS_FIELD
 
     if asked["copies"]:
         copies = CopiesEncoder(Path(asked["copies"]))
-        setattr(building, "Encoder", lambda folder, reading: copies)  # noqa: B010  # there is no other way in
+        setattr(encoder_sources, "Encoder", lambda folder, reading: copies)  # noqa: B010  # there is no other way in
     request = building.BuildRequest(
         asked["index"], CONTENTS_FIELD, Path(asked["folder"]), form=asked["form"], threads=asked["threads"]
     )

@@ -6,7 +6,8 @@ QueryliftError
 ├── DataError          a line of a user's file cannot be used; names path and line (exit code 2)
 ├── EngineError        the search engine failed or did not answer (exit code 1)
 └── GeneratorError     an expansion could not be made; never reaches a search
-    └── GeneratorBusy  the generator has as many requests as it accepts
+    ├── GeneratorBusy  the generator has as many requests as it accepts
+    └── EndpointError  an endpoint gave no vectors (exit code 1)
 """
 
 from __future__ import annotations
@@ -56,3 +57,11 @@ class GeneratorError(QueryliftError):
 
 class GeneratorBusy(GeneratorError):
     """The generator already has as many requests, running and waiting, as it accepts."""
+
+
+class EndpointError(GeneratorError):
+    """An encoder's endpoint did not answer with vectors. `is_temporary` says whether it may do so later."""
+
+    def __init__(self, message: str, *, is_temporary: bool = False) -> None:
+        super().__init__(message)
+        self.is_temporary = is_temporary

@@ -98,6 +98,26 @@ class ExpanderSettings(_SettingsTable):
     queue_size: Annotated[int, Field(ge=1)] = 64
 
 
+class EncoderEndpointSettings(_SettingsTable):
+    """`[encoder]`: the endpoint of an expander's encoder. Serving reads `url`, `api_key` and `max_seconds` only."""
+
+    url: str | None = None
+    model: str = ""
+    api_key: SecretStr | None = None
+    query_prefix: str = ""
+    document_prefix: str = ""
+    query_input_type: str = ""
+    document_input_type: str = ""
+    max_chars: Annotated[int, Field(ge=1)] = 2000
+    batch_size: Annotated[int, Field(ge=1, le=2048)] = 32
+    max_seconds: Annotated[float, Field(gt=0)] = 30
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        return value if value is None else check_endpoint_url(value, key="encoder.api_key")
+
+
 class FeedbackSettings(_SettingsTable):
     """`[feedback]`: RM3 on the documents that the engine returns first."""
 
@@ -143,6 +163,7 @@ class Settings(_SettingsTable):
     cache: CacheSettings = CacheSettings()
     llama: LlamaSettings = LlamaSettings()
     expander: ExpanderSettings = ExpanderSettings()
+    encoder: EncoderEndpointSettings = EncoderEndpointSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
@@ -231,6 +252,16 @@ def _can_overlap(a: str, b: str) -> bool:
     prefixes = a.split("*")[0], b.split("*")[0]
     reversed_suffixes = a.split("*")[-1][::-1], b.split("*")[-1][::-1]
     return all(x.startswith(y) or y.startswith(x) for x, y in (prefixes, reversed_suffixes))
+
+
+def check_endpoint_url(value: str, *, key: str) -> str:
+    """Return the URL of an endpoint without a slash at its end. Raises ValueError. `key` names the setting of its key."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("use a URL like http://127.0.0.1:8000/v1")
+    if parts.username or parts.password:
+        raise ValueError(f"put the key into {key}; a URL is shown in logs")
+    return value.rstrip("/")
 
 
 def split_address(value: str) -> tuple[str, int]:

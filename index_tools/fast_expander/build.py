@@ -7,10 +7,9 @@ expander.json last: a proxy that serves from the folder keeps the files that it 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,15 +18,10 @@ from typing import Any, Literal
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.document_parts import LOCK_FILE, DocumentParts
 from querylift.index_tools.fast_expander.document_selection import EVERYTHING, DocumentSelection
-from querylift.index_tools.fast_expander.encoder_conversion import (
-    PACKAGED_ENCODER_NAME,
-    find_packaged_encoder,
-    write_encoder,
-)
-from querylift.index_tools.fast_expander.encoder_folder import read_encoder_folder
+from querylift.index_tools.fast_expander.encoder_sources import EncoderSource, PreparedEncoder, find_encoder_source
 from querylift.index_tools.fast_expander.incremental_read import IncrementalReader
 from querylift.index_tools.fast_expander.index_fields import AnalysedFields, find_fields
-from querylift.index_tools.fast_expander.index_reader import search_random_documents
+from querylift.index_tools.fast_expander.language_check import check_language
 from querylift.index_tools.fast_expander.neighbours_form import ServedFiles
 from querylift.index_tools.fast_expander.score_scale import measure_score_scale
 from querylift.index_tools.fast_expander.served_folder import (
@@ -47,8 +41,8 @@ from querylift.index_tools.fast_expander.source_record import (
     is_analyzed_as_before,
 )
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
+from querylift.index_tools.fast_expander.temperature import measure_temperature
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.encoder import MODEL_FILE, TOKENIZER_FILE, Encoder, EncoderSettings
 from querylift.plugin.fast_expander.expander_folder import (
     FORMAT_VERSION,
     ExpanderRecord,
@@ -59,17 +53,16 @@ from querylift.plugin.fast_expander.expander_folder import (
     check_files,
     collect_file_facts,
     read_expander_record,
-    read_file_facts,
 )
 from querylift.plugin.fast_expander.mapped_files import list_text_files
 from querylift.plugin.fast_expander.neighbours_weigher import IDS_NAME
 from querylift.plugin.files import hold_lock
 from querylift.plugin.generators.cluster_expander import SEARCH_FILE, fill_template, read_search_template
+from querylift.plugin.settings import EncoderEndpointSettings
 
-_LANGUAGE_SAMPLE = 100
-"""The number of documents that tell whether the encoder knows their language."""
 _TRIAL_QUERY = "a search to try it with"
 _DEFAULT_SHAPE = ExpansionShape()
+_DEFAULT_ENDPOINT = EncoderEndpointSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +70,11 @@ class BuildRequest:
     """The expander to build.
 
     `fields` are one or several analysed fields. `sources` are the fields of the document source to read. By default they
-    are the fields that `fields` are made of. `encoder` is a sentence-transformers folder; None stands for the packaged
-    encoder. With `changed_field`, a later build asks only for documents whose value there is at least the largest value
-    of the build before. `vector_search` is the search file of the form `cluster`. `selection` says which documents are read.
+    are the fields that `fields` are made of. `encoder` is a sentence-transformers folder, the name of a package, or the URL
+    of an endpoint, which is asked as `endpoint` says; None stands for the packaged encoder. With `changed_field`, a later
+    build asks only for documents whose value there is at least the largest value of the build before. `vector_search` is
+    the search file of the form `cluster`. `measures_temperature` replaces the temperature of `shape` by one that suits the
+    encoder. `selection` says which documents are read.
     """
 
     index: str
@@ -87,10 +82,12 @@ class BuildRequest:
     folder: Path
     form: Literal["neighbours", "terms", "cluster"] = "neighbours"
     sources: tuple[str, ...] = ()
-    encoder: Path | None = None
+    encoder: str | Path | None = None
+    endpoint: EncoderEndpointSettings = _DEFAULT_ENDPOINT
     changed_field: str = ""
     threads: int = 1
     shape: ExpansionShape = _DEFAULT_SHAPE
+    measures_temperature: bool = False
     vector_search: Path | None = None
     selection: DocumentSelection = EVERYTHING
 
@@ -115,27 +112,30 @@ def build_expander(
     names = (request.fields,) if isinstance(request.fields, str) else request.fields
     fields = find_fields(engine, request.index, names, sources=request.sources)
     _check_form(request, fields)
-    model = request.encoder or find_packaged_encoder()
+    encoders = find_encoder_source(request.encoder, request.endpoint)
     create_folder(request.folder)
     with hold_lock(request.folder / LOCK_FILE, output=request.folder):
         remove_leftovers(request.folder)
         if request.vector_search is not None:
-            return _build_on_cluster(engine, request, fields, model, request.vector_search)
-        return _build_from_documents(engine, request, fields, model, progress)
+            return _build_on_cluster(engine, request, fields, encoders, request.vector_search)
+        return _build_from_documents(engine, request, fields, encoders, progress)
 
 
 def _build_from_documents(
-    engine: Engine, request: BuildRequest, fields: AnalysedFields, model: Path, progress: Callable[[int, int], None]
+    engine: Engine,
+    request: BuildRequest,
+    fields: AnalysedFields,
+    encoders: EncoderSource,
+    progress: Callable[[int, int], None],
 ) -> BuildResult:
     """Build the form `neighbours` or `terms`."""
-    parts = DocumentParts(request.folder, _create_plan(engine, request, fields, model))
+    parts = DocumentParts(request.folder, _create_plan(engine, request, fields, encoders))
     with TemporaryDirectory(dir=request.folder, prefix=WORK_FOLDER_PREFIX) as work:
         new_folder = Path(work)
-        encoder_settings = write_encoder(model, new_folder)
-        encoder = Encoder(new_folder, encoder_settings)
-        _check_language(engine, request, fields, encoder)
+        prepared = encoders.prepare(new_folder, request.folder)
+        check_language(engine, request.index, fields.sources, prepared, threads=request.threads)
         reader = IncrementalReader(
-            engine, request.index, fields, parts, encoder, threads=request.threads, selection=request.selection
+            engine, request.index, fields, parts, prepared.encoder, threads=request.threads, selection=request.selection
         )
         changed_until = find_latest_change(engine, request.index, request.changed_field)
         rows_before = parts.find_current_rows()
@@ -145,6 +145,9 @@ def _build_from_documents(
             raise SettingsError(
                 f"no document of {request.index} has text in {', '.join(fields.sources)}; name others with --text"
             )
+        if request.measures_temperature and not request.selection.slice_name:
+            shape = request.shape.model_copy(update={"temperature": measure_temperature(parts, current_rows)})
+            request = replace(request, shape=shape)
         surfaces = open_surface_words(engine, fields)
         score_scale = measure_score_scale(engine, request.index, fields)
 
@@ -174,11 +177,11 @@ def _build_from_documents(
                 else write_form(request.form, new_folder, parts, current_rows, surfaces, fields)
             )
             source = describe_groups(create_field_groups(fields, surfaces, served.words))
-            files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, *served.names])
+            files = collect_file_facts(new_folder, [*prepared.files, *served.names])
             record = _create_record(
                 request,
                 source,
-                encoder_settings,
+                prepared,
                 width=served.width,
                 terms=sum(map(len, served.words)),
                 score_scale=score_scale,
@@ -207,14 +210,14 @@ def _check_form(request: BuildRequest, fields: AnalysedFields) -> None:
 
 
 def _build_on_cluster(
-    engine: Engine, request: BuildRequest, fields: AnalysedFields, model: Path, search_path: Path
+    engine: Engine, request: BuildRequest, fields: AnalysedFields, encoders: EncoderSource, search_path: Path
 ) -> BuildResult:
     """Build the form `cluster`: an encoder and a search. Documents and vectors stay in the engine."""
     search = read_search_template(search_path)
     with TemporaryDirectory(dir=request.folder, prefix=WORK_FOLDER_PREFIX) as work:
         new_folder = Path(work)
-        encoder_settings = write_encoder(model, new_folder)
-        vector = Encoder(new_folder, encoder_settings).encode_query(_TRIAL_QUERY)
+        prepared = encoders.prepare(new_folder, request.folder)
+        vector = prepared.encoder.encode_query(_TRIAL_QUERY)
         if not vector.any():  # an encoder of another language
             vector[0] = 1.0
         body = {**fill_template(search, _TRIAL_QUERY, vector.tolist()), "size": 1}
@@ -228,11 +231,11 @@ def _build_on_cluster(
         in_index = engine.count_documents(request.index)
         groups = [FieldGroup(names=fields.names, terms=0, probe={})]
         source = describe_source(engine, request.index, fields, groups, documents=in_index, in_index=in_index)
-        files = collect_file_facts(new_folder, [MODEL_FILE, TOKENIZER_FILE, SEARCH_FILE])
+        files = collect_file_facts(new_folder, [*prepared.files, SEARCH_FILE])
         record = _create_record(
             request,
             source,
-            encoder_settings,
+            prepared,
             width=len(vector),
             terms=0,
             score_scale=measure_score_scale(engine, request.index, fields),
@@ -245,7 +248,7 @@ def _build_on_cluster(
 def _create_record(
     request: BuildRequest,
     source: SourceIndex,
-    encoder_settings: EncoderSettings,
+    prepared: PreparedEncoder,
     *,
     width: int,
     terms: int,
@@ -257,48 +260,31 @@ def _create_record(
         form=request.form,
         built=datetime.now(UTC).date().isoformat(),
         source=source,
-        reading=encoder_settings,
-        encoder=request.encoder.name if request.encoder else PACKAGED_ENCODER_NAME,
+        reading=prepared.reading,
+        endpoint=prepared.endpoint,
+        encoder=prepared.name,
         width=width,
         terms=terms,
         shape=request.shape,
+        measures_temperature=request.measures_temperature,
         score_scale=score_scale,
         files=files,
     )
 
 
-def _create_plan(engine: Engine, request: BuildRequest, fields: AnalysedFields, model: Path) -> dict[str, Any]:
+def _create_plan(
+    engine: Engine, request: BuildRequest, fields: AnalysedFields, encoders: EncoderSource
+) -> dict[str, Any]:
     """Return the facts that two builds must share to use the same parts: text fields, analyzer and encoder."""
-    encoder = read_encoder_folder(model)
-    files = [encoder.model_folder / "onnx" / "model.onnx", encoder.model_folder / "model.safetensors"]
-    weights = next((path for path in files if path.is_file()), None)
-    if weights is None:
-        raise SettingsError(
-            f"{encoder.model_folder} has neither model.safetensors nor onnx/model.onnx; "
-            "name a sentence-transformers folder"
-        )
     slice_name = request.selection.slice_name
     return {
         "index": request.index,
         "field": fields.names[0] if len(fields.names) == 1 else [list(group) for group in fields.groups],
         "text": list(fields.sources),
-        "encoder": [read_file_facts(weights).sha256[:16], hashlib.sha256(encoder.tokenizer).hexdigest()[:16]],
-        "reading": asdict(encoder.settings),
+        **encoders.describe(),
         "analysis": compute_analysis_digest(engine, request.index, fields),
         **({"slice": slice_name} if slice_name else {}),
     }
-
-
-def _check_language(engine: Engine, request: BuildRequest, fields: AnalysedFields, encoder: Encoder) -> None:
-    """Raise SettingsError when the encoder does not know the words of most documents of a random sample."""
-    documents = search_random_documents(engine, request.index, sources=fields.sources, size=_LANGUAGE_SAMPLE)
-    texts = [document.text for document in documents if document.text]
-    unreadable = sum(not encoder.encode_document(text).any() for text in texts)
-    if 2 * unreadable > len(texts):
-        raise SettingsError(
-            f"{unreadable} of {len(texts)} random documents of {request.index} have too many words that the encoder "
-            "does not know; name an encoder of their language with --encoder"
-        )
 
 
 def _find_reusable_record(request: BuildRequest, surfaces: Sequence[SurfaceWords]) -> ExpanderRecord | None:

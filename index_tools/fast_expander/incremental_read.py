@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -15,7 +14,7 @@ from querylift.index_tools.fast_expander.index_fields import AnalysedFields
 from querylift.index_tools.fast_expander.index_reader import IndexedDocument, fetch_terms, scan_documents
 from querylift.index_tools.fast_expander.surface_words import SurfaceWords
 from querylift.plugin.fast_expander.document_vectors import quantize_to_eight_bits
-from querylift.plugin.fast_expander.encoder import Encoder
+from querylift.plugin.fast_expander.text_encoder import TextEncoder
 
 _PART_DOCUMENTS = 2000
 _TERM_REQUEST_DOCUMENTS = 200
@@ -38,7 +37,7 @@ class IncrementalReader:
         index: str,
         fields: AnalysedFields,
         parts: DocumentParts,
-        encoder: Encoder,
+        encoder: TextEncoder,
         *,
         threads: int,
         selection: DocumentSelection = EVERYTHING,
@@ -152,8 +151,7 @@ class IncrementalReader:
         """Encode documents, and fetch their terms."""
         import numpy as np
 
-        with ThreadPoolExecutor(self._threads) as pool:
-            vectors = np.stack(list(pool.map(lambda document: self._encoder.encode_document(document.text), documents)))
+        vectors = self._encoder.encode_documents([document.text for document in documents], threads=self._threads)
         self.unreadable += len(documents) - int(vectors.any(axis=1).sum())
         term_counts = list(self._fetch_terms(documents))
         texts = [document.text for document in documents]

@@ -29,6 +29,7 @@ from querylift.index_tools.fast_expander.source_record import (
     create_field_groups,
     describe_source,
 )
+from querylift.index_tools.fast_expander.temperature import measure_temperature
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.expander_folder import (
     ExpanderRecord,
@@ -64,7 +65,7 @@ class _Slice:
         return {
             **self.plan,
             "form": self.record.form,
-            "temperature": self.record.shape.temperature,
+            "temperature": (self.record.shape.temperature, self.record.measures_temperature),
             "shape": self.record.shape,
             "sample": self.selection.sample,
             "number of slices": self.selection.count,
@@ -153,7 +154,7 @@ def _write_merged_folder(
             selection=DocumentSelection(first.selection.sample),
         )
         files = collect_file_facts(new_folder, [*first.record.files, *served.names])
-        changes = {
+        changes: dict[str, Any] = {
             "source": source,
             "built": datetime.now(UTC).date().isoformat(),
             "width": served.width,
@@ -161,6 +162,9 @@ def _write_merged_folder(
             "score_scale": measure_score_scale(engine, first.plan["index"], fields),
             "files": files,
         }
+        if first.record.measures_temperature:
+            temperature = measure_temperature(parts, current_rows)
+            changes["shape"] = first.record.shape.model_copy(update={"temperature": temperature})
         record = first.record.model_copy(update=changes)
         place_files(new_folder, folder, record, names=files)
         parts.write_current_rows(current_rows)

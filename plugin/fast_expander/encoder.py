@@ -8,6 +8,8 @@ several threads may encode at once.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -67,6 +69,14 @@ class Encoder:
         """Return the vector of a document: shape (width,), length 1. It is all zeros when the tokenizer knows too little."""
         return self._encode(self._settings.document_prefix, text)
 
+    def encode_queries(self, texts: Sequence[str], *, threads: int) -> Vector:
+        """Return the vectors of queries: shape (texts, width). Each is that of `encode_query`."""
+        return _encode_on_threads(self.encode_query, texts, threads)
+
+    def encode_documents(self, texts: Sequence[str], *, threads: int) -> Vector:
+        """Return the vectors of documents: shape (texts, width). Each is that of `encode_document`."""
+        return _encode_on_threads(self.encode_document, texts, threads)
+
     def _encode(self, prefix: str, text: str) -> Vector:
         import numpy as np
 
@@ -90,6 +100,13 @@ class Encoder:
         ]
         unknown_letters = sum(_count_letters(text[max(begin, start) : end]) for begin, end in unknown_spans)
         return unknown_letters > MAX_UNKNOWN_SHARE * _count_letters(text[start:cut])
+
+
+def _encode_on_threads(encode: Callable[[str], Vector], texts: Sequence[str], threads: int) -> Vector:
+    import numpy as np
+
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(encode, texts)))
 
 
 def _count_letters(text: str) -> int:

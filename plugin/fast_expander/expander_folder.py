@@ -92,21 +92,41 @@ class ExpansionShape(_Record):
     temperature: Annotated[float, Field(gt=0)] = 0.08
 
 
+class EndpointRecord(_Record):
+    """The endpoint that makes the vectors, and what it is asked. `probes` holds texts and their vectors as queries.
+
+    The prefix is put before a text that is cut to `max_chars`. An input type goes into the request unless it is empty.
+    """
+
+    url: str
+    model: str
+    query_prefix: str = ""
+    document_prefix: str = ""
+    query_input_type: str = ""
+    document_input_type: str = ""
+    max_chars: int
+    probes: Mapping[str, tuple[float, ...]] = {}
+
+
 class ExpanderRecord(_Record):
     """The contents of `expander.json`.
 
-    `score_scale` is the score that the best hit of a short query usually has on the index.
+    An encoder has either `reading`, when it is in the folder, or `endpoint`. `score_scale` is the score that the
+    best hit of a short query usually has on the index. `measures_temperature` says that the build chose the temperature of
+    the shape; that of a slice is measured when all slices are merged.
     """
 
     version: int
     form: Literal["neighbours", "terms", "cluster"]
     built: str
     source: SourceIndex
-    reading: EncoderSettings
+    reading: EncoderSettings | None = None
+    endpoint: EndpointRecord | None = None
     encoder: str
     width: int
     terms: int
     shape: ExpansionShape
+    measures_temperature: bool = False
     trained: tuple[str, ...] = ()
     score_scale: Annotated[float, Field(gt=0)] = 1.0
     files: Mapping[str, FileFacts]

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from querylift.plugin.errors import GeneratorBusy
 
+_Value = TypeVar("_Value")
 _T = TypeVar("_T")
 
 
@@ -32,9 +33,9 @@ class BoundedExecutor:
         finally:
             self._pending -= 1
 
-    async def run(self, function: Callable[[str], _T], text: str) -> _T:
-        """Return `function(text)`, computed on one of the threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, text)
+    async def run(self, function: Callable[[_Value], _T], value: _Value) -> _T:
+        """Return `function(value)`, computed on one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, value)
 
     async def close(self) -> None:
         """Cancel the work that waits, and end the threads."""

@@ -15,11 +15,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion, expansion_from_terms, normalize_query
-from querylift.plugin.fast_expander.encoder import Encoder
+from querylift.plugin.fast_expander.endpoint_encoder import EndpointQueryEncoder, open_query_endpoint
 from querylift.plugin.fast_expander.expander_folder import (
     ExpanderRecord,
     check_files,
@@ -28,9 +28,14 @@ from querylift.plugin.fast_expander.expander_folder import (
 )
 from querylift.plugin.fast_expander.nearest_documents import limit_nearest_documents, weigh_documents
 from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term
+from querylift.plugin.fast_expander.text_encoder import TextEncoder, open_text_encoder
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.bounded_executor import BoundedExecutor
 from querylift.plugin.generators.engine_reader import EngineReader
+from querylift.plugin.settings import EncoderEndpointSettings
+
+if TYPE_CHECKING:
+    from querylift.plugin.fast_expander.encoder import Vector
 
 SEARCH_FILE = "search.json"
 VECTOR_PLACEHOLDER, QUERY_PLACEHOLDER = "{{vector}}", "{{query}}"
@@ -41,8 +46,23 @@ class _ClusterModel:
     """What a folder of the form `cluster` holds, loaded."""
 
     record: ExpanderRecord
-    encoder: Encoder
+    encoder: TextEncoder
     search_template: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenCluster:
+    """A model that can answer requests. `endpoint` is None when the folder holds the encoder."""
+
+    model: _ClusterModel
+    executor: BoundedExecutor
+    endpoint: EndpointQueryEncoder | None
+
+    async def encode_query(self, query: str) -> Vector:
+        """Return the vector of a query: shape (width,). Raises GeneratorError."""
+        if self.endpoint is not None:
+            return await self.endpoint.encode_query(query)
+        return await self.executor.run(self.model.encoder.encode_query, query)
 
 
 class ClusterExpanderGenerator:
@@ -59,20 +79,24 @@ class ClusterExpanderGenerator:
         max_pending: int = 64,
         headers: Mapping[str, str] | None = None,
         ssl: Any = True,
+        endpoint: EncoderEndpointSettings | None = None,
     ) -> None:
         self._folder = folder
+        self._endpoint_settings = endpoint
         self._engine = EngineReader(engine, headers=headers, ssl=ssl)
         self.uses_account = bool(headers)
         self._engine_digest = hashlib.sha256(engine.encode()).hexdigest()[:8]
         self._threads = threads
         self._max_pending = max_pending
-        self._opened: tuple[_ClusterModel, BoundedExecutor] | None = None
+        self._opened: _OpenCluster | None = None
         self.identity = f"expander:{folder.name}"
 
     async def start(self) -> None:
         """Load the folder and open the connections. Raises SettingsError, MissingExtra."""
         model = await asyncio.to_thread(_open_cluster_model, self._folder)
-        self._opened = model, BoundedExecutor(self._threads, max_pending=self._max_pending)
+        endpoint = await open_query_endpoint(model.record, self._endpoint_settings)
+        executor = BoundedExecutor(self._threads, max_pending=self._max_pending)
+        self._opened = _OpenCluster(model, executor, endpoint)
         self.identity = f"{compute_expander_identity(self._folder)}:{self._engine_digest}"
         await self._engine.start()
 
@@ -80,14 +104,14 @@ class ClusterExpanderGenerator:
         """Return the terms for `request`, or None when there are none. Raises GeneratorError."""
         if self._opened is None:
             raise GeneratorError("the expander is not open; call start() first")
-        model, executor = self._opened
+        opened, model = self._opened, self._opened.model
         if mismatch := model.record.source.explain_mismatch(request.index):
             raise GeneratorError(f"the expander {self._folder} {mismatch}")
         query = normalize_query(request.text)
         if not query:
             return None
-        with executor.count_request():
-            vector = await executor.run(model.encoder.encode_query, query)
+        with opened.executor.count_request():
+            vector = await opened.encode_query(query)
             if not vector.any():
                 return None
             body = fill_template(model.search_template, query, vector.tolist())
@@ -98,7 +122,9 @@ class ClusterExpanderGenerator:
         opened, self._opened = self._opened, None
         await self._engine.close()
         if opened is not None:
-            await opened[1].close()
+            if opened.endpoint is not None:
+                await opened.endpoint.close()
+            await opened.executor.close()
 
     async def _search_neighbours(self, record: ExpanderRecord, body: Mapping[str, Any], index: str) -> Expansion | None:
         """Run the vector search, and return its hits and the heaviest terms of the first ones."""
@@ -169,4 +195,4 @@ def read_search_template(path: Path) -> dict[str, Any]:
 def _open_cluster_model(folder: Path) -> _ClusterModel:
     record = read_expander_record(folder)
     check_files(folder, record)
-    return _ClusterModel(record, Encoder(folder, record.reading), read_search_template(folder / SEARCH_FILE))
+    return _ClusterModel(record, open_text_encoder(folder, record), read_search_template(folder / SEARCH_FILE))

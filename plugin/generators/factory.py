@@ -85,6 +85,7 @@ def _make_expander(argument: str, settings: Settings) -> Generator:
         max_pending=settings.expander.queue_size,
         headers=build_account_headers(settings),
         ssl=build_ssl_context(settings),
+        endpoint=settings.encoder,
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion, expansion_from_groups, normalize_query
-from querylift.plugin.fast_expander.encoder import Encoder
+from querylift.plugin.fast_expander.endpoint_encoder import EndpointQueryEncoder, open_query_endpoint
 from querylift.plugin.fast_expander.expander_folder import (
     ExpanderRecord,
     SourceIndex,
@@ -26,12 +26,15 @@ from querylift.plugin.fast_expander.index_check import IndexChecker
 from querylift.plugin.fast_expander.matrix_weigher import MatrixWeigher
 from querylift.plugin.fast_expander.nearest_documents import weigh_documents
 from querylift.plugin.fast_expander.neighbours_weigher import NeighboursWeigher
+from querylift.plugin.fast_expander.text_encoder import TextEncoder, open_text_encoder
 from querylift.plugin.fast_expander.vocabulary import Vocabulary
 from querylift.plugin.fast_expander.weights import Weigher
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.bounded_executor import BoundedExecutor
+from querylift.plugin.settings import EncoderEndpointSettings
 
 if TYPE_CHECKING:
+    from querylift.plugin.fast_expander.encoder import Vector
     from querylift.plugin.fast_expander.mapped_files import Array
 
 
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 class ExpanderModel:
     """The loaded contents of an expander's folder."""
 
-    encoder: Encoder
+    encoder: TextEncoder
     weigher: Weigher
     vocabulary: Vocabulary
     group_ends: Mapping[tuple[str, ...], int]
@@ -51,7 +54,10 @@ class ExpanderModel:
 
         There are none when the encoder does not know the words of `text`.
         """
-        vector = self.encoder.encode_query(text)
+        return self.expand_vector(self.encoder.encode_query(text))
+
+    def expand_vector(self, vector: Vector) -> Expansion | None:
+        """Return terms and documents for the vector of a query, or None when there are none, as for a vector of zeros."""
         if not vector.any():
             return None
         weights = self.weigher.weigh(vector)
@@ -78,13 +84,18 @@ class ExpanderModel:
         return terms, dict(words)
 
 
-def open_expander_model(folder: Path) -> tuple[ExpanderRecord, ExpanderModel]:
-    """Check and load an expander's folder; return its record and its model. Raises SettingsError, MissingExtra."""
+def open_expander_model(
+    folder: Path, endpoint: EncoderEndpointSettings | None = None
+) -> tuple[ExpanderRecord, ExpanderModel]:
+    """Check and load an expander's folder; return its record and its model. Raises SettingsError, MissingExtra.
+
+    `endpoint` are the settings of an encoder behind an endpoint. It is not asked yet.
+    """
     record = read_expander_record(folder)
     if record.form == "cluster":
         raise SettingsError(f"{folder} is of the form 'cluster', which asks an engine; build one of another form")
     check_files(folder, record)
-    encoder = Encoder(folder, record.reading)
+    encoder = open_text_encoder(folder, record, endpoint)
     groups = record.source.list_groups(record.terms)
     group_ends = accumulate(group.terms for group in groups)
     end_by_fields = dict(zip((group.names for group in groups), group_ends, strict=True))
@@ -98,11 +109,12 @@ def open_expander_model(folder: Path) -> tuple[ExpanderRecord, ExpanderModel]:
 
 @dataclass(frozen=True, slots=True)
 class _OpenExpander:
-    """An expander that can answer requests."""
+    """An expander that can answer requests. `endpoint` is None when the folder holds the encoder."""
 
     source: SourceIndex
     model: ExpanderModel
     executor: BoundedExecutor
+    endpoint: EndpointQueryEncoder | None
 
 
 class FastExpanderGenerator:
@@ -124,8 +136,10 @@ class FastExpanderGenerator:
         max_pending: int = 64,
         headers: Mapping[str, str] | None = None,
         ssl: Any = True,
+        endpoint: EncoderEndpointSettings | None = None,
     ) -> None:
         self._folder = folder
+        self._endpoint_settings = endpoint
         self._index_checker = IndexChecker(engine, headers, ssl)
         self._threads = threads
         self._max_pending = max_pending
@@ -137,8 +151,9 @@ class FastExpanderGenerator:
         record, model = await asyncio.to_thread(open_expander_model, self._folder)
         self.identity = compute_expander_identity(self._folder)
         await self._index_checker.check_index(record.source, self._folder)
+        endpoint = await open_query_endpoint(record, self._endpoint_settings)
         executor = BoundedExecutor(self._threads, max_pending=self._max_pending)
-        self._opened = _OpenExpander(record.source, model, executor)
+        self._opened = _OpenExpander(record.source, model, executor, endpoint)
 
     async def expand(self, request: ExpansionRequest) -> Expansion | None:
         """Return the terms for `request`, or None when there are none. Raises GeneratorError."""
@@ -151,10 +166,15 @@ class FastExpanderGenerator:
         if not query:
             return None
         with opened.executor.count_request():
-            return await opened.executor.run(opened.model.expand, query)
+            if opened.endpoint is None:
+                return await opened.executor.run(opened.model.expand, query)
+            vector = await opened.endpoint.encode_query(query)
+            return await opened.executor.run(opened.model.expand_vector, vector)
 
     async def close(self) -> None:
-        """End the threads."""
+        """Close the connections and end the threads."""
         opened, self._opened = self._opened, None
         if opened is not None:
+            if opened.endpoint is not None:
+                await opened.endpoint.close()
             await opened.executor.close()

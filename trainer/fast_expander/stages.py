@@ -35,6 +35,7 @@ from querylift.trainer.fast_expander.training_context import JudgedTrainingQueri
 
 _WORK_FOLDER = "training"
 _COPIED_FILES = (MODEL_FILE, TOKENIZER_FILE, *list_text_files(WORDS_NAME))
+"""The files that training does not change. A folder whose vectors come from an endpoint has no encoder."""
 
 
 def run_stages(
@@ -93,9 +94,10 @@ def _write_trained_expander(
     context: TrainingContext, folder: Path, out: Path, weights: MatrixWeights, trained: Sequence[str]
 ) -> None:
     """Write the matrix, and copy the other files from `folder`. The record names the stages and the hashes of the files."""
-    for name in _COPIED_FILES:
+    copied_files = [name for name in _COPIED_FILES if name in context.record.files]
+    for name in copied_files:
         shutil.copyfile(folder / name, out / name)
     write_matrix(out / MATRIX_FILE, weights.rows, weights.bias)
-    files = collect_file_facts(out, [*_COPIED_FILES, MATRIX_FILE])
+    files = collect_file_facts(out, [*copied_files, MATRIX_FILE])
     record = context.record.model_copy(update={"trained": tuple(trained), "files": files})
     (out / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")

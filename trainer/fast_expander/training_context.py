@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.document_parts import DocumentParts
 from querylift.index_tools.fast_expander.neighbours_form import TermStatistics
 from querylift.index_tools.fast_expander.terms_form import WeightedDocuments, load_weighted_documents
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.fast_expander.encoder import Encoder
 from querylift.plugin.fast_expander.expander_folder import ExpanderRecord, check_files, read_expander_record
+from querylift.plugin.fast_expander.text_encoder import TextEncoder, open_text_encoder
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.fast_expander.term_targets import TermTargets
 from querylift.trainer.rewards.labels import Labels
@@ -46,7 +43,7 @@ class TrainingContext:
     """
 
     record: ExpanderRecord
-    encoder: Encoder
+    encoder: TextEncoder
     sources: Sequence[str]
     document_keys: Sequence[str]
     documents: WeightedDocuments
@@ -62,8 +59,7 @@ class TrainingContext:
 
     def encode_queries(self, texts: Iterable[str]) -> Array:
         """Return the vectors of queries: shape (texts, width)."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            return np.stack(list(pool.map(self.encoder.encode_query, texts)))
+        return self.encoder.encode_queries(list(texts), threads=self.threads)
 
 
 def load_training_context(
@@ -86,7 +82,7 @@ def load_training_context(
             f"{folder} is of the form {record.form!r}, which is not trained; build one with --form terms"
         )
     check_files(folder, record)
-    encoder = Encoder(folder, record.reading)
+    encoder = open_text_encoder(folder, record, settings.encoder)
     parts = DocumentParts.open_existing(folder)
     current_rows = parts.read_current_rows()
     statistics = TermStatistics(parts, current_rows)

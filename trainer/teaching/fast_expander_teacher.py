@@ -19,6 +19,7 @@ from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import clean_query
 from querylift.plugin.fast_expander.expander_folder import compute_expander_identity
 from querylift.plugin.generators.fast_expander import open_expander_model
+from querylift.plugin.settings import load_settings
 from querylift.trainer.candidates import Candidate, JsonLinesAppender
 from querylift.trainer.fast_expander.inverse_cloze import create_pseudo_queries
 from querylift.trainer.teaching.candidate_files import AppendResult, read_request_keys
@@ -85,7 +86,7 @@ def ask_expander(
     The answers are surface words, not terms of the index, so that a student can spell them. A query that the expander
     cannot read counts as empty. Raises SettingsError and MissingExtra when the expander cannot be opened.
     """
-    _, model = open_expander_model(folder)
+    _, model = open_expander_model(folder, load_settings(None).encoder)
     known_keys = read_request_keys(out)
     unanswered = [request for request in requests if request.request_key not in known_keys]
     written_count = 0

@@ -295,7 +295,8 @@ def test_an_encoder_in_the_layout_of_an_early_version_is_found(builds: Builder, 
     create_index(builds.engine, ONE)
     fill_index(builds.engine, ONE, TEXTS)
     builds(encoder=write_old_encoder_folder(tmp_path / "old"))
-    assert read_expander_record(builds.folder).reading.pooling == "cls"
+    reading = read_expander_record(builds.folder).reading
+    assert reading is not None and reading.pooling == "cls"
 
 
 def test_a_changed_analyzer_is_refused_by_the_build_and_by_the_server(builds: Builder) -> None:

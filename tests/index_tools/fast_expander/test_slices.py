@@ -287,3 +287,13 @@ def test_the_commands_build_slices_and_merge_them(engine: Engine, encoder: Path,
     count = len(list_ids(Path(slices[0])) + list_ids(Path(slices[1])))
     assert f"{out}: {count} documents, a sample of 90% of 40, " in run("merge", str(out), *slices)
     assert json.loads((out / "expander.json").read_text(encoding="utf-8"))["source"]["sample"] == 0.9
+
+
+def test_the_temperature_that_suits_the_encoder_is_measured_on_all_slices(
+    engine: Engine, encoder: Path, tmp_path: Path
+) -> None:
+    at_once = build(engine, tmp_path / "at-once", encoder, measures_temperature=True).record.shape.temperature
+    slices = build_slices(engine, tmp_path, encoder, measures_temperature=True)
+    assert merge_slices(engine, tmp_path / "merged", slices).shape.temperature == at_once != 0.08
+    build(engine, slices[1], encoder, piece="2/3")
+    assert "they differ in temperature" in refuse_merge(engine, tmp_path / "other", *slices)

@@ -24,7 +24,8 @@ from querylift.plugin.fast_expander.expander_folder import ExpansionShape
 from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.cluster_expander import SEARCH_FILE, fill_template, read_search_template, weigh_terms
-from querylift.plugin.settings import parse_settings
+from querylift.plugin.settings import EncoderEndpointSettings, parse_settings
+from tests.helpers.embeddings_server import run_embeddings_server
 from tests.helpers.expanders import PROPERTIES, TEXTS, create_index, fill_index, remove_indices, write_tiny_encoder
 
 INDEX = "expander-cluster"
@@ -100,6 +101,25 @@ def test_the_terms_come_from_the_documents_that_the_engine_finds_nearest(
     assert {document.doc_id for document in expansion.documents} == {f"sky-{i}" for i in range(10)}
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
         "encoder.onnx", "expander.json", SEARCH_FILE, "tokenizer.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.engine
+def test_the_endpoint_that_made_the_vectors_of_the_field_encodes_queries_too(
+    engine: Engine, encoder: Path, tmp_path: Path
+) -> None:
+    loaded_encoder = Encoder(tmp_path, write_encoder(encoder, tmp_path))
+    search, shape = _write_search(tmp_path), ExpansionShape(temperature=0.04, terms=8)
+    local = _build_expander(engine, tmp_path / "local", encoder, vector_search=search, shape=shape)
+    with run_embeddings_server(loaded_encoder) as server:
+        request = BuildRequest(
+            INDEX, "contents", tmp_path / "x", form="cluster", encoder=server.url, vector_search=search, shape=shape,
+            endpoint=EncoderEndpointSettings(model="tiny"),
+        )  # fmt: skip
+        build_expander(engine, request)
+        assert _expand_text(tmp_path / "x", engine, "comets") == _expand_text(local, engine, "comets") is not None
+    assert sorted(path.name for path in (tmp_path / "x").iterdir() if not path.name.startswith(".")) == [
+        "expander.json", SEARCH_FILE,
     ]  # fmt: skip
 
 

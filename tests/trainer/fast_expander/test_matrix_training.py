@@ -13,13 +13,16 @@ from click.testing import CliRunner
 
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.fast_expander.build import BuildRequest, build_expander
+from querylift.index_tools.fast_expander.encoder_conversion import write_encoder
 from querylift.plugin.commands.main import querylift
+from querylift.plugin.fast_expander.encoder import Encoder
 from querylift.plugin.fast_expander.expander_folder import ExpansionShape
 from querylift.plugin.generators.fast_expander import ExpanderModel, open_expander_model
-from querylift.plugin.settings import parse_settings
+from querylift.plugin.settings import EncoderEndpointSettings, parse_settings
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.fast_expander.inverse_cloze import create_pseudo_queries
 from querylift.trainer.rewards.scoring import EXPANSION_PARAM, make_served_expansion
+from tests.helpers.embeddings_server import run_embeddings_server
 from tests.helpers.expanders import TEXTS, TOPICS, create_index, fill_index, remove_indices, write_tiny_encoder
 
 INDEX = "expander-training"
@@ -105,6 +108,27 @@ def test_the_index_alone_teaches_the_matrix_what_the_nearest_documents_say(
     _, nearest = open_expander_model(folder.parent / "neighbours")
     agreed = [calculate_agreement(expander, nearest) for expander in (untrained, parts)]
     assert agreed[1] >= agreed[0]
+
+
+@pytest.mark.engine
+def test_an_expander_whose_vectors_an_endpoint_makes_is_trained_with_them(url: str, tmp_path: Path) -> None:
+    settings = write_encoder(write_tiny_encoder(tmp_path / "encoder"), tmp_path)
+    toml = write_training_config(tmp_path / "t.toml", neighbours=2, epochs=1)
+    with (
+        run_embeddings_server(Encoder(tmp_path, settings)) as server,
+        Engine(parse_settings({"engine": url})) as engine,
+    ):
+        endpoint = EncoderEndpointSettings(model="tiny")
+        request = BuildRequest(
+            INDEX, "contents", tmp_path / "terms", form="terms", encoder=server.url, endpoint=endpoint
+        )
+        build_expander(engine, request)
+        out = tmp_path / "trained"
+        arguments = ["--engine", url, "--out", str(out), "--training", toml, "--stage", "index"]
+        assert "cross-entropy" in run_expander_training(str(tmp_path / "terms"), *arguments)
+        record, model = open_expander_model(out)
+        assert record.trained == ("index",) and record.endpoint is not None and record.endpoint.model == "tiny"
+        assert model.expand("boats") is not None
 
 
 def calculate_agreement(expander: ExpanderModel, other_expander: ExpanderModel) -> float:
