@@ -192,7 +192,7 @@ class Service:
         if isinstance(parts.weigher, NeighboursWeigher):
             self._vectors = Timed(parts.weigher._vectors, "find_nearest")
             parts.weigher._vectors = self._vectors
-        self._parts = replace(parts, encoder=self._encoder)  # type: ignore[arg-type]
+        self._parts = replace(parts, encoder=self._encoder)
 
     def expand(self, queries: Sequence[str]) -> dict[str, Any]:
         """Milliseconds of each query, and its processor milliseconds in all, in the encoder, searching vectors, and after."""
