@@ -48,6 +48,8 @@ class ExpanderModel:
     group_ends: Mapping[tuple[str, ...], int]
     """The fields of each group, and where the numbers of its terms end."""
     score_scale: float
+    adds_documents: bool
+    """False for a sample of the index: ids of a part of the documents would push down the others, which may be nearer."""
 
     def expand(self, text: str) -> Expansion | None:
         """Return terms and documents for `text`, or None when there are none. Blocks for one or two milliseconds.
@@ -68,7 +70,7 @@ class ExpanderModel:
             groups.append((fields, *self._read_terms(weights.terms[is_of_group], weights.term_weights[is_of_group])))
             first_number = end
         expansion = expansion_from_groups(groups)
-        documents = weigh_documents(weights.document_ids, self.score_scale)
+        documents = weigh_documents(weights.document_ids, self.score_scale) if self.adds_documents else ()
         if expansion is None:
             return Expansion(documents=documents) if documents else None
         return replace(expansion, documents=documents)
@@ -104,7 +106,9 @@ def open_expander_model(
         weigher = NeighboursWeigher(folder, record.shape, width=record.width, group_ends=[*end_by_fields.values()])
     else:
         weigher = MatrixWeigher(folder, record.shape)
-    return record, ExpanderModel(encoder, weigher, Vocabulary(folder), end_by_fields, record.score_scale)
+    adds_documents = record.source.sample == 1
+    model = ExpanderModel(encoder, weigher, Vocabulary(folder), end_by_fields, record.score_scale, adds_documents)
+    return record, model
 
 
 @dataclass(frozen=True, slots=True)

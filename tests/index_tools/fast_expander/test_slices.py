@@ -107,6 +107,15 @@ def test_a_sample_is_the_same_in_every_build_and_a_larger_one_holds_it(
     assert (everything.record.source.documents, everything.record.source.sample) == (40, 1.0)
 
 
+def test_an_expander_of_a_sample_adds_terms_and_no_documents(engine: Engine, encoder: Path, tmp_path: Path) -> None:
+    build(engine, tmp_path / "sample", encoder, sample=0.8)
+    build(engine, tmp_path / "whole", encoder)
+    for name, has_documents in (("sample", False), ("whole", True)):
+        expansion = open_expander_model(tmp_path / name)[1].expand("comets")
+        assert expansion is not None and expansion.terms
+        assert bool(expansion.documents) == has_documents
+
+
 def test_a_sample_reads_changed_documents_and_new_ones(engine: Engine, encoder: Path, tmp_path: Path) -> None:
     fill_index(engine, INDEX, {d: {"contents": text, "changed": "2025-01-01"} for d, text in TEXTS.items()})
     build(engine, tmp_path, encoder, sample=0.5, changed_field="changed")
