@@ -38,6 +38,7 @@ CHANGES: dict[str, Any] = {
     "expander": {"threads": 7},
     "feedback": {"terms": 7},
     "http": {"model": "m"},
+    "encoder": {"model": "m"},
     "log": {"searches": True},
 }
 """Another value for every setting."""
