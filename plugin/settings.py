@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import MAX_DOCUMENTS
 from querylift.plugin.policy import Policy
+from querylift.plugin.settings_table import SettingsTable
 
 ENVIRONMENT_PREFIX = "QUERYLIFT_"
 
@@ -29,11 +30,7 @@ def _split_at_commas(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-class _SettingsTable(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class IndexSettings(_SettingsTable):
+class IndexSettings(SettingsTable):
     """`[index."NAME"]`: whether and how Querylift expands the searches on one index, alias or pattern with `*`."""
 
     enabled: bool = True
@@ -71,7 +68,7 @@ class IndexSettings(_SettingsTable):
         )
 
 
-class CacheSettings(_SettingsTable):
+class CacheSettings(SettingsTable):
     """`[cache]`: where expansions are cached, for how long, and how long a query stays pinned."""
 
     size: Annotated[int, Field(ge=1)] = 100_000
@@ -81,7 +78,7 @@ class CacheSettings(_SettingsTable):
     file: Path | None = None
 
 
-class LlamaSettings(_SettingsTable):
+class LlamaSettings(SettingsTable):
     """`[llama]`: the worker process that runs a GGUF file, with or without an adapter."""
 
     adapter: Path | None = None
@@ -91,14 +88,14 @@ class LlamaSettings(_SettingsTable):
     max_seconds: Annotated[float, Field(gt=0)] = 60
 
 
-class ExpanderSettings(_SettingsTable):
+class ExpanderSettings(SettingsTable):
     """`[expander]`: how the fast expander runs that `querylift expander build` made."""
 
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     queue_size: Annotated[int, Field(ge=1)] = 64
 
 
-class EncoderEndpointSettings(_SettingsTable):
+class EncoderEndpointSettings(SettingsTable):
     """`[encoder]`: the endpoint of an expander's encoder. Serving reads `url`, `api_key` and `max_seconds` only."""
 
     url: str | None = None
@@ -118,7 +115,7 @@ class EncoderEndpointSettings(_SettingsTable):
         return value if value is None else check_endpoint_url(value, key="encoder.api_key")
 
 
-class FeedbackSettings(_SettingsTable):
+class FeedbackSettings(SettingsTable):
     """`[feedback]`: RM3 on the documents that the engine returns first."""
 
     documents: Annotated[int, Field(ge=1, le=100)] = 10
@@ -126,7 +123,7 @@ class FeedbackSettings(_SettingsTable):
     field: str | None = None
 
 
-class HttpSettings(_SettingsTable):
+class HttpSettings(SettingsTable):
     """`[http]`: an OpenAI-compatible endpoint."""
 
     model: str = "default"
@@ -134,7 +131,7 @@ class HttpSettings(_SettingsTable):
     max_seconds: Annotated[float, Field(gt=0)] = 10
 
 
-class LogSettings(_SettingsTable):
+class LogSettings(SettingsTable):
     """`[log]`: the form of the log, and one JSON line per search. It is a UBI query record with the query's hash or text."""
 
     format: Literal["text", "json"] = "text"
@@ -142,7 +139,7 @@ class LogSettings(_SettingsTable):
     query_text: bool = False
 
 
-class Settings(_SettingsTable):
+class Settings(SettingsTable):
     """Everything that `querylift serve` reads."""
 
     engine: str = "http://127.0.0.1:9200"
