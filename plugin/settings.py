@@ -156,7 +156,7 @@ class Settings(SettingsTable):
     budget_ms: Annotated[float, Field(ge=0)] = 300
     max_body_bytes: Annotated[int, Field(ge=1)] = 262_144
     pit_index: str | None = None
-    index: Annotated[dict[str, IndexSettings], Field(default_factory=dict)]
+    index: dict[str, IndexSettings] = Field(default_factory=dict)
     cache: CacheSettings = CacheSettings()
     llama: LlamaSettings = LlamaSettings()
     expander: ExpanderSettings = ExpanderSettings()
