@@ -32,7 +32,9 @@ class Question:
     """A flow needs an expansion for `request`, before `deadline_s` on the broker's clock.
 
     `shows_words` is true when the engine's answer will show the words of the rewritten query. `client` is any text that
-    tells clients apart. `continues_hits` says that the search asks for a later page of hits.
+    tells clients apart. `continues_hits` says that the search asks for a later page of hits. `generators` names those that
+    may answer, in this order; a broker with one generator ignores it. `ttl_s` is how long the expansion is cached, and None
+    stands for the broker's own time.
     """
 
     request: ExpansionRequest
@@ -40,18 +42,20 @@ class Question:
     shows_words: bool = False
     client: str = ""
     continues_hits: bool = False
+    generators: tuple[str, ...] = ()
+    ttl_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An expansion, or None. The outcome says where the expansion came from, or why there is none.
 
-    `cache_key` is for `ExpansionBroker.accept`. It is empty when the cache was not asked.
+    `cache_keys` are for `accept`. There are none when the cache was not asked.
     """
 
     expansion: Expansion | None
     outcome: Outcome
-    cache_key: str = field(default="", compare=False)
+    cache_keys: tuple[str, ...] = field(default=(), compare=False)
 
 
 MAX_PENDING_PER_CLIENT = 32
@@ -116,15 +120,16 @@ class ExpansionBroker:
             return Answer(None, Outcome("skipped", reason))
         key = cache_key(self.generator, question.request)
         answer = await self._answer_by_key(key, question, budget_s)
-        return Answer(answer.expansion, answer.outcome, key)
+        return Answer(answer.expansion, answer.outcome, (key,))
 
-    def accept(self, cache_key: str) -> None:
+    def accept(self, cache_keys: tuple[str, ...]) -> None:
         """Note that the engine accepted the search of an answer, so that its cache entries may be written."""
         if not isinstance(self._cache, HoldingCache):
             return
-        keys = (cache_key, "pin:" + cache_key)
-        if cache_key in self._generations or self._cache.holds_any(*keys):  # a cached answer has nothing to write
-            self._run_in_background(self._cache.accept(*keys))
+        for key in cache_keys:
+            entries = (key, "pin:" + key)
+            if key in self._generations or self._cache.holds_any(*entries):  # a cached answer has nothing to write
+                self._run_in_background(self._cache.accept(*entries))
 
     async def _answer_by_key(self, key: str, question: Question, budget_s: float) -> Answer:
         """Return what the cache holds, or what the generator makes within `budget_s`. Never raises GeneratorError."""
@@ -145,14 +150,21 @@ class ExpansionBroker:
             _log.exception("the cache or the broker has a fault; the original search is sent")
             return Answer(None, Outcome("error", "internal"))
 
-    async def close(self) -> None:
-        """Cancel the generations under way and close the generator and the cache."""
+    async def finish(self, limit_s: float) -> None:
+        """Wait for the generations and cache writes under way, at most `limit_s` seconds."""
+        tasks = [*self._generations.values(), *self._cache_writes]
+        if tasks:
+            await asyncio.wait(tasks, timeout=limit_s)
+
+    async def close(self, *, closes_cache: bool = True) -> None:
+        """Cancel the generations under way, and close the generator and perhaps the cache."""
         tasks = [*self._generations.values(), *self._cache_writes]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.generator.close()
-        await self._cache.close()
+        if closes_cache:
+            await self._cache.close()
 
     def _find_privacy_reason(self, question: Question) -> str | None:
         """Return why an expansion could tell the client words of documents that it may not read, or None."""
@@ -206,7 +218,7 @@ class ExpansionBroker:
         return is_full_for_client or len(self._generations) >= self._max_pending
 
     def _start_generation(self, key: str, question: Question) -> asyncio.Task[Expansion | None]:
-        generation = asyncio.ensure_future(self._generate_and_cache(key, question.request))
+        generation = asyncio.ensure_future(self._generate_and_cache(key, question))
         self._generations[key] = generation
         self._pending_by_client[question.client] += 1
         generation.add_done_callback(lambda task: self._forget_generation(key, question.client, task))
@@ -222,11 +234,11 @@ class ExpansionBroker:
         if not generation.cancelled():
             generation.exception()  # fetched, because asyncio reports an exception that nobody fetches
 
-    async def _generate_and_cache(self, key: str, request: ExpansionRequest) -> Expansion | None:
+    async def _generate_and_cache(self, key: str, question: Question) -> Expansion | None:
         """Return a new expansion. A failure is logged and pinned here, because perhaps no search waits for it."""
         started_s = self._clock()
         try:
-            expansion = await self._generate(request)
+            expansion = await self._generate(question.request)
         except GeneratorBusy:
             raise  # it came at once, and says nothing about the time that an expansion takes
         except GeneratorError as error:
@@ -235,7 +247,8 @@ class ExpansionBroker:
             self._pin_query(key, _FAILED_PIN)
             raise
         self._times.add_duration(self._clock() - started_s)
-        self._write_to_cache_later(key, encode_expansion(expansion), self._ttl_s)
+        ttl_s = self._ttl_s if question.ttl_s is None else question.ttl_s
+        self._write_to_cache_later(key, encode_expansion(expansion), ttl_s)
         return expansion
 
     async def _generate(self, request: ExpansionRequest) -> Expansion | None:

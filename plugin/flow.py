@@ -37,7 +37,8 @@ class Search:
     """One search as it came in.
 
     `index` is the index expression of the URL or of the `_msearch` header, or None. `deadline_s` is on the broker's clock.
-    `client` is any text that tells clients apart.
+    `client` is any text that tells clients apart. When `started_s` is given, on the same clock, the time budget of the
+    index counts from then.
     """
 
     index: str | None
@@ -45,6 +46,7 @@ class Search:
     url_parameters: dsl.UrlParameters = field(default_factory=dsl.UrlParameters)
     deadline_s: float = float("inf")
     client: str = ""
+    started_s: float | None = None
 
     def __repr__(self) -> str:
         return f"Search(index={self.index!r}, {len(self.body)} bytes)"
@@ -67,14 +69,14 @@ def choose_explained_fields(settings: Settings, index: str | None) -> tuple[str,
 class FlowResult:
     """The rewritten body, or None when the original body is to be sent. `query` is empty when it was not found.
 
-    `cache_key` is for `ExpansionBroker.accept`. It is empty when the cache was not asked.
+    `cache_keys` are for the broker's `accept`. There are none when the cache was not asked.
     """
 
     body: bytes | None
     outcome: Outcome
     query: str = ""
     expansion: Expansion | None = None
-    cache_key: str = ""
+    cache_keys: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"FlowResult({self.outcome.format_header()})"
@@ -92,6 +94,11 @@ class ExpansionRules:
 
     def find_policy(self, search: Search, read_body: Callable[[], dict[str, Any]]) -> tuple[Policy, str]:
         """Return the policy for a search, and the index expression that it belongs to. Raises Skip."""
+        table, index = self.find_table(search, read_body)
+        return table.policy, index
+
+    def find_table(self, search: Search, read_body: Callable[[], dict[str, Any]]) -> tuple[IndexSettings, str]:
+        """Return the settings table for a search, and the index expression that it belongs to. Raises Skip."""
         if not self._settings.enabled:
             raise Skip("off")
         index = search.index
@@ -103,7 +110,7 @@ class ExpansionRules:
         index_settings = self._find_index_settings(index)
         if reason is not None or index_settings is None or index is None:
             raise Skip(reason or "index")
-        return index_settings.policy, index
+        return index_settings, index
 
     def find_skip_reason(self, index: str | None) -> str | None:
         """Return why no search on `index` is expanded now, or None when searches may be. Needs no search body."""
@@ -115,6 +122,16 @@ class ExpansionRules:
         if not index_settings.enabled:
             return "off"
         return "paused" if self._paused_until_s.get(index, 0) > self._clock() else None
+
+    def find_budget_s(self, index: str | None) -> float:
+        """Return the seconds that a search on `index` may wait. Without an index, they are the longest that any may wait."""
+        table = self._find_index_settings(index)
+        if table is not None and table.budget_ms is not None:
+            return table.budget_ms / 1000
+        if index is not None:
+            return self._settings.budget_ms / 1000
+        budgets_ms = [table.budget_ms for table in self._settings.index.values() if table.budget_ms is not None]
+        return max([self._settings.budget_ms, *budgets_ms]) / 1000
 
     def pause_index(self, index: str | None) -> None:
         """Stop expanding searches on `index` for a while. The engine refused one."""
@@ -154,24 +171,34 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
             parsed_bodies.append(dsl.parse_body(search.body))
         return parsed_bodies[0]
 
-    policy, index = rules.find_policy(search, read_body)
+    table, index = rules.find_table(search, read_body)
+    policy = table.policy
     user_query = dsl.find_user_query(read_body(), policy, search.url_parameters)
     query = normalize_query(user_query.text)
     request = ExpansionRequest(query, index, policy.fields or user_query.fields)
     answer = yield Question(
         request,
-        search.deadline_s,
+        _find_deadline_s(search, table),
         shows_words=dsl.shows_query_words(read_body(), search.url_parameters),
         client=search.client,
         continues_hits=_continues_hits(read_body(), search.url_parameters),
+        generators=table.generator or (),
+        ttl_s=table.cache_ttl_s,
     )
     if answer.expansion is None:
-        return FlowResult(None, answer.outcome, query, cache_key=answer.cache_key)
+        return FlowResult(None, answer.outcome, query, cache_keys=answer.cache_keys)
     rewrite = dsl.rewrite_search(read_body(), user_query, answer.expansion, policy)
     outcome = answer.outcome
     if rewrite.boost_reason and not outcome.reason:
         outcome = replace(outcome, reason=rewrite.boost_reason)
-    return FlowResult(dsl.dump_body(rewrite.body), outcome, query, answer.expansion, answer.cache_key)
+    return FlowResult(dsl.dump_body(rewrite.body), outcome, query, answer.expansion, answer.cache_keys)
+
+
+def _find_deadline_s(search: Search, table: IndexSettings) -> float:
+    """Return when the time budget of a search ends, on the broker's clock."""
+    if search.started_s is None or table.budget_ms is None:
+        return search.deadline_s
+    return min(search.deadline_s, search.started_s + table.budget_ms / 1000)
 
 
 def _continues_hits(body: Mapping[str, Any], url_parameters: dsl.UrlParameters) -> bool:

@@ -23,11 +23,11 @@ class MultiSearch:
     searches: tuple[Search, ...]
 
 
-def split_msearch(raw: bytes, index: str | None, *, deadline_s: float, client: str = "") -> MultiSearch:
+def split_msearch(raw: bytes, index: str | None, *, started_s: float | None = None, client: str = "") -> MultiSearch:
     """Split an `_msearch` body into its searches.
 
-    `index` is the index expression of the URL. Raises Skip when there are too many searches or values, when a header is not JSON,
-    or when the last line has no newline, which the engines refuse.
+    `index` is the index expression of the URL, and `started_s` is when the request came. Raises Skip when there are too
+    many searches or values, when a header is not JSON, or when the last line has no newline, which the engines refuse.
 
     As in the engines, one empty line may stand before the first header, any other blank line is a header without keys,
     and a header at the end that no body follows counts as nothing.
@@ -42,7 +42,7 @@ def split_msearch(raw: bytes, index: str | None, *, deadline_s: float, client: s
     searches = []
     for i in range(first_header, len(lines) - 2, 2):  # the last item is what follows the last newline: nothing
         header = dsl.parse_body(lines[i]) if lines[i].strip() else {}
-        searches.append(Search(_read_header_index(header, index), lines[i + 1], deadline_s=deadline_s, client=client))
+        searches.append(Search(_read_header_index(header, index), lines[i + 1], client=client, started_s=started_s))
     return MultiSearch(tuple(lines), first_header + 1, tuple(searches))
 
 

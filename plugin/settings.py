@@ -1,21 +1,21 @@
 """Read and check querylift.toml and the environment.
 
 An environment variable may override every key except those of `[index.NAME]`: QUERYLIFT_ENGINE, QUERYLIFT_BUDGET_MS, and
-QUERYLIFT_CACHE__PIN_S for a key in a table. `load_settings` reads both. Only `querylift.plugin.files` reads more of the
-environment.
+QUERYLIFT_CACHE__PIN_S for a key in a table. QUERYLIFT_GENERATOR names one generator. `load_settings` reads both. Only
+`querylift.plugin.files` reads more of the environment.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import MAX_DOCUMENTS
@@ -30,8 +30,34 @@ def _split_at_commas(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _make_name_list(value: Any) -> Any:
+    """Return a list with one generator for its name alone. Return any other value unchanged."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_generator_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of generators unchanged. Raises ValueError."""
+    if not names:
+        raise ValueError("it names no generator; name one, or 'none'")
+    for name in names:
+        if name.startswith("http") and "@" in name:
+            raise ValueError("put the key into http.api_key; a URL is shown in logs and on the admin page")
+    if len(names) > 1 and "none" in names:
+        raise ValueError("'none' stands in a list with others; remove it, or write 'none' alone")
+    if len(set(names)) < len(names):
+        raise ValueError("it names a generator twice; name each one once")
+    return names
+
+
+GeneratorNames = Annotated[tuple[str, ...], BeforeValidator(_make_name_list), AfterValidator(_check_generator_names)]
+"""One generator or several. The first one that has an expansion answers. TOML may have one text in place of a list."""
+
+
 class IndexSettings(SettingsTable):
-    """`[index."NAME"]`: whether and how Querylift expands the searches on one index, alias or pattern with `*`."""
+    """`[index."NAME"]`: whether and how Querylift expands the searches on one index, alias or pattern with `*`.
+
+    `generator`, `budget_ms` and `cache_ttl_s` are None where the table leaves them to the top level.
+    """
 
     enabled: bool = True
     mode: Literal["boost", "widen"] = "boost"
@@ -41,6 +67,9 @@ class IndexSettings(SettingsTable):
     max_query_words: Annotated[int, Field(ge=1, le=1024)] = 256
     documents: Annotated[int, Field(ge=0, le=MAX_DOCUMENTS)] = 200
     document_weight: Annotated[float, Field(gt=0, le=10)] = 0.45
+    generator: GeneratorNames | None = None
+    budget_ms: Annotated[float, Field(ge=0)] | None = None
+    cache_ttl_s: Annotated[float, Field(gt=0)] | None = None
 
     @field_validator("fields")
     @classmethod
@@ -152,7 +181,7 @@ class Settings(SettingsTable):
     admin_token: SecretStr | None = None
     admin_hosts: Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)] = ()
     enabled: bool = True
-    generator: str = "none"
+    generator: GeneratorNames = ("none",)
     budget_ms: Annotated[float, Field(ge=0)] = 300
     max_body_bytes: Annotated[int, Field(ge=1)] = 262_144
     pit_index: str | None = None
@@ -174,13 +203,6 @@ class Settings(SettingsTable):
         if parts.username or parts.password:
             raise ValueError("put the user and the password into engine_username and engine_password")
         return value.rstrip("/")
-
-    @field_validator("generator")
-    @classmethod
-    def _check_generator_without_password(cls, value: str) -> str:
-        if value.startswith("http") and "@" in value:
-            raise ValueError("put the key into http.api_key; a URL is shown in logs and on the admin page")
-        return value
 
     @field_validator("admin", mode="before")
     @classmethod
@@ -206,15 +228,35 @@ class Settings(SettingsTable):
         return value
 
     def find_index_settings(self, expression: str | None) -> IndexSettings | None:
-        """Return the table that governs searches on the index expression (`a,b*`).
+        """Return the table that governs searches on the index expression (`a,b*`), with the defaults of the top level.
 
         None when no table does, or when the expression stands for indices with different settings.
         """
         names = [name for name in (expression or "").split(",") if name]
         tables = [self._find_table("*" if name == "_all" else name) for name in names]
-        if not tables or any(table is None or table != tables[0] for table in tables):
+        complete_tables = [self._add_defaults(table) for table in tables if table is not None]
+        if not tables or len(complete_tables) < len(tables):
             return None
-        return tables[0]
+        return complete_tables[0] if all(table == complete_tables[0] for table in complete_tables) else None
+
+    def find_generator_names(self, expression: str | None) -> tuple[str, ...]:
+        """Return the generators of searches on the index expression; those of the top level when no table governs them."""
+        table = self.find_index_settings(expression)
+        return table.generator if table is not None and table.generator else self.generator
+
+    def list_generator_names(self) -> tuple[str, ...]:
+        """Return every generator that serving opens: those of the top level and of the tables that are enabled."""
+        names = [
+            *self.generator,
+            *(name for table in self.index.values() if table.enabled for name in table.generator or ()),
+        ]
+        return tuple(dict.fromkeys(names))
+
+    def _add_defaults(self, table: IndexSettings) -> IndexSettings:
+        """Return a table with the values of the top level where it leaves them to that."""
+        defaults = {"generator": self.generator, "budget_ms": self.budget_ms, "cache_ttl_s": self.cache.ttl_s}
+        missing = {name: value for name, value in defaults.items() if getattr(table, name) is None}
+        return table.model_copy(update=missing) if missing else table
 
     def _find_table(self, name: str) -> IndexSettings | None:
         """Return the first table whose pattern matches every index that `name` can stand for."""
@@ -283,6 +325,18 @@ def parse_settings(values: Mapping[str, Any], *, source: str = "settings") -> Se
     except ValidationError as error:
         first_error = error.errors(include_url=False)[0]
         raise SettingsError(f"{source}: {_format_validation_error(first_error)}") from None
+
+
+def replace_generator(settings: Settings, name: str) -> Settings:
+    """Return `settings` in which the generator `name` serves every index. Raises SettingsError."""
+    values = settings.model_dump()
+    tables = {index: {**table, "generator": None} for index, table in values["index"].items()}
+    return parse_settings({**values, "generator": name, "index": tables}, source="options")
+
+
+def format_generator_names(names: Sequence[str]) -> str:
+    """Return the names of generators as a text for a person: "table:head.jsonl, then expander:docs.expander"."""
+    return ", then ".join(names)
 
 
 def enable_index(settings: Settings, index: str, **changes: object) -> Settings:

@@ -81,7 +81,7 @@ def test_services_wait_for_the_services_that_they_need(profile: str) -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_proxy_serves_the_expander_that_the_sample_builds(profile: str) -> None:
     settings = load_settings(ROOT / "docker/querylift.toml", {})
-    assert settings.generator == "expander:/var/lib/querylift/docs.expander"
+    assert settings.generator == ("expander:/var/lib/querylift/docs.expander",)
     assert "--out /var/lib/querylift/docs.expander" in SERVICES[f"{profile}-sample"]["command"][2]
     assert SERVICES[f"{profile}-sample"]["volumes"] == [f"{profile}-expander:/var/lib/querylift"]
     assert f"{profile}-expander:/var/lib/querylift:ro" in SERVICES[f"{profile}-proxy"]["volumes"]

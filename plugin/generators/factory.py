@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,70 @@ def make_generator(name: str, settings: Settings) -> Generator:
     if make is None:
         raise SettingsError(f"generator is {name!r}; use one of: {GENERATOR_FORMS}")
     return make(argument, settings)
+
+
+_SETTINGS_OF_ALL = (
+    "engine",
+    "engine_username",
+    "engine_password",
+    "engine_ca_file",
+    "engine_connect_timeout_s",
+)
+_SETTINGS_BY_KIND = {
+    "none": (),
+    "table": (),
+    "feedback": ("feedback", *_SETTINGS_OF_ALL),
+    "llama": ("llama",),
+    "expander": ("expander", "encoder", *_SETTINGS_OF_ALL),
+    "http": ("http",),
+    "https": ("http",),
+}
+"""The settings that a generator of each kind is made from."""
+GENERATOR_TABLES = frozenset({"llama", "expander", "encoder", "feedback", "http"})
+"""The settings tables that only generators read."""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorOrigin:
+    """What a generator is made from. When it is another than before, the generator must be made again.
+
+    `file_states` have the inode, the size in bytes and the time of the last change of each file.
+    """
+
+    settings: tuple[Any, ...]
+    file_states: tuple[tuple[int, int, int] | None, ...]
+
+
+def read_generator_origin(name: str, settings: Settings) -> GeneratorOrigin:
+    """Return what the generator of this name is made from now."""
+    kind, _, argument = name.partition(":")
+    values = tuple(getattr(settings, key) for key in _SETTINGS_BY_KIND.get(kind, ()))
+    return GeneratorOrigin(
+        values, tuple(_read_file_state(path) for path in _list_source_files(kind, argument, settings))
+    )
+
+
+def _list_source_files(kind: str, argument: str, settings: Settings) -> list[Path]:
+    """Return the files whose change means another generator. An expander's record is written after its other files."""
+    if kind == "table":
+        return [Path(argument)]
+    if kind == "expander":
+        from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
+
+        return [Path(argument) / RECORD_FILE]
+    if kind == "llama":
+        model = [Path(argument)] if argument.endswith(".gguf") else []
+        return [*model, *filter(None, [settings.llama.adapter])]
+    return []
+
+
+def _read_file_state(path: Path) -> tuple[int, int, int] | None:
+    """Return the state of a file; None when it cannot be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _make_none(argument: str, settings: Settings) -> Generator:

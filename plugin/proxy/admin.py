@@ -69,8 +69,8 @@ class Admin:
 
     def _render_metrics(self) -> bytes:
         metrics = self.proxy.journal.metrics
-        metrics.pending_generations.set(self.proxy.broker.pending_count)
-        metrics.worker_restarts.set(getattr(self.proxy.broker.generator, "restarts", 0))
+        metrics.pending_generations.set(self.proxy.brokers.pending_count)
+        metrics.worker_restarts.set(self._count_restarts())
         return metrics.render()
 
     async def _check_health(self) -> tuple[int, dict[str, Any]]:
@@ -81,15 +81,19 @@ class Admin:
         return 503, {**self._describe_health(), "status": "engine-down", "engine": failure}
 
     def _describe_health(self) -> dict[str, Any]:
-        generator = self.proxy.broker.generator
+        brokers = self.proxy.brokers
         return {
             "status": "ok",
-            "generator": generator.identity,
+            "generators": {name: generator.identity for name, generator in brokers.generators.items()},
             "enabled": self.proxy.settings.enabled,
-            "worker_restarts": getattr(generator, "restarts", 0),
-            "pending": self.proxy.broker.pending_count,
-            "cache": self.proxy.broker.cache_faults.describe_state(),
+            "worker_restarts": self._count_restarts(),
+            "pending": brokers.pending_count,
+            "cache": brokers.cache_faults.describe_state(),
         }
+
+    def _count_restarts(self) -> int:
+        """Return the number of restarts of all worker processes that run language models."""
+        return sum(getattr(generator, "restarts", 0) for generator in self.proxy.brokers.generators.values())
 
     async def _explain_search(self, parameters: Sequence[tuple[str, str]], body: bytes) -> dict[str, Any]:
         """Explain the search in the request's body. Without a body, explain a plain search for the parameter `q`."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from querylift.plugin import dsl
-from querylift.plugin.broker import ExpansionBroker
+from querylift.plugin.brokers import ExpansionBrokers
 from querylift.plugin.flow import (
     ExpansionRules,
     FlowResult,
@@ -54,13 +54,13 @@ class Proxy:
         self,
         settings: Settings,
         *,
-        broker: ExpansionBroker,
+        brokers: ExpansionBrokers,
         upstream: Upstream,
         journal: Journal,
         body_thread: BodyThread,
         clock: Callable[[], float],
     ) -> None:
-        self.broker = broker
+        self.brokers = brokers
         self.upstream = upstream
         self.journal = journal
         self._body_thread = body_thread
@@ -98,13 +98,15 @@ class Proxy:
 
     async def expand(self, search: Search) -> FlowResult:
         """Return what to send for `search`, by its deadline. Never raises."""
-        return await run_flow_async(search_flow(search, self.rules), self.broker.answer)
+        return await run_flow_async(search_flow(search, self.rules), self.brokers.answer)
 
     async def _expand_large(self, search: Search) -> FlowResult:
         """Do the same as `expand`, and read the body in a thread."""
-        run_step = partial(self._body_thread.run, search.deadline_s)
+        started_s = self._clock() if search.started_s is None else search.started_s
+        deadline_s = started_s + self.rules.find_budget_s(search.index)
+        run_step = partial(self._body_thread.run, deadline_s)
         try:
-            return await run_flow_async(search_flow(search, self.rules), self.broker.answer, run_step=run_step)
+            return await run_flow_async(search_flow(search, self.rules), self.brokers.answer, run_step=run_step)
         except TimeoutError:
             return FlowResult(None, Outcome("late", "budget"))
 
@@ -154,8 +156,8 @@ class Proxy:
         """Record a search that was answered. An engine that failed to answer is the outcome, whatever was sent to it."""
         if responder.has_engine_failed:
             result = replace(result, outcome=_ENGINE_DOWN)
-        if responder.is_accepted and result.cache_key:
-            self.broker.accept(result.cache_key)
+        if responder.is_accepted and result.cache_keys:
+            self.brokers.accept(result.cache_keys)
         self.journal.record_search(index, result, added_s)
 
     async def _answer_single_search(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
@@ -164,7 +166,7 @@ class Proxy:
         if request.query_string:
             url_parameters = dsl.UrlParameters.from_mapping(routes.parse_parameters(request.query_string))
         expand = self.expand if len(request.body) <= MAX_INLINE_BYTES else self._expand_large
-        result = await expand(Search(index, request.body, url_parameters, self._deadline_s(started_s), request.client))
+        result = await expand(Search(index, request.body, url_parameters, client=request.client, started_s=started_s))
         added_s = self._clock() - started_s
         try:
             outcome = await self._send_search(responder, request, result)
@@ -193,9 +195,7 @@ class Proxy:
 
     async def _answer_msearch(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
         try:
-            multi = split_msearch(
-                request.body, request.route.index, deadline_s=self._deadline_s(started_s), client=request.client
-            )
+            multi = split_msearch(request.body, request.route.index, started_s=started_s, client=request.client)
         except Skip as error:
             outcome = Outcome("skipped", error.reason)
             try:
@@ -237,9 +237,6 @@ class Proxy:
         for i in accepted_positions:
             self._handle_rejection(multi.searches[i].index)
         return REJECTED if accepted_positions else ORIGINAL_FAILS
-
-    def _deadline_s(self, started_s: float) -> float:
-        return started_s + self.settings.budget_ms / 1000
 
     def _handle_rejection(self, index: str | None) -> None:
         self.rules.pause_index(index)

@@ -71,7 +71,7 @@ async def _check_tables(engine: EngineFacts, settings: Settings) -> None:
     first_refusal: EngineUnclear | None = None
     for name, table in settings.index.items():
         try:
-            doubts = await _check_table(engine, name, table, _find_feedback_field(settings))
+            doubts = await _check_table(engine, name, table, _find_feedback_field(settings, table))
         except QuestionRefused as refusal:
             first_refusal = first_refusal or refusal
             continue
@@ -106,7 +106,10 @@ def _suggest_name(wrong_name: str, names: set[str]) -> str:
     return f"did you mean {close_names[0]!r}?" if close_names else ""
 
 
-def _find_feedback_field(settings: Settings) -> str | None:
-    """Return the field that the generator `feedback` reads; None for other generators."""
-    kind, _, argument = settings.generator.partition(":")
-    return (argument or settings.feedback.field) if kind == "feedback" else None
+def _find_feedback_field(settings: Settings, table: IndexSettings) -> str | None:
+    """Return the field that the generator `feedback` reads on an index; None for other generators."""
+    for name in table.generator or settings.generator:
+        kind, _, argument = name.partition(":")
+        if kind == "feedback":
+            return argument or settings.feedback.field
+    return None

@@ -13,7 +13,7 @@ from typing import Any
 
 import uvicorn
 
-from querylift.plugin.broker import open_broker
+from querylift.plugin.brokers import open_brokers
 from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.address_check import check_addresses, occupy_address
@@ -32,7 +32,7 @@ from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
 from querylift.plugin.proxy.settings_reload import SettingsReloader
 from querylift.plugin.proxy.upstream import Upstream
-from querylift.plugin.settings import Settings, split_address
+from querylift.plugin.settings import Settings, format_generator_names, split_address
 
 KEEP_ALIVE_S = 900
 """How long an idle client keeps its connection. The time is long because engines never close one, and because a client
@@ -46,11 +46,10 @@ DEFAULT_LIMITS = ConnectionLimits()
 async def open_proxy(settings: Settings, generator: Generator | None = None) -> AsyncIterator[Proxy]:
     """Yield the proxy that `settings` describe, ready to serve. It is closed on exit. Raises SettingsError, MissingExtra.
 
-    `generator` replaces the one that the settings name.
+    `generator` takes the place of the one at the settings' top level.
     """
-    if generator is None:
-        generator = factory.make_generator(settings.generator, settings)
-    async with open_broker(settings, generator, waits_for_acceptance=True) as broker:
+    made_generators = {} if generator is None else {settings.generator[0]: generator}
+    async with open_brokers(settings, made_generators=made_generators, waits_for_acceptance=True) as brokers:
         upstream = Upstream(
             settings.engine,
             connect_timeout_s=settings.engine_connect_timeout_s,
@@ -59,10 +58,10 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
         body_thread = BodyThread(time.monotonic)
         try:
             journal = Journal(Metrics(), settings.log)
-            journal.metrics.watch_cache(broker.cache_faults)
+            journal.metrics.watch_cache(brokers.cache_faults)
             yield Proxy(
                 settings,
-                broker=broker,
+                brokers=brokers,
                 upstream=upstream,
                 journal=journal,
                 body_thread=body_thread,
@@ -152,11 +151,18 @@ def _stop_servers(servers: Sequence[uvicorn.Server]) -> None:
 
 
 def _format_greeting(settings: Settings) -> str:
-    indices = [name for name, table in settings.index.items() if table.enabled] if settings.enabled else []
-    if settings.generator == "none":
-        effect = "no generator is set, so every search passes through"
-    elif indices:
-        effect = f"{settings.generator}, expanding on {', '.join(indices)}"
-    else:
-        effect = f"{settings.generator}, expanding on no index (every search passes through)"
-    return f"serving http://{settings.listen} -> {settings.engine}, {effect}"
+    return f"serving http://{settings.listen} -> {settings.engine}, {_describe_expansion(settings)}"
+
+
+def _describe_expansion(settings: Settings) -> str:
+    """Return which generators expand searches on which indices: "expander:docs.expander, expanding on docs"."""
+    indices_by_generators: dict[str, list[str]] = {}
+    for index, table in settings.index.items():
+        names = table.generator or settings.generator
+        if settings.enabled and table.enabled and names != ("none",):
+            indices_by_generators.setdefault(format_generator_names(names), []).append(index)
+    if indices_by_generators:
+        return "; ".join(f"{names}, expanding on {', '.join(on)}" for names, on in indices_by_generators.items())
+    if settings.generator == ("none",):
+        return "no generator is set, so every search passes through"
+    return f"{format_generator_names(settings.generator)}, expanding on no index (every search passes through)"
