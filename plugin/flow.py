@@ -19,6 +19,7 @@ from querylift.plugin.expansion import Expansion, normalize_query
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.outcome import Outcome, Skip
 from querylift.plugin.policy import Policy
+from querylift.plugin.search_memory import ReadSearch, SearchMemory
 from querylift.plugin.settings import IndexSettings, Settings
 
 _log = logging.getLogger("querylift")
@@ -91,6 +92,7 @@ class ExpansionRules:
         self._pause_s = pause_s
         self._paused_until_s: dict[str, float] = {}
         self._index_settings: dict[str | None, IndexSettings | None] = {}
+        self.memory = SearchMemory()
 
     def find_policy(self, search: Search, read_body: Callable[[], dict[str, Any]]) -> tuple[Policy, str]:
         """Return the policy for a search, and the index expression that it belongs to. Raises Skip."""
@@ -163,6 +165,35 @@ def search_flow(search: Search, rules: ExpansionRules) -> SearchFlow:
 
 
 def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
+    key = (search.index, search.body, search.url_parameters)
+    read_search = rules.memory.find(key)
+    if read_search is None:
+        table, read_search = _read_search(search, rules)
+        if search.index is not None:  # otherwise the index may be another one the next time
+            rules.memory.add(key, read_search)
+    else:
+        table, _ = rules.find_table(search, dict)
+    request = read_search.request
+    answer = yield Question(
+        request,
+        _find_deadline_s(search, table),
+        shows_words=read_search.shows_words,
+        client=search.client,
+        continues_hits=read_search.continues_hits,
+        generators=table.generator or (),
+        ttl_s=table.cache_ttl_s,
+    )
+    if answer.expansion is None:
+        return FlowResult(None, answer.outcome, request.text, cache_keys=answer.cache_keys)
+    body, boost_reason = read_search.rewrite(answer.expansion, table.policy)
+    outcome = answer.outcome
+    if boost_reason and not outcome.reason:
+        outcome = replace(outcome, reason=boost_reason)
+    return FlowResult(body, outcome, request.text, answer.expansion, answer.cache_keys)
+
+
+def _read_search(search: Search, rules: ExpansionRules) -> tuple[IndexSettings, ReadSearch]:
+    """Return the settings table of a search, and what is in its body. Raises Skip."""
     parsed_bodies: list[dict[str, Any]] = []
 
     def read_body() -> dict[str, Any]:
@@ -172,26 +203,12 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
         return parsed_bodies[0]
 
     table, index = rules.find_table(search, read_body)
-    policy = table.policy
-    user_query = dsl.find_user_query(read_body(), policy, search.url_parameters)
-    query = normalize_query(user_query.text)
-    request = ExpansionRequest(query, index, policy.fields or user_query.fields)
-    answer = yield Question(
-        request,
-        _find_deadline_s(search, table),
-        shows_words=dsl.shows_query_words(read_body(), search.url_parameters),
-        client=search.client,
-        continues_hits=_continues_hits(read_body(), search.url_parameters),
-        generators=table.generator or (),
-        ttl_s=table.cache_ttl_s,
-    )
-    if answer.expansion is None:
-        return FlowResult(None, answer.outcome, query, cache_keys=answer.cache_keys)
-    rewrite = dsl.rewrite_search(read_body(), user_query, answer.expansion, policy)
-    outcome = answer.outcome
-    if rewrite.boost_reason and not outcome.reason:
-        outcome = replace(outcome, reason=rewrite.boost_reason)
-    return FlowResult(dsl.dump_body(rewrite.body), outcome, query, answer.expansion, answer.cache_keys)
+    body = read_body()
+    user_query = dsl.find_user_query(body, table.policy, search.url_parameters)
+    request = ExpansionRequest(normalize_query(user_query.text), index, table.fields or user_query.fields)
+    shows_words = dsl.shows_query_words(body, search.url_parameters)
+    continues_hits = _continues_hits(body, search.url_parameters)
+    return table, ReadSearch(body, user_query, request, shows_words, continues_hits)
 
 
 def _find_deadline_s(search: Search, table: IndexSettings) -> float:
