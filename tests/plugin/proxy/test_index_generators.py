@@ -10,8 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
 from querylift.plugin.proxy.settings_reload import reload_settings
 from querylift.plugin.settings import Settings, parse_settings
+from tests.helpers.expanders import remove_document_ids, write_expander, write_tiny_encoder
 from tests.helpers.proxy_scenarios import RAW_BODY, run_with_proxy, send_search
 from tests.helpers.upstream_stub import RunningProxy, StubEngine
 
@@ -140,6 +142,37 @@ def test_no_search_is_lost_while_generators_are_replaced_again_and_again(tmp_pat
         assert set(outcomes) == {(200, "expanded"), (200, "cached")}
 
     run_with_proxy(check, index={"docs": {"generator": table}})
+
+
+def test_an_expander_that_was_built_again_into_the_same_folder_is_served_after_a_reload(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_expander(tmp_path / "topics.expander", write_tiny_encoder(tmp_path / "encoder"))
+    body = json.dumps({"query": {"match": {"contents": "telescopes and moons"}}})
+
+    async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
+        async def count_added_documents() -> int:
+            status, outcome, _ = await send_search(client, proxy, path="/topics/_search", data=body)
+            assert (status, outcome) in ((200, "expanded"), (200, "cached"))
+            return engine.requests[-1].body.count(b'"sky-')
+
+        assert await count_added_documents() == 10
+        old_expander = proxy.application.brokers.generators[f"expander:{folder}"]
+
+        record = (folder / RECORD_FILE).read_bytes()
+        (folder / RECORD_FILE).write_bytes(b"{")  # a build is writing
+        await reload_settings(proxy.application, _change(proxy))
+        assert "were not applied" in caplog.text
+        assert await count_added_documents() == 10
+
+        (folder / RECORD_FILE).write_bytes(record)
+        remove_document_ids(folder)
+        await reload_settings(proxy.application, _change(proxy))
+        assert proxy.application.brokers.generators[f"expander:{folder}"] is not old_expander
+        assert await count_added_documents() == 0
+
+    with caplog.at_level(logging.WARNING, logger="querylift"):
+        run_with_proxy(check, index={"topics": {"generator": f"expander:{folder}"}})
 
 
 @pytest.mark.parametrize(
