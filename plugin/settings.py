@@ -258,6 +258,14 @@ class Settings(SettingsTable):
         missing = {name: value for name, value in defaults.items() if getattr(table, name) is None}
         return table.model_copy(update=missing) if missing else table
 
+    def find_index_table_name(self, expression: str | None) -> str | None:
+        """Return NAME of the table `[index.NAME]` that governs searches on the index expression, or None."""
+        if expression is None or self.find_index_settings(expression) is None:
+            return None
+        names = ("*" if name == "_all" else name for name in expression.split(",") if name)
+        first_name = next(names)
+        return next(pattern for pattern in self.index if _pattern_covers_name(pattern, first_name))
+
     def _find_table(self, name: str) -> IndexSettings | None:
         """Return the first table whose pattern matches every index that `name` can stand for."""
         if name.startswith("-"):

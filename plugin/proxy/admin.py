@@ -44,7 +44,7 @@ class Admin:
         if scope["path"] in ("/metrics", "/_querylift/explain") and (refusal := self._check_request(scope)) is not None:
             return refusal.status, "application/json", json.dumps({"error": refusal.sentence}).encode()
         if scope["path"] == "/metrics":
-            return 200, "text/plain; version=0.0.4; charset=utf-8", self._render_metrics()
+            return 200, "text/plain; version=0.0.4; charset=utf-8", self.proxy.journal.metrics.render()
         if scope["path"] == "/_querylift/explain":
             parameters = parse_qsl(scope["query_string"].decode("latin-1"))
             body = await _read_body(receive, self.proxy.settings.max_body_bytes)
@@ -66,12 +66,6 @@ class Admin:
         if (refusal := check_browser_marks(headers, frozenset(settings.admin_hosts))) is not None:
             return refusal
         return check_media_type(headers) if scope["method"] == "POST" else None
-
-    def _render_metrics(self) -> bytes:
-        metrics = self.proxy.journal.metrics
-        metrics.pending_generations.set(self.proxy.brokers.pending_count)
-        metrics.worker_restarts.set(self._count_restarts())
-        return metrics.render()
 
     async def _check_health(self) -> tuple[int, dict[str, Any]]:
         """Return status and description. 503 means that no search can be answered, because the engine does not."""

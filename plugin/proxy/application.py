@@ -71,7 +71,7 @@ class Proxy:
         """Use new settings for rules, budget, limits and log. A search that is under way keeps the old rules."""
         self.settings = settings
         self.rules = ExpansionRules(settings, clock=self._clock)
-        self.journal.log = settings.log
+        self.journal.apply_settings(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -190,7 +190,7 @@ class Proxy:
         accepted_positions = await responder.send_original_after_rejection(request, [0], is_msearch=False)
         if not accepted_positions:  # the client's own search is wrong, not the rewrite
             return ORIGINAL_FAILS
-        self._handle_rejection(request.route.index)
+        self._handle_rejection(result.index)
         return REJECTED
 
     async def _answer_msearch(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
@@ -235,7 +235,7 @@ class Proxy:
             return None
         accepted_positions = await responder.send_original_after_rejection(request, rejected_positions, is_msearch=True)
         for i in accepted_positions:
-            self._handle_rejection(multi.searches[i].index)
+            self._handle_rejection(results[i].index)
         return REJECTED if accepted_positions else ORIGINAL_FAILS
 
     def _handle_rejection(self, index: str | None) -> None:

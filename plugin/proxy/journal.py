@@ -8,11 +8,10 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from prometheus_client import Counter, Histogram
-
 from querylift.plugin.flow import FlowResult
 from querylift.plugin.proxy.metrics import Metrics
-from querylift.plugin.settings import LogSettings
+from querylift.plugin.proxy.search_meters import SearchMeters
+from querylift.plugin.settings import Settings
 
 SEARCH_LOGGER = "querylift.search"
 """The logger of search records. Each message is one JSON object."""
@@ -23,31 +22,28 @@ _search_log = logging.getLogger(SEARCH_LOGGER)
 class Journal:
     """The record of all searches of one proxy."""
 
-    def __init__(self, metrics: Metrics, log: LogSettings) -> None:
+    def __init__(self, metrics: Metrics, settings: Settings) -> None:
         self.metrics = metrics
-        self.log = log
-        self._meters: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        self.log = settings.log
+        self._meters = SearchMeters(metrics, settings)
+
+    def apply_settings(self, settings: Settings) -> None:
+        """Use new settings for the log and for the names of indices."""
+        self.log = settings.log
+        self._meters.apply_settings(settings)
 
     def record_search(self, index: str | None, result: FlowResult, added_s: float) -> None:
         """Record one search, to which Querylift added `added_s` seconds."""
-        searches, added_seconds = self._get_meters(result.outcome.kind, result.outcome.reason)
-        searches.inc()
-        added_seconds.observe(added_s)
+        if index is None:
+            index = result.index  # a point-in-time search, whose index the settings name
+        self._meters.count_search(index, result.outcome, added_s)
         if self.log.searches:
             record = _build_record(index, result, added_s, with_text=self.log.query_text)
             _search_log.info("%s", json.dumps(record))
 
-    def _get_meters(self, kind: str, reason: str) -> tuple[Counter, Histogram]:
-        """Return the meters of an outcome. They are cached, because a look-up by label takes as long as counting."""
-        meters = self._meters.get((kind, reason))
-        if meters is None:
-            meters = self.metrics.searches.labels(kind, reason), self.metrics.added_seconds.labels(kind)
-            self._meters[kind, reason] = meters
-        return meters
-
     def record_rejection(self, index: str | None) -> None:
         """Record a rewrite that the engine rejected."""
-        self.metrics.rejections.inc()
+        self._meters.count_rejection(index)
         _log.warning("the engine refused an expanded search on %s; expansion pauses there", index or "all indices")
 
 

@@ -49,7 +49,13 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
     `generator` takes the place of the one at the settings' top level.
     """
     made_generators = {} if generator is None else {settings.generator[0]: generator}
-    async with open_brokers(settings, made_generators=made_generators, waits_for_acceptance=True) as brokers:
+    metrics = Metrics()
+    async with open_brokers(
+        settings,
+        made_generators=made_generators,
+        waits_for_acceptance=True,
+        make_meter=metrics.make_generation_meter,
+    ) as brokers:
         upstream = Upstream(
             settings.engine,
             connect_timeout_s=settings.engine_connect_timeout_s,
@@ -57,13 +63,12 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
         )
         body_thread = BodyThread(time.monotonic)
         try:
-            journal = Journal(Metrics(), settings.log)
-            journal.metrics.watch_cache(brokers.cache_faults)
+            metrics.watch_cache(brokers.cache_faults)
             yield Proxy(
                 settings,
                 brokers=brokers,
                 upstream=upstream,
-                journal=journal,
+                journal=Journal(metrics, settings),
                 body_thread=body_thread,
                 clock=time.monotonic,
             )

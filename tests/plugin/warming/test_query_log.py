@@ -11,7 +11,7 @@ from querylift.plugin.flow import FlowResult
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
-from querylift.plugin.settings import LogSettings
+from querylift.plugin.settings import LogSettings, Settings
 from querylift.plugin.warming.query_log import QueryLog, read_query_log
 
 
@@ -98,7 +98,7 @@ def test_the_search_log_of_the_proxy_can_be_warmed_when_it_holds_the_texts(
     tmp_path: Path, with_text: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The journal itself writes the line, so that both sides keep the same shape."""
-    journal = Journal(Metrics(), LogSettings(searches=True, query_text=with_text))
+    journal = Journal(Metrics(), Settings(log=LogSettings(searches=True, query_text=with_text)))
     with caplog.at_level(logging.INFO, "querylift.search"):
         journal.record_search("docs", FlowResult(None, Outcome("late", "budget"), "axon terminal"), 0.002)
     (tmp_path / "log").write_text(caplog.messages[-1] + "\n", encoding="utf-8")
