@@ -48,7 +48,10 @@ _LEAVING_TARGET = build_error_body(
 
 
 class Proxy:
-    """ASGI application. Whoever makes the parts that it is given also starts and closes them."""
+    """ASGI application. Whoever makes the parts that it is given also starts and closes them.
+
+    `is_draining` says that the process was told to stop, and only finishes its searches.
+    """
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class Proxy:
         self.journal = journal
         self._body_thread = body_thread
         self._clock = clock
+        self.is_draining = False
         self.apply_settings(settings)
 
     def apply_settings(self, settings: Settings) -> None:

@@ -8,7 +8,7 @@ import functools
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import uvicorn
@@ -94,12 +94,11 @@ async def serve_proxy(
         if settings.admin is not None:
             servers.append(create_server(Admin(proxy), settings.admin, ConnectionLimits(ADMIN_CONNECTIONS)))
         for stop_signal in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(stop_signal, _stop_servers, servers)
+            loop.add_signal_handler(stop_signal, _begin_draining, proxy, servers[0])
         for server, address in zip(servers, (settings.listen, settings.admin), strict=False):
             await _start_listening(server, address or "")
         announce(_format_greeting(settings))
-        await asyncio.gather(*(server.main_loop() for server in servers))
-        await asyncio.gather(*(server.shutdown() for server in servers))
+        await _run_until_drained(*servers)
 
 
 class GuardedServer(uvicorn.Server):
@@ -150,9 +149,20 @@ async def _start_listening(server: uvicorn.Server, address: str) -> None:
     await server.startup()
 
 
-def _stop_servers(servers: Sequence[uvicorn.Server]) -> None:
-    for server in servers:
-        server.should_exit = True
+def _begin_draining(proxy: Proxy, server: uvicorn.Server) -> None:
+    proxy.is_draining = True
+    server.should_exit = True
+
+
+async def _run_until_drained(server: uvicorn.Server, *admin_servers: uvicorn.Server) -> None:
+    """Serve until `server` is told to stop and has answered its requests. The admin page answers until then."""
+    admin_loops = [asyncio.ensure_future(admin_server.main_loop()) for admin_server in admin_servers]
+    await server.main_loop()
+    await server.shutdown()
+    for admin_server in admin_servers:
+        admin_server.should_exit = True
+    await asyncio.gather(*admin_loops)
+    await asyncio.gather(*(admin_server.shutdown() for admin_server in admin_servers))
 
 
 def _format_greeting(settings: Settings) -> str:
