@@ -90,7 +90,8 @@ class Proxy:
             elif route := routes.match_search_route(scope["method"], path):
                 await self._answer_search(responder, scope, route, path)
             elif reason := routes.find_unread_reason(scope["method"], path):
-                await self._forward_unread(responder, scope, path, Outcome("skipped", reason))
+                index = routes.find_first_index(path)
+                await self._forward_unread(responder, scope, path, Outcome("skipped", reason), index=index)
             else:
                 await responder.forward_stream(scope, path)
         except ClientGone:

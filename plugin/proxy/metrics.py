@@ -80,8 +80,10 @@ class Metrics:
         )
 
     def watch_cache(self, faults: CacheFaults) -> None:
-        """Count the failed reads and writes of a cache from now on."""
+        """Count the failed reads and writes of a cache: those that it had when it started, and those to come."""
         counters = {operation: self.cache_errors.labels(operation) for operation in OPERATIONS}
+        for operation, counter in counters.items():
+            counter.inc(faults.counts[operation])
         faults.report_failure = lambda operation: counters[operation].inc()
 
     def make_generation_meter(self, generator: str) -> GenerationMeter:

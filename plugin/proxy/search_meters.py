@@ -11,6 +11,15 @@ from querylift.plugin.settings import Settings
 
 OTHER_INDEX = "other"
 """The label of searches that no table of the settings governs. Clients choose index names, so there may be any number."""
+_SHOWN_OUTCOMES = (
+    Outcome("expanded"),
+    Outcome("cached"),
+    Outcome("late", "budget"),
+    Outcome("error", "generator"),
+    Outcome("error", "internal"),
+    Outcome("error", "engine"),
+)
+"""Every table shows a count of these from the start, so that the first one is an increase for Prometheus."""
 
 
 class SearchMeters:
@@ -27,7 +36,9 @@ class SearchMeters:
         self._settings = settings
         self._labels.clear()
         for name in settings.index:
-            self._metrics.rejections.labels(name)  # shown as 0, so that the first rejection is an increase
+            self._metrics.rejections.labels(name)
+            for outcome in _SHOWN_OUTCOMES:
+                self._metrics.searches.labels(name, outcome.kind, outcome.reason)
 
     def count_search(self, index: str | None, outcome: Outcome, added_s: float) -> None:
         """Count one search on an index expression, to which Querylift added `added_s` seconds."""
