@@ -26,7 +26,7 @@ PAGE = (ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8")
 
 TARGET_LABELS = {"job", "instance"}
 """Labels that Prometheus itself adds to all that it reads."""
-LABEL_VALUES = {"outcome": set(OUTCOME_KINDS), "operation": set(OPERATIONS), "job": {"querylift"}}
+LABEL_VALUES: dict[str, set[str]] = {"outcome": {*OUTCOME_KINDS}, "operation": {*OPERATIONS}, "job": {"querylift"}}
 METRIC = re.compile(r"\b(querylift_\w+|up)\b(?:\{([^}]*)\})?")
 
 

@@ -23,7 +23,8 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        disable_created_metrics()  # otherwise each counter would have a second series, with the time of its first event
+        # Otherwise each counter would have a second series, with the time of its first event.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         self.registry = registry
         self.searches = Counter(

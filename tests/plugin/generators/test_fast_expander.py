@@ -19,8 +19,8 @@ import pytest
 from querylift.plugin.errors import GeneratorBusy, GeneratorError, MissingExtra, SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
-from querylift.plugin.generators import factory
 from querylift.plugin.generation_meter import GenerationMeter
+from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.factory import build_account_headers
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator
