@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import MAX_DOCUMENTS
+from querylift.plugin.log_settings import LogSettings
 from querylift.plugin.policy import Policy
 from querylift.plugin.settings_table import SettingsTable
 
@@ -158,14 +159,6 @@ class HttpSettings(SettingsTable):
     model: str = "default"
     api_key: SecretStr | None = None
     max_seconds: Annotated[float, Field(gt=0)] = 10
-
-
-class LogSettings(SettingsTable):
-    """`[log]`: the form of the log, and one JSON line per search. It is a UBI query record with the query's hash or text."""
-
-    format: Literal["text", "json"] = "text"
-    searches: bool = False
-    query_text: bool = False
 
 
 class Settings(SettingsTable):

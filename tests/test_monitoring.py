@@ -14,6 +14,7 @@ import yaml
 from querylift.plugin.cache_faults import OPERATIONS
 from querylift.plugin.generation_meter import GenerationFailure
 from querylift.plugin.outcome import OUTCOME_KINDS, REASONS
+from querylift.plugin.proxy.query_records.record_queue import RECORD_FATES
 from tests.helpers.paths import ROOT
 from tests.helpers.proxy_scenarios import run_with_proxy, send_search
 from tests.helpers.upstream_stub import RunningProxy, StubEngine
@@ -26,7 +27,12 @@ PAGE = (ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8")
 
 TARGET_LABELS = {"job", "instance"}
 """Labels that Prometheus itself adds to all that it reads."""
-LABEL_VALUES: dict[str, set[str]] = {"outcome": {*OUTCOME_KINDS}, "operation": {*OPERATIONS}, "job": {"querylift"}}
+LABEL_VALUES: dict[str, set[str]] = {
+    "outcome": {*OUTCOME_KINDS},
+    "operation": {*OPERATIONS},
+    "fate": {*RECORD_FATES},
+    "job": {"querylift"},
+}
 METRIC = re.compile(r"\b(querylift_\w+|up)\b(?:\{([^}]*)\})?")
 
 
@@ -44,15 +50,16 @@ EXPRESSIONS = _list_expressions()
 
 
 @pytest.fixture(scope="module")
-def labels_by_metric() -> dict[str, set[str]]:
+def labels_by_metric(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """The names of all samples of a proxy that has answered a search, and the labels of each."""
+    log = {"searches_file": str(tmp_path_factory.mktemp("records") / "queries.jsonl")}
     texts: list[str] = []
 
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         await send_search(client, proxy)
         texts.append(proxy.application.journal.metrics.render().decode())
 
-    run_with_proxy(check)
+    run_with_proxy(check, log=log)
     labels: dict[str, set[str]] = defaultdict(set, {"up": set(TARGET_LABELS)})
     for name, label_text in re.findall(r"^(querylift_\w+)(?:\{(.*)\})? \S+$", texts[0], flags=re.M):
         labels[name] |= TARGET_LABELS | set(re.findall(r'(\w+)="', label_text))

@@ -30,6 +30,7 @@ from querylift.plugin.proxy.body_thread import MAX_INLINE_BYTES, BodyThread
 from querylift.plugin.proxy.client_watch import ClientGone
 from querylift.plugin.proxy.error_answer import build_error_body
 from querylift.plugin.proxy.journal import Journal
+from querylift.plugin.proxy.query_records.record import SearchOrigin
 from querylift.plugin.proxy.rejection import REJECTED
 from querylift.plugin.proxy.responder import ORIGINAL_FAILS, AnswerUnseen, Responder
 from querylift.plugin.proxy.search_request import SearchRequest, read_search_request
@@ -131,7 +132,7 @@ class Proxy:
             try:
                 await responder.forward_body(scope, path, body, request)
             finally:
-                self._record_unread_search(responder, route.index, request)
+                self._record_unread_search(responder, route.index, request, SearchOrigin(body, scope["headers"]))
         elif route.api == "_msearch":
             await self._answer_msearch(responder, request, started_s)
         else:
@@ -152,18 +153,22 @@ class Proxy:
         try:
             await responder.forward_stream(scope, path, prefix=prefix, outcome=outcome)
         finally:
-            self._record_unread_search(responder, index, outcome)
+            self._record_unread_search(responder, index, outcome, SearchOrigin(headers=scope["headers"]))
 
-    def _record_unread_search(self, responder: Responder, index: str | None, outcome: Outcome) -> None:
-        self._record_search(responder, index, FlowResult(None, outcome), 0.0)
+    def _record_unread_search(
+        self, responder: Responder, index: str | None, outcome: Outcome, origin: SearchOrigin
+    ) -> None:
+        self._record_search(responder, index, FlowResult(None, outcome), 0.0, origin)
 
-    def _record_search(self, responder: Responder, index: str | None, result: FlowResult, added_s: float) -> None:
+    def _record_search(
+        self, responder: Responder, index: str | None, result: FlowResult, added_s: float, origin: SearchOrigin
+    ) -> None:
         """Record a search that was answered. An engine that failed to answer is the outcome, whatever was sent to it."""
         if responder.has_engine_failed:
             result = replace(result, outcome=_ENGINE_DOWN)
         if responder.is_accepted and result.cache_keys:
             self.brokers.accept(result.cache_keys)
-        self.journal.record_search(index, result, added_s)
+        self.journal.record_search(index, result, added_s, origin)
 
     async def _answer_single_search(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
         index = request.route.index
@@ -178,7 +183,7 @@ class Proxy:
             if outcome is not result.outcome:
                 result = replace(result, outcome=outcome)
         finally:
-            self._record_search(responder, index, result, added_s)
+            self._record_search(responder, index, result, added_s, SearchOrigin(request.body, request.headers))
 
     async def _send_search(self, responder: Responder, request: SearchRequest, result: FlowResult) -> Outcome:
         """Send the rewrite, or the original search where there is none or it fails. Return the outcome."""
@@ -206,7 +211,8 @@ class Proxy:
             try:
                 await responder.send_original(request, outcome)
             finally:
-                self._record_unread_search(responder, request.route.index, outcome)
+                origin = SearchOrigin(headers=request.headers)
+                self._record_unread_search(responder, request.route.index, outcome, origin)
             return
         expand = self.expand if len(request.body) <= MAX_INLINE_BYTES else self._expand_large
         results = await asyncio.gather(*(expand(search) for search in multi.searches))
@@ -218,7 +224,9 @@ class Proxy:
             for search, result in zip(multi.searches, results, strict=True):
                 if failure is not None and result.body is not None:
                     result = replace(result, outcome=failure)
-                self._record_search(responder, search.index, result, added_s)
+                self._record_search(
+                    responder, search.index, result, added_s, SearchOrigin(search.body, request.headers)
+                )
 
     async def _send_msearch(
         self, responder: Responder, request: SearchRequest, multi: MultiSearch, results: list[FlowResult]

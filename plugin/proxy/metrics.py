@@ -79,6 +79,12 @@ class Metrics:
         self.cache_errors = Counter(
             "querylift_cache_errors", "Reads and writes of the cache that failed", ["operation"], registry=registry
         )
+        self.query_records = Counter(
+            "querylift_query_records",
+            "Query records by destination and fate: written, refused by the engine, or dropped",
+            ["destination", "fate"],
+            registry=registry,
+        )
 
     def watch_cache(self, faults: CacheFaults) -> None:
         """Count the failed reads and writes of a cache: those that it had when it started, and those to come."""

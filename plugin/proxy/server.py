@@ -30,6 +30,7 @@ from querylift.plugin.proxy.connection_guard import (
 from querylift.plugin.proxy.engine_check import check_settings_on_engine
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
+from querylift.plugin.proxy.query_records.file_place import check_record_file
 from querylift.plugin.proxy.settings_reload import SettingsReloader
 from querylift.plugin.proxy.upstream import Upstream
 from querylift.plugin.settings import Settings, format_generator_names, split_address
@@ -48,6 +49,8 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
 
     `generator` takes the place of the one at the settings' top level.
     """
+    if settings.log.searches_file is not None:
+        check_record_file(settings.log.searches_file)
     made_generators = {} if generator is None else {settings.generator[0]: generator}
     metrics = Metrics()
     async with open_brokers(
@@ -62,18 +65,20 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
             ssl=factory.build_ssl_context(settings),
         )
         body_thread = BodyThread(time.monotonic)
+        metrics.watch_cache(brokers.cache_faults)
+        journal = Journal(metrics, settings)
         try:
-            metrics.watch_cache(brokers.cache_faults)
             yield Proxy(
                 settings,
                 brokers=brokers,
                 upstream=upstream,
-                journal=Journal(metrics, settings),
+                journal=journal,
                 body_thread=body_thread,
                 clock=time.monotonic,
             )
         finally:
             await body_thread.close()
+            await journal.close()
             await upstream.close()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -149,12 +150,12 @@ def test_those_beyond_the_places_of_a_generator_wait() -> None:
     assert reports == [1, 2, 1, 0]
 
 
-def test_the_table_of_metrics_says_what_metrics_there_are() -> None:
+def test_the_table_of_metrics_says_what_metrics_there_are(tmp_path: Path) -> None:
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         await send_search(client, proxy)
         assert _read_documented_metrics() == _read_real_metrics(proxy.application.journal.metrics)
 
-    run_with_proxy(check)
+    run_with_proxy(check, log={"searches_file": str(tmp_path / "queries.jsonl")})
 
 
 def _read_documented_metrics() -> dict[str, tuple[str, frozenset[str]]]:

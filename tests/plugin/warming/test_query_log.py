@@ -81,6 +81,7 @@ def test_a_file_without_queries_is_named(tmp_path: Path, content: bytes | None, 
         (b'{"query": "axon"}\n{"query": "neuron"\n', 2, "this line is not JSON"),
         (b'{"query": "axon"}\nneuron\n', 2, "this line is not JSON"),
         (b'{"query_id": "0f", "user_query": "0f"}\n', 1, "this line has the query's hash, not its text"),
+        (b'{"user_query": "0f", "query_attributes": {"query_hash": "0f"}}\n', 1, "this line has the query's hash"),
     ],
 )
 def test_a_line_that_is_no_query_is_named_before_anything_is_warmed(
