@@ -239,14 +239,14 @@ class ExpansionBroker:
     def _start_generation(self, key: str, question: Question) -> asyncio.Task[Expansion | None]:
         generation = asyncio.ensure_future(self._generate_and_cache(key, question))
         self._generations[key] = generation
-        self._meter.set_pending(len(self._generations))
+        self._meter.add_pending(1)
         self._pending_by_client[question.client] += 1
         generation.add_done_callback(lambda task: self._forget_generation(key, question.client, task))
         return generation
 
     def _forget_generation(self, key: str, client: str, generation: asyncio.Task[Expansion | None]) -> None:
         self._generations.pop(key, None)
-        self._meter.set_pending(len(self._generations))
+        self._meter.add_pending(-1)
         self._pending_by_client[client] -= 1
         if not self._pending_by_client[client]:
             del self._pending_by_client[client]
@@ -332,11 +332,7 @@ def _make_answer(expansion: Expansion | None, outcome: Outcome) -> Answer:
 
 @contextlib.asynccontextmanager
 async def open_broker(
-    settings: Settings,
-    generator: Generator,
-    *,
-    waits_for_acceptance: bool = False,
-    meter: GenerationMeter | None = None,
+    settings: Settings, generator: Generator, *, waits_for_acceptance: bool = False
 ) -> AsyncIterator[ExpansionBroker]:
     """Start `generator` and yield a broker over it. Both are closed on exit. Raises SettingsError, MissingExtra.
 
@@ -346,12 +342,7 @@ async def open_broker(
     if waits_for_acceptance:
         cache = HoldingCache(cache, time.monotonic)
     broker = ExpansionBroker(
-        generator,
-        cache,
-        clock=time.monotonic,
-        ttl_s=settings.cache.ttl_s,
-        pin_s=settings.cache.pin_s,
-        meter=meter,
+        generator, cache, clock=time.monotonic, ttl_s=settings.cache.ttl_s, pin_s=settings.cache.pin_s
     )
     try:
         await cache.start()

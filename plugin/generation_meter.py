@@ -14,11 +14,11 @@ GenerationFailure = Literal["busy", "failed"]
 class GenerationMeter:
     """Is told what one generator does. This class counts nothing; the metrics of a proxy have one that counts."""
 
-    def set_pending(self, count: int) -> None:
-        """Note how many expansions are under way now."""
+    def add_pending(self, change: int) -> None:
+        """Note how many more expansions are under way now; a negative number means fewer."""
 
-    def set_waiting(self, count: int) -> None:
-        """Note how many expansions wait now until the generator has a place for them."""
+    def add_waiting(self, change: int) -> None:
+        """Note how many more expansions wait now for a place in the generator; a negative number means fewer."""
 
     def add_duration(self, duration_s: float) -> None:
         """Note how long the generator took for one expansion, its queue included."""
@@ -31,26 +31,25 @@ class GenerationMeter:
 
 
 class WaitingLine:
-    """Counts those requests that wait for one of `places`. `report_count` is told each new number of them."""
+    """Counts those requests that wait for one of `places`. `report_change` is told how many more they are, or fewer."""
 
-    def __init__(self, places: int, report_count: Callable[[int], None]) -> None:
+    def __init__(self, places: int, report_change: Callable[[int], None]) -> None:
         self._places = places
-        self._report_count = report_count
+        self._report_change = report_change
         self._present_count = 0
 
     @contextmanager
     def hold_place(self) -> Iterator[None]:
         """Count one more request until the block ends."""
-        self._change_count(1)
+        self._present_count += 1
+        if self._present_count > self._places:
+            self._report_change(1)
         try:
             yield
         finally:
-            self._change_count(-1)
-
-    def _change_count(self, change: int) -> None:
-        self._present_count += change
-        if self._present_count + (change < 0) > self._places:  # otherwise nothing waits, before and after
-            self._report_count(max(0, self._present_count - self._places))
+            if self._present_count > self._places:
+                self._report_change(-1)
+            self._present_count -= 1
 
 
 def attach_meter(generator: Generator, meter: GenerationMeter) -> None:

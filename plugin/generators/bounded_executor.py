@@ -18,11 +18,11 @@ _T = TypeVar("_T")
 class BoundedExecutor:
     """Runs functions on `threads` threads, for at most `max_pending` requests at a time.
 
-    `report_waiting` is told how many functions wait for a thread, whenever that changes.
+    `report_waiting` is told how many more functions wait for a thread, or fewer.
     """
 
     def __init__(
-        self, threads: int, *, max_pending: int, report_waiting: Callable[[int], None] = lambda count: None
+        self, threads: int, *, max_pending: int, report_waiting: Callable[[int], None] = lambda change: None
     ) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="expander")
         self._max_pending = max_pending

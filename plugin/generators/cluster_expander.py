@@ -100,7 +100,7 @@ class ClusterExpanderGenerator:
         executor = BoundedExecutor(
             self._threads,
             max_pending=self._max_pending,
-            report_waiting=lambda count: self.meter.set_waiting(count),
+            report_waiting=lambda change: self.meter.add_waiting(change),
         )
         self._opened = _OpenCluster(model, executor, endpoint)
         self.identity = f"{compute_expander_identity(self._folder)}:{self._engine_digest}"

@@ -161,7 +161,7 @@ class FastExpanderGenerator:
         executor = BoundedExecutor(
             self._threads,
             max_pending=self._max_pending,
-            report_waiting=lambda count: self.meter.set_waiting(count),
+            report_waiting=lambda change: self.meter.add_waiting(change),
         )
         self._opened = _OpenExpander(record.source, model, executor, endpoint)
 

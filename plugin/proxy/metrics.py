@@ -115,13 +115,13 @@ class CountingMeter(GenerationMeter):
             "failed": metrics.generation_failures.labels(generator, "failed"),
         }
 
-    def set_pending(self, count: int) -> None:
-        """Show how many expansions are under way now."""
-        self._pending.set(count)
+    def add_pending(self, change: int) -> None:
+        """Change the number of expansions that are under way."""
+        self._pending.inc(change)
 
-    def set_waiting(self, count: int) -> None:
-        """Show how many expansions wait now until the generator has a place for them."""
-        self._waiting.set(count)
+    def add_waiting(self, change: int) -> None:
+        """Change the number of expansions that wait for a place in the generator."""
+        self._waiting.inc(change)
 
     def add_duration(self, duration_s: float) -> None:
         """Add the time of one expansion to the histogram."""

@@ -78,7 +78,7 @@ class LlamaGenerator:
         self._supervisor: asyncio.Task[None] | None = None
         self.restarts = 0
         self.meter = GenerationMeter()
-        self._line = WaitingLine(slots, lambda count: self.meter.set_waiting(count))
+        self._line = WaitingLine(slots, lambda change: self.meter.add_waiting(change))
         self.identity = f"llama:{'+'.join(file.name for file in self._files)}"
 
     @property

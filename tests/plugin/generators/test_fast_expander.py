@@ -150,16 +150,16 @@ def test_requests_beyond_the_queue_fail_and_later_ones_are_answered(folder: Path
 
 
 def test_the_number_of_requests_that_wait_for_a_thread_is_reported(folder: Path) -> None:
-    waiting_counts: list[int] = []
+    changes: list[int] = []
 
     class QueueMeter(GenerationMeter):
-        def set_waiting(self, count: int) -> None:
-            waiting_counts.append(count)
+        def add_waiting(self, change: int) -> None:
+            changes.append(change)
 
     async def drill(generator: FastExpanderGenerator) -> None:
         generator.meter = QueueMeter()
         await asyncio.gather(*(generator.expand(ExpansionRequest("boats", "topics")) for _ in range(3)))
-        assert waiting_counts == [1, 2, 1, 0]
+        assert changes == [1, 1, -1, -1]
 
     _run_drill(folder, drill, threads=1)
 

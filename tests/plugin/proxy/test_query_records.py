@@ -185,13 +185,13 @@ def test_a_reloaded_file_gets_the_next_record_and_the_old_one_no_more(tmp_path: 
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         await send_search(client, proxy)
         values = proxy.application.settings.model_dump() | {"log": {"searches_file": str(tmp_path / "new")}}
-        reload_settings(proxy.application, lambda: parse_settings(values))
+        await reload_settings(proxy.application, lambda: parse_settings(values))
         await send_search(client, proxy)
         await send_search(client, proxy)
         assert len(await asyncio.to_thread(read_records, tmp_path / "new", 2)) == 2
         assert len(await asyncio.to_thread(read_records, tmp_path / "old", 1)) == 1
         values["log"] = {}
-        reload_settings(proxy.application, lambda: parse_settings(values))
+        await reload_settings(proxy.application, lambda: parse_settings(values))
         await send_search(client, proxy)
 
     run_with_proxy(check, log={"searches_file": str(tmp_path / "old")})
