@@ -22,6 +22,7 @@ from querylift.plugin.expansion import MAX_DOCUMENTS
 from querylift.plugin.log_settings import LogSettings
 from querylift.plugin.policy import Policy
 from querylift.plugin.settings_table import SettingsTable
+from querylift.plugin.tracing_settings import TracingSettings
 
 ENVIRONMENT_PREFIX = "QUERYLIFT_"
 
@@ -186,6 +187,7 @@ class Settings(SettingsTable):
     feedback: FeedbackSettings = FeedbackSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @field_validator("engine")
     @classmethod

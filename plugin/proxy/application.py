@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from querylift.plugin import dsl
 from querylift.plugin.brokers import ExpansionBrokers
@@ -36,6 +37,9 @@ from querylift.plugin.proxy.responder import ORIGINAL_FAILS, AnswerUnseen, Respo
 from querylift.plugin.proxy.search_request import SearchRequest, read_search_request
 from querylift.plugin.proxy.upstream import Upstream, UpstreamBroken
 from querylift.plugin.settings import Settings
+
+if TYPE_CHECKING:
+    from querylift.plugin.proxy.tracing import SearchTracer
 
 _log = logging.getLogger("querylift")
 
@@ -63,8 +67,11 @@ class Proxy:
         journal: Journal,
         body_thread: BodyThread,
         clock: Callable[[], float],
+        tracer: SearchTracer | None = None,
     ) -> None:
         self.brokers = brokers
+        self._tracer = tracer
+        self._answer = brokers.answer if tracer is None else tracer.time_answers(brokers.answer)
         self.upstream = upstream
         self.journal = journal
         self._body_thread = body_thread
@@ -77,6 +84,8 @@ class Proxy:
         self.settings = settings
         self.rules = ExpansionRules(settings, clock=self._clock)
         self.journal.apply_settings(settings)
+        if self._tracer is not None:
+            self._tracer.apply_settings(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,7 +98,11 @@ class Proxy:
             elif self.upstream.leaves_base_path(path):
                 await responder.send_json(400, _LEAVING_TARGET)
             elif route := routes.match_search_route(scope["method"], path):
-                await self._answer_search(responder, scope, route, path)
+                if self._tracer is None:
+                    await self._answer_search(responder, scope, route, path)
+                else:
+                    with self._tracer.trace_search(scope, route, responder) as traced_scope:
+                        await self._answer_search(responder, traced_scope, route, path)
             elif reason := routes.find_unread_reason(scope["method"], path):
                 index = routes.find_first_index(path)
                 await self._forward_unread(responder, scope, path, Outcome("skipped", reason), index=index)
@@ -104,7 +117,7 @@ class Proxy:
 
     async def expand(self, search: Search) -> FlowResult:
         """Return what to send for `search`, by its deadline. Never raises."""
-        return await run_flow_async(search_flow(search, self.rules), self.brokers.answer)
+        return await run_flow_async(search_flow(search, self.rules), self._answer)
 
     async def _expand_large(self, search: Search) -> FlowResult:
         """Do the same as `expand`, and read the body in a thread."""
@@ -112,7 +125,7 @@ class Proxy:
         deadline_s = started_s + self.rules.find_budget_s(search.index)
         run_step = partial(self._body_thread.run, deadline_s)
         try:
-            return await run_flow_async(search_flow(search, self.rules), self.brokers.answer, run_step=run_step)
+            return await run_flow_async(search_flow(search, self.rules), self._answer, run_step=run_step)
         except TimeoutError:
             return FlowResult(None, Outcome("late", "budget"))
 
@@ -169,6 +182,9 @@ class Proxy:
         if responder.is_accepted and result.cache_keys:
             self.brokers.accept(result.cache_keys)
         self.journal.record_search(index, result, added_s, origin)
+        if self._tracer is not None:
+            label = self.journal.find_index_label(result.index if index is None else index)
+            self._tracer.note_result(label, result, added_s)
 
     async def _answer_single_search(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
         index = request.route.index

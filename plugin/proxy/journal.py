@@ -49,6 +49,10 @@ class Journal:
                 _search_log.info("%s", line)
             self._recorder.add_line(line)
 
+    def find_index_label(self, index: str | None) -> str:
+        """Return the name of the settings table that governs searches on the index expression, or `other`."""
+        return self._meters.find_label(index)
+
     def record_rejection(self, index: str | None) -> None:
         """Record a rewrite that the engine rejected."""
         self._meters.count_rejection(index)

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -35,6 +35,9 @@ from querylift.plugin.proxy.settings_reload import SettingsReloader
 from querylift.plugin.proxy.upstream import Upstream
 from querylift.plugin.settings import Settings, format_generator_names, split_address
 
+if TYPE_CHECKING:
+    from querylift.plugin.proxy.tracing import SearchTracer
+
 KEEP_ALIVE_S = 900
 """How long an idle client keeps its connection. The time is long because engines never close one, and because a client
 that sends a search just as its connection closes gets an error."""
@@ -52,6 +55,7 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
     if settings.log.searches_file is not None:
         check_record_file(settings.log.searches_file)
     made_generators = {} if generator is None else {settings.generator[0]: generator}
+    tracer = _open_tracer(settings)
     metrics = Metrics()
     async with open_brokers(
         settings,
@@ -75,11 +79,23 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
                 journal=journal,
                 body_thread=body_thread,
                 clock=time.monotonic,
+                tracer=tracer,
             )
         finally:
             await body_thread.close()
             await journal.close()
+            if tracer is not None:
+                await tracer.close()
             await upstream.close()
+
+
+def _open_tracer(settings: Settings) -> SearchTracer | None:
+    """Return what makes the traces of searches, or None when the settings name no collector. Raises MissingExtra."""
+    if settings.tracing.endpoint is None:
+        return None
+    from querylift.plugin.proxy.tracing import SearchTracer
+
+    return SearchTracer(settings)
 
 
 async def serve_proxy(
