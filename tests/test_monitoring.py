@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
+from pathlib import Path
 from typing import Any, get_args
 
 import aiohttp
@@ -152,3 +153,58 @@ def test_prometheus_accepts_the_files(arguments: tuple[str, ...]) -> None:
     command = ["promtool", "check", kind, *options, str(FOLDER / name)]
     process = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert process.returncode == 0, process.stderr
+
+
+SERIES = {
+    "QueryliftDown": {'up{job="querylift", instance="a:9281"}': "1 1 0x40"},
+    "QueryliftEngineDown": {
+        'querylift_searches_total{index="docs", outcome="error", reason="engine"}': "0+60x40",
+        'querylift_searches_total{index="docs", outcome="cached", reason=""}': "0+540x40",
+    },
+    "QueryliftSlowsSearches": {
+        'querylift_added_seconds_bucket{index="docs", le="0.25"}': "0+50x60",
+        'querylift_added_seconds_bucket{index="docs", le="1"}': "0+100x60",
+        'querylift_added_seconds_bucket{index="docs", le="+Inf"}': "0+100x60",
+    },
+    "QueryliftMissesItsBudget": {
+        'querylift_searches_total{index="docs", outcome="late", reason="budget"}': "0+60x60",
+        'querylift_searches_total{index="docs", outcome="cached", reason=""}': "0+40x60",
+    },
+    "QueryliftRewritesRefused": {'querylift_refused_total{index="docs"}': "0x20 1 2 3 4x30"},
+    "QueryliftFault": {'querylift_searches_total{index="docs", outcome="error", reason="internal"}': "0x20 1x20"},
+    "QueryliftGeneratorFails": {
+        'querylift_generation_failures_total{generator="llama", reason="failed"}': "0+20x60",
+        'querylift_generation_seconds_count{generator="llama"}': "0+100x60",
+    },
+    "QueryliftGeneratorBusy": {'querylift_generation_failures_total{generator="llama", reason="busy"}': "0+60x60"},
+    "QueryliftGeneratorRestarts": {
+        'querylift_generator_restarts_total{generator="llama", instance="a:9281"}': "0 1 2 3 4x30"
+    },
+    "QueryliftCacheFails": {'querylift_cache_errors_total{operation="read", instance="a:9281"}': "0+1x60"},
+}
+"""For each alert, what makes it fire: values at each minute."""
+
+
+@pytest.mark.parametrize("alert", SERIES)
+def test_each_alert_fires_on_what_it_is_for_and_on_nothing_else(alert: str, tmp_path: Path) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    series = [{"series": name, "values": values} for name, values in SERIES[alert].items()]
+    quiet = [{**entry, "values": "0x60"} for entry in series if alert != "QueryliftDown"]
+    tests = [(series, f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})', "1"),
+             (series, f'count(ALERTS{{alertname!="{alert}", alertstate="firing"}}) or vector(0)', "0"),
+             (quiet, 'count(ALERTS{alertstate="firing"}) or vector(0)', "0")]  # fmt: skip
+    groups = [
+        {
+            "interval": "1m",
+            "input_series": input_series,
+            "promql_expr_test": [
+                {"expr": expression, "eval_time": "28m", "exp_samples": [{"labels": "{}", "value": float(value)}]}
+            ],
+        }
+        for input_series, expression, value in tests
+    ]
+    file = tmp_path / "test.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(FOLDER / "alerts.yml")], "tests": groups}), encoding="utf-8")
+    process = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0, process.stdout + process.stderr
