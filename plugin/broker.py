@@ -17,6 +17,7 @@ from querylift.plugin.cache import Cache, cache_key, decode_expansion, encode_ex
 from querylift.plugin.cache_faults import CacheFaults
 from querylift.plugin.errors import GeneratorBusy, GeneratorError
 from querylift.plugin.expansion import Expansion
+from querylift.plugin.generation_meter import GenerationMeter, attach_meter
 from querylift.plugin.generation_times import GenerationTimes, get_expected_duration_s
 from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.holding_cache import HoldingCache
@@ -79,7 +80,7 @@ class ExpansionBroker:
     otherwise a client that floods the proxy would pin everybody's queries.
 
     `clock` gives seconds and never goes back. `max_pending` limits the generations under way, and
-    `max_pending_per_client` those of one client.
+    `max_pending_per_client` those of one client. `meter` is told what the generator does.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class ExpansionBroker:
         pin_s: float = 120,
         max_pending: int = 256,
         max_pending_per_client: int = MAX_PENDING_PER_CLIENT,
+        meter: GenerationMeter | None = None,
     ) -> None:
         self.generator = generator
         self._cache = cache
@@ -105,6 +107,8 @@ class ExpansionBroker:
         self._cache_writes: set[asyncio.Task[None]] = set()
         self._keys_pinned_while_pending: set[str] = set()
         self._times = GenerationTimes(get_expected_duration_s(generator))
+        self._meter = meter or GenerationMeter()
+        attach_meter(generator, self._meter)
         self._warned_s = -math.inf
         self._decoded: LRUCache[str, Expansion | None] = LRUCache(_MAX_DECODED)
 
@@ -235,12 +239,14 @@ class ExpansionBroker:
     def _start_generation(self, key: str, question: Question) -> asyncio.Task[Expansion | None]:
         generation = asyncio.ensure_future(self._generate_and_cache(key, question))
         self._generations[key] = generation
+        self._meter.add_pending(1)
         self._pending_by_client[question.client] += 1
         generation.add_done_callback(lambda task: self._forget_generation(key, question.client, task))
         return generation
 
     def _forget_generation(self, key: str, client: str, generation: asyncio.Task[Expansion | None]) -> None:
         self._generations.pop(key, None)
+        self._meter.add_pending(-1)
         self._pending_by_client[client] -= 1
         if not self._pending_by_client[client]:
             del self._pending_by_client[client]
@@ -254,17 +260,23 @@ class ExpansionBroker:
         started_s = self._clock()
         try:
             expansion = await self._generate(question.request)
-        except GeneratorBusy:
-            raise  # it came at once, and says nothing about the time that an expansion takes
+        except GeneratorBusy:  # it came at once, and says nothing about the time that an expansion takes
+            self._meter.count_failure("busy")
+            raise
         except GeneratorError as error:
-            self._times.add_duration(self._clock() - started_s)
+            self._note_duration(self._clock() - started_s)
+            self._meter.count_failure("failed")
             self._log_generator_error(error)
             self._pin_query(key, _FAILED_PIN)
             raise
-        self._times.add_duration(self._clock() - started_s)
+        self._note_duration(self._clock() - started_s)
         ttl_s = self._ttl_s if question.ttl_s is None else question.ttl_s
         self._write_to_cache_later(key, encode_expansion(expansion), ttl_s)
         return expansion
+
+    def _note_duration(self, duration_s: float) -> None:
+        self._times.add_duration(duration_s)
+        self._meter.add_duration(duration_s)
 
     async def _generate(self, request: ExpansionRequest) -> Expansion | None:
         """Ask the generator. Every fault of its own is a GeneratorError."""

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from querylift.plugin.broker import Answer, ExpansionBroker, Question
 from querylift.plugin.cache import Cache, make_cache
 from querylift.plugin.cache_faults import CacheFaults
+from querylift.plugin.generation_meter import GenerationMeter
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.generators.factory import GeneratorOrigin, make_generator, read_generator_origin
 from querylift.plugin.holding_cache import HoldingCache
@@ -38,10 +39,13 @@ class ExpansionBrokers:
 
     Each generator has its own queue, its own times and its own failures, so that one never holds up another. A question
     names the generators that may answer. They are asked in that order, until one has an expansion.
+
+    `make_meter` gives the meter of the generator with a name.
     """
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, make_meter: Callable[[str], GenerationMeter] | None = None) -> None:
         self._cache = cache
+        self._make_meter = make_meter or (lambda name: GenerationMeter())
         self._open: dict[str, _OpenGenerator] = {}
         self._closing_tasks: set[asyncio.Task[None]] = set()
 
@@ -121,17 +125,23 @@ class ExpansionBrokers:
         """Return the open generator of this name, or a new one where the settings or the files have changed."""
         current = self._open.get(name)
         if made_generator is not None:
-            return _OpenGenerator(self._make_broker(settings, made_generator), None)
+            return _OpenGenerator(self._make_broker(settings, name, made_generator), None)
         if current is not None and current.origin is None:
             return current
         origin = read_generator_origin(name, settings)
         if current is not None and current.origin == origin:
             return current
-        return _OpenGenerator(self._make_broker(settings, make_generator(name, settings)), origin)
+        return _OpenGenerator(self._make_broker(settings, name, make_generator(name, settings)), origin)
 
-    def _make_broker(self, settings: Settings, generator: Generator) -> ExpansionBroker:
-        cache = settings.cache
-        return ExpansionBroker(generator, self._cache, clock=time.monotonic, ttl_s=cache.ttl_s, pin_s=cache.pin_s)
+    def _make_broker(self, settings: Settings, name: str, generator: Generator) -> ExpansionBroker:
+        return ExpansionBroker(
+            generator,
+            self._cache,
+            clock=time.monotonic,
+            ttl_s=settings.cache.ttl_s,
+            pin_s=settings.cache.pin_s,
+            meter=self._make_meter(name),
+        )
 
     async def close(self) -> None:
         """Cancel the generations under way, and close the generators and the cache."""
@@ -160,16 +170,18 @@ async def open_brokers(
     *,
     made_generators: Mapping[str, Generator] | None = None,
     waits_for_acceptance: bool = False,
+    make_meter: Callable[[str], GenerationMeter] | None = None,
 ) -> AsyncIterator[ExpansionBrokers]:
     """Start generators and yield a broker over each. All is closed on exit. Raises SettingsError, MissingExtra.
 
     `names` are the generators to open; None opens all that the settings name. `made_generators` take the place of those of
-    the same name. With `waits_for_acceptance`, cache entries are written after `accept` was called for them.
+    the same name. With `waits_for_acceptance`, cache entries are written after `accept` was called for them. `make_meter`
+    gives the meter of the generator with a name.
     """
     cache = make_cache(settings.cache, time.monotonic)
     if waits_for_acceptance:
         cache = HoldingCache(cache, time.monotonic)
-    brokers = ExpansionBrokers(cache)
+    brokers = ExpansionBrokers(cache, make_meter)
     try:
         await cache.start()
         opened_names = settings.list_generator_names() if names is None else names

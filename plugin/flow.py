@@ -70,7 +70,8 @@ def choose_explained_fields(settings: Settings, index: str | None) -> tuple[str,
 class FlowResult:
     """The rewritten body, or None when the original body is to be sent. `query` is empty when it was not found.
 
-    `cache_keys` are for the broker's `accept`. There are none when the cache was not asked.
+    `cache_keys` are for the broker's `accept`. There are none when the cache was not asked. `index` is the index
+    expression whose table was applied, or None when the search was left alone before the generator was asked.
     """
 
     body: bytes | None
@@ -78,6 +79,7 @@ class FlowResult:
     query: str = ""
     expansion: Expansion | None = None
     cache_keys: tuple[str, ...] = ()
+    index: str | None = None
 
     def __repr__(self) -> str:
         return f"FlowResult({self.outcome.format_header()})"
@@ -184,12 +186,12 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
         ttl_s=table.cache_ttl_s,
     )
     if answer.expansion is None:
-        return FlowResult(None, answer.outcome, request.text, cache_keys=answer.cache_keys)
+        return FlowResult(None, answer.outcome, request.text, cache_keys=answer.cache_keys, index=request.index)
     body, boost_reason = read_search.rewrite(answer.expansion, table.policy)
     outcome = answer.outcome
     if boost_reason and not outcome.reason:
         outcome = replace(outcome, reason=boost_reason)
-    return FlowResult(body, outcome, request.text, answer.expansion, answer.cache_keys)
+    return FlowResult(body, outcome, request.text, answer.expansion, answer.cache_keys, request.index)
 
 
 def _read_search(search: Search, rules: ExpansionRules) -> tuple[IndexSettings, ReadSearch]:

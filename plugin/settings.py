@@ -19,8 +19,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import MAX_DOCUMENTS
+from querylift.plugin.log_settings import LogSettings
 from querylift.plugin.policy import Policy
 from querylift.plugin.settings_table import SettingsTable
+from querylift.plugin.tracing_settings import TracingSettings
 
 ENVIRONMENT_PREFIX = "QUERYLIFT_"
 
@@ -160,14 +162,6 @@ class HttpSettings(SettingsTable):
     max_seconds: Annotated[float, Field(gt=0)] = 10
 
 
-class LogSettings(SettingsTable):
-    """`[log]`: the form of the log, and one JSON line per search. It is a UBI query record with the query's hash or text."""
-
-    format: Literal["text", "json"] = "text"
-    searches: bool = False
-    query_text: bool = False
-
-
 class Settings(SettingsTable):
     """Everything that `querylift serve` reads."""
 
@@ -193,6 +187,7 @@ class Settings(SettingsTable):
     feedback: FeedbackSettings = FeedbackSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @field_validator("engine")
     @classmethod
@@ -257,6 +252,14 @@ class Settings(SettingsTable):
         defaults = {"generator": self.generator, "budget_ms": self.budget_ms, "cache_ttl_s": self.cache.ttl_s}
         missing = {name: value for name, value in defaults.items() if getattr(table, name) is None}
         return table.model_copy(update=missing) if missing else table
+
+    def find_index_table_name(self, expression: str | None) -> str | None:
+        """Return NAME of the table `[index.NAME]` that governs searches on the index expression, or None."""
+        if expression is None or self.find_index_settings(expression) is None:
+            return None
+        names = ("*" if name == "_all" else name for name in expression.split(",") if name)
+        first_name = next(names)
+        return next(pattern for pattern in self.index if _pattern_covers_name(pattern, first_name))
 
     def _find_table(self, name: str) -> IndexSettings | None:
         """Return the first table whose pattern matches every index that `name` can stand for."""

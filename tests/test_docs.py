@@ -32,7 +32,8 @@ def _models() -> dict[str, type[BaseModel]]:
 
 
 @pytest.mark.parametrize(
-    "heading", ["Top level", "[index.NAME]", "[cache]", "[llama]", "[expander]", "[feedback]", "[http]", "[log]"]
+    "heading",
+    ["Top level", "[index.NAME]", "[cache]", "[llama]", "[expander]", "[feedback]", "[http]", "[log]", "[tracing]"],
 )
 def test_every_setting_is_documented_and_no_other(heading: str) -> None:
     if heading == "Top level":

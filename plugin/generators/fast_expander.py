@@ -29,6 +29,7 @@ from querylift.plugin.fast_expander.neighbours_weigher import NeighboursWeigher
 from querylift.plugin.fast_expander.text_encoder import TextEncoder, open_text_encoder
 from querylift.plugin.fast_expander.vocabulary import Vocabulary
 from querylift.plugin.fast_expander.weights import Weigher
+from querylift.plugin.generation_meter import GenerationMeter
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.bounded_executor import BoundedExecutor
 from querylift.plugin.settings import EncoderEndpointSettings
@@ -148,6 +149,7 @@ class FastExpanderGenerator:
         self._threads = threads
         self._max_pending = max_pending
         self._opened: _OpenExpander | None = None
+        self.meter = GenerationMeter()
         self.identity = f"expander:{folder.name}"
 
     async def start(self) -> None:
@@ -156,7 +158,11 @@ class FastExpanderGenerator:
         self.identity = compute_expander_identity(self._folder)
         await self._index_checker.check_index(record.source, self._folder)
         endpoint = await open_query_endpoint(record, self._endpoint_settings)
-        executor = BoundedExecutor(self._threads, max_pending=self._max_pending)
+        executor = BoundedExecutor(
+            self._threads,
+            max_pending=self._max_pending,
+            report_waiting=lambda change: self.meter.add_waiting(change),
+        )
         self._opened = _OpenExpander(record.source, model, executor, endpoint)
 
     async def expand(self, request: ExpansionRequest) -> Expansion | None:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from querylift.plugin import dsl
 from querylift.plugin.brokers import ExpansionBrokers
@@ -30,11 +31,15 @@ from querylift.plugin.proxy.body_thread import MAX_INLINE_BYTES, BodyThread
 from querylift.plugin.proxy.client_watch import ClientGone
 from querylift.plugin.proxy.error_answer import build_error_body
 from querylift.plugin.proxy.journal import Journal
+from querylift.plugin.proxy.query_records.record import SearchOrigin
 from querylift.plugin.proxy.rejection import REJECTED
 from querylift.plugin.proxy.responder import ORIGINAL_FAILS, AnswerUnseen, Responder
 from querylift.plugin.proxy.search_request import SearchRequest, read_search_request
 from querylift.plugin.proxy.upstream import Upstream, UpstreamBroken
 from querylift.plugin.settings import Settings
+
+if TYPE_CHECKING:
+    from querylift.plugin.proxy.tracing import SearchTracer
 
 _log = logging.getLogger("querylift")
 
@@ -48,7 +53,10 @@ _LEAVING_TARGET = build_error_body(
 
 
 class Proxy:
-    """ASGI application. Whoever makes the parts that it is given also starts and closes them."""
+    """ASGI application. Whoever makes the parts that it is given also starts and closes them.
+
+    `is_draining` says that the process was told to stop, and only finishes its searches.
+    """
 
     def __init__(
         self,
@@ -59,19 +67,25 @@ class Proxy:
         journal: Journal,
         body_thread: BodyThread,
         clock: Callable[[], float],
+        tracer: SearchTracer | None = None,
     ) -> None:
         self.brokers = brokers
+        self._tracer = tracer
+        self._answer = brokers.answer if tracer is None else tracer.time_answers(brokers.answer)
         self.upstream = upstream
         self.journal = journal
         self._body_thread = body_thread
         self._clock = clock
+        self.is_draining = False
         self.apply_settings(settings)
 
     def apply_settings(self, settings: Settings) -> None:
         """Use new settings for rules, budget, limits and log. A search that is under way keeps the old rules."""
         self.settings = settings
         self.rules = ExpansionRules(settings, clock=self._clock)
-        self.journal.log = settings.log
+        self.journal.apply_settings(settings)
+        if self._tracer is not None:
+            self._tracer.apply_settings(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,9 +98,14 @@ class Proxy:
             elif self.upstream.leaves_base_path(path):
                 await responder.send_json(400, _LEAVING_TARGET)
             elif route := routes.match_search_route(scope["method"], path):
-                await self._answer_search(responder, scope, route, path)
+                if self._tracer is None:
+                    await self._answer_search(responder, scope, route, path)
+                else:
+                    with self._tracer.trace_search(scope, route, responder) as traced_scope:
+                        await self._answer_search(responder, traced_scope, route, path)
             elif reason := routes.find_unread_reason(scope["method"], path):
-                await self._forward_unread(responder, scope, path, Outcome("skipped", reason))
+                index = routes.find_first_index(path)
+                await self._forward_unread(responder, scope, path, Outcome("skipped", reason), index=index)
             else:
                 await responder.forward_stream(scope, path)
         except ClientGone:
@@ -98,7 +117,7 @@ class Proxy:
 
     async def expand(self, search: Search) -> FlowResult:
         """Return what to send for `search`, by its deadline. Never raises."""
-        return await run_flow_async(search_flow(search, self.rules), self.brokers.answer)
+        return await run_flow_async(search_flow(search, self.rules), self._answer)
 
     async def _expand_large(self, search: Search) -> FlowResult:
         """Do the same as `expand`, and read the body in a thread."""
@@ -106,7 +125,7 @@ class Proxy:
         deadline_s = started_s + self.rules.find_budget_s(search.index)
         run_step = partial(self._body_thread.run, deadline_s)
         try:
-            return await run_flow_async(search_flow(search, self.rules), self.brokers.answer, run_step=run_step)
+            return await run_flow_async(search_flow(search, self.rules), self._answer, run_step=run_step)
         except TimeoutError:
             return FlowResult(None, Outcome("late", "budget"))
 
@@ -126,7 +145,7 @@ class Proxy:
             try:
                 await responder.forward_body(scope, path, body, request)
             finally:
-                self._record_unread_search(responder, route.index, request)
+                self._record_unread_search(responder, route.index, request, SearchOrigin(body, scope["headers"]))
         elif route.api == "_msearch":
             await self._answer_msearch(responder, request, started_s)
         else:
@@ -147,18 +166,25 @@ class Proxy:
         try:
             await responder.forward_stream(scope, path, prefix=prefix, outcome=outcome)
         finally:
-            self._record_unread_search(responder, index, outcome)
+            self._record_unread_search(responder, index, outcome, SearchOrigin(headers=scope["headers"]))
 
-    def _record_unread_search(self, responder: Responder, index: str | None, outcome: Outcome) -> None:
-        self._record_search(responder, index, FlowResult(None, outcome), 0.0)
+    def _record_unread_search(
+        self, responder: Responder, index: str | None, outcome: Outcome, origin: SearchOrigin
+    ) -> None:
+        self._record_search(responder, index, FlowResult(None, outcome), 0.0, origin)
 
-    def _record_search(self, responder: Responder, index: str | None, result: FlowResult, added_s: float) -> None:
+    def _record_search(
+        self, responder: Responder, index: str | None, result: FlowResult, added_s: float, origin: SearchOrigin
+    ) -> None:
         """Record a search that was answered. An engine that failed to answer is the outcome, whatever was sent to it."""
         if responder.has_engine_failed:
             result = replace(result, outcome=_ENGINE_DOWN)
         if responder.is_accepted and result.cache_keys:
             self.brokers.accept(result.cache_keys)
-        self.journal.record_search(index, result, added_s)
+        self.journal.record_search(index, result, added_s, origin)
+        if self._tracer is not None:
+            label = self.journal.find_index_label(result.index if index is None else index)
+            self._tracer.note_result(label, result, added_s)
 
     async def _answer_single_search(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
         index = request.route.index
@@ -173,7 +199,7 @@ class Proxy:
             if outcome is not result.outcome:
                 result = replace(result, outcome=outcome)
         finally:
-            self._record_search(responder, index, result, added_s)
+            self._record_search(responder, index, result, added_s, SearchOrigin(request.body, request.headers))
 
     async def _send_search(self, responder: Responder, request: SearchRequest, result: FlowResult) -> Outcome:
         """Send the rewrite, or the original search where there is none or it fails. Return the outcome."""
@@ -190,7 +216,7 @@ class Proxy:
         accepted_positions = await responder.send_original_after_rejection(request, [0], is_msearch=False)
         if not accepted_positions:  # the client's own search is wrong, not the rewrite
             return ORIGINAL_FAILS
-        self._handle_rejection(request.route.index)
+        self._handle_rejection(result.index)
         return REJECTED
 
     async def _answer_msearch(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
@@ -201,7 +227,8 @@ class Proxy:
             try:
                 await responder.send_original(request, outcome)
             finally:
-                self._record_unread_search(responder, request.route.index, outcome)
+                origin = SearchOrigin(headers=request.headers)
+                self._record_unread_search(responder, request.route.index, outcome, origin)
             return
         expand = self.expand if len(request.body) <= MAX_INLINE_BYTES else self._expand_large
         results = await asyncio.gather(*(expand(search) for search in multi.searches))
@@ -213,7 +240,9 @@ class Proxy:
             for search, result in zip(multi.searches, results, strict=True):
                 if failure is not None and result.body is not None:
                     result = replace(result, outcome=failure)
-                self._record_search(responder, search.index, result, added_s)
+                self._record_search(
+                    responder, search.index, result, added_s, SearchOrigin(search.body, request.headers)
+                )
 
     async def _send_msearch(
         self, responder: Responder, request: SearchRequest, multi: MultiSearch, results: list[FlowResult]
@@ -235,7 +264,7 @@ class Proxy:
             return None
         accepted_positions = await responder.send_original_after_rejection(request, rejected_positions, is_msearch=True)
         for i in accepted_positions:
-            self._handle_rejection(multi.searches[i].index)
+            self._handle_rejection(results[i].index)
         return REJECTED if accepted_positions else ORIGINAL_FAILS
 
     def _handle_rejection(self, index: str | None) -> None:

@@ -30,6 +30,7 @@ class Responder:
     It holds the start message back until it knows which reply to send. After the start message the reply is fixed.
     `has_engine_failed` says whether the client got an error because the engine did not answer. That error carries
     `outcome_without_engine`, which is set for searches. `is_accepted` says whether the engine's status was 2xx.
+    `status` is what the client got, or None as long as it got nothing.
     """
 
     def __init__(self, upstream: Upstream, receive: Receive, send: Send) -> None:
@@ -40,6 +41,7 @@ class Responder:
         self.outcome_without_engine: Outcome | None = None
         self.has_engine_failed = False
         self.is_accepted = False
+        self.status: int | None = None
         self._has_started = False
         self._is_body_read = False
         self._has_client_left = False
@@ -170,6 +172,7 @@ class Responder:
     async def _send_reply(self, reply: Reply, outcome: Outcome | None, held: bytes) -> None:
         """Send the reply to the client: first the part of its body that was `held` back, then the rest."""
         headers = reply.headers
+        self.status = reply.status
         self.is_accepted = 200 <= reply.status < 300
         if outcome is not None and reply.status not in _STATUSES_WITHOUT_OUTCOME:
             headers = [*headers, (_OUTCOME_HEADER, outcome.format_header().encode())]
@@ -188,6 +191,7 @@ class Responder:
 
     async def send_json(self, status: int, body: bytes, outcome: Outcome | None = None) -> None:
         """Send an answer that does not come from the engine."""
+        self.status = status
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if outcome is not None:
             headers.append((_OUTCOME_HEADER, outcome.format_header().encode()))

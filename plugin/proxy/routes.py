@@ -48,6 +48,12 @@ def find_unread_reason(method: str, path: str) -> str | None:
     return next((reason for reason, pattern in _UNREAD_ROUTES.items() if pattern.match(path)), None)
 
 
+def find_first_index(path: str) -> str | None:
+    """Return the index expression with which a raw path begins, or None when it begins with the name of an API."""
+    segment = unquote(path.split("/", 2)[1])
+    return segment if segment and not segment.startswith("_") else None
+
+
 def is_readable_media_type(content_type: str) -> bool:
     """Whether a body of this media type is JSON. A missing media type is not; the engine refuses it."""
     return bool(_MEDIA_TYPES.match(content_type))

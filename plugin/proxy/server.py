@@ -8,8 +8,8 @@ import functools
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -30,9 +30,13 @@ from querylift.plugin.proxy.connection_guard import (
 from querylift.plugin.proxy.engine_check import check_settings_on_engine
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
+from querylift.plugin.proxy.query_records.file_place import check_record_file
 from querylift.plugin.proxy.settings_reload import SettingsReloader
 from querylift.plugin.proxy.upstream import Upstream
 from querylift.plugin.settings import Settings, format_generator_names, split_address
+
+if TYPE_CHECKING:
+    from querylift.plugin.proxy.tracing import SearchTracer
 
 KEEP_ALIVE_S = 900
 """How long an idle client keeps its connection. The time is long because engines never close one, and because a client
@@ -48,17 +52,26 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
 
     `generator` takes the place of the one at the settings' top level.
     """
+    if settings.log.searches_file is not None:
+        check_record_file(settings.log.searches_file)
     made_generators = {} if generator is None else {settings.generator[0]: generator}
-    async with open_brokers(settings, made_generators=made_generators, waits_for_acceptance=True) as brokers:
+    tracer = _open_tracer(settings)
+    metrics = Metrics()
+    async with open_brokers(
+        settings,
+        made_generators=made_generators,
+        waits_for_acceptance=True,
+        make_meter=metrics.make_generation_meter,
+    ) as brokers:
         upstream = Upstream(
             settings.engine,
             connect_timeout_s=settings.engine_connect_timeout_s,
             ssl=factory.build_ssl_context(settings),
         )
         body_thread = BodyThread(time.monotonic)
+        metrics.watch_cache(brokers.cache_faults)
+        journal = Journal(metrics, settings)
         try:
-            journal = Journal(Metrics(), settings.log)
-            journal.metrics.watch_cache(brokers.cache_faults)
             yield Proxy(
                 settings,
                 brokers=brokers,
@@ -66,10 +79,23 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
                 journal=journal,
                 body_thread=body_thread,
                 clock=time.monotonic,
+                tracer=tracer,
             )
         finally:
             await body_thread.close()
+            await journal.close()
+            if tracer is not None:
+                await tracer.close()
             await upstream.close()
+
+
+def _open_tracer(settings: Settings) -> SearchTracer | None:
+    """Return what makes the traces of searches, or None when the settings name no collector. Raises MissingExtra."""
+    if settings.tracing.endpoint is None:
+        return None
+    from querylift.plugin.proxy.tracing import SearchTracer
+
+    return SearchTracer(settings)
 
 
 async def serve_proxy(
@@ -89,12 +115,11 @@ async def serve_proxy(
         if settings.admin is not None:
             servers.append(create_server(Admin(proxy), settings.admin, ConnectionLimits(ADMIN_CONNECTIONS)))
         for stop_signal in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(stop_signal, _stop_servers, servers)
+            loop.add_signal_handler(stop_signal, _begin_draining, proxy, servers[0])
         for server, address in zip(servers, (settings.listen, settings.admin), strict=False):
             await _start_listening(server, address or "")
         announce(_format_greeting(settings))
-        await asyncio.gather(*(server.main_loop() for server in servers))
-        await asyncio.gather(*(server.shutdown() for server in servers))
+        await _run_until_drained(*servers)
 
 
 class GuardedServer(uvicorn.Server):
@@ -145,9 +170,20 @@ async def _start_listening(server: uvicorn.Server, address: str) -> None:
     await server.startup()
 
 
-def _stop_servers(servers: Sequence[uvicorn.Server]) -> None:
-    for server in servers:
-        server.should_exit = True
+def _begin_draining(proxy: Proxy, server: uvicorn.Server) -> None:
+    proxy.is_draining = True
+    server.should_exit = True
+
+
+async def _run_until_drained(server: uvicorn.Server, *admin_servers: uvicorn.Server) -> None:
+    """Serve until `server` is told to stop and has answered its requests. The admin page answers until then."""
+    admin_loops = [asyncio.ensure_future(admin_server.main_loop()) for admin_server in admin_servers]
+    await server.main_loop()
+    await server.shutdown()
+    for admin_server in admin_servers:
+        admin_server.should_exit = True
+    await asyncio.gather(*admin_loops)
+    await asyncio.gather(*(admin_server.shutdown() for admin_server in admin_servers))
 
 
 def _format_greeting(settings: Settings) -> str:

@@ -156,8 +156,8 @@ def test_the_admin_page_counts_outcomes_explains_searches_and_reports_health(eng
         ) as answer:
             explanation = json.load(answer)
         assert proxy.read_health()["status"] == "ok"
-    assert 'querylift_searches_total{outcome="expanded",reason=""} 4.0' in metrics
-    assert 'querylift_searches_total{outcome="skipped",reason="quoted"} 1.0' in metrics
+    assert f'querylift_searches_total{{index="{INDEX}",outcome="expanded",reason=""}} 4.0' in metrics
+    assert f'querylift_searches_total{{index="{INDEX}",outcome="skipped",reason="quoted"}} 1.0' in metrics
     assert explanation["outcome"] == "cached"
     assert explanation["body"]["query"]["bool"]["must"] == [{"match": {"contents": "axon signal"}}]
 

@@ -41,6 +41,7 @@ CHANGES: dict[str, Any] = {
     "http": {"model": "m"},
     "encoder": {"model": "m"},
     "log": {"searches": True},
+    "tracing": {"sample_share": 0.5},
 }
 """Another value for every setting."""
 
