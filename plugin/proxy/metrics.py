@@ -32,10 +32,12 @@ class Metrics:
             "querylift_refused", "Expanded searches that the engine refused", registry=self.registry
         )
         self.pending_generations = Gauge(
-            "querylift_generations_pending", "Expansions that are being made now", registry=self.registry
+            "querylift_generations_pending", "Expansions that are being made now", registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.worker_restarts = Gauge(
-            "querylift_worker_restarts", "Restarts of the model's worker process", registry=self.registry
+            "querylift_worker_restarts", "Restarts of the model's worker process", registry=self.registry,
+            multiprocess_mode="livemax",
         )
 
     def watch_cache(self, faults: CacheFaults) -> None:

@@ -1,0 +1,137 @@
+"""`querylift serve` with several workers: what each process does, and in which order they start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+import uvloop
+from prometheus_client.multiprocess import mark_process_dead
+
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.proxy.address_check import bind_address, check_addresses
+from querylift.plugin.proxy.connection_guard import ADMIN_CONNECTIONS, ConnectionLimits
+from querylift.plugin.proxy.engine_check import check_settings_on_engine
+from querylift.plugin.proxy.server import create_server, format_greeting, run_servers, run_until_stopped, stop_servers
+from querylift.plugin.proxy.workers.child import Role
+from querylift.plugin.proxy.workers.shared_admin import SharedAdmin
+from querylift.plugin.proxy.workers.shared_folder import SharedFolder, fit_to_worker
+from querylift.plugin.proxy.workers.supervisor import Supervisor
+from querylift.plugin.settings import Settings
+
+_MODULES_BY_KIND = {"expander": ("numpy", "onnxruntime", "tokenizers", "faiss")}
+"""Packages that a kind of generator imports only when it starts."""
+
+
+def serve_workers(
+    settings: Settings, read_settings: Callable[[], Settings], announce: Callable[[str], None], folder: SharedFolder
+) -> None:
+    """Serve with several processes until SIGINT or SIGTERM. Raises QueryliftError when one of them cannot start.
+
+    All processes are forked from this one after it has imported what they need, so that they share that memory.
+    """
+    if sys.platform != "linux":
+        raise SettingsError(f"workers is {settings.workers}, and several workers need Linux; set it to 1")
+    fit_to_worker(settings, folder, 1)  # raises now what would be wrong for every worker
+    asyncio.run(_check_settings(settings))
+    sockets = bind_address(settings.listen)
+    admin_sockets = bind_address(settings.admin) if settings.admin is not None else []
+    workers = [
+        Role(f"worker {number}", partial(_run_worker, number, settings, read_settings, folder, sockets))
+        for number in range(1, settings.workers + 1)
+    ]
+    stages = [workers[:1], workers[1:]]  # what is wrong with the settings is said once, by the first one
+    if admin_sockets:
+        stages.append([Role("admin page", partial(_run_admin, settings, folder, admin_sockets))])
+    supervisor = Supervisor(
+        stages,
+        on_start_stopping=partial(_close_sockets, sockets),
+        on_end=lambda pid: mark_process_dead(pid, str(folder.metrics)),  # type: ignore[no-untyped-call]
+    )
+    import_packages(settings)
+    supervisor.run(lambda: announce(f"{format_greeting(settings)}, with {settings.workers} workers"))
+
+
+def import_packages(settings: Settings) -> None:
+    """Import what the workers will need, and keep the garbage collector from writing to it.
+
+    The libraries for matrices must start no threads here, because a thread does not live on in a forked process. One
+    thread is also right for the workers: there are as many of them as there are cores to use.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for kind in {name.partition(":")[0] for name in _list_generator_names(settings)}:
+        for module in _MODULES_BY_KIND.get(kind, ()):
+            with contextlib.suppress(ImportError):  # the worker says what is missing
+                importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+
+
+def _list_generator_names(settings: Settings) -> list[str]:
+    return [settings.generator]
+
+
+async def _check_settings(settings: Settings) -> None:
+    await check_addresses(settings)
+    await check_settings_on_engine(settings)
+
+
+def _close_sockets(sockets: Sequence[socket.socket]) -> None:
+    """Let new connections be refused as soon as the workers accept none."""
+    for listener in sockets:
+        listener.close()
+
+
+def _run_worker(
+    number: int,
+    settings: Settings,
+    read_settings: Callable[[], Settings],
+    folder: SharedFolder,
+    sockets: Sequence[socket.socket],
+    announce_ready: Callable[[], None],
+) -> None:
+    def announce() -> None:
+        _release_freed_memory()
+        announce_ready()
+
+    own_settings = fit_to_worker(settings, folder, number)
+    _run_on_event_loop(
+        run_servers(own_settings, lambda: fit_to_worker(read_settings(), folder, number), announce, sockets=sockets)
+    )
+
+
+def _run_admin(
+    settings: Settings, folder: SharedFolder, sockets: Sequence[socket.socket], announce_ready: Callable[[], None]
+) -> None:
+    worker_sockets = [folder.admin_socket(number) for number in range(1, settings.workers + 1)]
+    app = SharedAdmin(worker_sockets, folder.metrics)
+
+    async def serve() -> None:
+        server = create_server(app, settings.admin or "", ConnectionLimits(ADMIN_CONNECTIONS))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop_servers, [server])
+        await server.startup(list(sockets))
+        announce_ready()
+        await run_until_stopped([server])
+
+    _run_on_event_loop(serve())
+
+
+def _run_on_event_loop(work: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
+
+
+def _release_freed_memory() -> None:
+    """Give memory that was freed while loading back to the system: ten megabytes with an expander."""
+    with contextlib.suppress(AttributeError, OSError):  # only the GNU C library has this function
+        ctypes.CDLL(None).malloc_trim(0)
