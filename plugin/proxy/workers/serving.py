@@ -69,16 +69,12 @@ def import_packages(settings: Settings) -> None:
     thread is also right for the workers: there are as many of them as there are cores to use.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for kind in {name.partition(":")[0] for name in _list_generator_names(settings)}:
+    for kind in {name.partition(":")[0] for name in settings.list_generator_names()}:
         for module in _MODULES_BY_KIND.get(kind, ()):
             with contextlib.suppress(ImportError):  # the worker says what is missing
                 importlib.import_module(module)
     gc.collect()
     gc.freeze()
-
-
-def _list_generator_names(settings: Settings) -> list[str]:
-    return [settings.generator]
 
 
 async def _check_settings(settings: Settings) -> None:
