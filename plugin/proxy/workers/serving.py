@@ -19,6 +19,8 @@ import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.generators.factory import make_ordered_generator
+from querylift.plugin.generators.llama.model_server import ModelServer
 from querylift.plugin.proxy.address_check import bind_address, check_addresses
 from querylift.plugin.proxy.connection_guard import ADMIN_CONNECTIONS, ConnectionLimits
 from querylift.plugin.proxy.engine_check import check_settings_on_engine
@@ -51,6 +53,8 @@ def serve_workers(
         for number in range(1, settings.workers + 1)
     ]
     stages = [workers[:1], workers[1:]]  # what is wrong with the settings is said once, by the first one
+    if _runs_models(settings):
+        stages.insert(0, [Role("models", partial(_run_models, folder))])
     if admin_sockets:
         stages.append([Role("admin page", partial(_run_admin, settings, folder, admin_sockets))])
     supervisor = Supervisor(
@@ -75,6 +79,10 @@ def import_packages(settings: Settings) -> None:
                 importlib.import_module(module)
     gc.collect()
     gc.freeze()
+
+
+def _runs_models(settings: Settings) -> bool:
+    return any(name.partition(":")[0] == "llama" for name in settings.list_generator_names())
 
 
 async def _check_settings(settings: Settings) -> None:
@@ -118,6 +126,20 @@ def _run_admin(
         await server.startup(list(sockets))
         announce_ready()
         await run_until_stopped([server])
+
+    _run_on_event_loop(serve())
+
+
+def _run_models(folder: SharedFolder, announce_ready: Callable[[], None]) -> None:
+    async def serve() -> None:
+        models = ModelServer(make_ordered_generator)
+        is_over = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_over.set)
+        server = await models.listen(folder.model_socket)
+        announce_ready()
+        await is_over.wait()
+        server.close()
+        await models.close()
 
     _run_on_event_loop(serve())
 
