@@ -9,10 +9,9 @@ import asyncio
 import contextlib
 import functools
 import signal
-import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -93,9 +92,9 @@ async def run_servers(
     read_settings: Callable[[], Settings],
     announce: Callable[[], None],
     *,
-    sockets: Sequence[socket.socket] | None = None,
+    start_listening: Callable[[GuardedServer], Awaitable[None]] | None = None,
 ) -> None:
-    """Do the same for settings that were checked. The proxy listens on `sockets` where they are given."""
+    """Do the same for settings that were checked. `start_listening` starts the proxy's server in place of its address."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     async with open_proxy(settings) as proxy:
         loop = asyncio.get_running_loop()
@@ -106,8 +105,8 @@ async def run_servers(
         for stop_signal in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(stop_signal, stop_servers, servers)
         for server, address in zip(servers, (settings.listen, settings.admin), strict=False):
-            if sockets is not None and address == settings.listen:
-                await server.startup(list(sockets))
+            if start_listening is not None and server is servers[0]:
+                await start_listening(server)
             else:
                 await _start_listening(server, address or "")
         announce()

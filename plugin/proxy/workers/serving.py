@@ -26,6 +26,7 @@ from querylift.plugin.proxy.connection_guard import ADMIN_CONNECTIONS, Connectio
 from querylift.plugin.proxy.engine_check import check_settings_on_engine
 from querylift.plugin.proxy.server import create_server, format_greeting, run_servers, run_until_stopped, stop_servers
 from querylift.plugin.proxy.workers.child import Role
+from querylift.plugin.proxy.workers.fair_listener import ConnectionCounts, listen_fairly
 from querylift.plugin.proxy.workers.shared_admin import SharedAdmin
 from querylift.plugin.proxy.workers.shared_folder import SharedFolder, fit_to_worker
 from querylift.plugin.proxy.workers.supervisor import Supervisor
@@ -48,8 +49,9 @@ def serve_workers(
     asyncio.run(_check_settings(settings))
     sockets = bind_address(settings.listen)
     admin_sockets = bind_address(settings.admin) if settings.admin is not None else []
+    counts = ConnectionCounts(settings.workers)
     workers = [
-        Role(f"worker {number}", partial(_run_worker, number, settings, read_settings, folder, sockets))
+        Role(f"worker {number}", partial(_run_worker, number, settings, read_settings, folder, sockets, counts))
         for number in range(1, settings.workers + 1)
     ]
     stages = [workers[:1], workers[1:]]  # what is wrong with the settings is said once, by the first one
@@ -57,10 +59,16 @@ def serve_workers(
         stages.insert(0, [Role("models", partial(_run_models, folder))])
     if admin_sockets:
         stages.append([Role("admin page", partial(_run_admin, settings, folder, admin_sockets))])
+
+    def note_end(role: Role, pid: int) -> None:
+        mark_process_dead(pid, str(folder.metrics))  # type: ignore[no-untyped-call]
+        if role in workers:
+            counts.remove(workers.index(role) + 1)
+
     supervisor = Supervisor(
         stages,
         on_start_stopping=partial(_close_sockets, sockets),
-        on_end=lambda pid: mark_process_dead(pid, str(folder.metrics)),  # type: ignore[no-untyped-call]
+        on_end=note_end,
     )
     import_packages(settings)
     supervisor.run(lambda: announce(f"{format_greeting(settings)}, with {settings.workers} workers"))
@@ -102,15 +110,20 @@ def _run_worker(
     read_settings: Callable[[], Settings],
     folder: SharedFolder,
     sockets: Sequence[socket.socket],
+    counts: ConnectionCounts,
     announce_ready: Callable[[], None],
 ) -> None:
     def announce() -> None:
         _release_freed_memory()
         announce_ready()
 
-    own_settings = fit_to_worker(settings, folder, number)
     _run_on_event_loop(
-        run_servers(own_settings, lambda: fit_to_worker(read_settings(), folder, number), announce, sockets=sockets)
+        run_servers(
+            fit_to_worker(settings, folder, number),
+            lambda: fit_to_worker(read_settings(), folder, number),
+            announce,
+            start_listening=lambda server: listen_fairly(server, sockets, counts, number),
+        )
     )
 
 

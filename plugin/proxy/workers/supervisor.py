@@ -29,7 +29,7 @@ class Supervisor:
     """The processes of one proxy.
 
     `stages` are roles that start one stage after another, and stop in the reverse order. `on_start_stopping` is called before
-    the first child is told to stop, and `on_end` with the process id of each child that ended.
+    the first child is told to stop, and `on_end` with the role and the process id of each child that ended.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Supervisor:
         stages: Sequence[Sequence[Role]],
         *,
         on_start_stopping: Callable[[], None],
-        on_end: Callable[[int], None],
+        on_end: Callable[[Role, int], None],
     ) -> None:
         self._stages = stages
         self._on_start_stopping = on_start_stopping
@@ -112,7 +112,7 @@ class Supervisor:
             if ended_pid:
                 child = self._children.pop(pid)
                 self._starting.discard(pid)
-                self._on_end(pid)
+                self._on_end(child.role, pid)
                 ended_children.append(child)
                 if not self._stops:
                     _log.warning("%s (process %d) ended (%s)", child.role.name, pid, describe_exit_code(os.waitstatus_to_exitcode(status)))
