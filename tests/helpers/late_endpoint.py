@@ -7,7 +7,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 EXPANSION_WORDS = "urlopen fetches"
@@ -34,10 +34,11 @@ def run_late_endpoint() -> Iterator[LateEndpoint]:
             endpoint.release.wait(30)
             message = {"message": {"role": "assistant", "content": EXPANSION_WORDS}, "finish_reason": "stop"}
             body = json.dumps({"choices": [message]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # the proxy may have ended
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -66,9 +67,9 @@ def find_outcome(proxy_url: str, query: str = "download a page", *, start: int =
         return str(answer.headers["X-Querylift"])
 
 
-def wait_for_outcome(proxy_url: str, outcome: str, query: str = "download a page") -> None:
-    """Search again and again until the outcome of a first page is `outcome`."""
+def wait_for_outcome(proxy_url: str, outcome: str, *, start: int = 0) -> None:
+    """Search again and again until the outcome is `outcome`."""
     give_up_s = time.monotonic() + 20
-    while (last_outcome := find_outcome(proxy_url, query)) != outcome:
+    while (last_outcome := find_outcome(proxy_url, start=start)) != outcome:
         assert time.monotonic() < give_up_s, last_outcome
         time.sleep(0.02)
