@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import ctypes
 import gc
-import importlib
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -32,16 +32,12 @@ from querylift.plugin.proxy.workers.shared_folder import SharedFolder, fit_to_wo
 from querylift.plugin.proxy.workers.supervisor import Supervisor
 from querylift.plugin.settings import Settings
 
-_MODULES_BY_KIND = {"expander": ("numpy", "onnxruntime", "tokenizers", "faiss")}
-"""Packages that a kind of generator imports only when it starts."""
-
-
 def serve_workers(
     settings: Settings, read_settings: Callable[[], Settings], announce: Callable[[str], None], folder: SharedFolder
 ) -> None:
     """Serve with several processes until SIGINT or SIGTERM. Raises QueryliftError when one of them cannot start.
 
-    All processes are forked from this one after it has imported what they need, so that they share that memory.
+    All processes are forked from this one after it has loaded what they only read, so that they share that memory.
     """
     if sys.platform != "linux":
         raise SettingsError(f"workers is {settings.workers}, and several workers need Linux; set it to 1")
@@ -70,23 +66,27 @@ def serve_workers(
         on_start_stopping=partial(_close_sockets, sockets),
         on_end=note_end,
     )
-    import_packages(settings)
+    _load_shared_memory(settings)
     supervisor.run(lambda: announce(f"{format_greeting(settings)}, with {settings.workers} workers"))
 
 
-def import_packages(settings: Settings) -> None:
-    """Import what the workers will need, and keep the garbage collector from writing to it.
+def _load_shared_memory(settings: Settings) -> None:
+    """Load what all workers only read, so that they share it. Raises SettingsError, MissingExtra.
 
-    The libraries for matrices must start no threads here, because a thread does not live on in a forked process. One
-    thread is also right for the workers: there are as many of them as there are cores to use.
+    The libraries must start no thread here, because a thread does not live on in a forked process. One thread is also
+    right for the workers, as there is one for each core.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for kind in {name.partition(":")[0] for name in settings.list_generator_names()}:
-        for module in _MODULES_BY_KIND.get(kind, ()):
-            with contextlib.suppress(ImportError):  # the worker says what is missing
-                importlib.import_module(module)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    for name in settings.list_generator_names():
+        kind, _, argument = name.partition(":")
+        if kind == "expander" and argument:
+            from querylift.plugin.generators.fast_expander import preload_expander_model
+
+            preload_expander_model(Path(argument))
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # otherwise the garbage collector of each worker would write to all objects
+    with contextlib.suppress(AttributeError, OSError):  # only the GNU C library has this function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _runs_models(settings: Settings) -> bool:
@@ -113,15 +113,11 @@ def _run_worker(
     counts: ConnectionCounts,
     announce_ready: Callable[[], None],
 ) -> None:
-    def announce() -> None:
-        _release_freed_memory()
-        announce_ready()
-
     _run_on_event_loop(
         run_servers(
             fit_to_worker(settings, folder, number),
             lambda: fit_to_worker(read_settings(), folder, number),
-            announce,
+            announce_ready,
             start_listening=lambda server: listen_fairly(server, sockets, counts, number),
         )
     )
@@ -160,9 +156,3 @@ def _run_models(folder: SharedFolder, announce_ready: Callable[[], None]) -> Non
 def _run_on_event_loop(work: Coroutine[Any, Any, None]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
-
-
-def _release_freed_memory() -> None:
-    """Give memory that was freed while loading back to the system: ten megabytes with an expander."""
-    with contextlib.suppress(AttributeError, OSError):  # only the GNU C library has this function
-        ctypes.CDLL(None).malloc_trim(0)
