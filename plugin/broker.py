@@ -23,6 +23,7 @@ from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.holding_cache import HoldingCache
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.settings import Settings
+from querylift.plugin.shared_pins import PIN_PREFIX
 
 _log = logging.getLogger("querylift")
 
@@ -138,14 +139,14 @@ class ExpansionBroker:
         if not isinstance(self._cache, HoldingCache):
             return
         for key in cache_keys:
-            entries = (key, "pin:" + key)
+            entries = (PIN_PREFIX + key, key)
             if key in self._generations or self._cache.holds_any(*entries):  # a cached answer has nothing to write
                 self._run_in_background(self._cache.accept(*entries))
 
     async def _answer_by_key(self, key: str, question: Question, budget_s: float) -> Answer:
         """Return what the cache holds, or what the generator makes within `budget_s`. Never raises GeneratorError."""
         try:
-            cached_answer = self._read_cached_answer(key, question, *self._cache.peek_two("pin:" + key, key))
+            cached_answer = self._read_cached_answer(key, question, *self._cache.peek_two(PIN_PREFIX + key, key))
             if cached_answer is not None:
                 return cached_answer
             async with asyncio.timeout(budget_s if budget_s < math.inf else None):
@@ -187,7 +188,7 @@ class ExpansionBroker:
 
     async def _wait_for_answer(self, key: str, question: Question) -> Answer:
         """Return what the cache holds, or wait for the generation, which is started when none is under way."""
-        pin, encoded_expansion = await self._cache.get_two("pin:" + key, key)
+        pin, encoded_expansion = await self._cache.get_two(PIN_PREFIX + key, key)
         cached_answer = self._read_cached_answer(key, question, pin, encoded_expansion)
         if cached_answer is not None:
             return cached_answer
@@ -298,12 +299,12 @@ class ExpansionBroker:
         if self._pin_s:
             if key in self._generations:
                 self._keys_pinned_while_pending.add(key)
-            self._write_to_cache_later("pin:" + key, pin, self._pin_s)
+            self._write_to_cache_later(PIN_PREFIX + key, pin, self._pin_s)
 
     def _unpin_query(self, key: str) -> None:
         """Let later pages have the expansion: the latest first page had it, and they must agree with that one."""
         self._keys_pinned_while_pending.discard(key)
-        self._write_to_cache_later("pin:" + key, _NO_PIN, self._pin_s or 1)
+        self._write_to_cache_later(PIN_PREFIX + key, _NO_PIN, self._pin_s or 1)
 
     def _write_to_cache_later(self, key: str, value: str, ttl_s: float) -> None:
         """Write to the cache in the background. A shared cache may be slow, and no search should wait for it."""

@@ -117,6 +117,7 @@ class LlamaSettings(SettingsTable):
     slots: Annotated[int, Field(ge=1, le=64)] = 8
     queue_size: Annotated[int, Field(ge=1)] = 64
     max_seconds: Annotated[float, Field(gt=0)] = 60
+    socket: Path | None = None
 
 
 class ExpanderSettings(SettingsTable):
@@ -175,6 +176,7 @@ class Settings(SettingsTable):
     admin_token: SecretStr | None = None
     admin_hosts: Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)] = ()
     enabled: bool = True
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
     generator: GeneratorNames = ("none",)
     budget_ms: Annotated[float, Field(ge=0)] = 300
     max_body_bytes: Annotated[int, Field(ge=1)] = 262_144

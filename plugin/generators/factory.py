@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.generators.base import Generator
-from querylift.plugin.settings import Settings
+from querylift.plugin.settings import Settings, parse_settings
 
 GENERATOR_FORMS = "none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, expander:FOLDER, http:URL"
 
@@ -155,6 +155,8 @@ def _make_expander(argument: str, settings: Settings) -> Generator:
 
 
 def _make_llama(argument: str, settings: Settings) -> Generator:
+    if settings.llama.socket is not None:
+        return _make_model_client(argument, settings, settings.llama.socket)
     from querylift.plugin.generators.llama.generator import LlamaGenerator
 
     options = settings.llama
@@ -167,6 +169,23 @@ def _make_llama(argument: str, settings: Settings) -> Generator:
         queue_size=options.queue_size,
         max_seconds=options.max_seconds,
     )
+
+
+def _make_model_client(argument: str, settings: Settings, socket: Path) -> Generator:
+    """Return a generator whose model runs in another process, which serves all workers of this proxy."""
+    from querylift.plugin.generators.llama.model_client import ModelClient
+
+    order = {
+        "generator": f"llama:{argument}" if argument else "llama",
+        "llama": settings.llama.model_dump(mode="json", exclude={"socket"}),
+        "files": read_generator_origin(f"llama:{argument}", settings).file_states,
+    }
+    return ModelClient(socket, order)
+
+
+def make_ordered_generator(order: Mapping[str, Any]) -> Generator:
+    """Return the generator that a worker ordered, in the process that runs models. Raises SettingsError, MissingExtra."""
+    return make_generator(order["generator"], parse_settings({"llama": order["llama"]}))
 
 
 def _choose_llama_files(argument: str, adapter: Path | None) -> tuple[Path, Path | None]:

@@ -87,6 +87,20 @@ class ExpanderModel:
         return terms, dict(words)
 
 
+_preloaded_models: dict[Path, tuple[ExpanderRecord, ExpanderModel]] = {}
+
+
+def preload_expander_model(folder: Path) -> None:
+    """Load an expander for all processes that are forked from this one, which then share it. Raises SettingsError, MissingExtra.
+
+    `open_expander_model` returns it until the folder is built again. An encoder on one thread starts no thread in this
+    process. What asks an engine or an endpoint is loaded by each process itself.
+    """
+    record = read_expander_record(folder)
+    if record.form != "cluster" and record.endpoint is None:
+        _preloaded_models[folder.absolute()] = open_expander_model(folder)
+
+
 def open_expander_model(
     folder: Path, endpoint: EncoderEndpointSettings | None = None
 ) -> tuple[ExpanderRecord, ExpanderModel]:
@@ -97,6 +111,9 @@ def open_expander_model(
     record = read_expander_record(folder)
     if record.form == "cluster":
         raise SettingsError(f"{folder} is of the form 'cluster', which asks an engine; build one of another form")
+    preloaded = _preloaded_models.get(folder.absolute())
+    if preloaded is not None and preloaded[0] == record:
+        return preloaded
     check_files(folder, record)
     encoder = open_text_encoder(folder, record, endpoint)
     groups = record.source.list_groups(record.terms)

@@ -1,4 +1,7 @@
-"""`querylift serve`: the proxy and its admin page on uvicorn, in one process with the broker and its generator."""
+"""`querylift serve`: the proxy and its admin page on uvicorn, in one process with the broker and its generator.
+
+The folder `workers` runs several such processes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import functools
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -105,9 +108,20 @@ async def serve_proxy(
 
     `announce` gets one line once the proxy listens.
     """
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     await check_addresses(settings)
     await check_settings_on_engine(settings)
+    await run_servers(settings, read_settings, lambda: announce(format_greeting(settings)))
+
+
+async def run_servers(
+    settings: Settings,
+    read_settings: Callable[[], Settings],
+    announce: Callable[[], None],
+    *,
+    start_listening: Callable[[GuardedServer], Awaitable[None]] | None = None,
+) -> None:
+    """Do the same for settings that were checked. `start_listening` starts the proxy's server in place of its address."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     async with open_proxy(settings) as proxy:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, SettingsReloader(proxy, read_settings).reload)
@@ -117,9 +131,18 @@ async def serve_proxy(
         for stop_signal in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(stop_signal, _begin_draining, proxy, servers[0])
         for server, address in zip(servers, (settings.listen, settings.admin), strict=False):
-            await _start_listening(server, address or "")
-        announce(_format_greeting(settings))
+            if start_listening is not None and server is servers[0]:
+                await start_listening(server)
+            else:
+                await _start_listening(server, address or "")
+        announce()
         await _run_until_drained(*servers)
+
+
+async def run_until_stopped(servers: Sequence[uvicorn.Server]) -> None:
+    """Serve until `stop_servers`, and finish what is under way."""
+    await asyncio.gather(*(server.main_loop() for server in servers))
+    await asyncio.gather(*(server.shutdown() for server in servers))
 
 
 class GuardedServer(uvicorn.Server):
@@ -138,13 +161,14 @@ class GuardedServer(uvicorn.Server):
 
 
 def create_server(app: Any, address: str, limits: ConnectionLimits = DEFAULT_LIMITS) -> GuardedServer:
-    """Return a uvicorn server for an ASGI application, not yet started."""
-    host, port = split_address(address)
+    """Return a uvicorn server for an ASGI application, not yet started. An address may be the path of a Unix socket."""
+    host, port = ("", 0) if is_unix_socket(address) else split_address(address)
     guard = ConnectionGuard(limits)
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
+        uds=address if is_unix_socket(address) else None,
         loop="uvloop",
         http=functools.partial(ClientProtocol, guard=guard),  # type: ignore[arg-type]
         ws="none",
@@ -165,8 +189,9 @@ def create_server(app: Any, address: str, limits: ConnectionLimits = DEFAULT_LIM
 
 async def _start_listening(server: uvicorn.Server, address: str) -> None:
     """Start listening. Raises SettingsError when the port is taken."""
-    async with occupy_address(address):
-        pass  # uvicorn itself would call sys.exit when the port is taken
+    if not is_unix_socket(address):
+        async with occupy_address(address):
+            pass  # uvicorn itself would call sys.exit when the port is taken
     await server.startup()
 
 
@@ -186,7 +211,19 @@ async def _run_until_drained(server: uvicorn.Server, *admin_servers: uvicorn.Ser
     await asyncio.gather(*(admin_server.shutdown() for admin_server in admin_servers))
 
 
-def _format_greeting(settings: Settings) -> str:
+def is_unix_socket(address: str) -> bool:
+    """Whether an address is the path of a Unix socket. Only Querylift itself sets such a one, for its workers."""
+    return address.startswith("/")
+
+
+def stop_servers(servers: Sequence[uvicorn.Server]) -> None:
+    """End `run_until_stopped` soon."""
+    for server in servers:
+        server.should_exit = True
+
+
+def format_greeting(settings: Settings) -> str:
+    """Return the line that says what is served."""
     return f"serving http://{settings.listen} -> {settings.engine}, {_describe_expansion(settings)}"
 
 

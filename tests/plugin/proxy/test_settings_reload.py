@@ -29,6 +29,7 @@ CHANGES: dict[str, Any] = {
     "admin_token": "secret",
     "admin_hosts": ["querylift"],
     "enabled": False,
+    "workers": 2,
     "generator": "feedback",
     "budget_ms": 30,
     "max_body_bytes": 10,
