@@ -146,8 +146,12 @@ class Settings(SettingsTable):
     engine_username: str | None = None
     engine_password: SecretStr | None = None
     engine_ca_file: Path | None = None
+    engine_client_cert: Path | None = None
+    engine_client_key: Path | None = None
     engine_connect_timeout_s: Annotated[float, Field(gt=0)] = 5
     listen: str = "127.0.0.1:9280"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     admin: str | None = "127.0.0.1:9281"
     admin_token: SecretStr | None = None
     admin_hosts: Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)] = ()

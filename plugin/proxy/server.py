@@ -31,8 +31,10 @@ from querylift.plugin.proxy.engine_check import check_settings_on_engine
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
 from querylift.plugin.proxy.settings_reload import SettingsReloader
+from querylift.plugin.proxy.tls_door import TlsDoor
 from querylift.plugin.proxy.upstream import Upstream
 from querylift.plugin.settings import Settings, split_address
+from querylift.plugin.tls import ServerCertificate, open_server_certificate
 
 KEEP_ALIVE_S = 900
 """How long an idle client keeps its connection. The time is long because engines never close one, and because a client
@@ -81,14 +83,16 @@ async def serve_proxy(
     `announce` gets one line once the proxy listens.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    certificate = open_server_certificate(settings)
     await check_addresses(settings)
     await check_settings_on_engine(settings)
     async with open_proxy(settings) as proxy:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, SettingsReloader(proxy, read_settings).reload)
-        servers = [create_server(proxy, settings.listen, ConnectionLimits(raise_file_limit()))]
+        loop.add_signal_handler(signal.SIGHUP, SettingsReloader(proxy, read_settings, certificate).reload)
+        servers = [create_server(proxy, settings.listen, ConnectionLimits(raise_file_limit()), certificate)]
         if settings.admin is not None:
-            servers.append(create_server(Admin(proxy), settings.admin, ConnectionLimits(ADMIN_CONNECTIONS)))
+            admin_limits = ConnectionLimits(ADMIN_CONNECTIONS)
+            servers.append(create_server(Admin(proxy), settings.admin, admin_limits, certificate))
         for stop_signal in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(stop_signal, _stop_servers, servers)
         for server, address in zip(servers, (settings.listen, settings.admin), strict=False):
@@ -113,16 +117,19 @@ class GuardedServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def create_server(app: Any, address: str, limits: ConnectionLimits = DEFAULT_LIMITS) -> GuardedServer:
-    """Return a uvicorn server for an ASGI application, not yet started."""
+def create_server(
+    app: Any, address: str, limits: ConnectionLimits = DEFAULT_LIMITS, certificate: ServerCertificate | None = None
+) -> GuardedServer:
+    """Return a uvicorn server for an ASGI application, not yet started. With a certificate it speaks TLS only."""
     host, port = split_address(address)
     guard = ConnectionGuard(limits)
+    connection_options = {"guard": guard} if certificate is None else {"guard": guard, "certificate": certificate}
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         loop="uvloop",
-        http=functools.partial(ClientProtocol, guard=guard),  # type: ignore[arg-type]
+        http=functools.partial(ClientProtocol if certificate is None else TlsDoor, **connection_options),  # type: ignore
         ws="none",
         lifespan="off",
         access_log=False,
@@ -159,4 +166,5 @@ def _format_greeting(settings: Settings) -> str:
         effect = f"{settings.generator}, expanding on {', '.join(indices)}"
     else:
         effect = f"{settings.generator}, expanding on no index (every search passes through)"
-    return f"serving http://{settings.listen} -> {settings.engine}, {effect}"
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"serving {scheme}://{settings.listen} -> {settings.engine}, {effect}"

@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from querylift.plugin.errors import QueryliftError
+from querylift.plugin.errors import QueryliftError, SettingsError
 from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.engine_check import log_doubts
 from querylift.plugin.proxy.log_format import set_log_format
 from querylift.plugin.settings import Settings
+from querylift.plugin.tls import ServerCertificate
 
 _log = logging.getLogger("querylift")
 
@@ -24,14 +25,19 @@ RESTART_SETTINGS = tuple(name for name in Settings.model_fields if name not in A
 class SettingsReloader:
     """Reads the settings again when it is told to, and holds them against the engine afterwards."""
 
-    def __init__(self, proxy: Proxy, read_settings: Callable[[], Settings]) -> None:
+    def __init__(
+        self, proxy: Proxy, read_settings: Callable[[], Settings], certificate: ServerCertificate | None = None
+    ) -> None:
         self._proxy = proxy
         self._read_settings = read_settings
+        self._certificate = certificate
         self._check: asyncio.Task[None] | None = None
 
     def reload(self) -> None:
         """Apply the settings at once. The warnings about indices and fields come when the engine has answered."""
         reload_settings(self._proxy, self._read_settings)
+        if self._certificate is not None:
+            reload_certificate(self._certificate)
         self._check = asyncio.ensure_future(log_doubts(self._proxy.settings))
 
 
@@ -52,3 +58,13 @@ def reload_settings(proxy: Proxy, read_settings: Callable[[], Settings]) -> None
     set_log_format(settings.log)
     proxy.apply_settings(settings.model_copy(update=values_in_use))
     _log.info("the settings were read again")
+
+
+def reload_certificate(certificate: ServerCertificate) -> None:
+    """Read the files of the certificate again. Files that cannot be used are logged, and the certificate stays."""
+    try:
+        certificate.reload()
+    except SettingsError as error:
+        _log.error("the certificate was not read again, and the old one stays: %s", error)
+        return
+    _log.info("the certificate was read again")

@@ -13,6 +13,7 @@ from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.connection_guard import ConnectionLimits
 from querylift.plugin.proxy.server import DEFAULT_LIMITS, GuardedServer, create_server, open_proxy
 from querylift.plugin.settings import parse_settings
+from querylift.plugin.tls import ServerCertificate, open_server_certificate
 
 MAX_BODY_BYTES = 100_000_000
 """A larger body that is announced with `Expect` is not asked for, as engines do it."""
@@ -126,20 +127,23 @@ async def run_proxy(
 ) -> AsyncIterator[RunningProxy]:
     """Yield a proxy on a free port, in this process and on uvicorn, as `querylift serve` runs it."""
     values = {"index": {"docs": {}}, "budget_ms": 2000, "engine": engine_url} | settings
+    checked_settings = parse_settings(values)
+    certificate = open_server_certificate(checked_settings)
     async with (
-        open_proxy(parse_settings(values), generator) as application,
-        serve_application(application, limits) as server,
+        open_proxy(checked_settings, generator) as application,
+        serve_application(application, limits, certificate) as server,
     ):
         port = find_port(server)
-        yield RunningProxy(application, server, port, f"http://127.0.0.1:{port}")
+        scheme = "http" if certificate is None else "https"
+        yield RunningProxy(application, server, port, f"{scheme}://127.0.0.1:{port}")
 
 
 @asynccontextmanager
 async def serve_application(
-    application: Any, limits: ConnectionLimits = DEFAULT_LIMITS
+    application: Any, limits: ConnectionLimits = DEFAULT_LIMITS, certificate: ServerCertificate | None = None
 ) -> AsyncIterator[GuardedServer]:
     """Serve an ASGI application on a free port, as `querylift serve` does, and yield the server."""
-    server = create_server(application, "127.0.0.1:0", limits)
+    server = create_server(application, "127.0.0.1:0", limits, certificate)
     await server.startup()
     loop = asyncio.create_task(server.main_loop())
     try:
