@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from querylift.plugin.broker import open_broker
+from querylift.plugin.engine_access import build_ssl_context
 from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.address_check import check_addresses, occupy_address
@@ -56,7 +57,7 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
         upstream = Upstream(
             settings.engine,
             connect_timeout_s=settings.engine_connect_timeout_s,
-            ssl=factory.build_ssl_context(settings),
+            ssl=build_ssl_context(settings),
         )
         body_thread = BodyThread(time.monotonic)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -100,10 +101,10 @@ def answer_with(body: bytes = b'{"hits":{}}', *, status: str = "200 OK", extra: 
 
 
 @asynccontextmanager
-async def run_stub_engine(handler: Handler) -> AsyncIterator[StubEngine]:
-    """Yield a scripted engine on a free port."""
+async def run_stub_engine(handler: Handler, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[StubEngine]:
+    """Yield a scripted engine on a free port, with TLS where a context is given."""
     engine = StubEngine(handler)
-    server = await asyncio.start_server(engine.serve_connection, "127.0.0.1", 0, limit=2**22)
+    server = await asyncio.start_server(engine.serve_connection, "127.0.0.1", 0, limit=2**22, ssl=tls)
     engine.port = server.sockets[0].getsockname()[1]
     try:
         yield engine

@@ -37,8 +37,8 @@ def files(tmp_path: Path) -> CertificateFiles:
 def _run_with_tls(
     files: CertificateFiles, check: Check, handler: Handler | None = None, *, limits: ConnectionLimits | None = None
 ) -> None:
-    options = {"tls_cert": str(files.certificate), "tls_key": str(files.key)}
-    run_with_proxy(check, handler, limits=limits or ConnectionLimits(), **options)
+    limits = limits or ConnectionLimits()
+    run_with_proxy(check, handler, limits=limits, tls_cert=str(files.certificate), tls_key=str(files.key))
 
 
 async def _search(client: aiohttp.ClientSession, url: str, files: CertificateFiles) -> tuple[int, str]:
