@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from querylift.plugin.engine_access import build_ssl_context
+from querylift.plugin.aws_credentials import load_credentials
+from querylift.plugin.engine_access import build_signer, build_ssl_context
 from querylift.plugin.errors import EngineError, MissingExtra
 from querylift.plugin.proxy.rejection import REJECTION_STATUSES
 from querylift.plugin.settings import Settings
@@ -158,10 +159,9 @@ def _create_client(settings: Settings, timeout_s: float) -> Any:
     except ImportError:
         raise MissingExtra("opensearch-py", "index") from None
     ssl_context = build_ssl_context(settings)
-    password = settings.engine_password.get_secret_value() if settings.engine_password else ""
     return OpenSearch(
         hosts=[settings.engine],
-        http_auth=(settings.engine_username, password) if settings.engine_username else None,
+        http_auth=_find_account(settings),
         ssl_context=None if ssl_context is True else ssl_context,
         timeout=timeout_s,
         max_retries=5,
@@ -169,6 +169,19 @@ def _create_client(settings: Settings, timeout_s: float) -> Any:
         retry_on_status=(502, 503, 504),
         http_compress=False,
     )
+
+
+def _find_account(settings: Settings) -> Any:
+    """Return the user and the password, what signs requests for AWS, or None. Raises SettingsError, MissingExtra."""
+    if build_signer(settings) is not None:
+        from opensearchpy import Urllib3AWSV4SignerAuth
+
+        credentials = load_credentials(settings.aws.profile)
+        return Urllib3AWSV4SignerAuth(credentials, settings.aws.region, settings.aws.service)
+    if settings.engine_username is None:
+        return None
+    password = settings.engine_password
+    return settings.engine_username, password.get_secret_value() if password else ""
 
 
 def _format_error(url: str, method: str, path: str, error: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 
+from querylift.plugin.aws_signing import AwsSigner
 from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.settings import Settings
@@ -22,11 +23,12 @@ _CLIENT_KEYS = ("engine_client_cert", "engine_client_key")
 class EngineAccess:
     """How Querylift's own requests reach the engine. `headers` hold its account, and are empty without one.
 
-    `ssl` is what aiohttp takes: an SSL context, or True for the CAs of the system.
+    `ssl` is what aiohttp takes: an SSL context, or True for the CAs of the system. `signer` signs for AWS.
     """
 
     headers: Mapping[str, str] = field(default_factory=dict)
     ssl: Any = True
+    signer: AwsSigner | None = None
 
     def open_session(self, **options: Any) -> aiohttp.ClientSession:
         """Return a session for requests to the engine. `options` are those of aiohttp.ClientSession.
@@ -35,15 +37,28 @@ class EngineAccess:
         """
         headers = {**self.headers, **options.pop("headers", {})}
         connector = aiohttp.TCPConnector(ssl=self.ssl)
-        return make_engine_session(headers=headers, connector=connector, **options)
+        middlewares = () if self.signer is None else (self.signer,)
+        return make_engine_session(headers=headers, connector=connector, middlewares=middlewares, **options)
 
 
 ANONYMOUS_ACCESS = EngineAccess()
 
 
 def build_engine_access(settings: Settings) -> EngineAccess:
-    """Return the access that the settings describe. Raises SettingsError."""
-    return EngineAccess(build_account_headers(settings), build_ssl_context(settings))
+    """Return the access that the settings describe. Raises SettingsError, MissingExtra."""
+    return EngineAccess(build_account_headers(settings), build_ssl_context(settings), build_signer(settings))
+
+
+def build_signer(settings: Settings) -> AwsSigner | None:
+    """Return what signs every request to the engine, or None when the engine is not at AWS. Raises SettingsError."""
+    if settings.aws.region is None:
+        return None
+    if settings.engine_username is not None:
+        raise SettingsError(
+            f"engine_username is {settings.engine_username!r}, and [aws] is set; remove one of them, "
+            "because a request has one account only"
+        )
+    return AwsSigner(settings.aws)
 
 
 def build_account_headers(settings: Settings) -> dict[str, str]:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 
+from querylift.plugin.aws_settings import AwsSettings
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import MAX_DOCUMENTS
 from querylift.plugin.policy import Policy
@@ -167,6 +168,7 @@ class Settings(SettingsTable):
     encoder: EncoderEndpointSettings = EncoderEndpointSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     http: HttpSettings = HttpSettings()
+    aws: AwsSettings = AwsSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("engine")

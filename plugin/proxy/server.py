@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 
 from querylift.plugin.broker import open_broker
-from querylift.plugin.engine_access import build_ssl_context
+from querylift.plugin.engine_access import build_engine_access, build_signer
 from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.address_check import check_addresses, occupy_address
@@ -53,11 +53,15 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
     """
     if generator is None:
         generator = factory.make_generator(settings.generator, settings)
+    access = build_engine_access(settings)
+    if access.signer is not None:
+        await access.signer.start()
     async with open_broker(settings, generator, waits_for_acceptance=True) as broker:
         upstream = Upstream(
             settings.engine,
             connect_timeout_s=settings.engine_connect_timeout_s,
-            ssl=build_ssl_context(settings),
+            ssl=access.ssl,
+            signer=access.signer,
         )
         body_thread = BodyThread(time.monotonic)
         try:
@@ -86,6 +90,8 @@ async def serve_proxy(
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     certificate = open_server_certificate(settings)
     await check_addresses(settings)
+    if signer := build_signer(settings):
+        await signer.start()  # before the engine is asked, so that missing credentials are the only thing said
     await check_settings_on_engine(settings)
     async with open_proxy(settings) as proxy:
         loop = asyncio.get_running_loop()

@@ -43,6 +43,7 @@ CHANGES: dict[str, Any] = {
     "feedback": {"terms": 7},
     "http": {"model": "m"},
     "encoder": {"model": "m"},
+    "aws": {"region": "eu-central-1"},
     "log": {"searches": True},
 }
 """Another value for every setting."""
