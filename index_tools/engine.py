@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from querylift.plugin.aws_credentials import load_credentials
+from querylift.plugin.engine_access import build_signer, build_ssl_context
 from querylift.plugin.errors import EngineError, MissingExtra
 from querylift.plugin.proxy.rejection import REJECTION_STATUSES
 from querylift.plugin.settings import Settings
@@ -156,11 +158,11 @@ def _create_client(settings: Settings, timeout_s: float) -> Any:
         from opensearchpy import OpenSearch
     except ImportError:
         raise MissingExtra("opensearch-py", "index") from None
-    password = settings.engine_password.get_secret_value() if settings.engine_password else ""
+    ssl_context = build_ssl_context(settings)
     return OpenSearch(
         hosts=[settings.engine],
-        http_auth=(settings.engine_username, password) if settings.engine_username else None,
-        ca_certs=str(settings.engine_ca_file) if settings.engine_ca_file else None,
+        http_auth=_find_account(settings),
+        ssl_context=None if ssl_context is True else ssl_context,
         timeout=timeout_s,
         max_retries=5,
         retry_on_timeout=False,
@@ -169,15 +171,28 @@ def _create_client(settings: Settings, timeout_s: float) -> Any:
     )
 
 
+def _find_account(settings: Settings) -> Any:
+    """Return the user and the password, what signs requests for AWS, or None. Raises SettingsError, MissingExtra."""
+    if build_signer(settings) is not None:
+        from opensearchpy import Urllib3AWSV4SignerAuth
+
+        credentials = load_credentials(settings.aws.profile)
+        return Urllib3AWSV4SignerAuth(credentials, settings.aws.region, settings.aws.service)
+    if settings.engine_username is None:
+        return None
+    password = settings.engine_password
+    return settings.engine_username, password.get_secret_value() if password else ""
+
+
 def _format_error(url: str, method: str, path: str, error: Any) -> str:
     from opensearchpy.exceptions import ConnectionTimeout, SSLError
 
     cause = getattr(error, "info", None)
-    if isinstance(error, SSLError):
-        return f"{url} cannot be reached over TLS: {cause}; check the URL's scheme and engine_ca_file"
+    status = getattr(error, "status_code", None)
     if isinstance(error, ConnectionTimeout):
         return f"{url} did not answer {method} {path} in time; check whether it is overloaded"
-    status = getattr(error, "status_code", None)
+    if isinstance(error, SSLError) or (url.startswith("https:") and not isinstance(status, int)):
+        return f"{url} cannot be reached over TLS: {cause}; check the URL, engine_ca_file and engine_client_cert"
     if not isinstance(status, int):
         return f"no search engine answers at {url}; start one with `querylift node up`, or name another with --engine"
     return f"{url} answered {method} {path} with status {status}: {extract_engine_reason(cause)}"

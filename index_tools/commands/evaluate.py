@@ -164,13 +164,12 @@ def _choose_body_formatter(fields: tuple[str, ...], body: Path | None, options: 
 def _measure_over_http(settings: Settings, task: Task, proxy_url: str, search_options: dict[str, Any]) -> System:
     from querylift.index_tools.evaluation.experiment import System
     from querylift.index_tools.searching import search_over_http
-    from querylift.plugin.generators import factory
+    from querylift.plugin.engine_access import build_engine_access
 
     search_options = {
         **search_options,
         "index": task.index,
-        "headers": {**search_options.get("headers", {}), **factory.build_account_headers(settings)},
-        "ssl": factory.build_ssl_context(settings),
+        "access": build_engine_access(settings),
     }
     with show_progress("searching", len(task.queries)) as advance:
         searched = asyncio.run(search_over_http(proxy_url, task.queries, progress=advance, **search_options))

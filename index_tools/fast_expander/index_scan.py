@@ -1,12 +1,15 @@
-"""Pages through all hits of a search: by scroll, and by a point in time on engines that have no scroll.
+"""Pages through all hits of a search: by scroll, by a point in time, or by id where an engine has neither.
 
 OpenSearch Serverless has no scroll. A point in time is read with `search_after` in the order of `_seq_no`, a number that
 every engine keeps for each document. It is unique in a shard, but not across shards. Elasticsearch adds a number that tells
 equal ones apart. On OpenSearch, each page begins again at the last number of the page before, and leaves out what it knows.
+
+Pages in the order of the ids need no state in the engine. They cost it more, and they show what changes in the meantime.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,9 +29,14 @@ def scan_hits(engine: Engine, expression: str, body: Mapping[str, Any]) -> Itera
         )
     except EngineError as refusal:
         point_in_time = _open_point_in_time(engine, expression)
-        if point_in_time is None:
+        if point_in_time is not None:
+            yield from _scan_point_in_time(engine, expression, body, *point_in_time)
+            return
+        try:
+            answer = _search_after_id(engine, expression, body, None)
+        except EngineError:
             raise refusal from None
-        yield from _scan_point_in_time(engine, expression, body, *point_in_time)
+        yield from _continue_by_id(engine, expression, body, answer)
     else:
         yield from _continue_scroll(engine, expression, answer)
 
@@ -92,6 +100,32 @@ def _scan_point_in_time(
                 known_keys = {_get_key(hit) for hit in hits if hit["sort"] == last_values}
     finally:
         engine.call("DELETE", path, closing_body, params={"ignore": 404})
+
+
+def _continue_by_id(
+    engine: Engine, expression: str, body: Mapping[str, Any], answer: dict[str, Any]
+) -> Iterator[Sequence[Hit]]:
+    while hits := answer["hits"]["hits"]:
+        _check_shards(answer, expression)
+        yield hits
+        if len(hits) < body["size"]:
+            return
+        answer = _search_after_id(engine, expression, body, hits[-1]["sort"])
+
+
+def _search_after_id(
+    engine: Engine, expression: str, body: Mapping[str, Any], last_values: Sequence[Any] | None
+) -> dict[str, Any]:
+    """Return the next page in the order of the ids. Several indices may hold the same id."""
+    from opensearchpy.exceptions import OpenSearchWarning
+
+    search_after = {} if last_values is None else {"search_after": last_values}
+    sort = [{"_id": "asc"}, {"_index": "asc"}]
+    search = {**body, **search_after, "sort": sort}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OpenSearchWarning)  # sorting by id is deprecated, and there is nothing else
+        answer: dict[str, Any] = engine.call("POST", f"/{expression}/_search", search)
+    return answer
 
 
 def _get_key(hit: Hit) -> tuple[str, str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 
-from querylift.plugin.engine_session import make_engine_session
+from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.expander_folder import FieldGroup, SourceIndex
 
@@ -23,19 +23,17 @@ _MAX_COUNT_CHANGE = 0.1
 class IndexChecker:
     """Compares the index at the engine with the index that an expander was built from."""
 
-    def __init__(self, engine: str, headers: Mapping[str, str] | None, ssl: Any) -> None:
+    def __init__(self, engine: str, access: EngineAccess = ANONYMOUS_ACCESS) -> None:
         self._engine = engine
-        self._headers = headers
-        self._ssl = ssl
+        self._access = access
 
     async def check_index(self, source: SourceIndex, folder: Path) -> None:
         """Log a warning when the document count has changed. Raises SettingsError when the analyzer has changed.
 
         An engine that does not answer gives a warning.
         """
-        connector, timeout = aiohttp.TCPConnector(ssl=self._ssl), aiohttp.ClientTimeout(total=10)
         try:
-            async with make_engine_session(headers=self._headers, connector=connector, timeout=timeout) as session:
+            async with self._access.open_session(timeout=aiohttp.ClientTimeout(total=10)) as session:
                 terms_by_field = [
                     (group.names[0], group.probe, await self._analyze_probe(session, source, group))
                     for group in source.list_groups(terms=0)

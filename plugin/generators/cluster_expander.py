@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion, expansion_from_terms, normalize_query
 from querylift.plugin.fast_expander.endpoint_encoder import EndpointQueryEncoder, open_query_endpoint
@@ -78,14 +79,13 @@ class ClusterExpanderGenerator:
         *,
         threads: int = 1,
         max_pending: int = 64,
-        headers: Mapping[str, str] | None = None,
-        ssl: Any = True,
+        access: EngineAccess = ANONYMOUS_ACCESS,
         endpoint: EncoderEndpointSettings | None = None,
     ) -> None:
         self._folder = folder
         self._endpoint_settings = endpoint
-        self._engine = EngineReader(engine, headers=headers, ssl=ssl)
-        self.uses_account = bool(headers)
+        self._engine = EngineReader(engine, access)
+        self.uses_account = bool(access.headers)
         self._engine_digest = hashlib.sha256(engine.encode()).hexdigest()[:8]
         self._threads = threads
         self._max_pending = max_pending

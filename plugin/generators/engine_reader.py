@@ -9,31 +9,23 @@ from urllib.parse import quote
 
 import aiohttp
 
-from querylift.plugin.engine_session import make_engine_session
+from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
 from querylift.plugin.errors import GeneratorError
 
 _TERM_VECTOR_OPTIONS = {"term_statistics": True, "field_statistics": True, "positions": False, "offsets": False}
 
 
 class EngineReader:
-    """Connections to the engine at the URL `engine`. Every failure is a GeneratorError.
+    """Connections to the engine at the URL `engine`. Every failure is a GeneratorError."""
 
-    `headers` go with every request, such as the one with the account.
-    """
-
-    def __init__(self, engine: str, *, headers: Mapping[str, str] | None = None, ssl: Any = True) -> None:
+    def __init__(self, engine: str, access: EngineAccess = ANONYMOUS_ACCESS) -> None:
         self._engine = engine
-        self._headers = headers
-        self._ssl = ssl
+        self._access = access
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
         """Open the connection pool."""
-        self._session = make_engine_session(
-            headers=self._headers,
-            connector=aiohttp.TCPConnector(ssl=self._ssl),
-            timeout=aiohttp.ClientTimeout(total=10),
-        )
+        self._session = self._access.open_session(timeout=aiohttp.ClientTimeout(total=10))
 
     async def search_documents(self, index: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the hits of a search that have a score, best first and without their sources."""

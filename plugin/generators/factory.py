@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from querylift.plugin.engine_access import build_engine_access
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.settings import Settings, parse_settings
@@ -30,7 +29,10 @@ _SETTINGS_OF_ALL = (
     "engine_username",
     "engine_password",
     "engine_ca_file",
+    "engine_client_cert",
+    "engine_client_key",
     "engine_connect_timeout_s",
+    "aws",
 )
 _SETTINGS_BY_KIND = {
     "none": (),
@@ -112,8 +114,7 @@ def _make_feedback(argument: str, settings: Settings) -> Generator:
         field=argument or feedback.field,
         documents=feedback.documents,
         terms=feedback.terms,
-        headers=build_account_headers(settings),
-        ssl=build_ssl_context(settings),
+        access=build_engine_access(settings),
     )
 
 
@@ -148,8 +149,7 @@ def _make_expander(argument: str, settings: Settings) -> Generator:
         settings.engine,
         threads=settings.expander.threads,
         max_pending=settings.expander.queue_size,
-        headers=build_account_headers(settings),
-        ssl=build_ssl_context(settings),
+        access=build_engine_access(settings),
         endpoint=settings.encoder,
     )
 
@@ -218,25 +218,3 @@ _MAKERS: dict[str, Callable[[str, Settings], Generator]] = {
     "https": lambda argument, settings: _make_http(f"https:{argument}", settings),
     "llama": _make_llama,
 }
-
-
-def build_account_headers(settings: Settings) -> dict[str, str]:
-    """Return the header with the account for Querylift's own requests to the engine; empty when the settings name none."""
-    if settings.engine_username is None:
-        return {}
-    password = settings.engine_password.get_secret_value() if settings.engine_password else ""
-    account = base64.b64encode(f"{settings.engine_username}:{password}".encode()).decode()
-    return {"Authorization": f"Basic {account}"}
-
-
-def build_ssl_context(settings: Settings) -> Any:
-    """Return an SSL context that trusts `engine_ca_file`, or True, with which aiohttp trusts the system's CAs."""
-    if settings.engine_ca_file is None:
-        return True
-    try:
-        return ssl.create_default_context(cafile=str(settings.engine_ca_file))
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsError(
-            f"engine_ca_file is {settings.engine_ca_file}, which cannot be read as certificates ({error}); "
-            "name a file of PEM certificates"
-        ) from None

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion, expansion_from_groups, normalize_query
 from querylift.plugin.fast_expander.endpoint_encoder import EndpointQueryEncoder, open_query_endpoint
@@ -156,13 +157,12 @@ class FastExpanderGenerator:
         *,
         threads: int = 1,
         max_pending: int = 64,
-        headers: Mapping[str, str] | None = None,
-        ssl: Any = True,
+        access: EngineAccess = ANONYMOUS_ACCESS,
         endpoint: EncoderEndpointSettings | None = None,
     ) -> None:
         self._folder = folder
         self._endpoint_settings = endpoint
-        self._index_checker = IndexChecker(engine, headers, ssl)
+        self._index_checker = IndexChecker(engine, access)
         self._threads = threads
         self._max_pending = max_pending
         self._opened: _OpenExpander | None = None

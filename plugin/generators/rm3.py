@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
 from querylift.plugin.errors import GeneratorError
 from querylift.plugin.expansion import Expansion, expansion_from_terms
 from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term
@@ -34,11 +35,10 @@ class Rm3Generator:
         field: str | None = None,
         documents: int = 10,
         terms: int = 20,
-        headers: Mapping[str, str] | None = None,
-        ssl: Any = True,
+        access: EngineAccess = ANONYMOUS_ACCESS,
     ) -> None:
-        self._engine = EngineReader(engine, headers=headers, ssl=ssl)
-        self.uses_account = bool(headers)
+        self._engine = EngineReader(engine, access)
+        self.uses_account = bool(access.headers)
         self._field = field
         self._documents = documents
         self._terms = terms

@@ -30,7 +30,7 @@ LINGER_S = 2.0
 """A refused client may be sending still. A connection closed at once would take the refusal away from it."""
 
 _PAUSED_BYTES = 65_536
-"""A client that takes an answer has taken at least so much between two pauses of the writing."""
+"""So much of an answer is buffered before the writing pauses."""
 
 
 class RequestRefused(Exception):
@@ -51,9 +51,11 @@ class ClientProtocol(HttpToolsProtocol):
     sending half.
     """
 
-    def __init__(self, *, guard: ConnectionGuard, **options: Any) -> None:
+    def __init__(self, *, guard: ConnectionGuard, wire: Any = None, **options: Any) -> None:
+        """`wire` is the transport below TLS, and None without TLS."""
         super().__init__(**options)
         self._guard = guard
+        self._wire = wire
         self._request_line = RequestLineEscaper()
         self._request_number = 0
         self._is_in_head = False
@@ -70,6 +72,8 @@ class ClientProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        if self._wire is not None:
+            self.transport.set_write_buffer_limits(_PAUSED_BYTES)  # as without TLS, where it is eight times as much
         if not self._guard.admit(self, len(self.connections)):
             self._is_refused = True
             reason = "the proxy has as many connections as it can serve; try again later, or run another proxy"
@@ -84,13 +88,23 @@ class ClientProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio reads the result
-        """Return whether the connection stays open for an answer: only for a request that came completely."""
+        """Return whether the connection stays open for an answer: only for a request that came completely.
+
+        With TLS it never does, because the event loop sends nothing after the client's end.
+        """
         cycle = self.cycle
-        if self._is_refused or cycle is None or cycle.response_complete or cycle.more_body:
+        if self._wire is not None or self._is_refused or cycle is None or cycle.response_complete or cycle.more_body:
             return False
         cycle.keep_alive = False
         self.loop.call_later(HALF_CLOSED_S, self._close_unless_answering)
         return True
+
+    def shutdown(self) -> None:
+        """Close the connection once no request is under way, because the server stops. uvicorn calls this."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.close_idle()
+        else:
+            self.cycle.keep_alive = False
 
     def _close_unless_answering(self) -> None:
         if self._active_cycle is None or not self._active_cycle.response_started:
@@ -212,8 +226,8 @@ class ClientProtocol(HttpToolsProtocol):
         if self._is_refused or self.transport.is_closing():
             return None
         if self.flow.write_paused:
-            taken_bytes = self._write_pauses * _PAUSED_BYTES - self.transport.get_write_buffer_size()
-            return ClientWait("answer", self._request_number, taken_bytes)
+            # Between two pauses a client has taken what was buffered, so a pause is a step as a request is.
+            return ClientWait("answer", self._request_number + self._write_pauses, -self._count_unsent_bytes())
         cycle = self.cycle
         if cycle is not None and cycle.more_body:
             if self.flow.read_paused or cycle.waiting_for_100_continue:
@@ -228,7 +242,7 @@ class ClientProtocol(HttpToolsProtocol):
         if wait.kind == "answer":
             self.transport.abort()
         elif wait.kind == "head" and not self._is_in_head:
-            self.transport.close()  # nothing ever came
+            self.close_idle()  # nothing ever came
         elif wait.kind == "body" and self.cycle.response_complete:
             self.transport.close()
         else:
@@ -238,6 +252,13 @@ class ClientProtocol(HttpToolsProtocol):
     def close_idle(self) -> None:
         """Close the connection, on which no request is under way."""
         self.transport.close()
+        if self._wire is not None and not self.transport.get_write_buffer_size():
+            self._wire.close()  # TLS alone would wait for the client's own end
+
+    def _count_unsent_bytes(self) -> int:
+        """Return how much of the answer the kernel did not take yet."""
+        wire_bytes = 0 if self._wire is None else self._wire.get_write_buffer_size()
+        return int(self.transport.get_write_buffer_size() + wire_bytes)
 
     # Refusals
 

@@ -34,10 +34,13 @@ class ConnectionLimits:
 
 @dataclass(frozen=True, slots=True)
 class ClientWait:
-    """What the proxy waits for on a connection. `request_number` counts the requests, and `moved_bytes` their bytes."""
+    """What the proxy waits for on a connection. `moved_bytes` counts the bytes of this step, from any start.
+
+    A request is a step, and so is each pause of an answer.
+    """
 
     kind: str
-    request_number: int
+    step: int
     moved_bytes: int
 
 
@@ -104,7 +107,7 @@ class ConnectionGuard:
                 connection.end_wait(wait)
 
     def _has_moved(self, before: ClientWait, now: ClientWait) -> bool:
-        if (before.kind, before.request_number) != (now.kind, now.request_number):
+        if (before.kind, before.step) != (now.kind, now.step):
             return True
         return now.kind != "head" and now.moved_bytes - before.moved_bytes >= self.limits.min_bytes
 

@@ -52,7 +52,13 @@ def list_ineffective_tables(settings: Settings) -> Iterator[str]:
 
 
 async def _check_account(engine: EngineFacts, settings: Settings) -> None:
-    status, _ = await engine.get("/")
+    status, answer = await engine.get("/")
+    if status in (401, 403) and settings.aws.region is not None:
+        reason = answer.get("message", "no reason given") if isinstance(answer, dict) else "no reason given"
+        raise EngineUnclear(
+            f"the engine at {settings.engine} refuses the AWS account (status {status}: {reason}); "
+            "check aws.region, aws.service and what the account may do"
+        )
     if status == 401 and settings.engine_username is not None:
         raise SettingsError(
             f"engine_username is {settings.engine_username!r}, and the engine at {settings.engine} refuses it (status 401); "

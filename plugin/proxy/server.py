@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from querylift.plugin.brokers import open_brokers
-from querylift.plugin.generators import factory
+from querylift.plugin.engine_access import build_engine_access, build_signer
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.address_check import check_addresses, occupy_address
 from querylift.plugin.proxy.admin import Admin
@@ -35,8 +35,10 @@ from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
 from querylift.plugin.proxy.query_records.file_place import check_record_file
 from querylift.plugin.proxy.settings_reload import SettingsReloader
+from querylift.plugin.proxy.tls_door import TlsDoor
 from querylift.plugin.proxy.upstream import Upstream
 from querylift.plugin.settings import Settings, format_generator_names, split_address
+from querylift.plugin.tls import ServerCertificate, open_server_certificate
 
 if TYPE_CHECKING:
     from querylift.plugin.proxy.tracing import SearchTracer
@@ -58,6 +60,9 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
     if settings.log.searches_file is not None:
         check_record_file(settings.log.searches_file)
     made_generators = {} if generator is None else {settings.generator[0]: generator}
+    access = build_engine_access(settings)
+    if access.signer is not None:
+        await access.signer.start()
     tracer = _open_tracer(settings)
     metrics = Metrics()
     async with open_brokers(
@@ -69,7 +74,8 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
         upstream = Upstream(
             settings.engine,
             connect_timeout_s=settings.engine_connect_timeout_s,
-            ssl=factory.build_ssl_context(settings),
+            ssl=access.ssl,
+            signer=access.signer,
         )
         body_thread = BodyThread(time.monotonic)
         metrics.watch_cache(brokers.cache_faults)
@@ -108,9 +114,17 @@ async def serve_proxy(
 
     `announce` gets one line once the proxy listens.
     """
-    await check_addresses(settings)
-    await check_settings_on_engine(settings)
+    await check_before_start(settings)
     await run_servers(settings, read_settings, lambda: announce(format_greeting(settings)))
+
+
+async def check_before_start(settings: Settings) -> None:
+    """Check what can be checked before anything is loaded. Raises SettingsError, MissingExtra."""
+    open_server_certificate(settings)
+    await check_addresses(settings)
+    if signer := build_signer(settings):
+        await signer.start()  # before the engine is asked, so that missing credentials are the only thing said
+    await check_settings_on_engine(settings)
 
 
 async def run_servers(
@@ -122,12 +136,15 @@ async def run_servers(
 ) -> None:
     """Do the same for settings that were checked. `start_listening` starts the proxy's server in place of its address."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    certificate = open_server_certificate(settings)
     async with open_proxy(settings) as proxy:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, SettingsReloader(proxy, read_settings).reload)
-        servers = [create_server(proxy, settings.listen, ConnectionLimits(raise_file_limit()))]
+        loop.add_signal_handler(signal.SIGHUP, SettingsReloader(proxy, read_settings, certificate).reload)
+        servers = [create_server(proxy, settings.listen, ConnectionLimits(raise_file_limit()), certificate)]
         if settings.admin is not None:
-            servers.append(create_server(Admin(proxy), settings.admin, ConnectionLimits(ADMIN_CONNECTIONS)))
+            admin_limits = ConnectionLimits(ADMIN_CONNECTIONS)
+            admin_certificate = None if is_unix_socket(settings.admin) else certificate
+            servers.append(create_server(Admin(proxy), settings.admin, admin_limits, admin_certificate))
         for stop_signal in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(stop_signal, _begin_draining, proxy, servers[0])
         for server, address in zip(servers, (settings.listen, settings.admin), strict=False):
@@ -160,17 +177,23 @@ class GuardedServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def create_server(app: Any, address: str, limits: ConnectionLimits = DEFAULT_LIMITS) -> GuardedServer:
-    """Return a uvicorn server for an ASGI application, not yet started. An address may be the path of a Unix socket."""
+def create_server(
+    app: Any, address: str, limits: ConnectionLimits = DEFAULT_LIMITS, certificate: ServerCertificate | None = None
+) -> GuardedServer:
+    """Return a uvicorn server for an ASGI application, not yet started. With a certificate it speaks TLS only.
+
+    An address may be the path of a Unix socket.
+    """
     host, port = ("", 0) if is_unix_socket(address) else split_address(address)
     guard = ConnectionGuard(limits)
+    connection_options = {"guard": guard} if certificate is None else {"guard": guard, "certificate": certificate}
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         uds=address if is_unix_socket(address) else None,
         loop="uvloop",
-        http=functools.partial(ClientProtocol, guard=guard),  # type: ignore[arg-type]
+        http=functools.partial(ClientProtocol if certificate is None else TlsDoor, **connection_options),  # type: ignore
         ws="none",
         lifespan="off",
         access_log=False,
@@ -224,7 +247,8 @@ def stop_servers(servers: Sequence[uvicorn.Server]) -> None:
 
 def format_greeting(settings: Settings) -> str:
     """Return the line that says what is served."""
-    return f"serving http://{settings.listen} -> {settings.engine}, {_describe_expansion(settings)}"
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"serving {scheme}://{settings.listen} -> {settings.engine}, {_describe_expansion(settings)}"
 
 
 def _describe_expansion(settings: Settings) -> str:

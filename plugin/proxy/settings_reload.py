@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from querylift.plugin.errors import QueryliftError
+from querylift.plugin.errors import QueryliftError, SettingsError
 from querylift.plugin.generators.factory import GENERATOR_TABLES
 from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.engine_check import log_doubts
 from querylift.plugin.proxy.log_format import set_log_format
 from querylift.plugin.settings import Settings
+from querylift.plugin.tls import ServerCertificate
 
 _log = logging.getLogger("querylift")
 
@@ -26,9 +27,12 @@ RESTART_SETTINGS = tuple(name for name in Settings.model_fields if name not in A
 class SettingsReloader:
     """Reads the settings again when it is told to, and holds them against the engine afterwards."""
 
-    def __init__(self, proxy: Proxy, read_settings: Callable[[], Settings]) -> None:
+    def __init__(
+        self, proxy: Proxy, read_settings: Callable[[], Settings], certificate: ServerCertificate | None = None
+    ) -> None:
         self._proxy = proxy
         self._read_settings = read_settings
+        self._certificate = certificate
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -41,6 +45,8 @@ class SettingsReloader:
     async def _reload_and_check(self) -> None:
         async with self._lock:
             await reload_settings(self._proxy, self._read_settings)
+        if self._certificate is not None:
+            reload_certificate(self._certificate)
         await log_doubts(self._proxy.settings)
 
 
@@ -69,3 +75,13 @@ async def reload_settings(proxy: Proxy, read_settings: Callable[[], Settings]) -
     set_log_format(settings.log)
     proxy.apply_settings(new_settings)
     _log.info("the settings were read again")
+
+
+def reload_certificate(certificate: ServerCertificate) -> None:
+    """Read the files of the certificate again. Files that cannot be used are logged, and the certificate stays."""
+    try:
+        certificate.reload()
+    except SettingsError as error:
+        _log.error("the certificate was not read again, and the old one stays: %s", error)
+        return
+    _log.info("the certificate was read again")

@@ -16,6 +16,8 @@ import aiohttp
 from aiohttp.connector import Connection
 from yarl import URL
 
+from querylift.plugin.aws_credentials import CredentialsUnavailable
+from querylift.plugin.aws_signing import CONTENT_HASH_HEADER, AwsSigner
 from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.proxy.error_answer import build_error_body
 from querylift.plugin.proxy.forwarded_headers import (
@@ -26,6 +28,13 @@ from querylift.plugin.proxy.forwarded_headers import (
     select_returned_headers,
 )
 from querylift.plugin.proxy.routes import match_search_route
+from querylift.plugin.proxy.signed_request import (
+    MAX_BODY_BYTES,
+    BodyTooLarge,
+    SpooledBody,
+    drop_account_headers,
+    spool_body,
+)
 
 SMALL_BYTES = 65_536
 """A body of at most this size is read and written in one piece."""
@@ -40,10 +49,10 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 class UpstreamDown(Exception):
     """The engine was not reached, or it closed the connection before it answered. `status` and `body` go to the client."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, *, kind: str = "querylift_engine_unreachable") -> None:
         super().__init__(reason)
         self.status = status
-        self.body = build_error_body(status, "querylift_engine_unreachable", reason)
+        self.body = build_error_body(status, kind, reason)
 
 
 class UpstreamBroken(Exception):
@@ -51,9 +60,15 @@ class UpstreamBroken(Exception):
 
 
 class Upstream:
-    """A pool of connections to the engine at `url`. A connection is tried twice, each time for `connect_timeout_s`."""
+    """A pool of connections to the engine at `url`. A connection is tried twice, each time for `connect_timeout_s`.
 
-    def __init__(self, url: str, *, connect_timeout_s: float = 5, ssl: Any = True) -> None:
+    With a `signer`, every request goes out under the account that it signs for, and none under the client's.
+    """
+
+    def __init__(
+        self, url: str, *, connect_timeout_s: float = 5, ssl: Any = True, signer: AwsSigner | None = None
+    ) -> None:
+        self._signer = signer
         self._base = url.rstrip("/")
         self._has_base_path = bool(urlsplit(self._base).path)
         self._session = make_engine_session(
@@ -65,6 +80,7 @@ class Upstream:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=262_144,
+            middlewares=() if signer is None else (signer,),
         )
         # aiohttp would send a PUT or a DELETE again when the engine closes the connection, and has no public switch for it.
         self._session._retry_connection = False
@@ -73,13 +89,49 @@ class Upstream:
         self, method: str, path: str, query_string: str, headers: Headers, body: bytes | AsyncIterator[bytes] | None
     ) -> Reply:
         """Forward a request and return the reply, whose body is not read yet. Raises UpstreamDown."""
+        if self._signer is not None:
+            return await self._send_signed(method, path, query_string, drop_account_headers(headers), body)
+        return await self._send(method, path, query_string, headers, body)
+
+    async def _send_signed(
+        self, method: str, path: str, query_string: str, headers: Headers, body: bytes | AsyncIterator[bytes] | None
+    ) -> Reply:
+        """Do the same as `send`, after the whole body has come."""
+        if not isinstance(body, AsyncIterator):
+            return await self._send(method, path, query_string, headers, body)
+        announced_bytes = read_content_length(headers)
+        try:
+            if announced_bytes is not None and announced_bytes > MAX_BODY_BYTES:
+                raise BodyTooLarge
+            spooled_body = await spool_body(_check_size(body, announced_bytes))
+        except BodyTooLarge:
+            reason = f"the body has more than {MAX_BODY_BYTES} bytes; send less at once"
+            raise UpstreamDown(413, reason, kind="querylift_bad_request") from None
+        except ConnectionError as error:
+            raise UpstreamDown(400, str(error), kind="querylift_bad_request") from error
+        headers = [*headers, (CONTENT_HASH_HEADER.encode(), spooled_body.content_hash.encode())]
+        try:
+            return await self._send(method, path, query_string, headers, spooled_body)
+        finally:
+            spooled_body.close()
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query_string: str,
+        headers: Headers,
+        body: bytes | AsyncIterator[bytes] | SpooledBody | None,
+    ) -> Reply:
         url = URL(f"{self._base}{path}?{query_string}" if query_string else self._base + path, encoded=True)
-        has_whole_body = body is None or isinstance(body, bytes)
+        has_whole_body = not isinstance(body, AsyncIterator)
         forwarded_headers = select_forwarded_headers(headers, has_whole_body=has_whole_body)
         if isinstance(body, AsyncIterator):
             body = _check_size(body, read_content_length(headers))
         try:
             return Reply(await self._request_with_retry(method, path, url, forwarded_headers, body))
+        except CredentialsUnavailable as error:
+            raise UpstreamDown(502, "there are no AWS credentials to sign the request with") from error
         except aiohttp.ClientConnectorError as error:
             raise UpstreamDown(502, f"the engine does not accept connections: {error.strerror or error}") from error
         except TimeoutError as error:
@@ -243,6 +295,8 @@ async def _check_size(body: AsyncIterator[bytes], announced_bytes: int | None) -
 
 def _wrap_large_body(body: Any) -> Any:
     """Return a large body as a file, because aiohttp writes a file in pieces and without a warning."""
+    if isinstance(body, SpooledBody):
+        body = body.open()
     return io.BytesIO(body) if isinstance(body, bytes) and len(body) > SMALL_BYTES else body
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -65,9 +66,9 @@ class RawClient:
 
 
 @asynccontextmanager
-async def connect_raw(port: int) -> AsyncIterator[RawClient]:
-    """Yield a connection to a port of this machine."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def connect_raw(port: int, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawClient]:
+    """Yield a connection to a port of this machine, with TLS where a context is given."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
     try:
         yield RawClient(reader, writer)
     finally:

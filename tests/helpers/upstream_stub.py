@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.connection_guard import ConnectionLimits
 from querylift.plugin.proxy.server import DEFAULT_LIMITS, GuardedServer, create_server, open_proxy
 from querylift.plugin.settings import parse_settings
+from querylift.plugin.tls import ServerCertificate, open_server_certificate
 
 MAX_BODY_BYTES = 100_000_000
 """A larger body that is announced with `Expect` is not asked for, as engines do it."""
@@ -99,10 +101,10 @@ def answer_with(body: bytes = b'{"hits":{}}', *, status: str = "200 OK", extra: 
 
 
 @asynccontextmanager
-async def run_stub_engine(handler: Handler) -> AsyncIterator[StubEngine]:
-    """Yield a scripted engine on a free port."""
+async def run_stub_engine(handler: Handler, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[StubEngine]:
+    """Yield a scripted engine on a free port, with TLS where a context is given."""
     engine = StubEngine(handler)
-    server = await asyncio.start_server(engine.serve_connection, "127.0.0.1", 0, limit=2**22)
+    server = await asyncio.start_server(engine.serve_connection, "127.0.0.1", 0, limit=2**22, ssl=tls)
     engine.port = server.sockets[0].getsockname()[1]
     try:
         yield engine
@@ -126,20 +128,23 @@ async def run_proxy(
 ) -> AsyncIterator[RunningProxy]:
     """Yield a proxy on a free port, in this process and on uvicorn, as `querylift serve` runs it."""
     values = {"index": {"docs": {}}, "budget_ms": 2000, "engine": engine_url} | settings
+    checked_settings = parse_settings(values)
+    certificate = open_server_certificate(checked_settings)
     async with (
-        open_proxy(parse_settings(values), generator) as application,
-        serve_application(application, limits) as server,
+        open_proxy(checked_settings, generator) as application,
+        serve_application(application, limits, certificate) as server,
     ):
         port = find_port(server)
-        yield RunningProxy(application, server, port, f"http://127.0.0.1:{port}")
+        scheme = "http" if certificate is None else "https"
+        yield RunningProxy(application, server, port, f"{scheme}://127.0.0.1:{port}")
 
 
 @asynccontextmanager
 async def serve_application(
-    application: Any, limits: ConnectionLimits = DEFAULT_LIMITS
+    application: Any, limits: ConnectionLimits = DEFAULT_LIMITS, certificate: ServerCertificate | None = None
 ) -> AsyncIterator[GuardedServer]:
     """Serve an ASGI application on a free port, as `querylift serve` does, and yield the server."""
-    server = create_server(application, "127.0.0.1:0", limits)
+    server = create_server(application, "127.0.0.1:0", limits, certificate)
     await server.startup()
     loop = asyncio.create_task(server.main_loop())
     try:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from querylift.plugin.engine_session import make_engine_session
+from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
 from querylift.plugin.proxy.query_records.record_queue import PlaceDown
 
 _TIMEOUT_S = 30
@@ -32,16 +32,15 @@ MAPPING: Mapping[str, Any] = {
 class IndexPlace:
     """Adds lines to `index` on the engine at the URL `engine`, by `_bulk`. An index that is not there is created.
 
-    `headers` go with every request, such as the one with the account.
+    `access` has the account of the requests.
     """
 
-    def __init__(self, engine: str, index: str, *, headers: Mapping[str, str] | None = None, ssl: Any = True) -> None:
+    def __init__(self, engine: str, index: str, *, access: EngineAccess = ANONYMOUS_ACCESS) -> None:
         self.name = f"the index {index}"
         self._url = f"{engine}/{quote(index, safe='')}"
         self._is_index_there = False
-        self._session = make_engine_session(
-            headers={**(headers or {}), "X-Querylift": "off"},
-            connector=aiohttp.TCPConnector(ssl=ssl, limit=2),
+        self._session = access.open_session(
+            headers={"X-Querylift": "off"},
             timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
         )
 

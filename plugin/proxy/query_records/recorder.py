@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from querylift.plugin.generators.factory import build_account_headers, build_ssl_context
+from querylift.plugin.engine_access import build_engine_access
 from querylift.plugin.proxy.query_records.file_place import FilePlace
 from querylift.plugin.proxy.query_records.index_place import IndexPlace
 from querylift.plugin.proxy.query_records.record_queue import RECORD_FATES, RecordFate, RecordPlace, RecordQueue
@@ -72,4 +72,4 @@ class QueryRecorder:
 
 
 def _open_index_place(settings: Settings, index: str) -> RecordPlace:
-    return IndexPlace(settings.engine, index, headers=build_account_headers(settings), ssl=build_ssl_context(settings))
+    return IndexPlace(settings.engine, index, access=build_engine_access(settings))

@@ -21,16 +21,24 @@ from prometheus_client.multiprocess import mark_process_dead
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.generators.factory import make_ordered_generator
 from querylift.plugin.generators.llama.model_server import ModelServer
-from querylift.plugin.proxy.address_check import bind_address, check_addresses
+from querylift.plugin.proxy.address_check import bind_address
 from querylift.plugin.proxy.connection_guard import ADMIN_CONNECTIONS, ConnectionLimits
-from querylift.plugin.proxy.engine_check import check_settings_on_engine
-from querylift.plugin.proxy.server import create_server, format_greeting, run_servers, run_until_stopped, stop_servers
+from querylift.plugin.proxy.server import (
+    check_before_start,
+    create_server,
+    format_greeting,
+    run_servers,
+    run_until_stopped,
+    stop_servers,
+)
+from querylift.plugin.proxy.settings_reload import reload_certificate
 from querylift.plugin.proxy.workers.child import Role
 from querylift.plugin.proxy.workers.fair_listener import ConnectionCounts, listen_fairly
 from querylift.plugin.proxy.workers.shared_admin import SharedAdmin
 from querylift.plugin.proxy.workers.shared_folder import SharedFolder, fit_to_worker
 from querylift.plugin.proxy.workers.supervisor import Supervisor
 from querylift.plugin.settings import Settings
+from querylift.plugin.tls import open_server_certificate
 
 
 def serve_workers(
@@ -43,7 +51,7 @@ def serve_workers(
     if sys.platform != "linux":
         raise SettingsError(f"workers is {settings.workers}, and several workers need Linux; set it to 1")
     fit_to_worker(settings, folder, 1)  # raises now what would be wrong for every worker
-    asyncio.run(_check_settings(settings))
+    asyncio.run(check_before_start(settings))
     sockets = bind_address(settings.listen)
     admin_sockets = bind_address(settings.admin) if settings.admin is not None else []
     counts = ConnectionCounts(settings.workers)
@@ -94,11 +102,6 @@ def _runs_models(settings: Settings) -> bool:
     return any(name.partition(":")[0] == "llama" for name in settings.list_generator_names())
 
 
-async def _check_settings(settings: Settings) -> None:
-    await check_addresses(settings)
-    await check_settings_on_engine(settings)
-
-
 def _close_sockets(sockets: Sequence[socket.socket]) -> None:
     """Let new connections be refused as soon as the workers accept none."""
     for listener in sockets:
@@ -130,9 +133,14 @@ def _run_admin(
     worker_sockets = [folder.admin_socket(number) for number in range(1, settings.workers + 1)]
     app = SharedAdmin(worker_sockets, folder.metrics)
 
+    certificate = open_server_certificate(settings)
+
     async def serve() -> None:
-        server = create_server(app, settings.admin or "", ConnectionLimits(ADMIN_CONNECTIONS))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop_servers, [server])
+        server = create_server(app, settings.admin or "", ConnectionLimits(ADMIN_CONNECTIONS), certificate)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop_servers, [server])
+        if certificate is not None:
+            loop.add_signal_handler(signal.SIGHUP, reload_certificate, certificate)
         await server.startup(list(sockets))
         announce_ready()
         await run_until_stopped([server])

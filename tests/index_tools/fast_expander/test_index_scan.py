@@ -40,6 +40,16 @@ class EngineWithoutScroll(Engine):
         return super().call(method, path, body, params=params)
 
 
+class EngineWithoutState(EngineWithoutScroll):
+    """The engine behind a service that keeps no state between requests: neither a scroll nor a point in time."""
+
+    def call(self, method: str, path: str, body: Any = None, *, params: Any = None) -> Any:
+        """Refuse a point in time, and do the same as the other otherwise."""
+        if path.endswith(("/point_in_time", "/_pit")):
+            raise EngineError("no such route")
+        return super().call(method, path, body, params=params)
+
+
 def list_keys(pages: Iterator[Any]) -> list[tuple[str, str]]:
     return [(hit["_index"], hit["_id"]) for page in pages for hit in page]
 
@@ -67,6 +77,14 @@ def test_without_a_scroll_a_point_in_time_is_read_and_closed(engine: Engine) -> 
         assert list_keys(scan_hits(without_scroll, ONE, read_body(5) | query)) == [(ONE, "d7")]
         assert sorted(list_keys(scan_hits(without_scroll, f"{ONE},{TWO}", read_body(5)))) == ALL_KEYS
     assert engine.call("GET", f"/{ONE}/_stats/search")["_all"]["total"]["search"].get("point_in_time_current", 0) == 0
+
+
+@pytest.mark.parametrize("size", [1, 7, 60, 1000])
+def test_without_a_scroll_and_a_point_in_time_pages_go_by_id(engine: Engine, size: int) -> None:
+    with EngineWithoutState(parse_settings({"engine": engine.url})) as without_state:
+        assert sorted(list_keys(scan_hits(without_state, f"{ONE},{TWO}", read_body(size)))) == ALL_KEYS
+        with pytest.raises(EngineError, match=r"request \[scroll\] is not supported"):
+            list_keys(scan_hits(without_state, "expander-scan-none", read_body(5)))
 
 
 def test_the_first_refusal_is_told_when_there_is_no_such_index(engine: Engine) -> None:

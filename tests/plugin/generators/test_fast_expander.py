@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
+from querylift.plugin.engine_access import build_engine_access
 from querylift.plugin.errors import GeneratorBusy, GeneratorError, MissingExtra, SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
 from querylift.plugin.generation_meter import GenerationMeter
 from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import ExpansionRequest
-from querylift.plugin.generators.factory import build_account_headers
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator
 from querylift.plugin.settings import Settings, parse_settings
 from tests.helpers.expanders import TEXTS, TOPICS, remove_document_ids, write_expander, write_tiny_encoder
@@ -280,7 +280,7 @@ def _start_and_close(folder: Path, handle: Handler, **options: Any) -> str:
 def test_an_unchanged_index_gives_no_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     handle, requests = _make_engine(count=44)
     settings = parse_settings({"engine_username": "lift", "engine_password": "gehei\u0301m"})
-    _start_and_close(folder, handle, headers=build_account_headers(settings))
+    _start_and_close(folder, handle, access=build_engine_access(settings))
     assert caplog.messages == []
     assert [request.start_line for request in requests] == [
         b"POST /topics-1/_analyze HTTP/1.1",
@@ -340,7 +340,7 @@ import asyncio, sys
 from pathlib import Path
 def loaded(*names): return [name for name in names if name in sys.modules]
 from querylift.plugin.generators.base import ExpansionRequest
-from querylift.plugin.generators.factory import build_account_headers
+from querylift.plugin.engine_access import build_engine_access
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator
 print(loaded("numpy", "onnxruntime", "tokenizers", "faiss", "torch", "transformers", "onnx", "querylift.index_tools"))
 async def main():
