@@ -44,7 +44,7 @@ class Engine:
     """A connection to the engine that the settings name."""
 
     def __init__(self, settings: Settings, *, timeout_s: float = 60) -> None:
-        self.url = settings.engine
+        self.url = settings.engine_text
         self._client = _create_client(settings, timeout_s)
 
     def __enter__(self) -> Self:
@@ -158,7 +158,7 @@ def _create_client(settings: Settings, timeout_s: float) -> Any:
         raise MissingExtra("opensearch-py", "index") from None
     password = settings.engine_password.get_secret_value() if settings.engine_password else ""
     return OpenSearch(
-        hosts=[settings.engine],
+        hosts=list(settings.engine),
         http_auth=(settings.engine_username, password) if settings.engine_username else None,
         ca_certs=str(settings.engine_ca_file) if settings.engine_ca_file else None,
         timeout=timeout_s,

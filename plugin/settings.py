@@ -142,7 +142,7 @@ class LogSettings(SettingsTable):
 class Settings(SettingsTable):
     """Everything that `querylift serve` reads."""
 
-    engine: str = "http://127.0.0.1:9200"
+    engine: Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)] = ("http://127.0.0.1:9200",)
     engine_username: str | None = None
     engine_password: SecretStr | None = None
     engine_ca_file: Path | None = None
@@ -167,13 +167,19 @@ class Settings(SettingsTable):
 
     @field_validator("engine")
     @classmethod
-    def _check_engine_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+    def _check_engine_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        urls = tuple(_check_engine_url(url) for url in value)
+        if not urls:
             raise ValueError("use a URL like http://127.0.0.1:9200")
-        if parts.username or parts.password:
-            raise ValueError("put the user and the password into engine_username and engine_password")
-        return value.rstrip("/")
+        for url in urls:
+            if urls.count(url) > 1:
+                raise ValueError(f"{url} stands there twice; remove one")
+            if (urlsplit(url).scheme, urlsplit(url).path) != (urlsplit(urls[0]).scheme, urlsplit(urls[0]).path):
+                raise ValueError(
+                    f"{urls[0]} and {url} differ in more than host and port; name the nodes of one engine, "
+                    "all with the same scheme and path"
+                )
+        return urls
 
     @field_validator("generator")
     @classmethod
@@ -204,6 +210,11 @@ class Settings(SettingsTable):
                     f"{name!r} is not an index name; name one index, alias or pattern with * in each table"
                 )
         return value
+
+    @property
+    def engine_text(self) -> str:
+        """The URLs of the engine's nodes as one text, for messages."""
+        return ", ".join(self.engine)
 
     def find_index_settings(self, expression: str | None) -> IndexSettings | None:
         """Return the table that governs searches on the index expression (`a,b*`).
@@ -249,6 +260,16 @@ def _can_overlap(a: str, b: str) -> bool:
     prefixes = a.split("*")[0], b.split("*")[0]
     reversed_suffixes = a.split("*")[-1][::-1], b.split("*")[-1][::-1]
     return all(x.startswith(y) or y.startswith(x) for x, y in (prefixes, reversed_suffixes))
+
+
+def _check_engine_url(url: str) -> str:
+    """Return the URL of an engine's node without a slash at its end. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("use a URL like http://127.0.0.1:9200")
+    if parts.username or parts.password:
+        raise ValueError("put the user and the password into engine_username and engine_password")
+    return url.rstrip("/")
 
 
 def check_endpoint_url(value: str, *, key: str) -> str:

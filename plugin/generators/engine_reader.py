@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from querylift.plugin.engine_nodes import CONNECT_TIMEOUT_S, EngineNodes
 from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.errors import GeneratorError
 
@@ -16,13 +17,14 @@ _TERM_VECTOR_OPTIONS = {"term_statistics": True, "field_statistics": True, "posi
 
 
 class EngineReader:
-    """Connections to the engine at the URL `engine`. Every failure is a GeneratorError.
+    """Connections to the engine at the URL `engine`, or at the URLs of its nodes. Every failure is a GeneratorError.
 
     `headers` go with every request, such as the one with the account.
     """
 
-    def __init__(self, engine: str, *, headers: Mapping[str, str] | None = None, ssl: Any = True) -> None:
-        self._engine = engine
+    def __init__(self, engine: str | Iterable[str], *, headers: Mapping[str, str] | None = None, ssl: Any = True) -> None:
+        self._nodes = EngineNodes(engine)
+        self.engine_digest = self._nodes.digest
         self._headers = headers
         self._ssl = ssl
         self._session: aiohttp.ClientSession | None = None
@@ -32,7 +34,7 @@ class EngineReader:
         self._session = make_engine_session(
             headers=self._headers,
             connector=aiohttp.TCPConnector(ssl=self._ssl),
-            timeout=aiohttp.ClientTimeout(total=10),
+            timeout=aiohttp.ClientTimeout(total=10, sock_connect=CONNECT_TIMEOUT_S),
         )
 
     async def search_documents(self, index: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -53,20 +55,25 @@ class EngineReader:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._nodes.close()
         if self._session is not None:
             await self._session.close()
 
     async def _post_json(self, path: str, body: Any) -> dict[str, Any]:
-        if self._session is None:
+        session = self._session
+        if session is None:
             raise GeneratorError("the engine's connections are not open; call start() first")
         headers = {"Content-Type": "application/json", "X-Querylift": "off"}
-        try:
-            async with self._session.post(
-                self._engine + path, data=json.dumps(body), headers=headers, allow_redirects=False
-            ) as response:
+        data = json.dumps(body)
+
+        async def post_to_node(url: str) -> Any:
+            async with session.post(url + path, data=data, headers=headers, allow_redirects=False) as response:
                 if response.status != 200:
                     raise GeneratorError(f"the engine answered the generator's request with status {response.status}")
-                answer = await response.json(content_type=None)
+                return await response.json(content_type=None)
+
+        try:
+            answer = await self._nodes.send(session, post_to_node)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise GeneratorError(
                 f"the engine did not answer the generator's request: {type(error).__name__}"

@@ -13,6 +13,7 @@ from querylift.plugin.flow import Search, choose_explained_fields, explain_resul
 from querylift.plugin.proxy.admin_guard import Refusal, check_browser_marks, check_media_type, check_token
 from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
+from querylift.plugin.proxy.upstream import join_failures
 
 ENGINE_CHECK_S = 2.0
 """How long a health check waits for the engine."""
@@ -75,10 +76,14 @@ class Admin:
 
     async def _check_health(self) -> tuple[int, dict[str, Any]]:
         """Return status and description. 503 means that no search can be answered, because the engine does not."""
-        failure = await self.proxy.upstream.find_failure(ENGINE_CHECK_S)
+        failures = await self.proxy.upstream.find_node_failures(ENGINE_CHECK_S)
+        health = self._describe_health()
+        if len(failures) > 1:
+            health["nodes"] = {url: failure or "ok" for url, failure in failures.items()}
+        failure = join_failures(failures)
         if failure is None:
-            return 200, {**self._describe_health(), "engine": "ok"}
-        return 503, {**self._describe_health(), "status": "engine-down", "engine": failure}
+            return 200, {**health, "engine": "ok"}
+        return 503, {**health, "status": "engine-down", "engine": failure}
 
     def _describe_health(self) -> dict[str, Any]:
         generator = self.proxy.broker.generator

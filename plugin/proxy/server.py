@@ -159,4 +159,4 @@ def _format_greeting(settings: Settings) -> str:
         effect = f"{settings.generator}, expanding on {', '.join(indices)}"
     else:
         effect = f"{settings.generator}, expanding on no index (every search passes through)"
-    return f"serving http://{settings.listen} -> {settings.engine}, {effect}"
+    return f"serving http://{settings.listen} -> {settings.engine_text}, {effect}"

@@ -7,7 +7,7 @@ import contextlib
 import io
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -16,6 +16,7 @@ import aiohttp
 from aiohttp.connector import Connection
 from yarl import URL
 
+from querylift.plugin.engine_nodes import EngineNodes
 from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.proxy.error_answer import build_error_body
 from querylift.plugin.proxy.forwarded_headers import (
@@ -51,11 +52,15 @@ class UpstreamBroken(Exception):
 
 
 class Upstream:
-    """A pool of connections to the engine at `url`. A connection is tried twice, each time for `connect_timeout_s`."""
+    """A pool of connections to the engine at `urls`: one URL, or the URLs of several nodes.
 
-    def __init__(self, url: str, *, connect_timeout_s: float = 5, ssl: Any = True) -> None:
-        self._base = url.rstrip("/")
-        self._has_base_path = bool(urlsplit(self._base).path)
+    A connection is tried for `connect_timeout_s`. The only node is then tried once more, and several nodes one after the
+    other.
+    """
+
+    def __init__(self, urls: str | Iterable[str], *, connect_timeout_s: float = 5, ssl: Any = True) -> None:
+        self._nodes = EngineNodes(urls)
+        self._has_base_path = any(urlsplit(url).path.strip("/") for url in self._nodes.urls)
         self._session = make_engine_session(
             connector=aiohttp.TCPConnector(
                 limit=0, ssl=ssl, keepalive_timeout=15, ttl_dns_cache=60, socket_factory=make_engine_socket
@@ -73,13 +78,13 @@ class Upstream:
         self, method: str, path: str, query_string: str, headers: Headers, body: bytes | AsyncIterator[bytes] | None
     ) -> Reply:
         """Forward a request and return the reply, whose body is not read yet. Raises UpstreamDown."""
-        url = URL(f"{self._base}{path}?{query_string}" if query_string else self._base + path, encoded=True)
+        target = f"{path}?{query_string}" if query_string else path
         has_whole_body = body is None or isinstance(body, bytes)
         forwarded_headers = select_forwarded_headers(headers, has_whole_body=has_whole_body)
         if isinstance(body, AsyncIterator):
             body = _check_size(body, read_content_length(headers))
         try:
-            return Reply(await self._request_with_retry(method, path, url, forwarded_headers, body))
+            return Reply(await self._request_with_retry(method, path, target, forwarded_headers, body))
         except aiohttp.ClientConnectorError as error:
             raise UpstreamDown(502, f"the engine does not accept connections: {error.strerror or error}") from error
         except TimeoutError as error:
@@ -95,11 +100,20 @@ class Upstream:
             return False
         return any(segment.partition(";")[0] == ".." for segment in re.split(r"[/\\]", decoded_path))
 
+    async def find_node_failures(self, timeout_s: float) -> dict[str, str | None]:
+        """Return for every node's URL why it serves no requests now, or None when it answers within `timeout_s`."""
+        urls = self._nodes.urls
+        failures = await asyncio.gather(*(self._find_node_failure(url, timeout_s) for url in urls))
+        return dict(zip(urls, failures, strict=True))
+
     async def find_failure(self, timeout_s: float) -> str | None:
-        """Return why the engine serves no requests now, or None when it answers within `timeout_s`."""
+        """Return why the engine serves no requests now, or None when a node answers within `timeout_s`."""
+        return join_failures(await self.find_node_failures(timeout_s))
+
+    async def _find_node_failure(self, url: str, timeout_s: float) -> str | None:
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
-            async with self._session.get(self._base + "/", allow_redirects=False, timeout=timeout) as response:
+            async with self._session.get(url + "/", allow_redirects=False, timeout=timeout) as response:
                 return f"the engine answers with status {response.status}" if response.status >= 500 else None
         except TimeoutError:
             return f"the engine does not answer within {timeout_s:g} seconds"
@@ -108,27 +122,36 @@ class Upstream:
 
     async def close(self) -> None:
         """Close every connection. An engine that takes nothing more is not waited for."""
+        await self._nodes.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await self._session.close()
 
     async def _request_with_retry(
-        self, method: str, path: str, url: URL, headers: list[tuple[str, str]], body: Any
+        self, method: str, path: str, target: str, headers: list[tuple[str, str]], body: Any
     ) -> aiohttp.ClientResponse:
+        """Send a request to the first node that takes a connection. `target` is the path with the query string."""
         options: Any = {
             "headers": headers,
             "allow_redirects": False,
             "skip_auto_headers": find_headers_to_skip(headers),
         }
-        try:
+
+        async def request_node(base: str) -> aiohttp.ClientResponse:
+            url = URL(base + target, encoded=True)
+            try:
+                return await self._session.request(method, url, data=_wrap_large_body(body), **options)
+            except aiohttp.ConnectionTimeoutError:
+                if len(self._nodes.urls) > 1:
+                    raise
+                # Nothing was sent yet, so a second attempt is safe. After a pause of the process every timer has run out.
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if isinstance(error, aiohttp.ClientConnectorError) or not _can_repeat(method, path, body):
+                    raise
+                # The engine had just closed an idle connection. What only reads can be sent again.
             return await self._session.request(method, url, data=_wrap_large_body(body), **options)
-        except aiohttp.ConnectionTimeoutError:
-            pass  # Nothing was sent yet, so a second attempt is safe. After a pause of the process every timer has run out.
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError) or not _can_repeat(method, path, body):
-                raise
-            # The engine had just closed an idle connection. What only reads can be sent again.
-        return await self._session.request(method, url, data=_wrap_large_body(body), **options)
+
+        return await self._nodes.send(self._session, request_node)
 
 
 class _EngineResponse(aiohttp.ClientResponse):
@@ -226,6 +249,15 @@ def make_engine_socket(address: aiohttp.AddrInfoType) -> socket.socket:
         with contextlib.suppress(AttributeError, OSError):  # not every system has these options
             engine_socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return engine_socket
+
+
+def join_failures(failures_by_url: Mapping[str, str | None]) -> str | None:
+    """Return the failures of all nodes in one text, or None when a node has none. The only node is not named."""
+    if None in failures_by_url.values():
+        return None
+    if len(failures_by_url) == 1:
+        return next(iter(failures_by_url.values()))
+    return "; ".join(f"{url}: {failure}" for url, failure in failures_by_url.items())
 
 
 async def _check_size(body: AsyncIterator[bytes], announced_bytes: int | None) -> AsyncIterator[bytes]:
