@@ -93,7 +93,8 @@ class EngineNodes:
         if url in self._checks:
             return
         pause_s = min(self._pauses_s.get(url, self._first_pause_s / 2) * 2, self._max_pause_s)
-        _log.warning("the engine's node %s takes no connections and is left out: %s", url, error)
+        reason = getattr(error, "strerror", None) or error
+        _log.warning("the engine's node %s takes no connections and is left out: %s", url, reason)
         self._pauses_s[url] = pause_s
         self._checks[url] = asyncio.create_task(self._wait_for_node(url, session))
 

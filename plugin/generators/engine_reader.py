@@ -22,7 +22,9 @@ class EngineReader:
     `headers` go with every request, such as the one with the account.
     """
 
-    def __init__(self, engine: str | Iterable[str], *, headers: Mapping[str, str] | None = None, ssl: Any = True) -> None:
+    def __init__(
+        self, engine: str | Iterable[str], *, headers: Mapping[str, str] | None = None, ssl: Any = True
+    ) -> None:
         self._nodes = EngineNodes(engine)
         self.engine_digest = self._nodes.digest
         self._headers = headers
