@@ -18,6 +18,7 @@ from querylift.plugin.broker import Answer, Question
 from querylift.plugin.expansion import Expansion, normalize_query
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.outcome import Outcome, Skip
+from querylift.plugin.pit_memory import PitMemory
 from querylift.plugin.policy import Policy
 from querylift.plugin.settings import IndexSettings, Settings
 
@@ -67,7 +68,8 @@ def choose_explained_fields(settings: Settings, index: str | None) -> tuple[str,
 class FlowResult:
     """The rewritten body, or None when the original body is to be sent. `query` is empty when it was not found.
 
-    `cache_key` is for `ExpansionBroker.accept`. It is empty when the cache was not asked.
+    `cache_key` is for `ExpansionBroker.accept`. It is empty when the cache was not asked. `index` is the index expression
+    whose table governs the search, or None where no expansion was asked for.
     """
 
     body: bytes | None
@@ -75,6 +77,7 @@ class FlowResult:
     query: str = ""
     expansion: Expansion | None = None
     cache_key: str = ""
+    index: str | None = None
 
     def __repr__(self) -> str:
         return f"FlowResult({self.outcome.format_header()})"
@@ -83,9 +86,17 @@ class FlowResult:
 class ExpansionRules:
     """Which searches are expanded, and how: the settings, and the indices on which expansion pauses."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float], pause_s: float = 60) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float],
+        pause_s: float = 60,
+        pits: PitMemory | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock
+        self._pits = pits or PitMemory(clock)
         self._pause_s = pause_s
         self._paused_until_s: dict[str, float] = {}
         self._index_settings: dict[str | None, IndexSettings | None] = {}
@@ -96,7 +107,7 @@ class ExpansionRules:
             raise Skip("off")
         index = search.index
         if index is None and "pit" in read_body():
-            index = self._settings.pit_index
+            index = self._pits.find_index(read_body()["pit"]) or self._settings.pit_index
             if index is None:
                 raise Skip("pit")
         reason = self.find_skip_reason(index)
@@ -166,12 +177,12 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
         continues_hits=_continues_hits(read_body(), search.url_parameters),
     )
     if answer.expansion is None:
-        return FlowResult(None, answer.outcome, query, cache_key=answer.cache_key)
+        return FlowResult(None, answer.outcome, query, cache_key=answer.cache_key, index=index)
     rewrite = dsl.rewrite_search(read_body(), user_query, answer.expansion, policy)
     outcome = answer.outcome
     if rewrite.boost_reason and not outcome.reason:
         outcome = replace(outcome, reason=rewrite.boost_reason)
-    return FlowResult(dsl.dump_body(rewrite.body), outcome, query, answer.expansion, answer.cache_key)
+    return FlowResult(dsl.dump_body(rewrite.body), outcome, query, answer.expansion, answer.cache_key, index)
 
 
 def _continues_hits(body: Mapping[str, Any], url_parameters: dsl.UrlParameters) -> bool:

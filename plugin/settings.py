@@ -151,6 +151,7 @@ class Settings(SettingsTable):
     admin: str | None = "127.0.0.1:9281"
     admin_token: SecretStr | None = None
     admin_hosts: Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)] = ()
+    sniffing_address: str | None = None
     enabled: bool = True
     generator: str = "none"
     budget_ms: Annotated[float, Field(ge=0)] = 300
@@ -188,13 +189,13 @@ class Settings(SettingsTable):
             raise ValueError("put the key into http.api_key; a URL is shown in logs and on the admin page")
         return value
 
-    @field_validator("admin", mode="before")
+    @field_validator("admin", "sniffing_address", mode="before")
     @classmethod
-    def _switch_admin_page_off(cls, value: Any) -> Any:
+    def _switch_off(cls, value: Any) -> Any:
         """Return None for an empty address, because TOML has no value that means none."""
         return None if value == "" else value
 
-    @field_validator("listen", "admin")
+    @field_validator("listen", "admin", "sniffing_address")
     @classmethod
     def _check_address(cls, value: str | None) -> str | None:
         if value is not None:

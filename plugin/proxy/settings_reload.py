@@ -15,7 +15,17 @@ from querylift.plugin.settings import Settings
 _log = logging.getLogger("querylift")
 
 APPLIED_WHILE_SERVING = frozenset(
-    {"enabled", "budget_ms", "max_body_bytes", "pit_index", "index", "log", "admin_token", "admin_hosts"}
+    {
+        "enabled",
+        "budget_ms",
+        "max_body_bytes",
+        "pit_index",
+        "index",
+        "log",
+        "admin_token",
+        "admin_hosts",
+        "sniffing_address",
+    }
 )
 """The settings that `Proxy.apply_settings` puts into effect at once. A setting that is not listed needs a restart."""
 RESTART_SETTINGS = tuple(name for name in Settings.model_fields if name not in APPLIED_WHILE_SERVING)

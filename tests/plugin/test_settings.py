@@ -40,6 +40,10 @@ def test_without_an_index_table_nothing_is_expanded() -> None:
         ),
         ('engine = ["http://a/es", "http://b"]', "http://a/es and http://b differ in more than host and port"),
         ('listen = "9280"', "use HOST:PORT"),
+        (
+            'sniffing_address = "http://a"',
+            "sniffing_address is 'http://a': 'http://a' is not an address; use HOST:PORT",
+        ),
         ("[index.docs]\nweight = 20", "index.docs.weight is 20"),
         ('[index.docs]\nmode = "replace"', "index.docs.mode is 'replace'"),
         ("[index.docs]\nwieght = 1", "index.docs.wieght is not a setting"),

@@ -27,6 +27,7 @@ CHANGES: dict[str, Any] = {
     "admin": None,
     "admin_token": "secret",
     "admin_hosts": ["querylift"],
+    "sniffing_address": "proxy.example:9280",
     "enabled": False,
     "generator": "feedback",
     "budget_ms": 30,
@@ -106,8 +107,8 @@ def test_a_reloaded_log_table_logs_the_next_search(caplog: pytest.LogCaptureFixt
 
 
 def test_every_applied_setting_has_a_test_of_its_effect() -> None:
-    tested_in_test_admin_access = {"admin_token", "admin_hosts"}
-    assert {name for name, *_ in EFFECTS} | {"log"} | tested_in_test_admin_access == APPLIED_WHILE_SERVING
+    tested_elsewhere = {"log", "admin_token", "admin_hosts", "sniffing_address"}
+    assert {name for name, *_ in EFFECTS} | tested_elsewhere == APPLIED_WHILE_SERVING
 
 
 def test_settings_that_cannot_be_read_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
