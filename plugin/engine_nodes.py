@@ -52,15 +52,17 @@ class EngineNodes:
         """Return the URLs of the nodes that get no requests now."""
         return [url for url in self.urls if url in self._checks]
 
-    async def send(self, session: aiohttp.ClientSession, send_to_node: Callable[[str], Awaitable[T]]) -> T:
+    async def send(
+        self, session: aiohttp.ClientSession, send_to_node: Callable[[str], Awaitable[T]], *, last_url: str = ""
+    ) -> T:
         """Call `send_to_node` with a node's URL, and with the next one where no connection was made. Return its result.
 
         Nothing is sent twice: every other error is raised at once. When no node takes a connection, the last error is
-        raised. `session` asks the nodes that are left out.
+        raised. The node at `last_url` is tried last. `session` asks the nodes that are left out.
         """
         if len(self.urls) == 1:
             return await send_to_node(self.urls[0])
-        urls = self._list_in_turn()
+        urls = sorted(self._list_in_turn(), key=last_url.__eq__) if last_url else self._list_in_turn()
         while True:
             url = urls.pop(0)
             try:

@@ -53,7 +53,9 @@ def find_unread_reason(method: str, path: str) -> str | None:
 def match_pit_opening(method: str, path: str) -> str | None:
     """Return the index expression on which a request with this raw path opens a point in time, or None for any other."""
     match = _PIT_OPENING.match(path) if method == "POST" and "_" in path else None
-    index = unquote(match[1]) if match else ""
+    if match is None:
+        return None
+    index = unquote(match[1])
     return index if not index.startswith("_") or index == "_all" else None
 
 

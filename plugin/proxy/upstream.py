@@ -137,21 +137,25 @@ class Upstream:
             "skip_auto_headers": find_headers_to_skip(headers),
         }
 
-        async def request_node(base: str) -> aiohttp.ClientResponse:
-            url = URL(base + target, encoded=True)
-            try:
-                return await self._session.request(method, url, data=_wrap_large_body(body), **options)
-            except aiohttp.ConnectionTimeoutError:
-                if len(self._nodes.urls) > 1:
-                    raise
-                # Nothing was sent yet, so a second attempt is safe. After a pause of the process every timer has run out.
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if isinstance(error, aiohttp.ClientConnectorError) or not _can_repeat(method, path, body):
-                    raise
-                # The engine had just closed an idle connection. What only reads can be sent again.
-            return await self._session.request(method, url, data=_wrap_large_body(body), **options)
+        node_url = ""
 
-        return await self._nodes.send(self._session, request_node)
+        async def request_node(url: str) -> aiohttp.ClientResponse:
+            nonlocal node_url
+            node_url = url
+            full_url = URL(url + target, encoded=True)
+            return await self._session.request(method, full_url, data=_wrap_large_body(body), **options)
+
+        try:
+            return await self._nodes.send(self._session, request_node)
+        except aiohttp.ConnectionTimeoutError:
+            if len(self._nodes.urls) > 1:
+                raise
+            # Nothing was sent yet, so a second attempt is safe. After a pause of the process every timer has run out.
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError) or not _can_repeat(method, path, body):
+                raise
+            # The engine had just closed an idle connection. What only reads can be sent again, if possible to another node.
+        return await self._nodes.send(self._session, request_node, last_url=node_url)
 
 
 class _EngineResponse(aiohttp.ClientResponse):

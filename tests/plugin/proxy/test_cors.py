@@ -31,7 +31,9 @@ async def _answer_as_engine(request: ReceivedRequest, writer: asyncio.StreamWrit
     await answer_with(body, extra=extra)(request, writer)
 
 
-@pytest.mark.parametrize("path", ["/docs/_search", "/docs/_msearch", "/docs/_search/point_in_time", "/_nodes/http", "/"])
+@pytest.mark.parametrize(
+    "path", ["/docs/_search", "/docs/_msearch", "/docs/_search/point_in_time", "/_nodes/http", "/"]
+)
 def test_a_preflight_request_is_answered_by_the_engine(path: str) -> None:
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         async with client.options(proxy.url + path, headers=PREFLIGHT) as answer:

@@ -80,6 +80,15 @@ def test_a_write_that_may_have_arrived_is_not_sent_to_the_next_node(method: str,
     run_with_nodes(check, _hang_up, _hang_up)
 
 
+def test_a_search_whose_connection_breaks_is_repeated_on_another_node() -> None:
+    async def check(client: aiohttp.ClientSession, proxy: RunningProxy, nodes: list[StubEngine]) -> None:
+        for _ in range(6):
+            assert (await send_search(client, proxy))[0] == 200
+        assert len(nodes[1].requests) == 6
+
+    run_with_nodes(check, _hang_up, answer_with())
+
+
 def test_a_node_to_which_no_connection_comes_about_in_time_is_left_out() -> None:
     async def test() -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as waiting:
