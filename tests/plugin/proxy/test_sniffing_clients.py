@@ -88,7 +88,7 @@ def test_the_address_of_every_node_is_replaced_and_nothing_else() -> None:
     ],
     ids=["no-setting", "yaml", "odd-json", "no-nodes", "very-long", "compressed", "empty"],
 )
-def test_any_other_answer_passes_unchanged(body: bytes, extra: bytes, settings: dict[str, object]) -> None:
+def test_any_other_answer_passes_unchanged(body: bytes, extra: bytes, settings: dict[str, Any]) -> None:
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         async with client.get(proxy.url + "/_nodes/_all/http") as answer:
             assert answer.status == 200
