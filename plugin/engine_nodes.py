@@ -58,13 +58,14 @@ class EngineNodes:
         """Call `send_to_node` with a node's URL, and with the next one where no connection was made. Return its result.
 
         Nothing is sent twice: every other error is raised at once. When no node takes a connection, the last error is
-        raised. The node at `last_url` is tried last. `session` asks the nodes that are left out.
+        raised. The node at `last_url` is the last one of those that are not left out. `session` asks those that are.
         """
         if len(self.urls) == 1:
             return await send_to_node(self.urls[0])
-        urls = sorted(self._list_in_turn(), key=last_url.__eq__) if last_url else self._list_in_turn()
+        urls = self._list_in_turn(last_url)
         while True:
             url = urls.pop(0)
+            was_left_out = url in self._checks
             try:
                 result = await send_to_node(url)
             except _NO_CONNECTION as error:
@@ -72,7 +73,7 @@ class EngineNodes:
                 if not urls:
                     raise
             else:
-                self._confirm(url)
+                self._confirm(url, was_left_out=was_left_out)
                 return result
 
     async def close(self) -> None:
@@ -83,27 +84,38 @@ class EngineNodes:
         await asyncio.gather(*checks, return_exceptions=True)
         self._checks.clear()
 
-    def _list_in_turn(self) -> list[str]:
+    def _list_in_turn(self, last_url: str) -> list[str]:
         """Return all URLs in the order in which to try them: first those that are not left out, each in its turn."""
-        left_out_urls = self.list_left_out() if self._checks else []
-        urls = [url for url in self.urls if url not in left_out_urls] or left_out_urls
         self._turn += 1
-        start = self._turn % len(urls)
-        return [*urls[start:], *urls[:start], *(left_out_urls if urls is not left_out_urls else ())]
+        left_out_urls = self.list_left_out() if self._checks else []
+        urls = self._rotate([url for url in self.urls if url not in left_out_urls])
+        if last_url in urls:
+            urls.sort(key=last_url.__eq__)
+        return urls + self._rotate(left_out_urls)
+
+    def _rotate(self, urls: list[str]) -> list[str]:
+        start = self._turn % len(urls) if urls else 0
+        return urls[start:] + urls[:start]
 
     def _leave_out(self, url: str, session: aiohttp.ClientSession, error: Exception) -> None:
         if url in self._checks:
             return
         pause_s = min(self._pauses_s.get(url, self._first_pause_s / 2) * 2, self._max_pause_s)
-        reason = getattr(error, "strerror", None) or error
+        # The text of a timeout holds the whole URL, and with it what somebody searched for.
+        is_late = isinstance(error, aiohttp.ConnectionTimeoutError)
+        reason = "no connection in time" if is_late else getattr(error, "strerror", None) or error
         _log.warning("the engine's node %s takes no connections and is left out: %s", url, reason)
         self._pauses_s[url] = pause_s
         self._checks[url] = asyncio.create_task(self._wait_for_node(url, session))
 
-    def _confirm(self, url: str) -> None:
-        """Take note that a node has answered a request. Only then does its next pause begin short again."""
-        if not self._pauses_s or self._pauses_s.pop(url, None) is None:
+    def _confirm(self, url: str, *, was_left_out: bool) -> None:
+        """Take note that a node has answered a request. Only then does its next pause begin short again.
+
+        An answer on a connection from before it was left out does not count.
+        """
+        if not self._pauses_s or (url in self._checks and not was_left_out):
             return
+        self._pauses_s.pop(url, None)
         if check := self._checks.pop(url, None):
             check.cancel()
             _log.info("the engine's node %s answers again", url)

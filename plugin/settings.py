@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 
+from querylift.plugin.engine_urls import check_engine_urls
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import MAX_DOCUMENTS
 from querylift.plugin.policy import Policy
@@ -169,18 +170,7 @@ class Settings(SettingsTable):
     @field_validator("engine")
     @classmethod
     def _check_engine_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        urls = tuple(_check_engine_url(url) for url in value)
-        if not urls:
-            raise ValueError("use a URL like http://127.0.0.1:9200")
-        for url in urls:
-            if urls.count(url) > 1:
-                raise ValueError(f"{url} stands there twice; remove one")
-            if (urlsplit(url).scheme, urlsplit(url).path) != (urlsplit(urls[0]).scheme, urlsplit(urls[0]).path):
-                raise ValueError(
-                    f"{urls[0]} and {url} differ in more than host and port; name the nodes of one engine, "
-                    "all with the same scheme and path"
-                )
-        return urls
+        return check_engine_urls(value)
 
     @field_validator("generator")
     @classmethod
@@ -261,16 +251,6 @@ def _can_overlap(a: str, b: str) -> bool:
     prefixes = a.split("*")[0], b.split("*")[0]
     reversed_suffixes = a.split("*")[-1][::-1], b.split("*")[-1][::-1]
     return all(x.startswith(y) or y.startswith(x) for x, y in (prefixes, reversed_suffixes))
-
-
-def _check_engine_url(url: str) -> str:
-    """Return the URL of an engine's node without a slash at its end. Raises ValueError."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("use a URL like http://127.0.0.1:9200")
-    if parts.username or parts.password:
-        raise ValueError("put the user and the password into engine_username and engine_password")
-    return url.rstrip("/")
 
 
 def check_endpoint_url(value: str, *, key: str) -> str:

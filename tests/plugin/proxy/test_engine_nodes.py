@@ -89,7 +89,7 @@ def test_a_search_whose_connection_breaks_is_repeated_on_another_node() -> None:
     run_with_nodes(check, _hang_up, answer_with())
 
 
-def test_a_node_to_which_no_connection_comes_about_in_time_is_left_out() -> None:
+def test_a_node_to_which_no_connection_comes_about_in_time_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as waiting:
             for _ in range(2):  # one more than the backlog, so that the next one gets no answer
@@ -100,12 +100,15 @@ def test_a_node_to_which_no_connection_comes_about_in_time_is_left_out() -> None
                 urls = (f"http://127.0.0.1:{full.getsockname()[1]}", f"http://127.0.0.1:{node.port}")
                 upstream = Upstream(urls, connect_timeout_s=0.2)
                 for _ in range(3):
-                    async with await upstream.send("POST", "/_bulk", "", [], b"{}") as reply:
+                    async with await upstream.send("POST", "/docs/_search", "q=private", [], b"{}") as reply:
                         assert reply.status == 200
                 await upstream.close()
                 assert len(node.requests) == 3
 
     asyncio.run(test())
+    (warning,) = caplog.messages
+    assert warning.endswith(" takes no connections and is left out: no connection in time")
+    assert "private" not in warning
 
 
 def test_when_all_nodes_are_left_out_they_are_tried_all_the_same() -> None:
@@ -162,6 +165,48 @@ def test_a_node_is_used_again_when_it_answers_a_search(caplog: pytest.LogCapture
     with caplog.at_level(logging.INFO):
         url = asyncio.run(test())
     assert caplog.messages[-1] == f"the engine's node {url} answers again"
+
+
+def test_the_nodes_that_are_left_take_even_shares() -> None:
+    async def test() -> None:
+        async with aiohttp.ClientSession() as session:
+            async with run_stub_engine(answer_with()) as first, run_stub_engine(answer_with()) as second:
+                urls = (f"http://127.0.0.1:{first.port}", REFUSING_URL, f"http://127.0.0.1:{second.port}")
+                nodes = EngineNodes(urls)
+                for _ in range(20):
+                    assert await _get_from(nodes, session) == 200
+                await nodes.close()
+                assert abs(len(first.requests) - len(second.requests)) <= 1
+
+    asyncio.run(test())
+
+
+def test_an_answer_on_an_old_connection_does_not_end_the_absence_of_a_node() -> None:
+    async def test() -> None:
+        may_answer = asyncio.Event()
+        node_url, other_url = "http://node", "http://other"
+
+        async def send(url: str) -> str:
+            if url == node_url and not may_answer.is_set():
+                await may_answer.wait()  # as a slow search does that began before
+            return url
+
+        async def refuse(url: str) -> str:
+            if url == node_url:
+                raise aiohttp.ConnectionTimeoutError
+            return url
+
+        async with aiohttp.ClientSession() as session:
+            nodes = EngineNodes((other_url, node_url))
+            slow_search = asyncio.create_task(nodes.send(session, send))
+            await asyncio.sleep(0)
+            assert [await nodes.send(session, refuse) for _ in range(2)] == [other_url, other_url]
+            may_answer.set()
+            assert await slow_search == node_url
+            assert nodes.list_left_out() == [node_url]
+            await nodes.close()
+
+    asyncio.run(test())
 
 
 def test_the_only_node_is_never_left_out() -> None:
