@@ -18,6 +18,7 @@ from querylift.plugin.broker import Answer, Question
 from querylift.plugin.expansion import Expansion, normalize_query
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.outcome import Outcome, Skip
+from querylift.plugin.pit_memory import PitMemory
 from querylift.plugin.policy import Policy
 from querylift.plugin.search_memory import ReadSearch, SearchMemory
 from querylift.plugin.settings import IndexSettings, Settings
@@ -88,9 +89,17 @@ class FlowResult:
 class ExpansionRules:
     """Which searches are expanded, and how: the settings, and the indices on which expansion pauses."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float], pause_s: float = 60) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float],
+        pause_s: float = 60,
+        pits: PitMemory | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock
+        self._pits = pits or PitMemory(clock)
         self._pause_s = pause_s
         self._paused_until_s: dict[str, float] = {}
         self._index_settings: dict[str | None, IndexSettings | None] = {}
@@ -107,7 +116,7 @@ class ExpansionRules:
             raise Skip("off")
         index = search.index
         if index is None and "pit" in read_body():
-            index = self._settings.pit_index
+            index = self._pits.find_index(read_body()["pit"]) or self._settings.pit_index
             if index is None:
                 raise Skip("pit")
         reason = self.find_skip_reason(index)

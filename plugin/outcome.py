@@ -39,7 +39,7 @@ BODY_REASONS = {
 REASONS = BODY_REASONS | {
     "off": "expansion is switched off, by the request or by the settings",
     "index": "no settings table allows expansion on every index searched",
-    "pit": "a point-in-time search names no index; set pit_index to the index whose table applies",
+    "pit": "the point in time was not opened through Querylift; set pit_index to the index whose table applies",
     "encoding": "the body has an encoding or a media type that Querylift does not read",
     "unseen": "the form of the answer would hide that a shard refused the expanded search",
     "template": "a template holds the search, and only the engine fills it in",

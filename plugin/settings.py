@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 
 from querylift.plugin.aws_settings import AwsSettings
+from querylift.plugin.engine_urls import check_engine_urls
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import MAX_DOCUMENTS
 from querylift.plugin.log_settings import LogSettings
@@ -167,7 +168,7 @@ class HttpSettings(SettingsTable):
 class Settings(SettingsTable):
     """Everything that `querylift serve` reads."""
 
-    engine: str = "http://127.0.0.1:9200"
+    engine: Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)] = ("http://127.0.0.1:9200",)
     engine_username: str | None = None
     engine_password: SecretStr | None = None
     engine_ca_file: Path | None = None
@@ -180,6 +181,7 @@ class Settings(SettingsTable):
     admin: str | None = "127.0.0.1:9281"
     admin_token: SecretStr | None = None
     admin_hosts: Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)] = ()
+    sniffing_address: str | None = None
     enabled: bool = True
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     generator: GeneratorNames = ("none",)
@@ -199,21 +201,16 @@ class Settings(SettingsTable):
 
     @field_validator("engine")
     @classmethod
-    def _check_engine_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("use a URL like http://127.0.0.1:9200")
-        if parts.username or parts.password:
-            raise ValueError("put the user and the password into engine_username and engine_password")
-        return value.rstrip("/")
+    def _check_engine_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_engine_urls(value)
 
-    @field_validator("admin", mode="before")
+    @field_validator("admin", "sniffing_address", mode="before")
     @classmethod
-    def _switch_admin_page_off(cls, value: Any) -> Any:
+    def _switch_off(cls, value: Any) -> Any:
         """Return None for an empty address, because TOML has no value that means none."""
         return None if value == "" else value
 
-    @field_validator("listen", "admin")
+    @field_validator("listen", "admin", "sniffing_address")
     @classmethod
     def _check_address(cls, value: str | None) -> str | None:
         if value is not None:
@@ -229,6 +226,11 @@ class Settings(SettingsTable):
                     f"{name!r} is not an index name; name one index, alias or pattern with * in each table"
                 )
         return value
+
+    @property
+    def engine_text(self) -> str:
+        """The URLs of the engine's nodes as one text, for messages."""
+        return ", ".join(self.engine)
 
     def find_index_settings(self, expression: str | None) -> IndexSettings | None:
         """Return the table that governs searches on the index expression (`a,b*`), with the defaults of the top level.

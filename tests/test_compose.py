@@ -189,7 +189,7 @@ def test_the_mounted_files_exist_and_the_settings_are_valid() -> None:
     ]
     assert volumes and all((ROOT / volume.split(":")[0]).is_file() and volume.endswith(":ro") for volume in volumes)
     settings = load_settings(ROOT / "docker/querylift.toml", {})
-    assert (settings.engine, settings.listen) == ("http://engine:9200", "0.0.0.0:9280")
+    assert (settings.engine, settings.listen) == (("http://engine:9200",), "0.0.0.0:9280")
 
 
 @pytest.mark.parametrize("profile", [*PROFILES, "monitoring"])

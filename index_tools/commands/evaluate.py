@@ -165,7 +165,9 @@ def _measure_over_http(settings: Settings, task: Task, proxy_url: str, search_op
     from querylift.index_tools.evaluation.experiment import System
     from querylift.index_tools.searching import search_over_http
     from querylift.plugin.engine_access import build_engine_access
+    from querylift.plugin.engine_facts import find_answering_url
 
+    engine_url = asyncio.run(find_answering_url(settings, timeout_s=10))
     search_options = {
         **search_options,
         "index": task.index,
@@ -175,7 +177,7 @@ def _measure_over_http(settings: Settings, task: Task, proxy_url: str, search_op
         searched = asyncio.run(search_over_http(proxy_url, task.queries, progress=advance, **search_options))
         # The engine is warm for the direct searches, which come second. In the other order it would be warm for the
         # proxy, and the proxy would look faster than it is.
-        direct = asyncio.run(search_over_http(settings.engine, task.queries, **search_options))
+        direct = asyncio.run(search_over_http(engine_url, task.queries, **search_options))
     added_ms = [searched.took_ms[query_id] - direct.took_ms[query_id] for query_id in task.queries]
     return System(f"via {proxy_url}", searched, added_ms)
 

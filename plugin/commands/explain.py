@@ -97,7 +97,7 @@ async def _check_searched_fields(settings: Settings, search: Search, rules: Expa
         async with open_engine_facts(settings, timeout_s=_TIMEOUT_S) as engine:
             existing_fields = await engine.find_fields(index, fields)
         if existing_fields is None:
-            raise EngineUnclear(f"{settings.engine} has no index {index}")
+            raise EngineUnclear(f"{settings.engine_text} has no index {index}")
     except EngineUnclear as problem:
         click.echo(f"querylift: the fields {', '.join(fields)} were not checked, because {problem}", err=True)
         return

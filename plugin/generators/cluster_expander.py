@@ -8,7 +8,6 @@ counts are those of the shard.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import math
 from collections import defaultdict
@@ -68,14 +67,17 @@ class _OpenCluster:
 
 
 class ClusterExpanderGenerator:
-    """Expands queries with the vector search in `folder`. The engine at the URL `engine` runs that search."""
+    """Expands queries with the vector search in `folder`.
+
+    The engine at the URL `engine`, or at the URLs of its nodes, runs that search.
+    """
 
     reads_index = True
 
     def __init__(
         self,
         folder: Path,
-        engine: str,
+        engine: str | Iterable[str],
         *,
         threads: int = 1,
         max_pending: int = 64,
@@ -86,7 +88,6 @@ class ClusterExpanderGenerator:
         self._endpoint_settings = endpoint
         self._engine = EngineReader(engine, access)
         self.uses_account = bool(access.headers)
-        self._engine_digest = hashlib.sha256(engine.encode()).hexdigest()[:8]
         self._threads = threads
         self._max_pending = max_pending
         self._opened: _OpenCluster | None = None
@@ -103,7 +104,7 @@ class ClusterExpanderGenerator:
             report_waiting=lambda change: self.meter.add_waiting(change),
         )
         self._opened = _OpenCluster(model, executor, endpoint)
-        self.identity = f"{compute_expander_identity(self._folder)}:{self._engine_digest}"
+        self.identity = f"{compute_expander_identity(self._folder)}:{self._engine.engine_digest}"
         await self._engine.start()
 
     async def expand(self, request: ExpansionRequest) -> Expansion | None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -153,7 +153,7 @@ class FastExpanderGenerator:
     def __init__(
         self,
         folder: Path,
-        engine: str,
+        engine: str | Iterable[str],
         *,
         threads: int = 1,
         max_pending: int = 64,

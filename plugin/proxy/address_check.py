@@ -70,7 +70,12 @@ def _describe_listen_error(address: str, error: OSError) -> SettingsError:
 
 async def _check_engine_is_elsewhere(settings: Settings) -> None:
     """Raise SettingsError when a request to the engine would come back to `listen` or `admin`, again and again."""
-    url = urlsplit(settings.engine)
+    for url in settings.engine:
+        await _check_node_is_elsewhere(url, settings)
+
+
+async def _check_node_is_elsewhere(node_url: str, settings: Settings) -> None:
+    url = urlsplit(node_url)
     engine_port = url.port or _DEFAULT_PORTS[url.scheme]
     engine_addresses = await _resolve(url.hostname or "", engine_port)
     for name, address in (("listen", settings.listen), ("admin", settings.admin)):
@@ -80,7 +85,7 @@ async def _check_engine_is_elsewhere(settings: Settings) -> None:
         own_addresses = await _resolve(host, port)
         if port == engine_port and any(_is_covered(engine, own_addresses) for engine in engine_addresses):
             raise SettingsError(
-                f"engine is {settings.engine!r}, and {name} is {address!r}: Querylift would forward to itself; "
+                f"engine is {node_url!r}, and {name} is {address!r}: Querylift would forward to itself; "
                 "name the address of the engine, or listen on another port"
             )
 

@@ -25,12 +25,15 @@ from querylift.plugin.flow import (
 )
 from querylift.plugin.multi_search import MultiSearch, join_msearch, split_msearch
 from querylift.plugin.outcome import Outcome, Skip
+from querylift.plugin.pit_memory import PitMemory
 from querylift.plugin.proxy import routes
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 from querylift.plugin.proxy.body_thread import MAX_INLINE_BYTES, BodyThread
 from querylift.plugin.proxy.client_watch import ClientGone
 from querylift.plugin.proxy.error_answer import build_error_body
 from querylift.plugin.proxy.journal import Journal
+from querylift.plugin.proxy.node_addresses import AddressWriter, accept_readable_answer, asks_for_addresses
+from querylift.plugin.proxy.pit_answers import PitAnswerReader
 from querylift.plugin.proxy.query_records.record import SearchOrigin
 from querylift.plugin.proxy.rejection import REJECTED
 from querylift.plugin.proxy.responder import ORIGINAL_FAILS, AnswerUnseen, Responder
@@ -76,13 +79,14 @@ class Proxy:
         self.journal = journal
         self._body_thread = body_thread
         self._clock = clock
+        self._pits = PitMemory(clock)
         self.is_draining = False
         self.apply_settings(settings)
 
     def apply_settings(self, settings: Settings) -> None:
         """Use new settings for rules, budget, limits and log. A search that is under way keeps the old rules."""
         self.settings = settings
-        self.rules = ExpansionRules(settings, clock=self._clock)
+        self.rules = ExpansionRules(settings, clock=self._clock, pits=self._pits)
         self.journal.apply_settings(settings)
         if self._tracer is not None:
             self._tracer.apply_settings(settings)
@@ -106,6 +110,11 @@ class Proxy:
             elif reason := routes.find_unread_reason(scope["method"], path):
                 index = routes.find_first_index(path)
                 await self._forward_unread(responder, scope, path, Outcome("skipped", reason), index=index)
+            elif pit_index := routes.match_pit_opening(scope["method"], path):
+                self._remember_pit(responder, pit_index)
+                await responder.forward_stream(scope, path)
+            elif (address := self.settings.sniffing_address) and asks_for_addresses(scope["method"], path):
+                await self._answer_with_address(scope, receive, send, path, address)
             else:
                 await responder.forward_stream(scope, path)
         except ClientGone:
@@ -114,6 +123,15 @@ class Proxy:
             # When the application returns before the end of the body, the server cuts the connection. The client then
             # sees that the answer is broken, and does not take it for a short one.
             _log.warning("the engine broke off in the middle of an answer: %s", error)
+
+    async def _answer_with_address(self, scope: Scope, receive: Receive, send: Send, path: str, address: str) -> None:
+        """Forward a request for the nodes' addresses, and answer with `address` in place of each."""
+        writer = AddressWriter(send, address)
+        try:
+            await Responder(self.upstream, receive, writer).forward_stream(accept_readable_answer(scope), path)
+        except UpstreamBroken:
+            await writer.send_held_start()
+            raise
 
     async def expand(self, search: Search) -> FlowResult:
         """Return what to send for `search`, by its deadline. Never raises."""
@@ -194,6 +212,10 @@ class Proxy:
         expand = self.expand if len(request.body) <= MAX_INLINE_BYTES else self._expand_large
         result = await expand(Search(index, request.body, url_parameters, client=request.client, started_s=started_s))
         added_s = self._clock() - started_s
+        if index is None and result.index is not None:
+            index = result.index
+            if index != self.settings.pit_index:
+                self._remember_pit(responder, index)  # the answer may give the point in time a new id
         try:
             outcome = await self._send_search(responder, request, result)
             if outcome is not result.outcome:
@@ -266,6 +288,10 @@ class Proxy:
         for i in accepted_positions:
             self._handle_rejection(results[i].index)
         return REJECTED if accepted_positions else ORIGINAL_FAILS
+
+    def _remember_pit(self, responder: Responder, index: str) -> None:
+        """Remember the index of the point in time whose id the answer to this request brings."""
+        responder.wrap_send(lambda send: PitAnswerReader(send, lambda pit_id: self._pits.remember_index(pit_id, index)))
 
     def _handle_rejection(self, index: str | None) -> None:
         self.rules.pause_index(index)

@@ -61,15 +61,15 @@ async def _check_account(engine: EngineFacts, settings: Settings) -> None:
         )
     if status == 401 and settings.engine_username is not None:
         raise SettingsError(
-            f"engine_username is {settings.engine_username!r}, and the engine at {settings.engine} refuses it (status 401); "
+            f"engine_username is {settings.engine_username!r}, and the engine at {settings.engine_text} refuses it (status 401); "
             "correct engine_username and engine_password"
         )
     if status == 401:
         raise EngineUnclear(
-            f"the engine at {settings.engine} asks for an account (status 401); set engine_username and engine_password"
+            f"the engine at {settings.engine_text} asks for an account (status 401); set engine_username and engine_password"
         )
     if status >= 500:
-        raise EngineUnclear(f"the engine at {settings.engine} answered with status {status}")
+        raise EngineUnclear(f"the engine at {settings.engine_text} answered with status {status}")
 
 
 async def _check_tables(engine: EngineFacts, settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from querylift.plugin.proxy.application import Proxy
+from querylift.plugin.proxy.upstream import join_failures
 
 ENGINE_CHECK_S = 2.0
 """How long a check waits for the engine."""
@@ -39,10 +40,14 @@ class HealthReporter:
 
     async def report_health(self) -> Report:
         """Describe the parts. 503 means that no search can be answered now, because the engine does not answer."""
-        failure = await self._proxy.upstream.find_failure(ENGINE_CHECK_S)
+        failures = await self._proxy.upstream.find_node_failures(ENGINE_CHECK_S)
+        parts = self._describe_parts()
+        if len(failures) > 1:
+            parts["nodes"] = {url: failure or "ok" for url, failure in failures.items()}
+        failure = join_failures(failures)
         if failure is None:
-            return 200, {**self._describe_parts(), "engine": "ok"}
-        return 503, {**self._describe_parts(), "status": "engine-down", "engine": failure}
+            return 200, {**parts, "engine": "ok"}
+        return 503, {**parts, "status": "engine-down", "engine": failure}
 
     def _describe_parts(self) -> dict[str, Any]:
         brokers = self._proxy.brokers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from querylift.plugin.outcome import OUTCOME_HEADER, Outcome
 from querylift.plugin.proxy import rejection
@@ -46,6 +46,10 @@ class Responder:
         self._is_body_read = False
         self._has_client_left = False
         self._awaits_continue = False
+
+    def wrap_send(self, wrap: Callable[[Send], Send]) -> None:
+        """Let what `wrap` returns send this request's answer. It gets the `send` of before."""
+        self._send = wrap(self._send)
 
     async def read_body(self, headers: Headers, limit_bytes: int) -> tuple[bytes, bool]:
         """Return the request body, and whether it is complete and at most `limit_bytes`.

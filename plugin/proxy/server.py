@@ -248,7 +248,7 @@ def stop_servers(servers: Sequence[uvicorn.Server]) -> None:
 def format_greeting(settings: Settings) -> str:
     """Return the line that says what is served."""
     scheme = "http" if settings.tls_cert is None else "https"
-    return f"serving {scheme}://{settings.listen} -> {settings.engine}, {_describe_expansion(settings)}"
+    return f"serving {scheme}://{settings.listen} -> {settings.engine_text}, {_describe_expansion(settings)}"
 
 
 def _describe_expansion(settings: Settings) -> str:

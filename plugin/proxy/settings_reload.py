@@ -17,7 +17,18 @@ from querylift.plugin.tls import ServerCertificate
 _log = logging.getLogger("querylift")
 
 APPLIED_WHILE_SERVING = frozenset(
-    {"enabled", "generator", "budget_ms", "max_body_bytes", "pit_index", "index", "log", "admin_token", "admin_hosts"}
+    {
+        "enabled",
+        "generator",
+        "budget_ms",
+        "max_body_bytes",
+        "pit_index",
+        "index",
+        "log",
+        "admin_token",
+        "admin_hosts",
+        "sniffing_address",
+    }
     | GENERATOR_TABLES
 )
 """The settings that a reload puts into effect. A setting that is not listed needs a restart."""

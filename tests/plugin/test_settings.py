@@ -17,7 +17,7 @@ def _load_text(tmp_path: Path, text: str, environment: dict[str, str] | None = N
 
 def test_a_file_with_one_index_table_is_enough(tmp_path: Path) -> None:
     settings = _load_text(tmp_path, 'engine = "http://127.0.0.1:9200/"\n[index.docs]\nweight = 0.3\n')
-    assert settings.engine == "http://127.0.0.1:9200"
+    assert settings.engine == ("http://127.0.0.1:9200",)
     assert settings.index["docs"].policy.weight == 0.3
     assert settings.index["docs"].policy.mode == "boost"
 
@@ -32,7 +32,19 @@ def test_without_an_index_table_nothing_is_expanded() -> None:
         ("budget_ms = -1", "budget_ms is -1"),
         ('engine = "localhost"', "use a URL like http://127.0.0.1:9200"),
         ('engine = "http://u:p@h"', "engine_username and engine_password"),
+        ("engine = []", "engine is []: use a URL like http://127.0.0.1:9200"),
+        ('engine = ["http://a:9200", "b:9200"]', "engine is ['http://a:9200', 'b:9200']: use a URL like"),
+        ('engine = ["http://a:9200", "http://a:9200/"]', "http://a:9200 stands there twice; remove one"),
+        (
+            'engine = "http://a:9200, https://b:9200"',
+            "http://a:9200 and https://b:9200 differ in more than host and port",
+        ),
+        ('engine = ["http://a/es", "http://b"]', "http://a/es and http://b differ in more than host and port"),
         ('listen = "9280"', "use HOST:PORT"),
+        (
+            'sniffing_address = "http://a"',
+            "sniffing_address is 'http://a': 'http://a' is not an address; use HOST:PORT",
+        ),
         ("[index.docs]\nweight = 20", "index.docs.weight is 20"),
         ('[index.docs]\nmode = "replace"', "index.docs.mode is 'replace'"),
         ("[index.docs]\nwieght = 1", "index.docs.wieght is not a setting"),
@@ -63,6 +75,13 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     environment = {"QUERYLIFT_BUDGET_MS": "50", "QUERYLIFT_CACHE__PIN_S": "7", "QUERYLIFT_ENABLED": "false"}
     settings = _load_text(tmp_path, "budget_ms = 300\n[cache]\nsize = 9\n", environment)
     assert (settings.budget_ms, settings.cache.pin_s, settings.cache.size, settings.enabled) == (50, 7, 9, False)
+
+
+def test_an_engine_has_one_url_or_one_for_each_node(tmp_path: Path) -> None:
+    nodes = ("http://a:9200", "http://b:9200")
+    assert _load_text(tmp_path, 'engine = ["http://a:9200/", "http://b:9200"]').engine == nodes
+    assert _load_text(tmp_path, "", {"QUERYLIFT_ENGINE": "http://a:9200,http://b:9200"}).engine == nodes
+    assert parse_settings({"engine": nodes}).engine_text == "http://a:9200, http://b:9200"
 
 
 def test_an_adapter_can_be_set_in_the_file_or_the_environment(tmp_path: Path) -> None:

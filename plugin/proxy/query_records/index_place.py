@@ -10,6 +10,7 @@ from urllib.parse import quote
 import aiohttp
 
 from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
+from querylift.plugin.engine_nodes import CONNECT_TIMEOUT_S, EngineNodes
 from querylift.plugin.proxy.query_records.record_queue import PlaceDown
 
 _TIMEOUT_S = 30
@@ -30,18 +31,19 @@ MAPPING: Mapping[str, Any] = {
 
 
 class IndexPlace:
-    """Adds lines to `index` on the engine at the URL `engine`, by `_bulk`. An index that is not there is created.
+    """Adds lines to `index` on the engine at the URLs `engine`, by `_bulk`. An index that is not there is created.
 
     `access` has the account of the requests.
     """
 
-    def __init__(self, engine: str, index: str, *, access: EngineAccess = ANONYMOUS_ACCESS) -> None:
+    def __init__(self, engine: Sequence[str], index: str, *, access: EngineAccess = ANONYMOUS_ACCESS) -> None:
         self.name = f"the index {index}"
-        self._url = f"{engine}/{quote(index, safe='')}"
+        self._nodes = EngineNodes(engine)
+        self._index_path = f"/{quote(index, safe='')}"
         self._is_index_there = False
         self._session = access.open_session(
             headers={"X-Querylift": "off"},
-            timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
+            timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
         )
 
     async def write_lines(self, lines: Sequence[str]) -> tuple[int, str]:
@@ -62,6 +64,7 @@ class IndexPlace:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._nodes.close()
         await self._session.close()
 
     async def _create_index_if_missing(self) -> None:
@@ -76,17 +79,21 @@ class IndexPlace:
     async def _send(self, method: str, path: str, body: bytes | None, media_type: str | None) -> tuple[int, Any]:
         """Return status and answer; the answer is None when it is not JSON. Raises PlaceDown."""
         headers = {"Content-Type": media_type} if media_type else None
-        try:
+
+        async def ask_node(url: str) -> tuple[int, bytes]:
             async with self._session.request(
-                method, self._url + path, data=body, headers=headers, allow_redirects=False
+                method, url + self._index_path + path, data=body, headers=headers, allow_redirects=False
             ) as response:
-                content = await response.read()
+                return response.status, await response.read()
+
+        try:
+            status, content = await self._nodes.send(self._session, ask_node)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise PlaceDown(f"the engine did not answer ({type(error).__name__})") from error
         try:
-            return response.status, json.loads(content) if content else None
+            return status, json.loads(content) if content else None
         except ValueError:
-            return response.status, None
+            return status, None
 
 
 def _describe_error(error: Any) -> str:

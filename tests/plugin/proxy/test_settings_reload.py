@@ -32,6 +32,7 @@ CHANGES: dict[str, Any] = {
     "admin": None,
     "admin_token": "secret",
     "admin_hosts": ["querylift"],
+    "sniffing_address": "proxy.example:9280",
     "enabled": False,
     "workers": 2,
     "generator": "feedback",
@@ -114,10 +115,8 @@ def test_a_reloaded_log_table_logs_the_next_search(caplog: pytest.LogCaptureFixt
 
 
 def test_every_applied_setting_has_a_test_of_its_effect() -> None:
-    tested_in_test_admin_access = {"admin_token", "admin_hosts"}
-    tested_in_test_index_generators = {"generator", *GENERATOR_TABLES}
-    tested_elsewhere = tested_in_test_admin_access | tested_in_test_index_generators
-    assert {name for name, *_ in EFFECTS} | {"log"} | tested_elsewhere == APPLIED_WHILE_SERVING
+    tested_elsewhere = {"log", "admin_token", "admin_hosts", "sniffing_address", "generator", *GENERATOR_TABLES}
+    assert {name for name, *_ in EFFECTS} | tested_elsewhere == APPLIED_WHILE_SERVING
 
 
 def test_settings_that_cannot_be_read_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
