@@ -180,6 +180,7 @@ SERIES = {
     "QueryliftGeneratorRestarts": {
         'querylift_generator_restarts_total{generator="llama", instance="a:9281"}': "0 1 2 3 4x30"
     },
+    "QueryliftRecordsLost": {'querylift_query_records_total{destination="index", fate="dropped"}': "0x20 1+1x20"},
     "QueryliftCacheFails": {'querylift_cache_errors_total{operation="read", instance="a:9281"}': "0+1x60"},
 }
 """For each alert, what makes it fire: values at each minute."""

@@ -74,30 +74,41 @@ class SearchTracer:
 
     @contextmanager
     def trace_search(self, scope: Scope, route: Route, responder: Responder) -> Iterator[Scope]:
-        """Yield the scope whose headers carry the span of this request to the engine. The span ends with the block."""
+        """Yield the scope whose headers carry the span of this request to the engine. The span ends with the block.
+
+        A fault of tracing is logged, and the search goes on without a span.
+        """
+        try:
+            search = _TracedSearch(self._start_span(scope, route))
+            traced_scope = {**scope, "headers": self._replace_trace_headers(scope["headers"], search.span)}
+        except Exception:
+            _log.exception("a search is not traced, because tracing has a fault")
+            yield scope
+            return
+        token = _current_search.set(search)
+        try:
+            yield traced_scope
+        finally:
+            _current_search.reset(token)
+            try:
+                if search.span.is_recording():
+                    self._describe_search(search, responder.status)
+                search.span.end()
+            except Exception:
+                _log.exception("a span is lost, because tracing has a fault")
+
+    def _start_span(self, scope: Scope, route: Route) -> Span:
+        """Return the span of a request, as a child of the client's span if it names one."""
         method, route_path = scope["method"], f"/{{index}}/{route.api}" if route.index else f"/{route.api}"
-        carrier = _read_trace_headers(scope["headers"])
         attributes = {
             "http.request.method": method,
             "http.route": route_path,
             "url.path": scope["raw_path"].decode("latin-1"),
             "url.scheme": scope["scheme"],
         }
-        span = self._tracer.start_span(
-            f"{method} {route_path}",
-            context=self._propagator.extract(carrier),
-            kind=SpanKind.SERVER,
-            attributes=attributes,
-        )
-        search = _TracedSearch(span)
-        token = _current_search.set(search)
-        try:
-            yield {**scope, "headers": self._replace_trace_headers(scope["headers"], span)}
-        finally:
-            _current_search.reset(token)
-            if span.is_recording():
-                self._describe_search(search, responder.status)
-            span.end()
+        parent = self._propagator.extract(_read_trace_headers(scope["headers"]))
+        name = f"{method} {route_path}"
+        return self._tracer.start_span(name, context=parent, kind=SpanKind.SERVER, attributes=attributes)
 
     def note_result(self, index_label: str, result: FlowResult, added_s: float) -> None:
         """Note what became of a search of the present request. An `_msearch` has several."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 from collections.abc import Sequence
@@ -59,7 +60,8 @@ def _append_whole(path: Path, data: bytes) -> None:
             while written_bytes < len(data):
                 written_bytes += os.write(descriptor, data[written_bytes:])
         except OSError:
-            os.ftruncate(descriptor, size_bytes)  # the disc is full, and a part of a line helps nobody
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, size_bytes)  # the disc is full, and a part of a line helps nobody
             raise
     finally:
         os.close(descriptor)

@@ -173,3 +173,19 @@ def _read_real_metrics(metrics: Metrics) -> dict[str, tuple[str, frozenset[str]]
         )
         for family in families
     }
+
+
+def test_each_generator_of_the_settings_has_its_own_series(tmp_path: Path) -> None:
+    for name, text in (("shop", "urlopen"), ("help", "fetches")):
+        (tmp_path / name).write_text(f'{{"query": "download a page", "text": "{text}"}}\n', encoding="utf-8")
+    shop, help_pages = f"table:{tmp_path / 'shop'}", f"table:{tmp_path / 'help'}"
+
+    async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
+        for path in ("/shop/_search", "/help/_search", "/help/_search"):
+            await send_search(client, proxy, path=path)
+        samples = read_samples(proxy.application.journal.metrics)
+        assert samples[f'querylift_generation_seconds_count{{generator="{shop}"}}'] == 1
+        assert samples[f'querylift_generation_seconds_count{{generator="{help_pages}"}}'] == 1
+        assert samples['querylift_searches_total{index="help",outcome="cached",reason=""}'] == 1
+
+    run_with_proxy(check, index={"shop": {"generator": shop}, "help": {"generator": help_pages}})

@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import stat
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -179,6 +181,40 @@ def test_a_file_that_cannot_be_written_stops_serve(tmp_path: Path) -> None:
         SettingsError, match=r"queries\.jsonl, which cannot be written \(No such file or directory\); name"
     ):
         asyncio.run(open_and_close())
+
+
+def test_a_full_disc_fails_no_search_and_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
+        for _ in range(3):
+            assert (await send_search(client, proxy))[0] == 200
+            await asyncio.sleep(record_queue.INTERVAL_S)
+
+    run_with_proxy(check, log={"searches_file": "/dev/full"})
+    assert caplog.messages == [
+        "query records for the file /dev/full: the file cannot be written (No space left on device)",
+        "3 records for the file /dev/full were not written before the end",
+    ]
+
+
+def test_a_batch_that_does_not_fit_leaves_no_part_of_a_line(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from querylift.plugin.proxy.query_records.file_place import FilePlace\n"
+        "from querylift.plugin.proxy.query_records.record_queue import PlaceDown\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "place = FilePlace(Path(sys.argv[1]))\n"
+        "asyncio.run(place.write_lines(['x' * 499]))\n"
+        "try:\n"
+        "    asyncio.run(place.write_lines(['y' * 499, 'z' * 499]))\n"
+        "except PlaceDown as error:\n"
+        "    print(error)"
+    )
+    file = tmp_path / "queries.jsonl"
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "the file cannot be written (File too large)"
+    assert file.read_text() == "x" * 499 + "\n"
 
 
 def test_a_reloaded_file_gets_the_next_record_and_the_old_one_no_more(tmp_path: Path) -> None:

@@ -119,6 +119,32 @@ def test_a_client_that_does_not_sample_is_not_sampled_and_a_share_of_nothing_sen
     assert len(collector.spans) == 1, "the client samples, so the whole trace is kept"
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"traceparent", b"anything at all"), (b"tracestate", b"\xff\xfe=1")],
+        [(b"traceparent", PARENT.encode()), (b"traceparent", PARENT.encode())],
+        [(b"traceparent", b"ff-" + b"0" * 32 + b"-" + b"0" * 16 + b"-01"), (b"tracestate", b"=" * 5000)],
+        [(b"tracestate", b"a=1"), (b"tracestate", b"b=2")],
+    ],
+)
+def test_headers_that_are_no_trace_begin_a_new_one(
+    collector: TraceCollector, headers: list[tuple[bytes, bytes]]
+) -> None:
+    async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
+        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        head = b"POST /docs/_search HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(head + lines + b"content-length: %d\r\n\r\n" % len(RAW_BODY) + RAW_BODY)
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        assert len(engine.requests[0].get_header_values(b"traceparent")) == 1
+
+    run_with_proxy(check, tracing={"endpoint": collector.url})
+    (span,) = collector.spans
+    assert span.parent_span_id == b""
+
+
 def test_an_msearch_is_one_span_with_the_number_of_its_searches(collector: TraceCollector) -> None:
     lines = [b'{"index":"docs"}', RAW_BODY, b'{"index":"docs"}', RAW_BODY, b'{"index":"x"}', RAW_BODY]
     trace_searches(collector, {"path": "/_msearch", "data": b"\n".join(lines) + b"\n"})
