@@ -16,7 +16,9 @@ from typing import Any
 from querylift.plugin import dsl
 from querylift.plugin.broker import Answer, Question
 from querylift.plugin.expansion import Expansion, normalize_query
+from querylift.plugin.experiments import Assignment, Headers, find_ubi_query_id
 from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.interleave import can_interleave
 from querylift.plugin.outcome import Outcome, Skip
 from querylift.plugin.policy import Policy
 from querylift.plugin.settings import IndexSettings, Settings
@@ -37,7 +39,8 @@ class Search:
     """One search as it came in.
 
     `index` is the index expression of the URL or of the `_msearch` header, or None. `deadline_s` is on the broker's clock.
-    `client` is any text that tells clients apart.
+    `client` is any text that tells clients apart. `headers` are those of the request. Without them there is no user, so
+    experiments do not apply and the search is expanded.
     """
 
     index: str | None
@@ -45,6 +48,7 @@ class Search:
     url_parameters: dsl.UrlParameters = field(default_factory=dsl.UrlParameters)
     deadline_s: float = float("inf")
     client: str = ""
+    headers: Headers | None = None
 
     def __repr__(self) -> str:
         return f"Search(index={self.index!r}, {len(self.body)} bytes)"
@@ -67,7 +71,8 @@ def choose_explained_fields(settings: Settings, index: str | None) -> tuple[str,
 class FlowResult:
     """The rewritten body, or None when the original body is to be sent. `query` is empty when it was not found.
 
-    `cache_key` is for `ExpansionBroker.accept`. It is empty when the cache was not asked.
+    `cache_key` is for `ExpansionBroker.accept`. It is empty when the cache was not asked. `assignment` is that of a search
+    in an experiment. `interleaves` says that the hits of both searches are to be interleaved.
     """
 
     body: bytes | None
@@ -75,6 +80,8 @@ class FlowResult:
     query: str = ""
     expansion: Expansion | None = None
     cache_key: str = ""
+    assignment: Assignment | None = None
+    interleaves: bool = False
 
     def __repr__(self) -> str:
         return f"FlowResult({self.outcome.format_header()})"
@@ -136,8 +143,12 @@ class ExpansionRules:
 
 def search_flow(search: Search, rules: ExpansionRules) -> SearchFlow:
     """Expand one search. When anything goes wrong, the result says to send the original."""
+    return (yield from _catch_faults(_expand_search(search, rules)))
+
+
+def _catch_faults(flow: SearchFlow) -> SearchFlow:
     try:
-        return (yield from _expand_search(search, rules))
+        return (yield from flow)
     except Skip as skipped:
         return FlowResult(None, Outcome("skipped", skipped.reason))
     except Exception:
@@ -157,17 +168,32 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
     policy, index = rules.find_policy(search, read_body)
     user_query = dsl.find_user_query(read_body(), policy, search.url_parameters)
     query = normalize_query(user_query.text)
+    rewriting = _rewrite_search(search, read_body(), policy, index, user_query, query)
+    if policy.experiment is None or search.headers is None:
+        return (yield from rewriting)
+    assignment = policy.experiment.assign(search.headers, query, query_id=find_ubi_query_id(read_body()))
+    if assignment.variant == "control":
+        return FlowResult(None, Outcome("skipped", "control"), query, assignment=assignment)
+    result = yield from _catch_faults(rewriting)
+    interleaves = policy.experiment.interleaves and can_interleave(read_body(), search.url_parameters)
+    return replace(result, query=query, assignment=assignment, interleaves=interleaves)
+
+
+def _rewrite_search(
+    search: Search, body: dict[str, Any], policy: Policy, index: str, user_query: dsl.UserQuery, query: str
+) -> SearchFlow:
+    """Ask for an expansion, and add it to a search that may be expanded."""
     request = ExpansionRequest(query, index, policy.fields or user_query.fields)
     answer = yield Question(
         request,
         search.deadline_s,
-        shows_words=dsl.shows_query_words(read_body(), search.url_parameters),
+        shows_words=dsl.shows_query_words(body, search.url_parameters),
         client=search.client,
-        continues_hits=_continues_hits(read_body(), search.url_parameters),
+        continues_hits=_continues_hits(body, search.url_parameters),
     )
     if answer.expansion is None:
         return FlowResult(None, answer.outcome, query, cache_key=answer.cache_key)
-    rewrite = dsl.rewrite_search(read_body(), user_query, answer.expansion, policy)
+    rewrite = dsl.rewrite_search(body, user_query, answer.expansion, policy)
     outcome = answer.outcome
     if rewrite.boost_reason and not outcome.reason:
         outcome = replace(outcome, reason=rewrite.boost_reason)

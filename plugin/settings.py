@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationErr
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import MAX_DOCUMENTS
+from querylift.plugin.experiment_settings import ExperimentSettings
 from querylift.plugin.policy import Policy
 from querylift.plugin.settings_table import SettingsTable
 
@@ -30,7 +31,7 @@ def _split_at_commas(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-class IndexSettings(SettingsTable):
+class IndexSettings(ExperimentSettings):
     """`[index."NAME"]`: whether and how Querylift expands the searches on one index, alias or pattern with `*`."""
 
     enabled: bool = True
@@ -65,6 +66,7 @@ class IndexSettings(SettingsTable):
             max_query_words=self.max_query_words,
             documents=self.documents,
             document_weight=self.document_weight,
+            experiment=self.make_experiment(),
         )
 
 
@@ -204,6 +206,13 @@ class Settings(SettingsTable):
                     f"{name!r} is not an index name; name one index, alias or pattern with * in each table"
                 )
         return value
+
+    @field_validator("index")
+    @classmethod
+    def _name_experiments(cls, value: dict[str, IndexSettings]) -> dict[str, IndexSettings]:
+        """Name each experiment after its table, unless it has a name."""
+        unnamed = {name for name, table in value.items() if table.has_experiment and not table.experiment}
+        return value | {name: value[name].model_copy(update={"experiment": name}) for name in unnamed}
 
     def find_index_settings(self, expression: str | None) -> IndexSettings | None:
         """Return the table that governs searches on the index expression (`a,b*`).

@@ -35,6 +35,8 @@ class Journal:
         added_seconds.observe(added_s)
         if self.log.searches:
             record = _build_record(index, result, added_s, with_text=self.log.query_text)
+            if result.assignment is not None:
+                result.assignment.add_to_record(record)
             _search_log.info("%s", json.dumps(record))
 
     def _get_meters(self, kind: str, reason: str) -> tuple[Counter, Histogram]:
