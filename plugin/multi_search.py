@@ -29,8 +29,8 @@ def split_msearch(
 ) -> MultiSearch:
     """Split an `_msearch` body into its searches.
 
-    `index` is the index expression of the URL, and `headers` are those of the request. Raises Skip when there are too many searches or values, when a header is not JSON,
-    or when the last line has no newline, which the engines refuse.
+    `index` is the index expression of the URL, and `headers` are those of the request. Raises Skip when there are too many
+    searches or values, when a header is not JSON, or when the last line has no newline, which the engines refuse.
 
     As in the engines, one empty line may stand before the first header, any other blank line is a header without keys,
     and a header at the end that no body follows counts as nothing.

@@ -29,8 +29,8 @@ from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 from querylift.plugin.proxy.body_thread import MAX_INLINE_BYTES, BodyThread
 from querylift.plugin.proxy.client_watch import ClientGone
 from querylift.plugin.proxy.error_answer import build_error_body
-from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.interleaving import can_interleave_request
+from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.rejection import ORIGINAL_FAILS, REJECTED
 from querylift.plugin.proxy.responder import AnswerUnseen, Responder
 from querylift.plugin.proxy.search_names import name_searches
