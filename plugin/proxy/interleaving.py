@@ -51,7 +51,8 @@ class Answer:
 
     def read_text(self) -> str:
         """Return the whole body as text. Raises UnreadableAnswer when it is too long, not JSON, or broken."""
-        if not self.reply.is_at_end or not can_read_answer(self.reply.headers, self.reply.encoding):
+        is_whole = self.reply.is_at_end and len(self.held) <= MAX_ANSWER_BYTES
+        if not is_whole or not can_read_answer(self.reply.headers, self.reply.encoding):
             raise UnreadableAnswer("the answer is too long or no JSON")
         try:
             if self.reply.encoding != b"gzip":
