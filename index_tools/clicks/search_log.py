@@ -55,7 +55,7 @@ def read_search_log(path: Path, *, experiment: str | None = None, traffic: float
     outside_count = 0
     for line, text in read_lines(path):
         if not text.lstrip().startswith("{"):
-            remedy = f'write "format = \\"json\\"" into [log], or keep the records alone: grep "^{{" {path} > NEW_FILE'
+            remedy = f'set format = "json" in [log], or keep the records alone: grep "^{{" {path} > NEW_FILE'
             raise DataError(path, line, f"this line is no JSON object; {remedy}")
         row = parse_json_object(text, path, line)
         if "query_attributes" not in row:

@@ -13,7 +13,7 @@ from querylift.plugin.proxy.journal import SEARCH_LOGGER
 from tests.helpers.proxy_scenarios import JSON_HEADERS, RAW_BODY, run_with_proxy, send_search
 from tests.helpers.upstream_stub import Handler, ReceivedRequest, RunningProxy, StubEngine, answer_with
 
-INTERLEAVED = {"index": {"docs": {"interleave": True}}, "budget_ms": 300}
+INTERLEAVED: dict[str, Any] = {"index": {"docs": {"interleave": True}}, "budget_ms": 300}
 SHARDS = '"_shards":{"total":1,"successful":1,"skipped":0,"failed":0}'
 
 

@@ -15,7 +15,7 @@ from tests.helpers.proxy_scenarios import BODY, JSON_HEADERS, RAW_BODY, run_with
 from tests.helpers.upstream_stub import RunningProxy, StubEngine, answer_with
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
-HALF = {"index": {"docs": {"traffic": 0.5}}, "log": {"searches": True}}
+HALF: dict[str, Any] = {"index": {"docs": {"traffic": 0.5}}, "log": {"searches": True}}
 
 
 def _find_user(variant: str) -> str:
