@@ -70,7 +70,7 @@ def calculate_sign_p_value(wins: int, losses: int) -> float:
     if total > _MAX_EXACT_COUNT:
         return math.erfc((abs(wins - losses) - 1) / math.sqrt(2 * total))
     tail = sum(math.comb(total, i) for i in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return min(1.0, 2 * tail / (1 << total))
 
 
 def estimate_share(wins: int, losses: int) -> tuple[float, float, float]:

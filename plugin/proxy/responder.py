@@ -177,7 +177,9 @@ class Responder:
                         (_TEAMS_HEADER, served.merged.teams.encode()),
                         *self.answer_headers,
                     ]
-                    await self._send({"type": "http.response.start", "status": served.answer.reply.status, "headers": headers})
+                    await self._send(
+                        {"type": "http.response.start", "status": served.answer.reply.status, "headers": headers}
+                    )
                     await self._send({"type": "http.response.body", "body": served.merged.body, "more_body": False})
                 return served
         return None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from querylift.plugin.outcome import Outcome, OutcomeKind
 from querylift.plugin.settings import parse_settings
 from querylift.plugin.testing import ManualClock
 
-BODY = {"query": {"match": {"text": "download  a page"}}}
+BODY: dict[str, Any] = {"query": {"match": {"text": "download  a page"}}}
 EXPANDED = Answer(Expansion(text="urlopen"), Outcome("expanded"))
 
 
@@ -108,7 +109,7 @@ def test_a_search_on_two_indices_belongs_to_one_experiment_or_is_not_expanded() 
 
 
 def _run_search(
-    headers: Headers | None, answer: Answer = EXPANDED, body: dict[str, object] = BODY, **table: object
+    headers: Headers | None, answer: Answer = EXPANDED, body: dict[str, Any] = BODY, **table: object
 ) -> FlowResult:
     rules = ExpansionRules(parse_settings({"index": {"docs": {"traffic": 0.5} | table}}), clock=ManualClock())
     search = Search("docs", json.dumps(body).encode(), headers=headers)
