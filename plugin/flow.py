@@ -16,7 +16,9 @@ from typing import Any
 from querylift.plugin import dsl
 from querylift.plugin.broker import Answer, Question
 from querylift.plugin.expansion import Expansion, normalize_query
+from querylift.plugin.experiments import Assignment, Headers, find_ubi_query_id
 from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.interleave import can_interleave
 from querylift.plugin.outcome import Outcome, Skip
 from querylift.plugin.pit_memory import PitMemory
 from querylift.plugin.policy import Policy
@@ -40,7 +42,8 @@ class Search:
 
     `index` is the index expression of the URL or of the `_msearch` header, or None. `deadline_s` is on the broker's clock.
     `client` is any text that tells clients apart. When `started_s` is given, on the same clock, the time budget of the
-    index counts from then.
+    index counts from then. `headers` are those of the request. Without them there is no user, so experiments do not apply
+    and the search is expanded.
     """
 
     index: str | None
@@ -49,6 +52,7 @@ class Search:
     deadline_s: float = float("inf")
     client: str = ""
     started_s: float | None = None
+    headers: Headers | None = None
 
     def __repr__(self) -> str:
         return f"Search(index={self.index!r}, {len(self.body)} bytes)"
@@ -73,6 +77,8 @@ class FlowResult:
 
     `cache_keys` are for the broker's `accept`. There are none when the cache was not asked. `index` is the index
     expression whose table was applied, or None when the search was left alone before the generator was asked.
+    `assignment` is that of a search in an experiment. `interleaves` says that the hits of both searches are to be
+    interleaved.
     """
 
     body: bytes | None
@@ -81,6 +87,8 @@ class FlowResult:
     expansion: Expansion | None = None
     cache_keys: tuple[str, ...] = ()
     index: str | None = None
+    assignment: Assignment | None = None
+    interleaves: bool = False
 
     def __repr__(self) -> str:
         return f"FlowResult({self.outcome.format_header()})"
@@ -166,8 +174,12 @@ class ExpansionRules:
 
 def search_flow(search: Search, rules: ExpansionRules) -> SearchFlow:
     """Expand one search. When anything goes wrong, the result says to send the original."""
+    return (yield from _catch_faults(_expand_search(search, rules)))
+
+
+def _catch_faults(flow: SearchFlow) -> SearchFlow:
     try:
-        return (yield from _expand_search(search, rules))
+        return (yield from flow)
     except Skip as skipped:
         return FlowResult(None, Outcome("skipped", skipped.reason))
     except Exception:
@@ -184,6 +196,22 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
             rules.memory.add(key, read_search)
     else:
         table, _ = rules.find_table(search, dict)
+    rewriting = _rewrite_search(search, read_search, table)
+    experiment = table.policy.experiment
+    if experiment is None or search.headers is None:
+        return (yield from rewriting)
+    body, request = read_search.body, read_search.request
+    assignment = experiment.assign(search.headers, request.text, query_id=find_ubi_query_id(body))
+    if assignment.variant == "control":
+        outcome = Outcome("skipped", "control")
+        return FlowResult(None, outcome, request.text, index=request.index, assignment=assignment)
+    result = yield from _catch_faults(rewriting)
+    interleaves = experiment.interleaves and can_interleave(body, search.url_parameters)
+    return replace(result, query=request.text, assignment=assignment, interleaves=interleaves)
+
+
+def _rewrite_search(search: Search, read_search: ReadSearch, table: IndexSettings) -> SearchFlow:
+    """Ask for an expansion, and add it to a search that may be expanded."""
     request = read_search.request
     answer = yield Question(
         request,

@@ -21,6 +21,7 @@ from querylift.plugin.aws_settings import AwsSettings
 from querylift.plugin.engine_urls import check_engine_urls
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import MAX_DOCUMENTS
+from querylift.plugin.experiment_settings import ExperimentSettings
 from querylift.plugin.log_settings import LogSettings
 from querylift.plugin.policy import Policy
 from querylift.plugin.settings_table import SettingsTable
@@ -57,7 +58,7 @@ GeneratorNames = Annotated[tuple[str, ...], BeforeValidator(_make_name_list), Af
 """One generator or several. The first one that has an expansion answers. TOML may have one text in place of a list."""
 
 
-class IndexSettings(SettingsTable):
+class IndexSettings(ExperimentSettings):
     """`[index."NAME"]`: whether and how Querylift expands the searches on one index, alias or pattern with `*`.
 
     `generator`, `budget_ms` and `cache_ttl_s` are None where the table leaves them to the top level.
@@ -98,6 +99,7 @@ class IndexSettings(SettingsTable):
             max_query_words=self.max_query_words,
             documents=self.documents,
             document_weight=self.document_weight,
+            experiment=self.make_experiment(),
         )
 
 
@@ -226,6 +228,13 @@ class Settings(SettingsTable):
                     f"{name!r} is not an index name; name one index, alias or pattern with * in each table"
                 )
         return value
+
+    @field_validator("index")
+    @classmethod
+    def _name_experiments(cls, value: dict[str, IndexSettings]) -> dict[str, IndexSettings]:
+        """Name each experiment after its table, unless it has a name."""
+        unnamed = {name for name, table in value.items() if table.has_experiment and not table.experiment}
+        return value | {name: value[name].model_copy(update={"experiment": name}) for name in unnamed}
 
     @property
     def engine_text(self) -> str:

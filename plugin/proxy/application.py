@@ -31,12 +31,14 @@ from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 from querylift.plugin.proxy.body_thread import MAX_INLINE_BYTES, BodyThread
 from querylift.plugin.proxy.client_watch import ClientGone
 from querylift.plugin.proxy.error_answer import build_error_body
+from querylift.plugin.proxy.interleaving import can_interleave_request
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.node_addresses import AddressWriter, accept_readable_answer, asks_for_addresses
 from querylift.plugin.proxy.pit_answers import PitAnswerReader
 from querylift.plugin.proxy.query_records.record import SearchOrigin
-from querylift.plugin.proxy.rejection import REJECTED
-from querylift.plugin.proxy.responder import ORIGINAL_FAILS, AnswerUnseen, Responder
+from querylift.plugin.proxy.rejection import ORIGINAL_FAILS, REJECTED
+from querylift.plugin.proxy.responder import AnswerUnseen, Responder
+from querylift.plugin.proxy.search_names import name_searches
 from querylift.plugin.proxy.search_request import SearchRequest, read_search_request
 from querylift.plugin.proxy.upstream import Upstream, UpstreamBroken
 from querylift.plugin.settings import Settings
@@ -210,16 +212,24 @@ class Proxy:
         if request.query_string:
             url_parameters = dsl.UrlParameters.from_mapping(routes.parse_parameters(request.query_string))
         expand = self.expand if len(request.body) <= MAX_INLINE_BYTES else self._expand_large
-        result = await expand(Search(index, request.body, url_parameters, client=request.client, started_s=started_s))
+        search = Search(
+            index, request.body, url_parameters, client=request.client, started_s=started_s, headers=request.headers
+        )
+        result = await expand(search)
         added_s = self._clock() - started_s
         if index is None and result.index is not None:
             index = result.index
             if index != self.settings.pit_index:
                 self._remember_pit(responder, index)  # the answer may give the point in time a new id
+        if result.assignment is not None:
+            (result,) = name_searches(responder, [result])
         try:
-            outcome = await self._send_search(responder, request, result)
-            if outcome is not result.outcome:
-                result = replace(result, outcome=outcome)
+            if result.interleaves and result.body is not None and can_interleave_request(request):
+                result = await self._send_interleaved(responder, request, result, self.rules.find_budget_s(index))
+            else:
+                outcome = await self._send_search(responder, request, result)
+                if outcome is not result.outcome:
+                    result = replace(result, outcome=outcome)
         finally:
             self._record_search(responder, index, result, added_s, SearchOrigin(request.body, request.headers))
 
@@ -241,9 +251,32 @@ class Proxy:
         self._handle_rejection(result.index)
         return REJECTED
 
+    async def _send_interleaved(
+        self, responder: Responder, request: SearchRequest, result: FlowResult, wait_s: float
+    ) -> FlowResult:
+        """Send the hits of the original and the expanded search. Return the result with what was served."""
+        if result.body is None or result.assignment is None:
+            return result
+        seed = f"{result.assignment.experiment}\0{result.assignment.unit}\0{result.query}"
+        served = await responder.send_interleaved(request, result.body, result.outcome, seed=seed, wait_s=wait_s)
+        if served is None:
+            return result
+        if served.outcome is REJECTED:
+            self._handle_rejection(result.index)
+        assignment = result.assignment
+        if served.merged is not None:
+            assignment = assignment.add_teams(served.merged.hit_ids, served.merged.teams)
+        return replace(result, outcome=served.outcome, assignment=assignment)
+
     async def _answer_msearch(self, responder: Responder, request: SearchRequest, started_s: float) -> None:
         try:
-            multi = split_msearch(request.body, request.route.index, started_s=started_s, client=request.client)
+            multi = split_msearch(
+                request.body,
+                request.route.index,
+                started_s=started_s,
+                client=request.client,
+                headers=request.headers,
+            )
         except Skip as error:
             outcome = Outcome("skipped", error.reason)
             try:
@@ -255,6 +288,8 @@ class Proxy:
         expand = self.expand if len(request.body) <= MAX_INLINE_BYTES else self._expand_large
         results = await asyncio.gather(*(expand(search) for search in multi.searches))
         added_s = self._clock() - started_s
+        if any(result.assignment is not None for result in results):
+            results = name_searches(responder, results)
         failure: Outcome | None = None
         try:
             failure = await self._send_msearch(responder, request, multi, results)

@@ -67,6 +67,8 @@ def build_query_record(
         record["client_id"] = client_id
     if "object_id_field" in marks:
         record["object_id_field"] = marks["object_id_field"]
+    if result.assignment is not None:
+        result.assignment.add_to_record(record)
     return record
 
 
