@@ -26,6 +26,6 @@ class AwsSettings(SettingsTable):
 
     @model_validator(mode="after")
     def _check_region_is_set(self) -> Self:
-        if self.region is None and self.model_fields_set:
+        if self.region is None and (self.service != "es" or self.profile is not None):
             raise ValueError("region is missing; set aws.region, such as eu-central-1")
         return self

@@ -291,6 +291,12 @@ def test_half_of_the_credentials_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert CREDENTIALS.secret_key not in str(load_credentials)
 
 
+def test_settings_without_aws_can_be_read_from_their_own_values() -> None:
+    """The options of a command are put over the settings in this way."""
+    values = parse_settings({}).model_dump()
+    assert parse_settings(values).aws.region is None
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
