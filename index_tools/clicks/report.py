@@ -64,6 +64,9 @@ class ClickReport:
             yield f"{joined_count} They were joined by client and query, within {minutes} minutes."
         if self.joined.mixed_unit_count:
             yield f"{self.joined.mixed_unit_count:,} users changed groups and were left out."
+        query_units = {search.search.unit for search in self.joined.searches if search.search.unit.startswith("query:")}
+        if query_units:
+            yield f"{len(query_units):,} of the users are queries, because their searches named no user."
         if self.clicks.counts_from_0:
             yield "Positions in the file of clicks begin at 0, so 1 was added to each."
         if self.teams is not None and self.teams.unassigned_clicks:

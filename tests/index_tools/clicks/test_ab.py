@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,10 @@ def test_what_was_left_out_or_guessed_is_said(tmp_path: Path) -> None:
     searches, clicks = simulate_groups(1, users=400)
     clicks = [Click(click.query_id, click.object_id, (click.position or 1) - 1) for click in clicks]
     clicks += [Click("gone"), Click(searches[0].query_id)]
+    searches[0] = replace(searches[0], unit="query:0123456789abcdef")
     text = " ".join(_compare(tmp_path, (searches, clicks)).stdout.split())
     assert "1 clicks belong to no search of this experiment and were left out." in text
+    assert "1 of the users are queries, because their searches named no user." in text
     assert "Positions in the file of clicks begin at 0, so 1 was added to each." in text
     assert "1 clicks have no position and count 0 in the last row." in text
 
