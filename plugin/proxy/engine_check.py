@@ -56,7 +56,7 @@ async def _check_account(engine: EngineFacts, settings: Settings) -> None:
     if status in (401, 403) and settings.aws.region is not None:
         reason = answer.get("message", "no reason given") if isinstance(answer, dict) else "no reason given"
         raise EngineUnclear(
-            f"the engine at {settings.engine} refuses the AWS account (status {status}: {reason}); "
+            f"the engine at {settings.engine_text} refuses the AWS account (status {status}: {reason}); "
             "check aws.region, aws.service and what the account may do"
         )
     if status == 401 and settings.engine_username is not None:
