@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.generation_meter import attach_meter
+from querylift.plugin.generators.base import Generator
 from querylift.plugin.generators.factory import make_ordered_generator
 from querylift.plugin.generators.llama.model_server import ModelServer
 from querylift.plugin.proxy.address_check import bind_address
 from querylift.plugin.proxy.connection_guard import ADMIN_CONNECTIONS, ConnectionLimits
+from querylift.plugin.proxy.metrics import Metrics
 from querylift.plugin.proxy.server import (
     check_before_start,
     create_server,
@@ -59,11 +62,10 @@ def serve_workers(
         Role(f"worker {number}", partial(_run_worker, number, settings, read_settings, folder, sockets, counts))
         for number in range(1, settings.workers + 1)
     ]
-    stages = [workers[:1], workers[1:]]  # what is wrong with the settings is said once, by the first one
-    if _runs_models(settings):
-        stages.insert(0, [Role("models", partial(_run_models, folder))])
-    if admin_sockets:
-        stages.append([Role("admin page", partial(_run_admin, settings, folder, admin_sockets))])
+    models = [Role("models", partial(_run_models, folder, sockets))] if _runs_models(settings) else []
+    admin_pages = [Role("admin page", partial(_run_admin, settings, folder, sockets, admin_sockets))]
+    if settings.admin is None:
+        admin_pages = []
 
     def note_end(role: Role, pid: int) -> None:
         mark_process_dead(pid, str(folder.metrics))  # type: ignore[no-untyped-call]
@@ -71,7 +73,10 @@ def serve_workers(
             counts.remove(workers.index(role) + 1)
 
     supervisor = Supervisor(
-        stages,
+        # What is wrong with the settings is said once, by the first worker.
+        start_stages=[models, workers[:1], workers[1:], admin_pages],
+        # The admin page shows how the workers finish their searches, and those may wait for a model.
+        stop_stages=[workers, admin_pages, models],
         on_start_stopping=partial(_close_sockets, sockets),
         on_end=note_end,
     )
@@ -128,8 +133,13 @@ def _run_worker(
 
 
 def _run_admin(
-    settings: Settings, folder: SharedFolder, sockets: Sequence[socket.socket], announce_ready: Callable[[], None]
+    settings: Settings,
+    folder: SharedFolder,
+    proxy_sockets: Sequence[socket.socket],
+    sockets: Sequence[socket.socket],
+    announce_ready: Callable[[], None],
 ) -> None:
+    _close_sockets(proxy_sockets)  # while any process has them open, they take connections
     worker_sockets = [folder.admin_socket(number) for number in range(1, settings.workers + 1)]
     app = SharedAdmin(worker_sockets, folder.metrics)
 
@@ -148,9 +158,20 @@ def _run_admin(
     _run_on_event_loop(serve())
 
 
-def _run_models(folder: SharedFolder, announce_ready: Callable[[], None]) -> None:
+def _run_models(
+    folder: SharedFolder, proxy_sockets: Sequence[socket.socket], announce_ready: Callable[[], None]
+) -> None:
+    _close_sockets(proxy_sockets)
+
     async def serve() -> None:
-        models = ModelServer(make_ordered_generator)
+        metrics = Metrics()  # the files of this process are added up with those of the workers
+
+        def make_counted_generator(order: Mapping[str, Any]) -> Generator:
+            generator = make_ordered_generator(order)
+            attach_meter(generator, metrics.make_generation_meter(order["generator"]))
+            return generator
+
+        models = ModelServer(make_counted_generator)
         is_over = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_over.set)
         server = await models.listen(folder.model_socket)

@@ -61,6 +61,8 @@ class SharedAdmin:
             return await self._add_up_metrics(scope)
         if scope["path"] == "/_querylift/health":
             return self._add_up_health(await self._ask_all_workers(scope))
+        if scope["path"] in ("/_querylift/live", "/_querylift/ready"):
+            return await self._ask_until_one_agrees(scope)
         body = await _read_body(receive)
         for socket in self._sockets:
             answer = await _ask_worker(socket, scope, body, patience_s=_PATIENCE_S)
@@ -91,6 +93,24 @@ class SharedAdmin:
         sums = {name: sum(report.get(name, 0) for report in reports) for name in _SUMMED_NUMBERS if name in health}
         counts = {"workers": len(self._sockets), "workers_answering": len(answers)}
         return WorkerAnswer(best_answer.status, "application/json", json.dumps(health | sums | counts).encode())
+
+    async def _ask_until_one_agrees(self, scope: Scope) -> WorkerAnswer:
+        """Return the first answer with status 200: one worker is enough, and one that hangs must not hold up the answer."""
+        last_answer = _NO_WORKER
+        questions = [
+            asyncio.create_task(_ask_worker(socket, scope, b"", patience_s=_QUICK_PATIENCE_S))
+            for socket in self._sockets
+        ]
+        try:
+            for question in asyncio.as_completed(questions):
+                last_answer = await question or last_answer
+                if last_answer.status == 200:
+                    break
+        finally:
+            for question_task in questions:
+                question_task.cancel()
+            await asyncio.gather(*questions, return_exceptions=True)
+        return last_answer
 
     async def _ask_all_workers(self, scope: Scope) -> list[WorkerAnswer]:
         """Return the answers of the workers that answer."""

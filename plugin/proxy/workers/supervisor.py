@@ -28,18 +28,21 @@ _POLL_S = 0.02
 class Supervisor:
     """The processes of one proxy.
 
-    `stages` are roles that start one stage after another, and stop in the reverse order. `on_start_stopping` is called before
-    the first child is told to stop, and `on_end` with the role and the process id of each child that ended.
+    `start_stages` are roles that start one stage after another, and `stop_stages` are the same ones as they stop.
+    `on_start_stopping` is called before the first child is told to stop, and `on_end` with the role and the process id of
+    each child that ended.
     """
 
     def __init__(
         self,
-        stages: Sequence[Sequence[Role]],
         *,
+        start_stages: Sequence[Sequence[Role]],
+        stop_stages: Sequence[Sequence[Role]],
         on_start_stopping: Callable[[], None],
         on_end: Callable[[Role, int], None],
     ) -> None:
-        self._stages = stages
+        self._start_stages = start_stages
+        self._stop_stages = stop_stages
         self._on_start_stopping = on_start_stopping
         self._on_end = on_end
         self._children: dict[int, Child] = {}
@@ -53,7 +56,7 @@ class Supervisor:
         """Serve until SIGINT or SIGTERM. `announce` is called once all serve. Raises ChildFailed when one cannot start."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISED_SIGNALS)
         try:
-            for stage in self._stages:
+            for stage in self._start_stages:
                 self._start_stage(stage)
             if not self._stops:
                 announce()
@@ -140,10 +143,10 @@ class Supervisor:
         return max(0.0, min(self._due_s.values()) - time.monotonic()) if self._due_s else None
 
     def _stop_children(self) -> None:
-        """Stop the stages in reverse order. The workers go first, so that the admin page shows how they end."""
+        """Stop the stages one after another, each within a time limit."""
         self._stops = True
         self._on_start_stopping()
-        for stage in self._stages[::-1]:
+        for stage in self._stop_stages:
             until_s = time.monotonic() + _DRAIN_S
             for child in self._list_children(stage):
                 child.send_signal(signal.SIGTERM)

@@ -109,6 +109,10 @@ def test_sigterm_lets_a_search_finish_that_is_under_way(settings: dict[str, Any]
             wait_until(lambda: endpoint.asked_count)
             proxy.process.send_signal(signal.SIGTERM)
             wait_until(lambda: not _accepts_connections(proxy))
+            with pytest.raises(
+                urllib.error.HTTPError, match="503"
+            ):  # the admin page says so until the search is answered
+                _read_admin_page(proxy, "/_querylift/ready")
             endpoint.release.set()
             client.join()
             assert (outcomes, proxy.process.wait(20)) == (["expanded"], 0)
@@ -130,12 +134,21 @@ def test_the_admin_page_explains_by_one_worker(proxy: RunningProxy) -> None:
     assert (health["status"], health["workers"], health["workers_answering"]) == ("ok", 2, 2)
 
 
+def test_a_worker_that_hangs_makes_the_proxy_neither_dead_nor_unready(proxy: RunningProxy) -> None:
+    hanging_pid = list_processes(proxy)["ql worker 1"]
+    os.kill(hanging_pid, signal.SIGSTOP)
+    assert json.loads(_read_admin_page(proxy, "/_querylift/live")) == {"status": "alive"}
+    assert json.loads(_read_admin_page(proxy, "/_querylift/ready")) == {"status": "ready"}
+    assert find_outcome(proxy.url) == "expanded"  # the other worker takes new connections
+    os.kill(hanging_pid, signal.SIGCONT)
+
+
 def test_the_admin_page_of_all_workers_asks_for_the_token(settings: dict[str, Any]) -> None:
     with run_proxy(settings | {"admin_token": "t0ken"}) as proxy:
         for path in ("/metrics", "/_querylift/explain?index=docs&q=a"):
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 _read_admin_page(proxy, path)
-        assert "querylift_worker_restarts" in _read_admin_page(proxy, "/metrics", Authorization="Bearer t0ken")
+        assert "querylift_searches_total" in _read_admin_page(proxy, "/metrics", Authorization="Bearer t0ken")
 
 
 def test_no_process_outlives_a_supervisor(proxy: RunningProxy) -> None:
