@@ -17,6 +17,7 @@ from querylift.plugin.cache import Cache, cache_key, decode_expansion, encode_ex
 from querylift.plugin.cache_faults import CacheFaults
 from querylift.plugin.errors import GeneratorBusy, GeneratorError
 from querylift.plugin.expansion import Expansion
+from querylift.plugin.experiments import Assignment
 from querylift.plugin.generation_meter import GenerationMeter, attach_meter
 from querylift.plugin.generation_times import GenerationTimes, get_expected_duration_s
 from querylift.plugin.generators.base import ExpansionRequest, Generator
@@ -42,7 +43,7 @@ class Question:
     `shows_words` is true when the engine's answer will show the words of the rewritten query. `client` is any text that
     tells clients apart. `continues_hits` says that the search asks for a later page of hits. `generators` names those that
     may answer, in this order; a broker with one generator ignores it. `ttl_s` is how long the expansion is cached, and None
-    stands for the broker's own time.
+    stands for the broker's own time. `assignment` is that of a search in an experiment.
     """
 
     request: ExpansionRequest
@@ -52,6 +53,7 @@ class Question:
     continues_hits: bool = False
     generators: tuple[str, ...] = ()
     ttl_s: float | None = None
+    assignment: Assignment | None = None
 
 
 @dataclass(frozen=True, slots=True)

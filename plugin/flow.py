@@ -196,21 +196,22 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
             rules.memory.add(key, read_search)
     else:
         table, _ = rules.find_table(search, dict)
-    rewriting = _rewrite_search(search, read_search, table)
     experiment = table.policy.experiment
     if experiment is None or search.headers is None:
-        return (yield from rewriting)
+        return (yield from _rewrite_search(search, read_search, table))
     body, request = read_search.body, read_search.request
     assignment = experiment.assign(search.headers, request.text, query_id=find_ubi_query_id(body))
     if assignment.variant == "control":
         outcome = Outcome("skipped", "control")
         return FlowResult(None, outcome, request.text, index=request.index, assignment=assignment)
-    result = yield from _catch_faults(rewriting)
+    result = yield from _catch_faults(_rewrite_search(search, read_search, table, assignment))
     interleaves = experiment.interleaves and can_interleave(body, search.url_parameters)
     return replace(result, query=request.text, assignment=assignment, interleaves=interleaves)
 
 
-def _rewrite_search(search: Search, read_search: ReadSearch, table: IndexSettings) -> SearchFlow:
+def _rewrite_search(
+    search: Search, read_search: ReadSearch, table: IndexSettings, assignment: Assignment | None = None
+) -> SearchFlow:
     """Ask for an expansion, and add it to a search that may be expanded."""
     request = read_search.request
     answer = yield Question(
@@ -221,6 +222,7 @@ def _rewrite_search(search: Search, read_search: ReadSearch, table: IndexSetting
         continues_hits=read_search.continues_hits,
         generators=table.generator or (),
         ttl_s=table.cache_ttl_s,
+        assignment=assignment,
     )
     if answer.expansion is None:
         return FlowResult(None, answer.outcome, request.text, cache_keys=answer.cache_keys, index=request.index)

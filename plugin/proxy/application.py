@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from querylift.plugin import dsl
+from querylift.plugin.broker import Answer, Question
 from querylift.plugin.brokers import ExpansionBrokers
 from querylift.plugin.flow import (
     ExpansionRules,
@@ -144,10 +145,20 @@ class Proxy:
         started_s = self._clock() if search.started_s is None else search.started_s
         deadline_s = started_s + self.rules.find_budget_s(search.index)
         run_step = partial(self._body_thread.run, deadline_s)
+        questions: list[Question] = []
+
+        async def answer(question: Question) -> Answer:
+            questions.append(question)
+            return await self._answer(question)
+
         try:
-            return await run_flow_async(search_flow(search, self.rules), self._answer, run_step=run_step)
+            return await run_flow_async(search_flow(search, self.rules), answer, run_step=run_step)
         except TimeoutError:
-            return FlowResult(None, Outcome("late", "budget"))
+            late = FlowResult(None, Outcome("late", "budget"))
+            for question in questions:  # there is one, unless reading the body took too long
+                request = question.request
+                late = replace(late, query=request.text, index=request.index, assignment=question.assignment)
+            return late
 
     async def _answer_search(self, responder: Responder, scope: Scope, route: routes.Route, path: str) -> None:
         started_s = self._clock()

@@ -8,9 +8,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from querylift.plugin.expansion import Expansion
 from querylift.plugin.experiments import Experiment
 from querylift.plugin.proxy.journal import SEARCH_LOGGER
 from querylift.plugin.settings import parse_settings
+from querylift.plugin.testing import ScriptedGenerator
 from tests.helpers.proxy_scenarios import BODY, JSON_HEADERS, RAW_BODY, run_with_proxy, send_search
 from tests.helpers.upstream_stub import RunningProxy, StubEngine, answer_with
 
@@ -148,3 +150,17 @@ def test_the_share_is_changed_without_a_restart() -> None:
         assert (await _search_as(client, proxy, CONTROL_USER))[0] == "expanded"
 
     run_with_proxy(check, **HALF)
+
+
+def test_a_large_search_whose_budget_ends_in_the_thread_keeps_its_variant(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, SEARCH_LOGGER)
+    large_body = json.dumps({**BODY, "ext": {"note": "x" * 10_000}}).encode()
+
+    async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
+        assert (await _search_as(client, proxy, EXPANDED_USER, data=large_body))[0] == "late;budget"
+
+    slow_generator = ScriptedGenerator({"download a page": Expansion(text="urlopen")}, delay_s=5)
+    run_with_proxy(check, generator=slow_generator, budget_ms=80, **HALF)
+    (record,) = _read_records(caplog)
+    assert record["query_attributes"]["variant"] == "expanded"
+    assert record["query_attributes"]["query_hash"]
