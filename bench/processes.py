@@ -17,6 +17,21 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def shared_memory_mb(pid: int) -> tuple[float, float]:
+    """Memory that only this process holds, and its part of what it shares (proc(5): Private_* and Pss of smaps_rollup)."""
+    values = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]:
+        name, size, _ = line.split()
+        values[name] = int(size) * 1024 / 1e6
+    return values["Private_Clean:"] + values["Private_Dirty:"], values["Pss:"]
+
+
+def named_children(pid: int) -> dict[str, int]:
+    """The children of a proxy with several workers by the names that it gives them: "ql worker 1", "ql admin page"."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return {Path(f"/proc/{child}/comm").read_text(encoding="utf-8").strip(): int(child) for child in children}
+
+
 def cpu_s(pid: int) -> float:
     """Processor seconds of the process, all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
@@ -36,7 +51,7 @@ def worker_of(proxy_pid: int) -> int | None:
             command = Path(f"/proc/{child}/cmdline").read_bytes()
         except OSError:
             continue
-        if b"llama_worker" in command:
+        if b"llama.worker" in command:
             return int(child)
     return None
 

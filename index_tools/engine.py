@@ -46,7 +46,7 @@ class Engine:
     """A connection to the engine that the settings name."""
 
     def __init__(self, settings: Settings, *, timeout_s: float = 60) -> None:
-        self.url = settings.engine
+        self.url = settings.engine_text
         self._client = _create_client(settings, timeout_s)
 
     def __enter__(self) -> Self:
@@ -160,7 +160,7 @@ def _create_client(settings: Settings, timeout_s: float) -> Any:
         raise MissingExtra("opensearch-py", "index") from None
     ssl_context = build_ssl_context(settings)
     return OpenSearch(
-        hosts=[settings.engine],
+        hosts=list(settings.engine),
         http_auth=_find_account(settings),
         ssl_context=None if ssl_context is True else ssl_context,
         timeout=timeout_s,

@@ -25,6 +25,7 @@ from querylift.index_tools.engine import (
 )
 from querylift.index_tools.indexing import CONTENTS_FIELD
 from querylift.plugin.broker import ExpansionBroker
+from querylift.plugin.brokers import ExpansionBrokers
 from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
 from querylift.plugin.errors import EngineError
 from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow_async, search_flow
@@ -102,7 +103,7 @@ async def expand_all(
     *,
     index: str,
     rules: ExpansionRules,
-    broker: ExpansionBroker,
+    broker: ExpansionBroker | ExpansionBrokers,
     depth: int = DEFAULT_DEPTH,
     format_body: BodyFormatter = format_search_body,
     concurrency: int = 8,

@@ -11,20 +11,28 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 
+from cachetools import LRUCache
+
 from querylift.plugin.cache import Cache, cache_key, decode_expansion, encode_expansion, make_cache
 from querylift.plugin.cache_faults import CacheFaults
 from querylift.plugin.errors import GeneratorBusy, GeneratorError
 from querylift.plugin.expansion import Expansion
+from querylift.plugin.generation_meter import GenerationMeter, attach_meter
 from querylift.plugin.generation_times import GenerationTimes, get_expected_duration_s
 from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.holding_cache import HoldingCache
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.settings import Settings
+from querylift.plugin.shared_pins import PIN_PREFIX
 
 _log = logging.getLogger("querylift")
 
 _LATE_PIN, _FAILED_PIN, _NO_PIN = "late", "failed", ""
 """The values of a pin. After a late answer only later pages stay without an expansion, after a failure all pages do."""
+
+_CACHED = Outcome("cached")
+_MAX_DECODED = 256
+"""Expansions that are held as objects. One with 40 terms and 200 documents takes about 40 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,9 @@ class Question:
     """A flow needs an expansion for `request`, before `deadline_s` on the broker's clock.
 
     `shows_words` is true when the engine's answer will show the words of the rewritten query. `client` is any text that
-    tells clients apart. `continues_hits` says that the search asks for a later page of hits.
+    tells clients apart. `continues_hits` says that the search asks for a later page of hits. `generators` names those that
+    may answer, in this order; a broker with one generator ignores it. `ttl_s` is how long the expansion is cached, and None
+    stands for the broker's own time.
     """
 
     request: ExpansionRequest
@@ -40,18 +50,20 @@ class Question:
     shows_words: bool = False
     client: str = ""
     continues_hits: bool = False
+    generators: tuple[str, ...] = ()
+    ttl_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An expansion, or None. The outcome says where the expansion came from, or why there is none.
 
-    `cache_key` is for `ExpansionBroker.accept`. It is empty when the cache was not asked.
+    `cache_keys` are for `accept`. There are none when the cache was not asked.
     """
 
     expansion: Expansion | None
     outcome: Outcome
-    cache_key: str = field(default="", compare=False)
+    cache_keys: tuple[str, ...] = field(default=(), compare=False)
 
 
 MAX_PENDING_PER_CLIENT = 32
@@ -69,7 +81,7 @@ class ExpansionBroker:
     otherwise a client that floods the proxy would pin everybody's queries.
 
     `clock` gives seconds and never goes back. `max_pending` limits the generations under way, and
-    `max_pending_per_client` those of one client.
+    `max_pending_per_client` those of one client. `meter` is told what the generator does.
     """
 
     def __init__(
@@ -82,6 +94,7 @@ class ExpansionBroker:
         pin_s: float = 120,
         max_pending: int = 256,
         max_pending_per_client: int = MAX_PENDING_PER_CLIENT,
+        meter: GenerationMeter | None = None,
     ) -> None:
         self.generator = generator
         self._cache = cache
@@ -95,7 +108,10 @@ class ExpansionBroker:
         self._cache_writes: set[asyncio.Task[None]] = set()
         self._keys_pinned_while_pending: set[str] = set()
         self._times = GenerationTimes(get_expected_duration_s(generator))
+        self._meter = meter or GenerationMeter()
+        attach_meter(generator, self._meter)
         self._warned_s = -math.inf
+        self._decoded: LRUCache[str, Expansion | None] = LRUCache(_MAX_DECODED)
 
     @property
     def pending_count(self) -> int:
@@ -116,20 +132,21 @@ class ExpansionBroker:
             return Answer(None, Outcome("skipped", reason))
         key = cache_key(self.generator, question.request)
         answer = await self._answer_by_key(key, question, budget_s)
-        return Answer(answer.expansion, answer.outcome, key)
+        return Answer(answer.expansion, answer.outcome, (key,))
 
-    def accept(self, cache_key: str) -> None:
+    def accept(self, cache_keys: tuple[str, ...]) -> None:
         """Note that the engine accepted the search of an answer, so that its cache entries may be written."""
         if not isinstance(self._cache, HoldingCache):
             return
-        keys = (cache_key, "pin:" + cache_key)
-        if cache_key in self._generations or self._cache.holds_any(*keys):  # a cached answer has nothing to write
-            self._run_in_background(self._cache.accept(*keys))
+        for key in cache_keys:
+            entries = (PIN_PREFIX + key, key)
+            if key in self._generations or self._cache.holds_any(*entries):  # a cached answer has nothing to write
+                self._run_in_background(self._cache.accept(*entries))
 
     async def _answer_by_key(self, key: str, question: Question, budget_s: float) -> Answer:
         """Return what the cache holds, or what the generator makes within `budget_s`. Never raises GeneratorError."""
         try:
-            cached_answer = self._read_cached_answer(key, question, *self._cache.peek_two("pin:" + key, key))
+            cached_answer = self._read_cached_answer(key, question, *self._cache.peek_two(PIN_PREFIX + key, key))
             if cached_answer is not None:
                 return cached_answer
             async with asyncio.timeout(budget_s if budget_s < math.inf else None):
@@ -145,14 +162,21 @@ class ExpansionBroker:
             _log.exception("the cache or the broker has a fault; the original search is sent")
             return Answer(None, Outcome("error", "internal"))
 
-    async def close(self) -> None:
-        """Cancel the generations under way and close the generator and the cache."""
+    async def finish(self, limit_s: float) -> None:
+        """Wait for the generations and cache writes under way, at most `limit_s` seconds."""
+        tasks = [*self._generations.values(), *self._cache_writes]
+        if tasks:
+            await asyncio.wait(tasks, timeout=limit_s)
+
+    async def close(self, *, closes_cache: bool = True) -> None:
+        """Cancel the generations under way, and close the generator and perhaps the cache."""
         tasks = [*self._generations.values(), *self._cache_writes]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.generator.close()
-        await self._cache.close()
+        if closes_cache:
+            await self._cache.close()
 
     def _find_privacy_reason(self, question: Question) -> str | None:
         """Return why an expansion could tell the client words of documents that it may not read, or None."""
@@ -164,7 +188,7 @@ class ExpansionBroker:
 
     async def _wait_for_answer(self, key: str, question: Question) -> Answer:
         """Return what the cache holds, or wait for the generation, which is started when none is under way."""
-        pin, encoded_expansion = await self._cache.get_two("pin:" + key, key)
+        pin, encoded_expansion = await self._cache.get_two(PIN_PREFIX + key, key)
         cached_answer = self._read_cached_answer(key, question, pin, encoded_expansion)
         if cached_answer is not None:
             return cached_answer
@@ -193,7 +217,7 @@ class ExpansionBroker:
         if encoded_expansion is None:
             return None
         try:
-            answer = _make_answer(decode_expansion(encoded_expansion), Outcome("cached"))
+            answer = _make_answer(self._decode_expansion(encoded_expansion), _CACHED)
         except ValueError:
             _log.warning("a cached expansion could not be read and is made again")
             return None
@@ -201,19 +225,29 @@ class ExpansionBroker:
             self._unpin_query(key)
         return answer
 
+    def _decode_expansion(self, value: str) -> Expansion | None:
+        """Return the expansion of a cache value. The last ones are remembered, as decoding takes long. Raises ValueError."""
+        try:
+            return self._decoded[value]
+        except KeyError:
+            expansion = self._decoded[value] = decode_expansion(value)
+            return expansion
+
     def _is_full_for(self, client: str) -> bool:
         is_full_for_client = self._pending_by_client[client] >= self._max_pending_per_client
         return is_full_for_client or len(self._generations) >= self._max_pending
 
     def _start_generation(self, key: str, question: Question) -> asyncio.Task[Expansion | None]:
-        generation = asyncio.ensure_future(self._generate_and_cache(key, question.request))
+        generation = asyncio.ensure_future(self._generate_and_cache(key, question))
         self._generations[key] = generation
+        self._meter.add_pending(1)
         self._pending_by_client[question.client] += 1
         generation.add_done_callback(lambda task: self._forget_generation(key, question.client, task))
         return generation
 
     def _forget_generation(self, key: str, client: str, generation: asyncio.Task[Expansion | None]) -> None:
         self._generations.pop(key, None)
+        self._meter.add_pending(-1)
         self._pending_by_client[client] -= 1
         if not self._pending_by_client[client]:
             del self._pending_by_client[client]
@@ -222,21 +256,28 @@ class ExpansionBroker:
         if not generation.cancelled():
             generation.exception()  # fetched, because asyncio reports an exception that nobody fetches
 
-    async def _generate_and_cache(self, key: str, request: ExpansionRequest) -> Expansion | None:
+    async def _generate_and_cache(self, key: str, question: Question) -> Expansion | None:
         """Return a new expansion. A failure is logged and pinned here, because perhaps no search waits for it."""
         started_s = self._clock()
         try:
-            expansion = await self._generate(request)
-        except GeneratorBusy:
-            raise  # it came at once, and says nothing about the time that an expansion takes
+            expansion = await self._generate(question.request)
+        except GeneratorBusy:  # it came at once, and says nothing about the time that an expansion takes
+            self._meter.count_failure("busy")
+            raise
         except GeneratorError as error:
-            self._times.add_duration(self._clock() - started_s)
+            self._note_duration(self._clock() - started_s)
+            self._meter.count_failure("failed")
             self._log_generator_error(error)
             self._pin_query(key, _FAILED_PIN)
             raise
-        self._times.add_duration(self._clock() - started_s)
-        self._write_to_cache_later(key, encode_expansion(expansion), self._ttl_s)
+        self._note_duration(self._clock() - started_s)
+        ttl_s = self._ttl_s if question.ttl_s is None else question.ttl_s
+        self._write_to_cache_later(key, encode_expansion(expansion), ttl_s)
         return expansion
+
+    def _note_duration(self, duration_s: float) -> None:
+        self._times.add_duration(duration_s)
+        self._meter.add_duration(duration_s)
 
     async def _generate(self, request: ExpansionRequest) -> Expansion | None:
         """Ask the generator. Every fault of its own is a GeneratorError."""
@@ -258,12 +299,12 @@ class ExpansionBroker:
         if self._pin_s:
             if key in self._generations:
                 self._keys_pinned_while_pending.add(key)
-            self._write_to_cache_later("pin:" + key, pin, self._pin_s)
+            self._write_to_cache_later(PIN_PREFIX + key, pin, self._pin_s)
 
     def _unpin_query(self, key: str) -> None:
         """Let later pages have the expansion: the latest first page had it, and they must agree with that one."""
         self._keys_pinned_while_pending.discard(key)
-        self._write_to_cache_later("pin:" + key, _NO_PIN, self._pin_s or 1)
+        self._write_to_cache_later(PIN_PREFIX + key, _NO_PIN, self._pin_s or 1)
 
     def _write_to_cache_later(self, key: str, value: str, ttl_s: float) -> None:
         """Write to the cache in the background. A shared cache may be slow, and no search should wait for it."""

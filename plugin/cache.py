@@ -25,10 +25,13 @@ from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import PROMPT_VERSION, Expansion, normalize_query
 from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.settings import CacheSettings
+from querylift.plugin.shared_pins import PIN_PREFIX, SharedPins
 
 _log = logging.getLogger("querylift")
 _WRITES_BETWEEN_CLEANUPS = 1000
 """After so many writes, a cache file deletes entries that are too old or too many."""
+_BUSY_S = 1.0
+"""How long an operation waits for another process that is writing. Each write takes less than a millisecond."""
 NO_EXPANSION = "{}"
 """The value for a query to which the generator had nothing to add. It saves asking the generator again."""
 
@@ -79,15 +82,16 @@ class MemoryCache:
         """Do nothing: memory works."""
 
     async def get(self, key: str) -> str | None:
-        return self._get_value(key)
+        return self.peek(key)
 
     def peek_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
-        return self._get_value(first_key), self._get_value(second_key)
+        return self.peek(first_key), self.peek(second_key)
 
     async def get_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
         return self.peek_two(first_key, second_key)
 
-    def _get_value(self, key: str) -> str | None:
+    def peek(self, key: str) -> str | None:
+        """Return the value at `key`, or None."""
         entry = self._entries.get(key)
         return entry[0] if entry is not None else None
 
@@ -99,9 +103,11 @@ class MemoryCache:
 
 
 class FileCache:
-    """A SQLite file that outlives the process, with the `size` entries used last in memory.
+    """A SQLite file that outlives the process, with the `size` entries used last in memory. Several processes may share it.
 
-    A thread of its own reads and writes the file. `wall_clock` gives seconds since the epoch. An error is a miss.
+    An expansion never changes while it is cached, so each process may hold it in memory. Pins change, and stand in a file of
+    their own beside it, NAME-pins. A thread of its own reads and writes the SQLite file. `wall_clock` gives seconds since the
+    epoch. An error is a miss.
     """
 
     def __init__(
@@ -115,11 +121,12 @@ class FileCache:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="querylift-cache")
         try:
             _make_private_file(path)
-            self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._file = sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False, isolation_level=None)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._file.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT, until REAL)")
             self._file.execute("DELETE FROM kept WHERE until < ?", (wall_clock(),))
+            self._pins = SharedPins(path.with_name(f"{path.name}-pins"), wall_clock)
         except (sqlite3.Error, OSError) as error:
             reason = getattr(error, "strerror", None) or error
             raise SettingsError(
@@ -130,10 +137,15 @@ class FileCache:
         """Do nothing: a file that cannot be read and written was refused when it was opened."""
 
     def peek_two(self, first_key: str, second_key: str) -> tuple[str | None, str | None]:
-        return self._memory.peek_two(first_key, second_key)
+        return self._peek(first_key), self._peek(second_key)
+
+    def _peek(self, key: str) -> str | None:
+        return self._pins.get(key) if key.startswith(PIN_PREFIX) else self._memory.peek(key)
 
     async def get(self, key: str) -> str | None:
-        value = await self._memory.get(key)
+        if key.startswith(PIN_PREFIX):
+            return self._pins.get(key)
+        value = self._memory.peek(key)
         if value is not None:
             return value
         row = await self._execute_in_thread("read", "SELECT value, until FROM kept WHERE key = ?", (key,))
@@ -147,6 +159,9 @@ class FileCache:
         return await self.get(first_key), await self.get(second_key)
 
     async def set(self, key: str, value: str, *, ttl_s: float) -> None:
+        if key.startswith(PIN_PREFIX):
+            self._pins.set(key, value, ttl_s=ttl_s)
+            return
         await self._memory.set(key, value, ttl_s=ttl_s)
         await self._execute_in_thread(
             "write", "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (key, value, self._wall_clock() + ttl_s)
@@ -161,6 +176,7 @@ class FileCache:
         await self._memory.close()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
         self._thread.shutdown()
+        self._pins.close()
 
     async def _execute_in_thread(self, operation: Operation, statement: str, values: tuple[Any, ...]) -> Any:
         """Return the statement's first row, or None when there is none or the file cannot be used."""

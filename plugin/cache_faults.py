@@ -20,12 +20,14 @@ class CacheFaults:
     """The failed reads and writes of one cache. `cache_name` stands in the log, so it must hold no password.
 
     The first failure of an outage is a warning, and its end is a line too. There is at most one warning a minute.
-    `clock` gives seconds. A command that reports the faults itself sets `is_logged` to False.
+    `clock` gives seconds. A command that reports the faults itself sets `is_logged` to False. `report_failure` is told of
+    each failure.
     """
 
     def __init__(self, cache_name: str, clock: Callable[[], float]) -> None:
         self.cache_name = cache_name
         self.is_logged = True
+        self.report_failure: Callable[[Operation], None] = lambda operation: None
         self.counts: Counter[Operation] = Counter()
         self._clock = clock
         self._reasons: dict[Operation, str] = {}
@@ -40,6 +42,7 @@ class CacheFaults:
     def record_failure(self, operation: Operation, reason: str, *, stops: Sequence[Operation] = ()) -> None:
         """Count a failure. `stops` are the operations that do not work now, in place of the failed one alone."""
         self.counts[operation] += 1
+        self.report_failure(operation)
         old_reasons = dict(self._reasons)
         one_line = " ".join(reason.split())[:_MAX_REASON_CHARS] or "no reason given"
         self._reasons |= dict.fromkeys(stops or (operation,), one_line)

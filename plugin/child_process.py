@@ -5,7 +5,10 @@ Every such process gets the option -P, so that no module of the working folder i
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Mapping
 
 from querylift.plugin.files import PACKAGE_FOLDER
@@ -35,3 +38,26 @@ def build_worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
     own_variables = {"PYTHONPATH": build_python_path(), "GGML_NO_BACKTRACE": "1"}
     return {"OMP_WAIT_POLICY": "passive", **kept_variables, **own_variables}
+
+
+def die_with_parent(parent_pid: int, signal_number: int) -> None:
+    """Let Linux send `signal_number` to this process when its parent `parent_pid` dies, in whatever way."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal_number))
+    if os.getppid() != parent_pid:
+        os._exit(0)
+
+
+def name_process(name: str) -> None:
+    """Let tools such as `top` show `name` for this process, cut after 15 bytes."""
+    if sys.platform == "linux":
+        pr_set_name = 15
+        ctypes.CDLL(None).prctl(pr_set_name, name.encode()[:15])
+
+
+def describe_exit_code(code: int | None) -> str:
+    """Return how a process ended. A negative code is the signal that ended it."""
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit status {code}"

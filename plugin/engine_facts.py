@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +11,7 @@ from urllib.parse import quote
 import aiohttp
 
 from querylift.plugin.engine_access import build_engine_access
+from querylift.plugin.engine_nodes import EngineNodes
 from querylift.plugin.settings import Settings
 
 
@@ -25,28 +26,48 @@ class QuestionRefused(EngineUnclear):
 @asynccontextmanager
 async def open_engine_facts(settings: Settings, *, timeout_s: float) -> AsyncIterator[EngineFacts]:
     """Yield the facts of the engine in the settings, asked with the account of the settings."""
-    timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=settings.engine_connect_timeout_s)
+    timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(settings.engine_connect_timeout_s, timeout_s / 2))
     access = build_engine_access(settings)
     async with access.open_session(headers={"X-Querylift": "off"}, timeout=timeout) as session:
-        yield EngineFacts(session, settings.engine)
+        nodes = EngineNodes(settings.engine)
+        try:
+            yield EngineFacts(session, nodes)
+        finally:
+            await nodes.close()
+
+
+async def find_answering_url(settings: Settings, *, timeout_s: float) -> str:
+    """Return the URL of a node that answers. It is the first one where there is only one, or where none answers."""
+    if len(settings.engine) > 1:
+        for url in settings.engine:
+            node_settings = settings.model_copy(update={"engine": (url,)})
+            async with open_engine_facts(node_settings, timeout_s=timeout_s) as node:
+                with suppress(EngineUnclear):
+                    await node.get("/")
+                    return url
+    return settings.engine[0]
 
 
 class EngineFacts:
     """Asks the engine what it has. Raises EngineUnclear."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, nodes: EngineNodes) -> None:
         self._session = session
-        self._url = url
+        self._nodes = nodes
 
     async def get(self, path: str) -> tuple[int, Any]:
         """Return the status of a GET request, and the answer when it is JSON."""
-        try:
-            async with self._session.get(self._url + path, allow_redirects=False) as answer:
+
+        async def ask_node(url: str) -> tuple[int, Any]:
+            async with self._session.get(url + path, allow_redirects=False) as answer:
                 is_json = "json" in answer.content_type
                 return answer.status, await answer.json(content_type=None) if is_json else None
+
+        try:
+            return await self._nodes.send(self._session, ask_node)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise EngineUnclear(f"the engine at {self._url} does not answer ({reason})") from None
+            raise EngineUnclear(f"the engine at {', '.join(self._nodes.urls)} does not answer ({reason})") from None
 
     async def find_fields(self, index: str, fields: Iterable[str]) -> set[str] | None:
         """Return those of `fields` that the index has, with their sub-fields. None when there is no such index.

@@ -16,9 +16,13 @@ from typing import Any
 from querylift.plugin import dsl
 from querylift.plugin.broker import Answer, Question
 from querylift.plugin.expansion import Expansion, normalize_query
+from querylift.plugin.experiments import Assignment, Headers, find_ubi_query_id
 from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.interleave import can_interleave
 from querylift.plugin.outcome import Outcome, Skip
+from querylift.plugin.pit_memory import PitMemory
 from querylift.plugin.policy import Policy
+from querylift.plugin.search_memory import ReadSearch, SearchMemory
 from querylift.plugin.settings import IndexSettings, Settings
 
 _log = logging.getLogger("querylift")
@@ -37,7 +41,9 @@ class Search:
     """One search as it came in.
 
     `index` is the index expression of the URL or of the `_msearch` header, or None. `deadline_s` is on the broker's clock.
-    `client` is any text that tells clients apart.
+    `client` is any text that tells clients apart. When `started_s` is given, on the same clock, the time budget of the
+    index counts from then. `headers` are those of the request. Without them there is no user, so experiments do not apply
+    and the search is expanded.
     """
 
     index: str | None
@@ -45,6 +51,8 @@ class Search:
     url_parameters: dsl.UrlParameters = field(default_factory=dsl.UrlParameters)
     deadline_s: float = float("inf")
     client: str = ""
+    started_s: float | None = None
+    headers: Headers | None = None
 
     def __repr__(self) -> str:
         return f"Search(index={self.index!r}, {len(self.body)} bytes)"
@@ -67,14 +75,20 @@ def choose_explained_fields(settings: Settings, index: str | None) -> tuple[str,
 class FlowResult:
     """The rewritten body, or None when the original body is to be sent. `query` is empty when it was not found.
 
-    `cache_key` is for `ExpansionBroker.accept`. It is empty when the cache was not asked.
+    `cache_keys` are for the broker's `accept`. There are none when the cache was not asked. `index` is the index
+    expression whose table was applied, or None when the search was left alone before the generator was asked.
+    `assignment` is that of a search in an experiment. `interleaves` says that the hits of both searches are to be
+    interleaved.
     """
 
     body: bytes | None
     outcome: Outcome
     query: str = ""
     expansion: Expansion | None = None
-    cache_key: str = ""
+    cache_keys: tuple[str, ...] = ()
+    index: str | None = None
+    assignment: Assignment | None = None
+    interleaves: bool = False
 
     def __repr__(self) -> str:
         return f"FlowResult({self.outcome.format_header()})"
@@ -83,27 +97,41 @@ class FlowResult:
 class ExpansionRules:
     """Which searches are expanded, and how: the settings, and the indices on which expansion pauses."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float], pause_s: float = 60) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float],
+        pause_s: float = 60,
+        pits: PitMemory | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock
+        self._pits = pits or PitMemory(clock)
         self._pause_s = pause_s
         self._paused_until_s: dict[str, float] = {}
         self._index_settings: dict[str | None, IndexSettings | None] = {}
+        self.memory = SearchMemory()
 
     def find_policy(self, search: Search, read_body: Callable[[], dict[str, Any]]) -> tuple[Policy, str]:
         """Return the policy for a search, and the index expression that it belongs to. Raises Skip."""
+        table, index = self.find_table(search, read_body)
+        return table.policy, index
+
+    def find_table(self, search: Search, read_body: Callable[[], dict[str, Any]]) -> tuple[IndexSettings, str]:
+        """Return the settings table for a search, and the index expression that it belongs to. Raises Skip."""
         if not self._settings.enabled:
             raise Skip("off")
         index = search.index
         if index is None and "pit" in read_body():
-            index = self._settings.pit_index
+            index = self._pits.find_index(read_body()["pit"]) or self._settings.pit_index
             if index is None:
                 raise Skip("pit")
         reason = self.find_skip_reason(index)
         index_settings = self._find_index_settings(index)
         if reason is not None or index_settings is None or index is None:
             raise Skip(reason or "index")
-        return index_settings.policy, index
+        return index_settings, index
 
     def find_skip_reason(self, index: str | None) -> str | None:
         """Return why no search on `index` is expanded now, or None when searches may be. Needs no search body."""
@@ -115,6 +143,16 @@ class ExpansionRules:
         if not index_settings.enabled:
             return "off"
         return "paused" if self._paused_until_s.get(index, 0) > self._clock() else None
+
+    def find_budget_s(self, index: str | None) -> float:
+        """Return the seconds that a search on `index` may wait. Without an index, they are the longest that any may wait."""
+        table = self._find_index_settings(index)
+        if table is not None and table.budget_ms is not None:
+            return table.budget_ms / 1000
+        if index is not None:
+            return self._settings.budget_ms / 1000
+        budgets_ms = [table.budget_ms for table in self._settings.index.values() if table.budget_ms is not None]
+        return max([self._settings.budget_ms, *budgets_ms]) / 1000
 
     def pause_index(self, index: str | None) -> None:
         """Stop expanding searches on `index` for a while. The engine refused one."""
@@ -136,8 +174,12 @@ class ExpansionRules:
 
 def search_flow(search: Search, rules: ExpansionRules) -> SearchFlow:
     """Expand one search. When anything goes wrong, the result says to send the original."""
+    return (yield from _catch_faults(_expand_search(search, rules)))
+
+
+def _catch_faults(flow: SearchFlow) -> SearchFlow:
     try:
-        return (yield from _expand_search(search, rules))
+        return (yield from flow)
     except Skip as skipped:
         return FlowResult(None, Outcome("skipped", skipped.reason))
     except Exception:
@@ -146,6 +188,51 @@ def search_flow(search: Search, rules: ExpansionRules) -> SearchFlow:
 
 
 def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
+    key = (search.index, search.body, search.url_parameters)
+    read_search = rules.memory.find(key)
+    if read_search is None:
+        table, read_search = _read_search(search, rules)
+        if search.index is not None:  # otherwise the index may be another one the next time
+            rules.memory.add(key, read_search)
+    else:
+        table, _ = rules.find_table(search, dict)
+    rewriting = _rewrite_search(search, read_search, table)
+    experiment = table.policy.experiment
+    if experiment is None or search.headers is None:
+        return (yield from rewriting)
+    body, request = read_search.body, read_search.request
+    assignment = experiment.assign(search.headers, request.text, query_id=find_ubi_query_id(body))
+    if assignment.variant == "control":
+        outcome = Outcome("skipped", "control")
+        return FlowResult(None, outcome, request.text, index=request.index, assignment=assignment)
+    result = yield from _catch_faults(rewriting)
+    interleaves = experiment.interleaves and can_interleave(body, search.url_parameters)
+    return replace(result, query=request.text, assignment=assignment, interleaves=interleaves)
+
+
+def _rewrite_search(search: Search, read_search: ReadSearch, table: IndexSettings) -> SearchFlow:
+    """Ask for an expansion, and add it to a search that may be expanded."""
+    request = read_search.request
+    answer = yield Question(
+        request,
+        _find_deadline_s(search, table),
+        shows_words=read_search.shows_words,
+        client=search.client,
+        continues_hits=read_search.continues_hits,
+        generators=table.generator or (),
+        ttl_s=table.cache_ttl_s,
+    )
+    if answer.expansion is None:
+        return FlowResult(None, answer.outcome, request.text, cache_keys=answer.cache_keys, index=request.index)
+    body, boost_reason = read_search.rewrite(answer.expansion, table.policy)
+    outcome = answer.outcome
+    if boost_reason and not outcome.reason:
+        outcome = replace(outcome, reason=boost_reason)
+    return FlowResult(body, outcome, request.text, answer.expansion, answer.cache_keys, request.index)
+
+
+def _read_search(search: Search, rules: ExpansionRules) -> tuple[IndexSettings, ReadSearch]:
+    """Return the settings table of a search, and what is in its body. Raises Skip."""
     parsed_bodies: list[dict[str, Any]] = []
 
     def read_body() -> dict[str, Any]:
@@ -154,24 +241,20 @@ def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
             parsed_bodies.append(dsl.parse_body(search.body))
         return parsed_bodies[0]
 
-    policy, index = rules.find_policy(search, read_body)
-    user_query = dsl.find_user_query(read_body(), policy, search.url_parameters)
-    query = normalize_query(user_query.text)
-    request = ExpansionRequest(query, index, policy.fields or user_query.fields)
-    answer = yield Question(
-        request,
-        search.deadline_s,
-        shows_words=dsl.shows_query_words(read_body(), search.url_parameters),
-        client=search.client,
-        continues_hits=_continues_hits(read_body(), search.url_parameters),
-    )
-    if answer.expansion is None:
-        return FlowResult(None, answer.outcome, query, cache_key=answer.cache_key)
-    rewrite = dsl.rewrite_search(read_body(), user_query, answer.expansion, policy)
-    outcome = answer.outcome
-    if rewrite.boost_reason and not outcome.reason:
-        outcome = replace(outcome, reason=rewrite.boost_reason)
-    return FlowResult(dsl.dump_body(rewrite.body), outcome, query, answer.expansion, answer.cache_key)
+    table, index = rules.find_table(search, read_body)
+    body = read_body()
+    user_query = dsl.find_user_query(body, table.policy, search.url_parameters)
+    request = ExpansionRequest(normalize_query(user_query.text), index, table.fields or user_query.fields)
+    shows_words = dsl.shows_query_words(body, search.url_parameters)
+    continues_hits = _continues_hits(body, search.url_parameters)
+    return table, ReadSearch(body, user_query, request, shows_words, continues_hits)
+
+
+def _find_deadline_s(search: Search, table: IndexSettings) -> float:
+    """Return when the time budget of a search ends, on the broker's clock."""
+    if search.started_s is None or table.budget_ms is None:
+        return search.deadline_s
+    return min(search.deadline_s, search.started_s + table.budget_ms / 1000)
 
 
 def _continues_hits(body: Mapping[str, Any], url_parameters: dsl.UrlParameters) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from querylift.plugin import dsl
+from querylift.plugin.experiments import Headers
 from querylift.plugin.flow import FlowResult, Search
 from querylift.plugin.outcome import Skip
 
@@ -23,11 +24,19 @@ class MultiSearch:
     searches: tuple[Search, ...]
 
 
-def split_msearch(raw: bytes, index: str | None, *, deadline_s: float, client: str = "") -> MultiSearch:
+def split_msearch(
+    raw: bytes,
+    index: str | None,
+    *,
+    started_s: float | None = None,
+    client: str = "",
+    headers: Headers | None = None,
+) -> MultiSearch:
     """Split an `_msearch` body into its searches.
 
-    `index` is the index expression of the URL. Raises Skip when there are too many searches or values, when a header is not JSON,
-    or when the last line has no newline, which the engines refuse.
+    `index` is the index expression of the URL, `headers` are those of the request, and `started_s` is when it came. Raises
+    Skip when there are too many searches or values, when a header is not JSON, or when the last line has no newline, which
+    the engines refuse.
 
     As in the engines, one empty line may stand before the first header, any other blank line is a header without keys,
     and a header at the end that no body follows counts as nothing.
@@ -42,7 +51,8 @@ def split_msearch(raw: bytes, index: str | None, *, deadline_s: float, client: s
     searches = []
     for i in range(first_header, len(lines) - 2, 2):  # the last item is what follows the last newline: nothing
         header = dsl.parse_body(lines[i]) if lines[i].strip() else {}
-        searches.append(Search(_read_header_index(header, index), lines[i + 1], deadline_s=deadline_s, client=client))
+        search_index = _read_header_index(header, index)
+        searches.append(Search(search_index, lines[i + 1], client=client, started_s=started_s, headers=headers))
     return MultiSearch(tuple(lines), first_header + 1, tuple(searches))
 
 

@@ -39,7 +39,7 @@ BODY_REASONS = {
 REASONS = BODY_REASONS | {
     "off": "expansion is switched off, by the request or by the settings",
     "index": "no settings table allows expansion on every index searched",
-    "pit": "a point-in-time search names no index; set pit_index to the index whose table applies",
+    "pit": "the point in time was not opened through Querylift; set pit_index to the index whose table applies",
     "encoding": "the body has an encoding or a media type that Querylift does not read",
     "unseen": "the form of the answer would hide that a shard refused the expanded search",
     "template": "a template holds the search, and only the engine fills it in",
@@ -49,6 +49,9 @@ REASONS = BODY_REASONS | {
     "no-newline": "the _msearch does not end with a newline, so the engine refuses it",
     "same-hits": "the search counts or groups its hits, so mode widen was served as boost",
     "required-words": "the search says which or how many words must match, so mode widen was served as boost",
+    "control": "the user belongs to the control group of an experiment",
+    "interleaved": "the answer holds the hits of the original and of the expanded search, in turns",
+    "alone": "one of two searches to be interleaved gave no usable answer, so the other was served alone",
     "nothing": "the generator had nothing to add",
     "pinned": "this query was answered without an expansion a moment ago, and its pages must agree",
     "budget": "the expansion was not ready within the time budget",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from querylift.plugin.expansion import MAX_DOCUMENTS
+from querylift.plugin.experiments import Experiment
 
 Mode = Literal["boost", "widen"]
 
@@ -19,6 +20,7 @@ class Policy:
     boosts; empty allows every field. `max_clauses` limits expansion words times fields. `max_query_words` is the
     length of the longest query that is expanded. At most `documents` documents of an expansion are added, and
     `document_weight` multiplies the score of each. Beside documents, terms have three quarters of `weight`.
+    `experiment` decides which users get expanded searches. None stands for all users.
     """
 
     mode: Mode = "boost"
@@ -28,6 +30,7 @@ class Policy:
     max_query_words: int = 256
     documents: int = 200
     document_weight: float = 0.45
+    experiment: Experiment | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in ("boost", "widen"):

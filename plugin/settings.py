@@ -1,27 +1,31 @@
 """Read and check querylift.toml and the environment.
 
 An environment variable may override every key except those of `[index.NAME]`: QUERYLIFT_ENGINE, QUERYLIFT_BUDGET_MS, and
-QUERYLIFT_CACHE__PIN_S for a key in a table. `load_settings` reads both. Only `querylift.plugin.files` reads more of the
-environment.
+QUERYLIFT_CACHE__PIN_S for a key in a table. QUERYLIFT_GENERATOR names one generator. `load_settings` reads both. Only
+`querylift.plugin.files` reads more of the environment.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 
 from querylift.plugin.aws_settings import AwsSettings
+from querylift.plugin.engine_urls import check_engine_urls
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import MAX_DOCUMENTS
+from querylift.plugin.experiment_settings import ExperimentSettings
+from querylift.plugin.log_settings import LogSettings
 from querylift.plugin.policy import Policy
 from querylift.plugin.settings_table import SettingsTable
+from querylift.plugin.tracing_settings import TracingSettings
 
 ENVIRONMENT_PREFIX = "QUERYLIFT_"
 
@@ -31,8 +35,34 @@ def _split_at_commas(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-class IndexSettings(SettingsTable):
-    """`[index."NAME"]`: whether and how Querylift expands the searches on one index, alias or pattern with `*`."""
+def _make_name_list(value: Any) -> Any:
+    """Return a list with one generator for its name alone. Return any other value unchanged."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_generator_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of generators unchanged. Raises ValueError."""
+    if not names:
+        raise ValueError("it names no generator; name one, or 'none'")
+    for name in names:
+        if name.startswith("http") and "@" in name:
+            raise ValueError("put the key into http.api_key; a URL is shown in logs and on the admin page")
+    if len(names) > 1 and "none" in names:
+        raise ValueError("'none' stands in a list with others; remove it, or write 'none' alone")
+    if len(set(names)) < len(names):
+        raise ValueError("it names a generator twice; name each one once")
+    return names
+
+
+GeneratorNames = Annotated[tuple[str, ...], BeforeValidator(_make_name_list), AfterValidator(_check_generator_names)]
+"""One generator or several. The first one that has an expansion answers. TOML may have one text in place of a list."""
+
+
+class IndexSettings(ExperimentSettings):
+    """`[index."NAME"]`: whether and how Querylift expands the searches on one index, alias or pattern with `*`.
+
+    `generator`, `budget_ms` and `cache_ttl_s` are None where the table leaves them to the top level.
+    """
 
     enabled: bool = True
     mode: Literal["boost", "widen"] = "boost"
@@ -42,6 +72,9 @@ class IndexSettings(SettingsTable):
     max_query_words: Annotated[int, Field(ge=1, le=1024)] = 256
     documents: Annotated[int, Field(ge=0, le=MAX_DOCUMENTS)] = 200
     document_weight: Annotated[float, Field(gt=0, le=10)] = 0.45
+    generator: GeneratorNames | None = None
+    budget_ms: Annotated[float, Field(ge=0)] | None = None
+    cache_ttl_s: Annotated[float, Field(gt=0)] | None = None
 
     @field_validator("fields")
     @classmethod
@@ -66,6 +99,7 @@ class IndexSettings(SettingsTable):
             max_query_words=self.max_query_words,
             documents=self.documents,
             document_weight=self.document_weight,
+            experiment=self.make_experiment(),
         )
 
 
@@ -87,6 +121,7 @@ class LlamaSettings(SettingsTable):
     slots: Annotated[int, Field(ge=1, le=64)] = 8
     queue_size: Annotated[int, Field(ge=1)] = 64
     max_seconds: Annotated[float, Field(gt=0)] = 60
+    socket: Path | None = None
 
 
 class ExpanderSettings(SettingsTable):
@@ -132,18 +167,10 @@ class HttpSettings(SettingsTable):
     max_seconds: Annotated[float, Field(gt=0)] = 10
 
 
-class LogSettings(SettingsTable):
-    """`[log]`: the form of the log, and one JSON line per search. It is a UBI query record with the query's hash or text."""
-
-    format: Literal["text", "json"] = "text"
-    searches: bool = False
-    query_text: bool = False
-
-
 class Settings(SettingsTable):
     """Everything that `querylift serve` reads."""
 
-    engine: str = "http://127.0.0.1:9200"
+    engine: Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)] = ("http://127.0.0.1:9200",)
     engine_username: str | None = None
     engine_password: SecretStr | None = None
     engine_ca_file: Path | None = None
@@ -156,12 +183,14 @@ class Settings(SettingsTable):
     admin: str | None = "127.0.0.1:9281"
     admin_token: SecretStr | None = None
     admin_hosts: Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)] = ()
+    sniffing_address: str | None = None
     enabled: bool = True
-    generator: str = "none"
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    generator: GeneratorNames = ("none",)
     budget_ms: Annotated[float, Field(ge=0)] = 300
     max_body_bytes: Annotated[int, Field(ge=1)] = 262_144
     pit_index: str | None = None
-    index: Annotated[dict[str, IndexSettings], Field(default_factory=dict)]
+    index: dict[str, IndexSettings] = Field(default_factory=dict)
     cache: CacheSettings = CacheSettings()
     llama: LlamaSettings = LlamaSettings()
     expander: ExpanderSettings = ExpanderSettings()
@@ -170,31 +199,20 @@ class Settings(SettingsTable):
     http: HttpSettings = HttpSettings()
     aws: AwsSettings = AwsSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @field_validator("engine")
     @classmethod
-    def _check_engine_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("use a URL like http://127.0.0.1:9200")
-        if parts.username or parts.password:
-            raise ValueError("put the user and the password into engine_username and engine_password")
-        return value.rstrip("/")
+    def _check_engine_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_engine_urls(value)
 
-    @field_validator("generator")
+    @field_validator("admin", "sniffing_address", mode="before")
     @classmethod
-    def _check_generator_without_password(cls, value: str) -> str:
-        if value.startswith("http") and "@" in value:
-            raise ValueError("put the key into http.api_key; a URL is shown in logs and on the admin page")
-        return value
-
-    @field_validator("admin", mode="before")
-    @classmethod
-    def _switch_admin_page_off(cls, value: Any) -> Any:
+    def _switch_off(cls, value: Any) -> Any:
         """Return None for an empty address, because TOML has no value that means none."""
         return None if value == "" else value
 
-    @field_validator("listen", "admin")
+    @field_validator("listen", "admin", "sniffing_address")
     @classmethod
     def _check_address(cls, value: str | None) -> str | None:
         if value is not None:
@@ -211,16 +229,56 @@ class Settings(SettingsTable):
                 )
         return value
 
+    @field_validator("index")
+    @classmethod
+    def _name_experiments(cls, value: dict[str, IndexSettings]) -> dict[str, IndexSettings]:
+        """Name each experiment after its table, unless it has a name."""
+        unnamed = {name for name, table in value.items() if table.has_experiment and not table.experiment}
+        return value | {name: value[name].model_copy(update={"experiment": name}) for name in unnamed}
+
+    @property
+    def engine_text(self) -> str:
+        """The URLs of the engine's nodes as one text, for messages."""
+        return ", ".join(self.engine)
+
     def find_index_settings(self, expression: str | None) -> IndexSettings | None:
-        """Return the table that governs searches on the index expression (`a,b*`).
+        """Return the table that governs searches on the index expression (`a,b*`), with the defaults of the top level.
 
         None when no table does, or when the expression stands for indices with different settings.
         """
         names = [name for name in (expression or "").split(",") if name]
         tables = [self._find_table("*" if name == "_all" else name) for name in names]
-        if not tables or any(table is None or table != tables[0] for table in tables):
+        complete_tables = [self._add_defaults(table) for table in tables if table is not None]
+        if not tables or len(complete_tables) < len(tables):
             return None
-        return tables[0]
+        return complete_tables[0] if all(table == complete_tables[0] for table in complete_tables) else None
+
+    def find_generator_names(self, expression: str | None) -> tuple[str, ...]:
+        """Return the generators of searches on the index expression; those of the top level when no table governs them."""
+        table = self.find_index_settings(expression)
+        return table.generator if table is not None and table.generator else self.generator
+
+    def list_generator_names(self) -> tuple[str, ...]:
+        """Return every generator that serving opens: those of the top level and of the tables that are enabled."""
+        names = [
+            *self.generator,
+            *(name for table in self.index.values() if table.enabled for name in table.generator or ()),
+        ]
+        return tuple(dict.fromkeys(names))
+
+    def _add_defaults(self, table: IndexSettings) -> IndexSettings:
+        """Return a table with the values of the top level where it leaves them to that."""
+        defaults = {"generator": self.generator, "budget_ms": self.budget_ms, "cache_ttl_s": self.cache.ttl_s}
+        missing = {name: value for name, value in defaults.items() if getattr(table, name) is None}
+        return table.model_copy(update=missing) if missing else table
+
+    def find_index_table_name(self, expression: str | None) -> str | None:
+        """Return NAME of the table `[index.NAME]` that governs searches on the index expression, or None."""
+        if expression is None or self.find_index_settings(expression) is None:
+            return None
+        names = ("*" if name == "_all" else name for name in expression.split(",") if name)
+        first_name = next(names)
+        return next(pattern for pattern in self.index if _pattern_covers_name(pattern, first_name))
 
     def _find_table(self, name: str) -> IndexSettings | None:
         """Return the first table whose pattern matches every index that `name` can stand for."""
@@ -289,6 +347,18 @@ def parse_settings(values: Mapping[str, Any], *, source: str = "settings") -> Se
     except ValidationError as error:
         first_error = error.errors(include_url=False)[0]
         raise SettingsError(f"{source}: {_format_validation_error(first_error)}") from None
+
+
+def replace_generator(settings: Settings, name: str) -> Settings:
+    """Return `settings` in which the generator `name` serves every index. Raises SettingsError."""
+    values = settings.model_dump()
+    tables = {index: {**table, "generator": None} for index, table in values["index"].items()}
+    return parse_settings({**values, "generator": name, "index": tables}, source="options")
+
+
+def format_generator_names(names: Sequence[str]) -> str:
+    """Return the names of generators as a text for a person: "table:head.jsonl, then expander:docs.expander"."""
+    return ", then ".join(names)
 
 
 def enable_index(settings: Settings, index: str, **changes: object) -> Settings:

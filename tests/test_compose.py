@@ -30,7 +30,7 @@ def test_each_profile_has_an_engine_a_sample_a_proxy_and_nginx(profile: str) -> 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_image_is_pinned_and_names_no_registry(name: str) -> None:
-    assert re.fullmatch(r"[a-z]+(/[a-z]+)?:\d+\.\d+\.\d+(-[a-z]+)?", SERVICES[name]["image"])
+    assert re.fullmatch(r"[a-z]+(/[a-z]+)?:v?\d+\.\d+\.\d+(-[a-z]+)?", SERVICES[name]["image"])
 
 
 def test_the_dockerfile_starts_from_a_pinned_image_and_installs_by_hash() -> None:
@@ -114,9 +114,46 @@ def test_our_containers_have_no_rights_that_they_do_not_need(name: str) -> None:
     assert set(re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)) == {"10001"}
 
 
-def test_both_profiles_can_run_at_once() -> None:
+def test_all_profiles_can_run_at_once() -> None:
     host_ports = [port.split(":")[1] for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(host_ports) == len(set(host_ports)) == 4
+    assert len(host_ports) == len(set(host_ports)) == 6
+
+
+def test_monitoring_reaches_the_proxies_of_both_profiles() -> None:
+    services = {name: service for name, service in SERVICES.items() if "monitoring" in service["profiles"]}
+    assert set(services) == {"prometheus", "grafana"}
+    for service in services.values():
+        assert set(service["networks"]) == set(PROFILES)
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    config = yaml.safe_load((ROOT / "docker/monitoring/prometheus.yml").read_text())
+    (discovery,) = config["scrape_configs"][0]["dns_sd_configs"]
+    assert discovery["names"] == [f"{profile}-proxy" for profile in PROFILES]
+    admin = load_settings(ROOT / "docker/querylift.toml", {}).admin
+    assert admin == f"0.0.0.0:{discovery['port']}"
+
+
+def test_grafana_reports_nothing_and_fetches_nothing() -> None:
+    environment = SERVICES["grafana"]["environment"]
+    assert environment["GF_PLUGINS_PREINSTALL_DISABLED"] == "true"
+    reports = (
+        "ANALYTICS_REPORTING",
+        "ANALYTICS_CHECK_FOR_UPDATES",
+        "ANALYTICS_CHECK_FOR_PLUGIN_UPDATES",
+        "NEWS_NEWS_FEED",
+    )
+    for name in reports:
+        key = f"GF_{name}" if "CHECK" in name else f"GF_{name}_ENABLED"
+        assert environment[key] == "false"
+
+
+def test_grafana_finds_its_dashboard_and_its_source_of_data_where_they_are_mounted() -> None:
+    targets = {volume.split(":")[0]: volume.split(":")[1] for volume in SERVICES["grafana"]["volumes"]}
+    provider = yaml.safe_load((ROOT / "docker/monitoring/dashboards.yml").read_text())["providers"][0]
+    dashboard = targets["./docker/monitoring/dashboards/querylift.json"]
+    assert dashboard.startswith(provider["options"]["path"] + "/")
+    assert SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == dashboard
+    source = yaml.safe_load((ROOT / "docker/monitoring/datasource.yml").read_text())["datasources"][0]
+    assert source["url"] == "http://prometheus:9090"
 
 
 @pytest.mark.parametrize("name", [name for name in SERVICES if not name.endswith("-sample")])
@@ -140,7 +177,7 @@ def test_services_wait_for_the_services_that_they_need(profile: str) -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_proxy_serves_the_expander_that_the_sample_builds(profile: str) -> None:
     settings = load_settings(ROOT / "docker/querylift.toml", {})
-    assert settings.generator == "expander:/var/lib/querylift/docs.expander"
+    assert settings.generator == ("expander:/var/lib/querylift/docs.expander",)
     assert "--out /var/lib/querylift/docs.expander" in SERVICES[f"{profile}-sample"]["command"][2]
     assert SERVICES[f"{profile}-sample"]["volumes"] == [f"{profile}-expander:/var/lib/querylift"]
     assert f"{profile}-expander:/var/lib/querylift:ro" in SERVICES[f"{profile}-proxy"]["volumes"]
@@ -152,10 +189,10 @@ def test_the_mounted_files_exist_and_the_settings_are_valid() -> None:
     ]
     assert volumes and all((ROOT / volume.split(":")[0]).is_file() and volume.endswith(":ro") for volume in volumes)
     settings = load_settings(ROOT / "docker/querylift.toml", {})
-    assert (settings.engine, settings.listen) == ("http://engine:9200", "0.0.0.0:9280")
+    assert (settings.engine, settings.listen) == (("http://engine:9200",), "0.0.0.0:9280")
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", [*PROFILES, "monitoring"])
 def test_docker_compose_accepts_the_file(profile: str) -> None:
     command = _find_compose_command()
     process = subprocess.run(

@@ -32,7 +32,8 @@ def _models() -> dict[str, type[BaseModel]]:
 
 
 @pytest.mark.parametrize(
-    "heading", ["Top level", "[index.NAME]", "[cache]", "[llama]", "[expander]", "[feedback]", "[http]", "[log]"]
+    "heading",
+    ["Top level", "[index.NAME]", "[cache]", "[llama]", "[expander]", "[feedback]", "[http]", "[log]", "[tracing]"],
 )
 def test_every_setting_is_documented_and_no_other(heading: str) -> None:
     if heading == "Top level":
@@ -88,8 +89,8 @@ def test_every_term_of_the_glossary_stands_there_once() -> None:
 
 def test_every_command_has_help() -> None:
     names = [
-        "compare", "demo", "evaluate", "expander", "explain", "export-table", "index", "node", "quantize", "serve", "table",
-        "train", "warm",
+        "ab", "compare", "demo", "evaluate", "expander", "explain", "export-table", "index", "node", "quantize", "serve",
+        "table", "train", "warm",
     ]  # fmt: skip
     listed = subprocess.run([sys.executable, "-m", "querylift", "--help"], capture_output=True, text=True, check=True)
     commands = listed.stdout.split("Commands:")[1]

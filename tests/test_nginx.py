@@ -49,7 +49,12 @@ ROUTES = [
     ("POST", "/_search/scroll", "engine"),
     ("DELETE", "/_search/scroll", "engine"),
     ("POST", "/docs/_search/template", "engine"),
-    ("POST", "/docs/_search/point_in_time?keep_alive=1m", "engine"),
+    ("POST", "/docs/_search/point_in_time?keep_alive=1m", "proxy"),
+    ("POST", "/caf%C3%A9,b*/_pit?keep_alive=1m", "proxy"),
+    ("DELETE", "/_search/point_in_time", "engine"),
+    ("DELETE", "/_pit", "engine"),
+    ("POST", "/_pit", "engine"),
+    ("GET", "/docs/_doc/_pit", "engine"),
     ("POST", "/docs/_msearch/template", "engine"),
     ("GET", "/_async_search/abc", "engine"),
     ("DELETE", "/_async_search/abc", "engine"),
@@ -87,8 +92,10 @@ def test_only_search_routes_reach_the_proxy_and_every_path_arrives_unchanged() -
 
 
 @pytest.mark.parametrize(("method", "path", "target"), ROUTES)
-def test_nginx_and_the_proxy_agree_on_which_requests_are_searches(method: str, path: str, target: str) -> None:
-    assert (routes.match_search_route(method, path.split("?")[0]) is not None) == (target == "proxy")
+def test_nginx_and_the_proxy_agree_on_which_requests_the_proxy_reads(method: str, path: str, target: str) -> None:
+    raw_path = path.split("?")[0]
+    is_read = routes.match_search_route(method, raw_path) or routes.match_pit_opening(method, raw_path)
+    assert (is_read is not None) == (target == "proxy")
 
 
 @needs_nginx

@@ -74,7 +74,7 @@ def compare(
     randomisation test.
     """
     from querylift.index_tools.evaluation.comparison import compare_runs
-    from querylift.index_tools.evaluation.text_table import replace_unprintable
+    from querylift.index_tools.text_columns import replace_unprintable
 
     qrels = read_qrels(qrels_path)
     a, b = (_measure_run(path, qrels, qrels_path, relevant_from=relevant_from) for path in (run_a, run_b))
@@ -155,7 +155,7 @@ def _iter_output_lines(a: _MeasuredRun, b: _MeasuredRun, comparison: Comparison,
 
 def _format_means(a: Evaluation, b: Evaluation) -> list[str]:
     from querylift.index_tools.evaluation.html_report import format_difference, format_measure
-    from querylift.index_tools.evaluation.text_table import align_columns
+    from querylift.index_tools.text_columns import align_columns
 
     rows = [("", "A", "B", "diff")]
     for measure in MEASURES:

@@ -17,7 +17,7 @@ from querylift.index_tools.commands.options import (
     show_progress,
 )
 from querylift.plugin.errors import QueryliftError, SettingsError
-from querylift.plugin.settings import Settings, enable_index
+from querylift.plugin.settings import Settings, enable_index, format_generator_names, replace_generator
 from querylift.plugin.text_files import read_whole_text
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ def evaluate(corpus: str, config: Path | None, as_json: bool, out: Path | None, 
     if out is not None:  # this may fail, and the result stands above by then
         _write_results(out, task, baseline, system, report)
     counts = OutcomeCounts.of_run(system.searched)
-    if not counts.expanded and (options["via"] is not None or settings.generator != "none"):
+    is_off = settings.find_generator_names(task.index) == ("none",)
+    if not counts.expanded and (options["via"] is not None or not is_off):
         raise QueryliftError(explain_missing_conclusion(counts))
 
 
@@ -130,10 +131,10 @@ def _load_settings(config: Path | None, options: dict[str, Any]) -> Settings:
         raise SettingsError("--generator and --via are both given; give one of the two")
     if options["via"] is not None and (options["mode"] or options["weight"]):
         raise SettingsError("--via uses the proxy's own mode and weight; leave out --mode and --weight")
-    settings = load_settings_with_options(
-        config, engine=options["engine"], generator=options["generator"], enabled=True
-    )
-    if options["generator"] is None and options["via"] is None and settings.generator == "none":
+    settings = load_settings_with_options(config, engine=options["engine"], enabled=True)
+    if options["generator"] is not None:
+        settings = replace_generator(settings, options["generator"])
+    elif options["via"] is None and settings.find_generator_names(options["name"]) == ("none",):
         raise SettingsError("the settings name no generator; give either --generator or --via")
     changes = {key: options[key] for key in ("mode", "weight") if options[key] is not None}
     return enable_index(settings, options["name"], **changes)
@@ -164,7 +165,9 @@ def _measure_over_http(settings: Settings, task: Task, proxy_url: str, search_op
     from querylift.index_tools.evaluation.experiment import System
     from querylift.index_tools.searching import search_over_http
     from querylift.plugin.engine_access import build_engine_access
+    from querylift.plugin.engine_facts import find_answering_url
 
+    engine_url = asyncio.run(find_answering_url(settings, timeout_s=10))
     search_options = {
         **search_options,
         "index": task.index,
@@ -174,7 +177,7 @@ def _measure_over_http(settings: Settings, task: Task, proxy_url: str, search_op
         searched = asyncio.run(search_over_http(proxy_url, task.queries, progress=advance, **search_options))
         # The engine is warm for the direct searches, which come second. In the other order it would be warm for the
         # proxy, and the proxy would look faster than it is.
-        direct = asyncio.run(search_over_http(settings.engine, task.queries, **search_options))
+        direct = asyncio.run(search_over_http(engine_url, task.queries, **search_options))
     added_ms = [searched.took_ms[query_id] - direct.took_ms[query_id] for query_id in task.queries]
     return System(f"via {proxy_url}", searched, added_ms)
 
@@ -182,19 +185,18 @@ def _measure_over_http(settings: Settings, task: Task, proxy_url: str, search_op
 async def _measure_offline(settings: Settings, engine: Engine, task: Task, search_options: dict[str, Any]) -> System:
     from querylift.index_tools.evaluation.experiment import System
     from querylift.index_tools.searching import expand_all, search_offline
-    from querylift.plugin.broker import open_broker
+    from querylift.plugin.brokers import open_brokers
     from querylift.plugin.flow import ExpansionRules
-    from querylift.plugin.generators import factory
 
-    generator = factory.make_generator(settings.generator, settings)
-    async with open_broker(settings, generator) as broker:
+    names = settings.find_generator_names(task.index)
+    async with open_brokers(settings, names) as brokers:
         rules = ExpansionRules(settings, clock=time.monotonic)
         with show_progress("expanding", len(task.queries)) as advance:
             results = await expand_all(
-                task.queries, index=task.index, rules=rules, broker=broker, progress=advance, **search_options
+                task.queries, index=task.index, rules=rules, broker=brokers, progress=advance, **search_options
             )
     searched = search_offline(engine, task.queries, index=task.index, results=results, **search_options)
-    return System(settings.generator, searched)
+    return System(format_generator_names(names), searched)
 
 
 def _make_report(task: Task, baseline: System, system: System, engine: Engine, options: dict[str, Any]) -> Report:

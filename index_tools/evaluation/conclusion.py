@@ -13,8 +13,8 @@ from itertools import islice
 
 from querylift.index_tools.evaluation.comparison import Comparison
 from querylift.index_tools.evaluation.html_report import Report, format_query_count
-from querylift.index_tools.evaluation.text_table import WIDTH, replace_unprintable
 from querylift.index_tools.searching import SearchedRun
+from querylift.index_tools.text_columns import WIDTH, replace_unprintable
 from querylift.plugin.outcome import REASONS
 
 _MAX_NAMED_QUERIES = 5

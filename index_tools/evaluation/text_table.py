@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from querylift.index_tools.evaluation.html_report import (
@@ -12,10 +11,8 @@ from querylift.index_tools.evaluation.html_report import (
     format_milliseconds,
     format_p_value,
 )
+from querylift.index_tools.text_columns import align_columns
 
-WIDTH = 80
-
-_GAP = "  "
 _HEADINGS = (
     ("", "", "", "", "", "", "added ms"),
     ("system", "nDCG@10", "diff", "recall@100", "W/T/L", "p", "p50/p95"),
@@ -36,25 +33,6 @@ def render_table(rows: Sequence[SystemRow]) -> str:
     return align_columns(lines)
 
 
-def align_columns(lines: Sequence[Sequence[str]]) -> str:
-    """Align the cells of `lines`: the first column to the left, the others to the right.
-
-    A first cell that is longer than the space that the others leave of 80 columns stands above them, and is never cut.
-    """
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    space = max(1, WIDTH - sum(widths[1:]) - len(_GAP) * (len(widths) - 1))
-    widths[0] = max((len(line[0]) for line in lines if len(line[0]) <= space), default=0)
-    return "\n".join(_format_line(line, widths) for line in lines)
-
-
-def replace_unprintable(line: str) -> str:
-    """Replace control characters by "?".
-
-    Ids come from files and reasons from an engine, and an escape sequence in one must not reach the terminal.
-    """
-    return "".join(character if character.isprintable() else "?" for character in line)
-
-
 def _format_cells(row: SystemRow) -> tuple[str, ...]:
     means, comparison = row.evaluation.means, row.comparison
     difference, counts, p_value = "-", "-", "-"
@@ -72,11 +50,3 @@ def _format_cells(row: SystemRow) -> tuple[str, ...]:
         p_value,
         times if row.has_times else "-",
     )
-
-
-def _format_line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Return the aligned cells, below the lines of the name when that is too long for its column."""
-    name = cells[0] if len(cells[0]) <= widths[0] else ""
-    numbers = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
-    line = _GAP.join((name.ljust(widths[0]), *numbers)).rstrip()
-    return "\n".join([*([] if name else textwrap.wrap(cells[0], WIDTH)), line])

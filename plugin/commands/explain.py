@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from querylift.plugin import dsl
-from querylift.plugin.broker import open_broker
+from querylift.plugin.brokers import open_brokers
 from querylift.plugin.commands.options import config_option, read_settings
 from querylift.plugin.engine_facts import EngineUnclear, has_field, open_engine_facts
 from querylift.plugin.errors import SettingsError
@@ -27,7 +27,7 @@ from querylift.plugin.flow import (
     run_flow_async,
     search_flow,
 )
-from querylift.plugin.settings import Settings
+from querylift.plugin.settings import Settings, replace_generator
 
 _TIMEOUT_S = 5
 _INNERMOST = re.compile(r"\{[^\[\]{}]*\}|\[[^\[\]{}]*\]")
@@ -68,7 +68,7 @@ def explain(
     """
     settings = read_settings(config)
     if generator is not None:
-        settings = settings.model_copy(update={"generator": generator})
+        settings = replace_generator(settings, generator)
     if body_path is not None:
         body = _read_body_file(body_path)
     else:
@@ -78,11 +78,9 @@ def explain(
 
 
 async def _explain_search(settings: Settings, search: Search) -> dict[str, Any]:
-    from querylift.plugin.generators.factory import make_generator
-
-    async with open_broker(settings, make_generator(settings.generator, settings)) as broker:
+    async with open_brokers(settings, settings.find_generator_names(search.index)) as brokers:
         rules = ExpansionRules(settings, clock=time.monotonic)
-        result = await run_flow_async(search_flow(search, rules), broker.answer)
+        result = await run_flow_async(search_flow(search, rules), brokers.answer)
     if result.outcome.is_expanded:
         await _check_searched_fields(settings, search, rules)
     return explain_result(result, search)
@@ -99,7 +97,7 @@ async def _check_searched_fields(settings: Settings, search: Search, rules: Expa
         async with open_engine_facts(settings, timeout_s=_TIMEOUT_S) as engine:
             existing_fields = await engine.find_fields(index, fields)
         if existing_fields is None:
-            raise EngineUnclear(f"{settings.engine} has no index {index}")
+            raise EngineUnclear(f"{settings.engine_text} has no index {index}")
     except EngineUnclear as problem:
         click.echo(f"querylift: the fields {', '.join(fields)} were not checked, because {problem}", err=True)
         return

@@ -23,6 +23,10 @@ concurrency_option = click.option(
     help="Expansions made at the same time [default: the model's slots plus its queue; 16 for other generators].",
 )
 
+generator_option = click.option(
+    "--generator", help="Generator whose expansions are made [default: the one in the settings, if there is only one]."
+)
+
 
 def read_settings(config: Path | None) -> Settings:
     """Read the settings file `config`, or else querylift.toml in this folder, or else the defaults."""

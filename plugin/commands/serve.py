@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from querylift.plugin.commands.options import config_option, read_settings
 from querylift.plugin.errors import QueryliftError
+from querylift.plugin.settings import Settings
 
 _log = logging.getLogger("querylift")
 
@@ -21,20 +24,35 @@ def serve(config: Path | None) -> None:
     """Run the proxy in front of the engine.
 
     The proxy runs until it gets SIGINT or SIGTERM. On SIGHUP it reads the settings again, so switching an index on or
-    off needs no restart.
+    off needs no restart. The setting `workers` makes it several processes.
     """
+    settings = read_settings(config)
+    with contextlib.ExitStack() as stack:
+        if settings.workers > 1:
+            from querylift.plugin.proxy.workers.shared_folder import open_shared_folder
+
+            folder = stack.enter_context(open_shared_folder())  # before anything imports prometheus_client
+        from querylift.plugin.proxy.log_format import start_log
+
+        start_log(settings.log)
+        try:
+            if settings.workers > 1:
+                from querylift.plugin.proxy.workers.serving import serve_workers
+
+                serve_workers(settings, lambda: read_settings(config), _log.info, folder)
+            else:
+                _serve_in_this_process(settings, lambda: read_settings(config))
+        except QueryliftError as error:
+            if settings.log.format == "text":
+                raise  # the command prints the sentence
+            _log.critical("%s", error)
+            sys.exit(error.exit_code)
+
+
+def _serve_in_this_process(settings: Settings, read_settings: Callable[[], Settings]) -> None:
     import uvloop
 
-    from querylift.plugin.proxy.log_format import start_log
     from querylift.plugin.proxy.server import serve_proxy
 
-    settings = read_settings(config)
-    start_log(settings.log)
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve_proxy(settings, lambda: read_settings(config), _log.info))
-    except QueryliftError as error:
-        if settings.log.format == "text":
-            raise  # the command prints the sentence
-        _log.critical("%s", error)
-        sys.exit(error.exit_code)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve_proxy(settings, read_settings, _log.info))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +12,7 @@ from urllib.parse import quote
 import aiohttp
 
 from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
+from querylift.plugin.engine_nodes import CONNECT_TIMEOUT_S, EngineNodes
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.expander_folder import FieldGroup, SourceIndex
 
@@ -23,8 +24,8 @@ _MAX_COUNT_CHANGE = 0.1
 class IndexChecker:
     """Compares the index at the engine with the index that an expander was built from."""
 
-    def __init__(self, engine: str, access: EngineAccess = ANONYMOUS_ACCESS) -> None:
-        self._engine = engine
+    def __init__(self, engine: str | Iterable[str], access: EngineAccess = ANONYMOUS_ACCESS) -> None:
+        self._nodes = EngineNodes(engine)
         self._access = access
 
     async def check_index(self, source: SourceIndex, folder: Path) -> None:
@@ -32,8 +33,9 @@ class IndexChecker:
 
         An engine that does not answer gives a warning.
         """
+        timeout = aiohttp.ClientTimeout(total=10, sock_connect=CONNECT_TIMEOUT_S)
         try:
-            async with self._access.open_session(timeout=aiohttp.ClientTimeout(total=10)) as session:
+            async with self._access.open_session(timeout=timeout) as session:
                 terms_by_field = [
                     (group.names[0], group.probe, await self._analyze_probe(session, source, group))
                     for group in source.list_groups(terms=0)
@@ -42,6 +44,8 @@ class IndexChecker:
         except (TimeoutError, aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
             _log.warning("cannot check whether %s still matches the expander %s: %s", source.index, folder, error)
             return
+        finally:
+            await self._nodes.close()
         for field, probe, terms_by_word in terms_by_field:
             for word, expected_terms in probe.items():
                 terms = terms_by_word.get(word, ())
@@ -72,12 +76,18 @@ class IndexChecker:
         self, session: aiohttp.ClientSession, method: str, index: str, api: str, body: Any = None
     ) -> Any:
         headers = {"Content-Type": "application/json", "X-Querylift": "off"}
-        url = f"{self._engine}/{quote(index, safe=',*')}/{api}"
+        path = f"/{quote(index, safe=',*')}/{api}"
         data = json.dumps(body) if body else None
-        async with session.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
-            if response.status != 200:
-                raise ValueError(f"the engine answered {api} with status {response.status}")
-            return await response.json(content_type=None)
+
+        async def ask_node(url: str) -> Any:
+            async with session.request(
+                method, url + path, data=data, headers=headers, allow_redirects=False
+            ) as response:
+                if response.status != 200:
+                    raise ValueError(f"the engine answered {api} with status {response.status}")
+                return await response.json(content_type=None)
+
+        return await self._nodes.send(session, ask_node)
 
 
 def group_terms_by_text(texts: Sequence[str], tokens: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:

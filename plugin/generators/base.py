@@ -29,6 +29,7 @@ class Generator(Protocol):
     """Produces expansions. One instance serves many concurrent `expand` calls on one event loop.
 
     A generator that takes longer than a moment also has `expected_s`, the seconds that an expansion probably takes.
+    One with a queue or a worker process also has `meter`, a `GenerationMeter` to which it reports both.
     """
 
     @property

@@ -9,18 +9,25 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from querylift.plugin.errors import GeneratorBusy
+from querylift.plugin.generation_meter import WaitingLine
 
 _Value = TypeVar("_Value")
 _T = TypeVar("_T")
 
 
 class BoundedExecutor:
-    """Runs functions on `threads` threads, for at most `max_pending` requests at a time."""
+    """Runs functions on `threads` threads, for at most `max_pending` requests at a time.
 
-    def __init__(self, threads: int, *, max_pending: int) -> None:
+    `report_waiting` is told how many more functions wait for a thread, or fewer.
+    """
+
+    def __init__(
+        self, threads: int, *, max_pending: int, report_waiting: Callable[[int], None] = lambda change: None
+    ) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="expander")
         self._max_pending = max_pending
         self._pending = 0
+        self._line = WaitingLine(threads, report_waiting)
 
     @contextmanager
     def count_request(self) -> Iterator[None]:
@@ -35,7 +42,8 @@ class BoundedExecutor:
 
     async def run(self, function: Callable[[_Value], _T], value: _Value) -> _T:
         """Return `function(value)`, computed on one of the threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, value)
+        with self._line.hold_place():
+            return await asyncio.get_running_loop().run_in_executor(self._pool, function, value)
 
     async def close(self) -> None:
         """Cancel the work that waits, and end the threads."""

@@ -8,7 +8,6 @@ counts are those of the shard.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import math
 from collections import defaultdict
@@ -30,6 +29,7 @@ from querylift.plugin.fast_expander.expander_folder import (
 from querylift.plugin.fast_expander.nearest_documents import limit_nearest_documents, weigh_documents
 from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term
 from querylift.plugin.fast_expander.text_encoder import TextEncoder, open_text_encoder
+from querylift.plugin.generation_meter import GenerationMeter
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.bounded_executor import BoundedExecutor
 from querylift.plugin.generators.engine_reader import EngineReader
@@ -67,14 +67,17 @@ class _OpenCluster:
 
 
 class ClusterExpanderGenerator:
-    """Expands queries with the vector search in `folder`. The engine at the URL `engine` runs that search."""
+    """Expands queries with the vector search in `folder`.
+
+    The engine at the URL `engine`, or at the URLs of its nodes, runs that search.
+    """
 
     reads_index = True
 
     def __init__(
         self,
         folder: Path,
-        engine: str,
+        engine: str | Iterable[str],
         *,
         threads: int = 1,
         max_pending: int = 64,
@@ -85,19 +88,23 @@ class ClusterExpanderGenerator:
         self._endpoint_settings = endpoint
         self._engine = EngineReader(engine, access)
         self.uses_account = bool(access.headers)
-        self._engine_digest = hashlib.sha256(engine.encode()).hexdigest()[:8]
         self._threads = threads
         self._max_pending = max_pending
         self._opened: _OpenCluster | None = None
+        self.meter = GenerationMeter()
         self.identity = f"expander:{folder.name}"
 
     async def start(self) -> None:
         """Load the folder and open the connections. Raises SettingsError, MissingExtra."""
         model = await asyncio.to_thread(_open_cluster_model, self._folder)
         endpoint = await open_query_endpoint(model.record, self._endpoint_settings)
-        executor = BoundedExecutor(self._threads, max_pending=self._max_pending)
+        executor = BoundedExecutor(
+            self._threads,
+            max_pending=self._max_pending,
+            report_waiting=lambda change: self.meter.add_waiting(change),
+        )
         self._opened = _OpenCluster(model, executor, endpoint)
-        self.identity = f"{compute_expander_identity(self._folder)}:{self._engine_digest}"
+        self.identity = f"{compute_expander_identity(self._folder)}:{self._engine.engine_digest}"
         await self._engine.start()
 
     async def expand(self, request: ExpansionRequest) -> Expansion | None:

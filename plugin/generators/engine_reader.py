@@ -10,22 +10,25 @@ from urllib.parse import quote
 import aiohttp
 
 from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
+from querylift.plugin.engine_nodes import CONNECT_TIMEOUT_S, EngineNodes
 from querylift.plugin.errors import GeneratorError
 
 _TERM_VECTOR_OPTIONS = {"term_statistics": True, "field_statistics": True, "positions": False, "offsets": False}
 
 
 class EngineReader:
-    """Connections to the engine at the URL `engine`. Every failure is a GeneratorError."""
+    """Connections to the engine at the URL `engine`, or at the URLs of its nodes. Every failure is a GeneratorError."""
 
-    def __init__(self, engine: str, access: EngineAccess = ANONYMOUS_ACCESS) -> None:
-        self._engine = engine
+    def __init__(self, engine: str | Iterable[str], access: EngineAccess = ANONYMOUS_ACCESS) -> None:
+        self._nodes = EngineNodes(engine)
+        self.engine_digest = self._nodes.digest
         self._access = access
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
         """Open the connection pool."""
-        self._session = self._access.open_session(timeout=aiohttp.ClientTimeout(total=10))
+        timeout = aiohttp.ClientTimeout(total=10, sock_connect=CONNECT_TIMEOUT_S)
+        self._session = self._access.open_session(timeout=timeout)
 
     async def search_documents(self, index: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the hits of a search that have a score, best first and without their sources."""
@@ -45,20 +48,25 @@ class EngineReader:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._nodes.close()
         if self._session is not None:
             await self._session.close()
 
     async def _post_json(self, path: str, body: Any) -> dict[str, Any]:
-        if self._session is None:
+        session = self._session
+        if session is None:
             raise GeneratorError("the engine's connections are not open; call start() first")
         headers = {"Content-Type": "application/json", "X-Querylift": "off"}
-        try:
-            async with self._session.post(
-                self._engine + path, data=json.dumps(body), headers=headers, allow_redirects=False
-            ) as response:
+        data = json.dumps(body)
+
+        async def post_to_node(url: str) -> Any:
+            async with session.post(url + path, data=data, headers=headers, allow_redirects=False) as response:
                 if response.status != 200:
                     raise GeneratorError(f"the engine answered the generator's request with status {response.status}")
-                answer = await response.json(content_type=None)
+                return await response.json(content_type=None)
+
+        try:
+            answer = await self._nodes.send(session, post_to_node)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise GeneratorError(
                 f"the engine did not answer the generator's request: {type(error).__name__}"

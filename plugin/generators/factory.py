@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from querylift.plugin.engine_access import build_engine_access
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.generators.base import Generator
-from querylift.plugin.settings import Settings
+from querylift.plugin.settings import Settings, parse_settings
 
 GENERATOR_FORMS = "none, table:FILE, feedback, llama, llama:base, llama:FILE.gguf, expander:FOLDER, http:URL"
 
@@ -20,6 +22,73 @@ def make_generator(name: str, settings: Settings) -> Generator:
     if make is None:
         raise SettingsError(f"generator is {name!r}; use one of: {GENERATOR_FORMS}")
     return make(argument, settings)
+
+
+_SETTINGS_OF_ALL = (
+    "engine",
+    "engine_username",
+    "engine_password",
+    "engine_ca_file",
+    "engine_client_cert",
+    "engine_client_key",
+    "engine_connect_timeout_s",
+    "aws",
+)
+_SETTINGS_BY_KIND = {
+    "none": (),
+    "table": (),
+    "feedback": ("feedback", *_SETTINGS_OF_ALL),
+    "llama": ("llama",),
+    "expander": ("expander", "encoder", *_SETTINGS_OF_ALL),
+    "http": ("http",),
+    "https": ("http",),
+}
+"""The settings that a generator of each kind is made from."""
+GENERATOR_TABLES = frozenset({"llama", "expander", "encoder", "feedback", "http"})
+"""The settings tables that only generators read."""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorOrigin:
+    """What a generator is made from. When it is another than before, the generator must be made again.
+
+    `file_states` have the inode, the size in bytes and the time of the last change of each file.
+    """
+
+    settings: tuple[Any, ...]
+    file_states: tuple[tuple[int, int, int] | None, ...]
+
+
+def read_generator_origin(name: str, settings: Settings) -> GeneratorOrigin:
+    """Return what the generator of this name is made from now."""
+    kind, _, argument = name.partition(":")
+    values = tuple(getattr(settings, key) for key in _SETTINGS_BY_KIND.get(kind, ()))
+    return GeneratorOrigin(
+        values, tuple(_read_file_state(path) for path in _list_source_files(kind, argument, settings))
+    )
+
+
+def _list_source_files(kind: str, argument: str, settings: Settings) -> list[Path]:
+    """Return the files whose change means another generator. An expander's record is written after its other files."""
+    if kind == "table":
+        return [Path(argument)]
+    if kind == "expander":
+        from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
+
+        return [Path(argument) / RECORD_FILE]
+    if kind == "llama":
+        model = [Path(argument)] if argument.endswith(".gguf") else []
+        return [*model, *filter(None, [settings.llama.adapter])]
+    return []
+
+
+def _read_file_state(path: Path) -> tuple[int, int, int] | None:
+    """Return the state of a file; None when it cannot be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _make_none(argument: str, settings: Settings) -> Generator:
@@ -86,6 +155,8 @@ def _make_expander(argument: str, settings: Settings) -> Generator:
 
 
 def _make_llama(argument: str, settings: Settings) -> Generator:
+    if settings.llama.socket is not None:
+        return _make_model_client(argument, settings, settings.llama.socket)
     from querylift.plugin.generators.llama.generator import LlamaGenerator
 
     options = settings.llama
@@ -98,6 +169,23 @@ def _make_llama(argument: str, settings: Settings) -> Generator:
         queue_size=options.queue_size,
         max_seconds=options.max_seconds,
     )
+
+
+def _make_model_client(argument: str, settings: Settings, socket: Path) -> Generator:
+    """Return a generator whose model runs in another process, which serves all workers of this proxy."""
+    from querylift.plugin.generators.llama.model_client import ModelClient
+
+    order = {
+        "generator": f"llama:{argument}" if argument else "llama",
+        "llama": settings.llama.model_dump(mode="json", exclude={"socket"}),
+        "files": read_generator_origin(f"llama:{argument}", settings).file_states,
+    }
+    return ModelClient(socket, order)
+
+
+def make_ordered_generator(order: Mapping[str, Any]) -> Generator:
+    """Return the generator that a worker ordered, in the process that runs models. Raises SettingsError, MissingExtra."""
+    return make_generator(order["generator"], parse_settings({"llama": order["llama"]}))
 
 
 def _choose_llama_files(argument: str, adapter: Path | None) -> tuple[Path, Path | None]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -30,6 +30,7 @@ from querylift.plugin.fast_expander.neighbours_weigher import NeighboursWeigher
 from querylift.plugin.fast_expander.text_encoder import TextEncoder, open_text_encoder
 from querylift.plugin.fast_expander.vocabulary import Vocabulary
 from querylift.plugin.fast_expander.weights import Weigher
+from querylift.plugin.generation_meter import GenerationMeter
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.bounded_executor import BoundedExecutor
 from querylift.plugin.settings import EncoderEndpointSettings
@@ -87,6 +88,20 @@ class ExpanderModel:
         return terms, dict(words)
 
 
+_preloaded_models: dict[Path, tuple[ExpanderRecord, ExpanderModel]] = {}
+
+
+def preload_expander_model(folder: Path) -> None:
+    """Load an expander for all processes that are forked from this one, which then share it. Raises SettingsError, MissingExtra.
+
+    `open_expander_model` returns it until the folder is built again. An encoder on one thread starts no thread in this
+    process. What asks an engine or an endpoint is loaded by each process itself.
+    """
+    record = read_expander_record(folder)
+    if record.form != "cluster" and record.endpoint is None:
+        _preloaded_models[folder.absolute()] = open_expander_model(folder)
+
+
 def open_expander_model(
     folder: Path, endpoint: EncoderEndpointSettings | None = None
 ) -> tuple[ExpanderRecord, ExpanderModel]:
@@ -97,6 +112,9 @@ def open_expander_model(
     record = read_expander_record(folder)
     if record.form == "cluster":
         raise SettingsError(f"{folder} is of the form 'cluster', which asks an engine; build one of another form")
+    preloaded = _preloaded_models.get(folder.absolute())
+    if preloaded is not None and preloaded[0] == record:
+        return preloaded
     check_files(folder, record)
     encoder = open_text_encoder(folder, record, endpoint)
     groups = record.source.list_groups(record.terms)
@@ -135,7 +153,7 @@ class FastExpanderGenerator:
     def __init__(
         self,
         folder: Path,
-        engine: str,
+        engine: str | Iterable[str],
         *,
         threads: int = 1,
         max_pending: int = 64,
@@ -148,6 +166,7 @@ class FastExpanderGenerator:
         self._threads = threads
         self._max_pending = max_pending
         self._opened: _OpenExpander | None = None
+        self.meter = GenerationMeter()
         self.identity = f"expander:{folder.name}"
 
     async def start(self) -> None:
@@ -156,7 +175,11 @@ class FastExpanderGenerator:
         self.identity = compute_expander_identity(self._folder)
         await self._index_checker.check_index(record.source, self._folder)
         endpoint = await open_query_endpoint(record, self._endpoint_settings)
-        executor = BoundedExecutor(self._threads, max_pending=self._max_pending)
+        executor = BoundedExecutor(
+            self._threads,
+            max_pending=self._max_pending,
+            report_waiting=lambda change: self.meter.add_waiting(change),
+        )
         self._opened = _OpenExpander(record.source, model, executor, endpoint)
 
     async def expand(self, request: ExpansionRequest) -> Expansion | None:

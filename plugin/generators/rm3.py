@@ -6,7 +6,6 @@ over the documents of P(term | document) x P(document | query). P(document | que
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -30,7 +29,7 @@ class Rm3Generator:
 
     def __init__(
         self,
-        engine: str,
+        engine: str | Iterable[str],
         *,
         field: str | None = None,
         documents: int = 10,
@@ -43,8 +42,7 @@ class Rm3Generator:
         self._documents = documents
         self._terms = terms
         # Two clusters may share a cache and an index name, so the identity holds the engine too.
-        engine_digest = hashlib.sha256(engine.encode()).hexdigest()[:8]
-        self.identity = f"feedback:rm3:{documents}:{terms}:{field or ''}:{engine_digest}"
+        self.identity = f"feedback:rm3:{documents}:{terms}:{field or ''}:{self._engine.engine_digest}"
 
     async def start(self) -> None:
         """Open the connection pool."""

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.settings import Settings, split_address
 
+_BACKLOG = 2048
+"""Connections that may wait until a worker takes them, as many as uvicorn allows."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -31,8 +33,7 @@ async def occupy_address(address: str) -> AsyncIterator[None]:
     try:
         server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise SettingsError(f"cannot listen on {address}: {reason}; name another address") from None
+        raise _describe_listen_error(address, error) from None
     try:
         yield
     finally:
@@ -40,9 +41,41 @@ async def occupy_address(address: str) -> AsyncIterator[None]:
         await server.wait_closed()
 
 
+def bind_address(address: str) -> list[socket.socket]:
+    """Return sockets that listen on all IP addresses of an address. Raises SettingsError when that is not possible."""
+    host, port = split_address(address)
+    sockets: list[socket.socket] = []
+    try:
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, place in dict.fromkeys(entries):
+            listener = socket.socket(family, kind, protocol)
+            sockets.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(place)
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+    except OSError as error:
+        for listener in sockets:
+            listener.close()
+        raise _describe_listen_error(address, error) from None
+    return sockets
+
+
+def _describe_listen_error(address: str, error: OSError) -> SettingsError:
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    return SettingsError(f"cannot listen on {address}: {reason}; name another address")
+
+
 async def _check_engine_is_elsewhere(settings: Settings) -> None:
     """Raise SettingsError when a request to the engine would come back to `listen` or `admin`, again and again."""
-    url = urlsplit(settings.engine)
+    for url in settings.engine:
+        await _check_node_is_elsewhere(url, settings)
+
+
+async def _check_node_is_elsewhere(node_url: str, settings: Settings) -> None:
+    url = urlsplit(node_url)
     engine_port = url.port or _DEFAULT_PORTS[url.scheme]
     engine_addresses = await _resolve(url.hostname or "", engine_port)
     for name, address in (("listen", settings.listen), ("admin", settings.admin)):
@@ -52,7 +85,7 @@ async def _check_engine_is_elsewhere(settings: Settings) -> None:
         own_addresses = await _resolve(host, port)
         if port == engine_port and any(_is_covered(engine, own_addresses) for engine in engine_addresses):
             raise SettingsError(
-                f"engine is {settings.engine!r}, and {name} is {address!r}: Querylift would forward to itself; "
+                f"engine is {node_url!r}, and {name} is {address!r}: Querylift would forward to itself; "
                 "name the address of the engine, or listen on another port"
             )
 

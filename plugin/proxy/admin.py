@@ -1,11 +1,10 @@
-"""The admin page: metrics, health, and an explanation of what would be sent for one search."""
+"""The admin page: metrics, three checks of health, and an explanation of what would be sent for one search."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -13,20 +12,29 @@ from querylift.plugin.flow import Search, choose_explained_fields, explain_resul
 from querylift.plugin.proxy.admin_guard import Refusal, check_browser_marks, check_media_type, check_token
 from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
+from querylift.plugin.proxy.health import HealthReporter
 
-ENGINE_CHECK_S = 2.0
-"""How long a health check waits for the engine."""
 _EXPLAIN_PARAMETERS = ("index", "q", "field")
 
 
-@dataclass(frozen=True, slots=True)
-class Admin:
-    """ASGI application for operators: GET /metrics, GET /_querylift/health, GET or POST /_querylift/explain?index=NAME.
+_PATHS = "/metrics, /_querylift/live, /_querylift/ready, /_querylift/health or /_querylift/explain"
 
-    The setting `admin_token` guards metrics and explanations. Health is open, because it holds no query and no word.
+
+class Admin:
+    """ASGI application for operators: GET /metrics, GET /_querylift/live, /ready and /health, and the explanation.
+
+    The explanation is GET or POST /_querylift/explain?index=NAME. The setting `admin_token` guards metrics and
+    explanations. The checks of health are open, because they hold no query and no word.
     """
 
-    proxy: Proxy
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+        health = HealthReporter(proxy)
+        self._health_reports = {
+            "/_querylift/live": health.report_life,
+            "/_querylift/ready": health.report_readiness,
+            "/_querylift/health": health.report_health,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,13 +46,13 @@ class Admin:
 
     async def _build_answer(self, scope: Scope, receive: Receive) -> tuple[int, str, bytes]:
         """Return status, media type and body."""
-        if scope["path"] == "/_querylift/health":
-            status, health = await self._check_health()
-            return status, "application/json", json.dumps(health).encode()
+        if (make_report := self._health_reports.get(scope["path"])) is not None:
+            status, report = await make_report()
+            return status, "application/json", json.dumps(report).encode()
         if scope["path"] in ("/metrics", "/_querylift/explain") and (refusal := self._check_request(scope)) is not None:
             return refusal.status, "application/json", json.dumps({"error": refusal.sentence}).encode()
         if scope["path"] == "/metrics":
-            return 200, "text/plain; version=0.0.4; charset=utf-8", self._render_metrics()
+            return 200, "text/plain; version=0.0.4; charset=utf-8", self.proxy.journal.metrics.render()
         if scope["path"] == "/_querylift/explain":
             parameters = parse_qsl(scope["query_string"].decode("latin-1"))
             body = await _read_body(receive, self.proxy.settings.max_body_bytes)
@@ -52,8 +60,7 @@ class Admin:
                 return 400, "application/json", json.dumps({"error": problem}).encode()
             explanation = await self._explain_search(parameters, body)
             return 200, "application/json", json.dumps(explanation).encode()
-        paths = "/metrics, /_querylift/health or /_querylift/explain"
-        error = f"{scope['path']} does not exist; use {paths}"
+        error = f"{scope['path']} does not exist; use {_PATHS}"
         return 404, "application/json", json.dumps({"error": error}).encode()
 
     def _check_request(self, scope: Scope) -> Refusal | None:
@@ -66,30 +73,6 @@ class Admin:
         if (refusal := check_browser_marks(headers, frozenset(settings.admin_hosts))) is not None:
             return refusal
         return check_media_type(headers) if scope["method"] == "POST" else None
-
-    def _render_metrics(self) -> bytes:
-        metrics = self.proxy.journal.metrics
-        metrics.pending_generations.set(self.proxy.broker.pending_count)
-        metrics.worker_restarts.set(getattr(self.proxy.broker.generator, "restarts", 0))
-        return metrics.render()
-
-    async def _check_health(self) -> tuple[int, dict[str, Any]]:
-        """Return status and description. 503 means that no search can be answered, because the engine does not."""
-        failure = await self.proxy.upstream.find_failure(ENGINE_CHECK_S)
-        if failure is None:
-            return 200, {**self._describe_health(), "engine": "ok"}
-        return 503, {**self._describe_health(), "status": "engine-down", "engine": failure}
-
-    def _describe_health(self) -> dict[str, Any]:
-        generator = self.proxy.broker.generator
-        return {
-            "status": "ok",
-            "generator": generator.identity,
-            "enabled": self.proxy.settings.enabled,
-            "worker_restarts": getattr(generator, "restarts", 0),
-            "pending": self.proxy.broker.pending_count,
-            "cache": self.proxy.broker.cache_faults.describe_state(),
-        }
 
     async def _explain_search(self, parameters: Sequence[tuple[str, str]], body: bytes) -> dict[str, Any]:
         """Explain the search in the request's body. Without a body, explain a plain search for the parameter `q`."""

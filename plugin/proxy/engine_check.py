@@ -56,20 +56,20 @@ async def _check_account(engine: EngineFacts, settings: Settings) -> None:
     if status in (401, 403) and settings.aws.region is not None:
         reason = answer.get("message", "no reason given") if isinstance(answer, dict) else "no reason given"
         raise EngineUnclear(
-            f"the engine at {settings.engine} refuses the AWS account (status {status}: {reason}); "
+            f"the engine at {settings.engine_text} refuses the AWS account (status {status}: {reason}); "
             "check aws.region, aws.service and what the account may do"
         )
     if status == 401 and settings.engine_username is not None:
         raise SettingsError(
-            f"engine_username is {settings.engine_username!r}, and the engine at {settings.engine} refuses it (status 401); "
+            f"engine_username is {settings.engine_username!r}, and the engine at {settings.engine_text} refuses it (status 401); "
             "correct engine_username and engine_password"
         )
     if status == 401:
         raise EngineUnclear(
-            f"the engine at {settings.engine} asks for an account (status 401); set engine_username and engine_password"
+            f"the engine at {settings.engine_text} asks for an account (status 401); set engine_username and engine_password"
         )
     if status >= 500:
-        raise EngineUnclear(f"the engine at {settings.engine} answered with status {status}")
+        raise EngineUnclear(f"the engine at {settings.engine_text} answered with status {status}")
 
 
 async def _check_tables(engine: EngineFacts, settings: Settings) -> None:
@@ -77,7 +77,7 @@ async def _check_tables(engine: EngineFacts, settings: Settings) -> None:
     first_refusal: EngineUnclear | None = None
     for name, table in settings.index.items():
         try:
-            doubts = await _check_table(engine, name, table, _find_feedback_field(settings))
+            doubts = await _check_table(engine, name, table, _find_feedback_field(settings, table))
         except QuestionRefused as refusal:
             first_refusal = first_refusal or refusal
             continue
@@ -112,7 +112,10 @@ def _suggest_name(wrong_name: str, names: set[str]) -> str:
     return f"did you mean {close_names[0]!r}?" if close_names else ""
 
 
-def _find_feedback_field(settings: Settings) -> str | None:
-    """Return the field that the generator `feedback` reads; None for other generators."""
-    kind, _, argument = settings.generator.partition(":")
-    return (argument or settings.feedback.field) if kind == "feedback" else None
+def _find_feedback_field(settings: Settings, table: IndexSettings) -> str | None:
+    """Return the field that the generator `feedback` reads on an index; None for other generators."""
+    for name in table.generator or settings.generator:
+        kind, _, argument = name.partition(":")
+        if kind == "feedback":
+            return argument or settings.feedback.field
+    return None

@@ -1,18 +1,16 @@
-"""Records the outcome of each search: always as metrics, and as a log line when the settings ask for one."""
+"""Records the outcome of each search: always as metrics, and as a query record where the settings ask for one."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from datetime import UTC, datetime
-from typing import Any
-
-from prometheus_client import Counter, Histogram
 
 from querylift.plugin.flow import FlowResult
 from querylift.plugin.proxy.metrics import Metrics
-from querylift.plugin.settings import LogSettings
+from querylift.plugin.proxy.query_records.record import NO_ORIGIN, SearchOrigin, build_query_record
+from querylift.plugin.proxy.query_records.recorder import QueryRecorder
+from querylift.plugin.proxy.search_meters import SearchMeters
+from querylift.plugin.settings import Settings
 
 SEARCH_LOGGER = "querylift.search"
 """The logger of search records. Each message is one JSON object."""
@@ -23,52 +21,43 @@ _search_log = logging.getLogger(SEARCH_LOGGER)
 class Journal:
     """The record of all searches of one proxy."""
 
-    def __init__(self, metrics: Metrics, log: LogSettings) -> None:
+    def __init__(self, metrics: Metrics, settings: Settings) -> None:
         self.metrics = metrics
-        self.log = log
-        self._meters: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        self._meters = SearchMeters(metrics, settings)
+        self._recorder = QueryRecorder(metrics.query_records)
+        self.apply_settings(settings)
 
-    def record_search(self, index: str | None, result: FlowResult, added_s: float) -> None:
+    def apply_settings(self, settings: Settings) -> None:
+        """Use new settings for the log, for query records and for the names of indices."""
+        self._log_settings = settings.log
+        self._meters.apply_settings(settings)
+        self._recorder.apply_settings(settings)
+        self._keeps_records = settings.log.searches or self._recorder.is_active
+
+    def record_search(
+        self, index: str | None, result: FlowResult, added_s: float, origin: SearchOrigin = NO_ORIGIN
+    ) -> None:
         """Record one search, to which Querylift added `added_s` seconds."""
-        searches, added_seconds = self._get_meters(result.outcome.kind, result.outcome.reason)
-        searches.inc()
-        added_seconds.observe(added_s)
-        if self.log.searches:
-            record = _build_record(index, result, added_s, with_text=self.log.query_text)
-            _search_log.info("%s", json.dumps(record))
+        if index is None:
+            index = result.index  # a point-in-time search, whose index the settings name
+        self._meters.count_search(index, result.outcome, added_s)
+        if self._keeps_records:
+            with_text = self._log_settings.query_text
+            record = build_query_record(index, result, added_s, origin=origin, with_text=with_text)
+            line = json.dumps(record)
+            if self._log_settings.searches:
+                _search_log.info("%s", line)
+            self._recorder.add_line(line)
 
-    def _get_meters(self, kind: str, reason: str) -> tuple[Counter, Histogram]:
-        """Return the meters of an outcome. They are cached, because a look-up by label takes as long as counting."""
-        meters = self._meters.get((kind, reason))
-        if meters is None:
-            meters = self.metrics.searches.labels(kind, reason), self.metrics.added_seconds.labels(kind)
-            self._meters[kind, reason] = meters
-        return meters
+    def find_index_label(self, index: str | None) -> str:
+        """Return the name of the settings table that governs searches on the index expression, or `other`."""
+        return self._meters.find_label(index)
 
     def record_rejection(self, index: str | None) -> None:
         """Record a rewrite that the engine rejected."""
-        self.metrics.rejections.inc()
+        self._meters.count_rejection(index)
         _log.warning("the engine refused an expanded search on %s; expansion pauses there", index or "all indices")
 
-
-def hash_query(text: str) -> str:
-    """Return 16 hex digits that stand for a query in logs."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _build_record(index: str | None, result: FlowResult, added_s: float, *, with_text: bool) -> dict[str, Any]:
-    """Return a query record in the shape of User Behavior Insights. `user_query` is a hash without `with_text`."""
-    return {
-        "application": "querylift",
-        "query_id": hash_query(result.query),
-        "user_query": result.query if with_text else hash_query(result.query),
-        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "query_attributes": {
-            "index": index,
-            "outcome": result.outcome.kind,
-            "reason": result.outcome.reason,
-            "added_ms": round(added_s * 1000, 3),
-            "expansion_words": result.expansion.count_words() if result.expansion else 0,
-            "expansion_documents": len(result.expansion.documents) if result.expansion else 0,
-        },
-    }
+    async def close(self) -> None:
+        """Write the query records that wait, for a moment at most."""
+        await self._recorder.close()

@@ -15,6 +15,7 @@ from querylift.plugin.outcome import Outcome
 from querylift.plugin.proxy.shard_report import MAX_TEXT_BYTES, OVERLOADED_SHARD
 
 REJECTED = Outcome("error", "rejected")
+ORIGINAL_FAILS = Outcome("skipped", "original-fails")
 REJECTION_STATUSES = frozenset({400, 500})
 """With these statuses an engine refuses the query itself. 429 and 503 mean overload, and a second search would add to it."""
 MAX_HELD_BYTES = 8_388_608

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
+from querylift.plugin.experiments import TEAMS_HEADER
 from querylift.plugin.outcome import OUTCOME_HEADER, Outcome
 from querylift.plugin.proxy import rejection
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 from querylift.plugin.proxy.client_watch import ClientGone, ClientWatch
 from querylift.plugin.proxy.forwarded_headers import Headers, expects_continue, read_content_length
+from querylift.plugin.proxy.interleaving import ServedAnswer, choose_in_time, fetch_two_answers
 from querylift.plugin.proxy.search_request import SearchRequest
 from querylift.plugin.proxy.shard_report import ShardReport, can_read_answer
 from querylift.plugin.proxy.upstream import Reply, Upstream, UpstreamBroken, UpstreamDown
 
 _OUTCOME_HEADER = OUTCOME_HEADER.lower().encode()
+_TEAMS_HEADER = TEAMS_HEADER.lower().encode()
 _STATUSES_WITHOUT_OUTCOME = frozenset({401, 403})
 """A client that may not search must not learn from `cached` that somebody else searched for these words."""
-ORIGINAL_FAILS = Outcome("skipped", "original-fails")
 
 
 class AnswerUnseen(Exception):
@@ -30,6 +32,8 @@ class Responder:
     It holds the start message back until it knows which reply to send. After the start message the reply is fixed.
     `has_engine_failed` says whether the client got an error because the engine did not answer. That error carries
     `outcome_without_engine`, which is set for searches. `is_accepted` says whether the engine's status was 2xx.
+    `status` is what the client got, or None as long as it got nothing. `answer_headers` stand beside the outcome in the
+    answer to a search.
     """
 
     def __init__(self, upstream: Upstream, receive: Receive, send: Send) -> None:
@@ -40,10 +44,16 @@ class Responder:
         self.outcome_without_engine: Outcome | None = None
         self.has_engine_failed = False
         self.is_accepted = False
+        self.status: int | None = None
+        self.answer_headers: Headers = []
         self._has_started = False
         self._is_body_read = False
         self._has_client_left = False
         self._awaits_continue = False
+
+    def wrap_send(self, wrap: Callable[[Send], Send]) -> None:
+        """Let what `wrap` returns send this request's answer. It gets the `send` of before."""
+        self._send = wrap(self._send)
 
     async def read_body(self, headers: Headers, limit_bytes: int) -> tuple[bytes, bool]:
         """Return the request body, and whether it is complete and at most `limit_bytes`.
@@ -102,7 +112,9 @@ class Responder:
                     report = ShardReport(reply.encoding)
                     held = await reply.read_until(report.add_bytes, rejection.MAX_HELD_BYTES)
                     accepted_positions = [0] if reply.status < 400 and not report.shows_rejection else []
-                await self._send_reply(reply, rejection.REJECTED if accepted_positions else ORIGINAL_FAILS, held)
+                await self._send_reply(
+                    reply, rejection.REJECTED if accepted_positions else rejection.ORIGINAL_FAILS, held
+                )
                 return accepted_positions
         return []
 
@@ -151,6 +163,33 @@ class Responder:
             await self._send_reply(reply, outcome, held)
         return rejected_positions
 
+    async def send_interleaved(
+        self, request: SearchRequest, body: bytes, outcome: Outcome, *, seed: str, wait_s: float
+    ) -> ServedAnswer | None:
+        """Send the original and the rewritten search, and the hits of both to the client. None stands for an error.
+
+        When that is impossible, the answer of one of them goes to the client, and the outcome says which.
+        """
+        async with self._report_engine_failures():
+            async with fetch_two_answers(self._upstream, request, body, wait_s=wait_s) as answers:
+                served = await choose_in_time(answers, outcome, seed=seed)
+                if served.merged is None:
+                    await self._send_reply(served.answer.reply, served.outcome, served.answer.held)
+                else:
+                    self.is_accepted = self._has_started = True
+                    headers = [
+                        *served.merged.headers,
+                        (_OUTCOME_HEADER, served.outcome.format_header().encode()),
+                        (_TEAMS_HEADER, served.merged.teams.encode()),
+                        *self.answer_headers,
+                    ]
+                    await self._send(
+                        {"type": "http.response.start", "status": served.answer.reply.status, "headers": headers}
+                    )
+                    await self._send({"type": "http.response.body", "body": served.merged.body, "more_body": False})
+                return served
+        return None
+
     async def _forward(
         self,
         method: str,
@@ -170,9 +209,10 @@ class Responder:
     async def _send_reply(self, reply: Reply, outcome: Outcome | None, held: bytes) -> None:
         """Send the reply to the client: first the part of its body that was `held` back, then the rest."""
         headers = reply.headers
+        self.status = reply.status
         self.is_accepted = 200 <= reply.status < 300
         if outcome is not None and reply.status not in _STATUSES_WITHOUT_OUTCOME:
-            headers = [*headers, (_OUTCOME_HEADER, outcome.format_header().encode())]
+            headers = [*headers, (_OUTCOME_HEADER, outcome.format_header().encode()), *self.answer_headers]
         if self._awaits_continue:  # the client may send its body now, or never
             headers = [*headers, (b"connection", b"close")]
         self._has_started = True
@@ -188,6 +228,7 @@ class Responder:
 
     async def send_json(self, status: int, body: bytes, outcome: Outcome | None = None) -> None:
         """Send an answer that does not come from the engine."""
+        self.status = status
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if outcome is not None:
             headers.append((_OUTCOME_HEADER, outcome.format_header().encode()))

@@ -15,6 +15,8 @@ _UNREAD_ROUTES = {
     "continuation": re.compile(r"\A/(?:_search/scroll(?:/[^/]+)?|_async_search/[^/]+)/?\Z"),
 }
 """Searches that are never read, by the reason for it: a key of outcome.REASONS."""
+_PIT_OPENING = re.compile(r"\A/([^/]+)/(?:_search/point_in_time|_pit)/?\Z")
+"""How a point in time is opened: in OpenSearch, and in Elasticsearch."""
 _MEDIA_TYPES = re.compile(r"\Aapplication/(?:json|x-ndjson|vnd\.[a-z]+\+(?:json|x-ndjson)) *(?:;|\Z)", re.IGNORECASE)
 _SOURCE_PARAMETERS = frozenset({"source", "source_content_type"})
 
@@ -46,6 +48,21 @@ def find_unread_reason(method: str, path: str) -> str | None:
     if method not in ("GET", "POST") or "_" not in path:
         return None
     return next((reason for reason, pattern in _UNREAD_ROUTES.items() if pattern.match(path)), None)
+
+
+def find_first_index(path: str) -> str | None:
+    """Return the index expression with which a raw path begins, or None when it begins with the name of an API."""
+    segment = unquote(path.split("/", 2)[1])
+    return segment if segment and not segment.startswith("_") else None
+
+
+def match_pit_opening(method: str, path: str) -> str | None:
+    """Return the index expression on which a request with this raw path opens a point in time, or None for any other."""
+    match = _PIT_OPENING.match(path) if method == "POST" and "_" in path else None
+    if match is None:
+        return None
+    index = unquote(match[1])
+    return index if not index.startswith("_") or index == "_all" else None
 
 
 def is_readable_media_type(content_type: str) -> bool:

@@ -1,4 +1,7 @@
-"""`querylift serve`: the proxy and its admin page on uvicorn, in one process with the broker and its generator."""
+"""`querylift serve`: the proxy and its admin page on uvicorn, in one process with the broker and its generator.
+
+The folder `workers` runs several such processes.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,13 @@ import functools
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from querylift.plugin.broker import open_broker
+from querylift.plugin.brokers import open_brokers
 from querylift.plugin.engine_access import build_engine_access, build_signer
-from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.address_check import check_addresses, occupy_address
 from querylift.plugin.proxy.admin import Admin
@@ -31,11 +33,15 @@ from querylift.plugin.proxy.connection_guard import (
 from querylift.plugin.proxy.engine_check import check_settings_on_engine
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
+from querylift.plugin.proxy.query_records.file_place import check_record_file
 from querylift.plugin.proxy.settings_reload import SettingsReloader
 from querylift.plugin.proxy.tls_door import TlsDoor
 from querylift.plugin.proxy.upstream import Upstream
-from querylift.plugin.settings import Settings, split_address
+from querylift.plugin.settings import Settings, format_generator_names, split_address
 from querylift.plugin.tls import ServerCertificate, open_server_certificate
+
+if TYPE_CHECKING:
+    from querylift.plugin.proxy.tracing import SearchTracer
 
 KEEP_ALIVE_S = 900
 """How long an idle client keeps its connection. The time is long because engines never close one, and because a client
@@ -49,14 +55,22 @@ DEFAULT_LIMITS = ConnectionLimits()
 async def open_proxy(settings: Settings, generator: Generator | None = None) -> AsyncIterator[Proxy]:
     """Yield the proxy that `settings` describe, ready to serve. It is closed on exit. Raises SettingsError, MissingExtra.
 
-    `generator` replaces the one that the settings name.
+    `generator` takes the place of the one at the settings' top level.
     """
-    if generator is None:
-        generator = factory.make_generator(settings.generator, settings)
+    if settings.log.searches_file is not None:
+        check_record_file(settings.log.searches_file)
+    made_generators = {} if generator is None else {settings.generator[0]: generator}
     access = build_engine_access(settings)
     if access.signer is not None:
         await access.signer.start()
-    async with open_broker(settings, generator, waits_for_acceptance=True) as broker:
+    tracer = _open_tracer(settings)
+    metrics = Metrics()
+    async with open_brokers(
+        settings,
+        made_generators=made_generators,
+        waits_for_acceptance=True,
+        make_meter=metrics.make_generation_meter,
+    ) as brokers:
         upstream = Upstream(
             settings.engine,
             connect_timeout_s=settings.engine_connect_timeout_s,
@@ -64,20 +78,33 @@ async def open_proxy(settings: Settings, generator: Generator | None = None) -> 
             signer=access.signer,
         )
         body_thread = BodyThread(time.monotonic)
+        metrics.watch_cache(brokers.cache_faults)
+        journal = Journal(metrics, settings)
         try:
-            journal = Journal(Metrics(), settings.log)
-            journal.metrics.watch_cache(broker.cache_faults)
             yield Proxy(
                 settings,
-                broker=broker,
+                brokers=brokers,
                 upstream=upstream,
                 journal=journal,
                 body_thread=body_thread,
                 clock=time.monotonic,
+                tracer=tracer,
             )
         finally:
             await body_thread.close()
+            await journal.close()
+            if tracer is not None:
+                await tracer.close()
             await upstream.close()
+
+
+def _open_tracer(settings: Settings) -> SearchTracer | None:
+    """Return what makes the traces of searches, or None when the settings name no collector. Raises MissingExtra."""
+    if settings.tracing.endpoint is None:
+        return None
+    from querylift.plugin.proxy.tracing import SearchTracer
+
+    return SearchTracer(settings)
 
 
 async def serve_proxy(
@@ -87,26 +114,52 @@ async def serve_proxy(
 
     `announce` gets one line once the proxy listens.
     """
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    certificate = open_server_certificate(settings)
+    await check_before_start(settings)
+    await run_servers(settings, read_settings, lambda: announce(format_greeting(settings)))
+
+
+async def check_before_start(settings: Settings) -> None:
+    """Check what can be checked before anything is loaded. Raises SettingsError, MissingExtra."""
+    open_server_certificate(settings)
     await check_addresses(settings)
     if signer := build_signer(settings):
         await signer.start()  # before the engine is asked, so that missing credentials are the only thing said
     await check_settings_on_engine(settings)
+
+
+async def run_servers(
+    settings: Settings,
+    read_settings: Callable[[], Settings],
+    announce: Callable[[], None],
+    *,
+    start_listening: Callable[[GuardedServer], Awaitable[None]] | None = None,
+) -> None:
+    """Do the same for settings that were checked. `start_listening` starts the proxy's server in place of its address."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    certificate = open_server_certificate(settings)
     async with open_proxy(settings) as proxy:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, SettingsReloader(proxy, read_settings, certificate).reload)
         servers = [create_server(proxy, settings.listen, ConnectionLimits(raise_file_limit()), certificate)]
         if settings.admin is not None:
             admin_limits = ConnectionLimits(ADMIN_CONNECTIONS)
-            servers.append(create_server(Admin(proxy), settings.admin, admin_limits, certificate))
+            admin_certificate = None if is_unix_socket(settings.admin) else certificate
+            servers.append(create_server(Admin(proxy), settings.admin, admin_limits, admin_certificate))
         for stop_signal in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(stop_signal, _stop_servers, servers)
+            loop.add_signal_handler(stop_signal, _begin_draining, proxy, servers[0])
         for server, address in zip(servers, (settings.listen, settings.admin), strict=False):
-            await _start_listening(server, address or "")
-        announce(_format_greeting(settings))
-        await asyncio.gather(*(server.main_loop() for server in servers))
-        await asyncio.gather(*(server.shutdown() for server in servers))
+            if start_listening is not None and server is servers[0]:
+                await start_listening(server)
+            else:
+                await _start_listening(server, address or "")
+        announce()
+        await _run_until_drained(*servers)
+
+
+async def run_until_stopped(servers: Sequence[uvicorn.Server]) -> None:
+    """Serve until `stop_servers`, and finish what is under way."""
+    await asyncio.gather(*(server.main_loop() for server in servers))
+    await asyncio.gather(*(server.shutdown() for server in servers))
 
 
 class GuardedServer(uvicorn.Server):
@@ -127,14 +180,18 @@ class GuardedServer(uvicorn.Server):
 def create_server(
     app: Any, address: str, limits: ConnectionLimits = DEFAULT_LIMITS, certificate: ServerCertificate | None = None
 ) -> GuardedServer:
-    """Return a uvicorn server for an ASGI application, not yet started. With a certificate it speaks TLS only."""
-    host, port = split_address(address)
+    """Return a uvicorn server for an ASGI application, not yet started. With a certificate it speaks TLS only.
+
+    An address may be the path of a Unix socket.
+    """
+    host, port = ("", 0) if is_unix_socket(address) else split_address(address)
     guard = ConnectionGuard(limits)
     connection_options = {"guard": guard} if certificate is None else {"guard": guard, "certificate": certificate}
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
+        uds=address if is_unix_socket(address) else None,
         loop="uvloop",
         http=functools.partial(ClientProtocol if certificate is None else TlsDoor, **connection_options),  # type: ignore
         ws="none",
@@ -155,23 +212,54 @@ def create_server(
 
 async def _start_listening(server: uvicorn.Server, address: str) -> None:
     """Start listening. Raises SettingsError when the port is taken."""
-    async with occupy_address(address):
-        pass  # uvicorn itself would call sys.exit when the port is taken
+    if not is_unix_socket(address):
+        async with occupy_address(address):
+            pass  # uvicorn itself would call sys.exit when the port is taken
     await server.startup()
 
 
-def _stop_servers(servers: Sequence[uvicorn.Server]) -> None:
+def _begin_draining(proxy: Proxy, server: uvicorn.Server) -> None:
+    proxy.is_draining = True
+    server.should_exit = True
+
+
+async def _run_until_drained(server: uvicorn.Server, *admin_servers: uvicorn.Server) -> None:
+    """Serve until `server` is told to stop and has answered its requests. The admin page answers until then."""
+    admin_loops = [asyncio.ensure_future(admin_server.main_loop()) for admin_server in admin_servers]
+    await server.main_loop()
+    await server.shutdown()
+    for admin_server in admin_servers:
+        admin_server.should_exit = True
+    await asyncio.gather(*admin_loops)
+    await asyncio.gather(*(admin_server.shutdown() for admin_server in admin_servers))
+
+
+def is_unix_socket(address: str) -> bool:
+    """Whether an address is the path of a Unix socket. Only Querylift itself sets such a one, for its workers."""
+    return address.startswith("/")
+
+
+def stop_servers(servers: Sequence[uvicorn.Server]) -> None:
+    """End `run_until_stopped` soon."""
     for server in servers:
         server.should_exit = True
 
 
-def _format_greeting(settings: Settings) -> str:
-    indices = [name for name, table in settings.index.items() if table.enabled] if settings.enabled else []
-    if settings.generator == "none":
-        effect = "no generator is set, so every search passes through"
-    elif indices:
-        effect = f"{settings.generator}, expanding on {', '.join(indices)}"
-    else:
-        effect = f"{settings.generator}, expanding on no index (every search passes through)"
+def format_greeting(settings: Settings) -> str:
+    """Return the line that says what is served."""
     scheme = "http" if settings.tls_cert is None else "https"
-    return f"serving {scheme}://{settings.listen} -> {settings.engine}, {effect}"
+    return f"serving {scheme}://{settings.listen} -> {settings.engine_text}, {_describe_expansion(settings)}"
+
+
+def _describe_expansion(settings: Settings) -> str:
+    """Return which generators expand searches on which indices: "expander:docs.expander, expanding on docs"."""
+    indices_by_generators: dict[str, list[str]] = {}
+    for index, table in settings.index.items():
+        names = table.generator or settings.generator
+        if settings.enabled and table.enabled and names != ("none",):
+            indices_by_generators.setdefault(format_generator_names(names), []).append(index)
+    if indices_by_generators:
+        return "; ".join(f"{names}, expanding on {', '.join(on)}" for names, on in indices_by_generators.items())
+    if settings.generator == ("none",):
+        return "no generator is set, so every search passes through"
+    return f"{format_generator_names(settings.generator)}, expanding on no index (every search passes through)"

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from querylift.plugin.errors import QueryliftError, SettingsError
+from querylift.plugin.generators.factory import GENERATOR_TABLES
 from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.engine_check import log_doubts
 from querylift.plugin.proxy.log_format import set_log_format
@@ -16,9 +17,21 @@ from querylift.plugin.tls import ServerCertificate
 _log = logging.getLogger("querylift")
 
 APPLIED_WHILE_SERVING = frozenset(
-    {"enabled", "budget_ms", "max_body_bytes", "pit_index", "index", "log", "admin_token", "admin_hosts"}
+    {
+        "enabled",
+        "generator",
+        "budget_ms",
+        "max_body_bytes",
+        "pit_index",
+        "index",
+        "log",
+        "admin_token",
+        "admin_hosts",
+        "sniffing_address",
+    }
+    | GENERATOR_TABLES
 )
-"""The settings that `Proxy.apply_settings` puts into effect at once. A setting that is not listed needs a restart."""
+"""The settings that a reload puts into effect. A setting that is not listed needs a restart."""
 RESTART_SETTINGS = tuple(name for name in Settings.model_fields if name not in APPLIED_WHILE_SERVING)
 
 
@@ -31,20 +44,29 @@ class SettingsReloader:
         self._proxy = proxy
         self._read_settings = read_settings
         self._certificate = certificate
-        self._check: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def reload(self) -> None:
-        """Apply the settings at once. The warnings about indices and fields come when the engine has answered."""
-        reload_settings(self._proxy, self._read_settings)
+        """Begin to apply the settings. The warnings about indices and fields come when the engine has answered."""
+        task = asyncio.ensure_future(self._reload_and_check())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload_and_check(self) -> None:
+        async with self._lock:
+            await reload_settings(self._proxy, self._read_settings)
         if self._certificate is not None:
             reload_certificate(self._certificate)
-        self._check = asyncio.ensure_future(log_doubts(self._proxy.settings))
+        await log_doubts(self._proxy.settings)
 
 
-def reload_settings(proxy: Proxy, read_settings: Callable[[], Settings]) -> None:
+async def reload_settings(proxy: Proxy, read_settings: Callable[[], Settings]) -> None:
     """Apply the settings that `read_settings` returns. Log a warning that names the changed ones that need a restart.
 
-    A setting that needs a restart keeps its old value. Settings that cannot be read are logged, and nothing changes.
+    A setting that needs a restart keeps its old value. New generators are opened first, and so are those whose files have
+    changed. Meanwhile searches have the old ones. If the settings cannot be read, or a generator cannot be opened, that is
+    logged, and nothing changes.
     """
     try:
         settings = read_settings()
@@ -55,8 +77,14 @@ def reload_settings(proxy: Proxy, read_settings: Callable[[], Settings]) -> None
     changed_names = [name for name, value in values_in_use.items() if getattr(settings, name) != value]
     if changed_names:
         _log.warning("a restart is needed for: %s", ", ".join(changed_names))
+    new_settings = settings.model_copy(update=values_in_use)
+    try:
+        await proxy.brokers.open_generators(new_settings, new_settings.list_generator_names())
+    except QueryliftError as error:
+        _log.error("the settings were not applied: %s", error)
+        return
     set_log_format(settings.log)
-    proxy.apply_settings(settings.model_copy(update=values_in_use))
+    proxy.apply_settings(new_settings)
     _log.info("the settings were read again")
 
 

@@ -7,7 +7,7 @@ import contextlib
 import io
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -18,6 +18,7 @@ from yarl import URL
 
 from querylift.plugin.aws_credentials import CredentialsUnavailable
 from querylift.plugin.aws_signing import CONTENT_HASH_HEADER, AwsSigner
+from querylift.plugin.engine_nodes import EngineNodes
 from querylift.plugin.engine_session import make_engine_session
 from querylift.plugin.proxy.error_answer import build_error_body
 from querylift.plugin.proxy.forwarded_headers import (
@@ -60,17 +61,23 @@ class UpstreamBroken(Exception):
 
 
 class Upstream:
-    """A pool of connections to the engine at `url`. A connection is tried twice, each time for `connect_timeout_s`.
+    """A pool of connections to the engine at `urls`: one URL, or the URLs of several nodes.
 
-    With a `signer`, every request goes out under the account that it signs for, and none under the client's.
+    A connection is tried for `connect_timeout_s`. The only node is then tried once more, and several nodes one after the
+    other. With a `signer`, every request goes out under the account that it signs for, and none under the client's.
     """
 
     def __init__(
-        self, url: str, *, connect_timeout_s: float = 5, ssl: Any = True, signer: AwsSigner | None = None
+        self,
+        urls: str | Iterable[str],
+        *,
+        connect_timeout_s: float = 5,
+        ssl: Any = True,
+        signer: AwsSigner | None = None,
     ) -> None:
         self._signer = signer
-        self._base = url.rstrip("/")
-        self._has_base_path = bool(urlsplit(self._base).path)
+        self._nodes = EngineNodes(urls)
+        self._has_base_path = any(urlsplit(url).path.strip("/") for url in self._nodes.urls)
         self._session = make_engine_session(
             connector=aiohttp.TCPConnector(
                 limit=0, ssl=ssl, keepalive_timeout=15, ttl_dns_cache=60, socket_factory=make_engine_socket
@@ -123,13 +130,13 @@ class Upstream:
         headers: Headers,
         body: bytes | AsyncIterator[bytes] | SpooledBody | None,
     ) -> Reply:
-        url = URL(f"{self._base}{path}?{query_string}" if query_string else self._base + path, encoded=True)
+        target = f"{path}?{query_string}" if query_string else path
         has_whole_body = not isinstance(body, AsyncIterator)
         forwarded_headers = select_forwarded_headers(headers, has_whole_body=has_whole_body)
         if isinstance(body, AsyncIterator):
             body = _check_size(body, read_content_length(headers))
         try:
-            return Reply(await self._request_with_retry(method, path, url, forwarded_headers, body))
+            return Reply(await self._request_with_retry(method, path, target, forwarded_headers, body))
         except CredentialsUnavailable as error:
             raise UpstreamDown(502, "there are no AWS credentials to sign the request with") from error
         except aiohttp.ClientConnectorError as error:
@@ -147,11 +154,20 @@ class Upstream:
             return False
         return any(segment.partition(";")[0] == ".." for segment in re.split(r"[/\\]", decoded_path))
 
+    async def find_node_failures(self, timeout_s: float) -> dict[str, str | None]:
+        """Return for every node's URL why it serves no requests now, or None when it answers within `timeout_s`."""
+        urls = self._nodes.urls
+        failures = await asyncio.gather(*(self._find_node_failure(url, timeout_s) for url in urls))
+        return dict(zip(urls, failures, strict=True))
+
     async def find_failure(self, timeout_s: float) -> str | None:
-        """Return why the engine serves no requests now, or None when it answers within `timeout_s`."""
+        """Return why the engine serves no requests now, or None when a node answers within `timeout_s`."""
+        return join_failures(await self.find_node_failures(timeout_s))
+
+    async def _find_node_failure(self, url: str, timeout_s: float) -> str | None:
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
-            async with self._session.get(self._base + "/", allow_redirects=False, timeout=timeout) as response:
+            async with self._session.get(url + "/", allow_redirects=False, timeout=timeout) as response:
                 return f"the engine answers with status {response.status}" if response.status >= 500 else None
         except TimeoutError:
             return f"the engine does not answer within {timeout_s:g} seconds"
@@ -160,27 +176,40 @@ class Upstream:
 
     async def close(self) -> None:
         """Close every connection. An engine that takes nothing more is not waited for."""
+        await self._nodes.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await self._session.close()
 
     async def _request_with_retry(
-        self, method: str, path: str, url: URL, headers: list[tuple[str, str]], body: Any
+        self, method: str, path: str, target: str, headers: list[tuple[str, str]], body: Any
     ) -> aiohttp.ClientResponse:
+        """Send a request to the first node that takes a connection. `target` is the path with the query string."""
         options: Any = {
             "headers": headers,
             "allow_redirects": False,
             "skip_auto_headers": find_headers_to_skip(headers),
         }
+
+        node_url = ""
+
+        async def request_node(url: str) -> aiohttp.ClientResponse:
+            nonlocal node_url
+            node_url = url
+            full_url = URL(url + target, encoded=True)
+            return await self._session.request(method, full_url, data=_wrap_large_body(body), **options)
+
         try:
-            return await self._session.request(method, url, data=_wrap_large_body(body), **options)
+            return await self._nodes.send(self._session, request_node)
         except aiohttp.ConnectionTimeoutError:
-            pass  # Nothing was sent yet, so a second attempt is safe. After a pause of the process every timer has run out.
+            if len(self._nodes.urls) > 1:
+                raise
+            # Nothing was sent yet, so a second attempt is safe. After a pause of the process every timer has run out.
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if isinstance(error, aiohttp.ClientConnectorError) or not _can_repeat(method, path, body):
                 raise
-            # The engine had just closed an idle connection. What only reads can be sent again.
-        return await self._session.request(method, url, data=_wrap_large_body(body), **options)
+            # The engine had just closed an idle connection. What only reads can be sent again, if possible to another node.
+        return await self._nodes.send(self._session, request_node, last_url=node_url)
 
 
 class _EngineResponse(aiohttp.ClientResponse):
@@ -278,6 +307,15 @@ def make_engine_socket(address: aiohttp.AddrInfoType) -> socket.socket:
         with contextlib.suppress(AttributeError, OSError):  # not every system has these options
             engine_socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return engine_socket
+
+
+def join_failures(failures_by_url: Mapping[str, str | None]) -> str | None:
+    """Return the failures of all nodes in one text, or None when a node has none. The only node is not named."""
+    if None in failures_by_url.values():
+        return None
+    if len(failures_by_url) == 1:
+        return next(iter(failures_by_url.values()))
+    return "; ".join(f"{url}: {failure}" for url, failure in failures_by_url.items())
 
 
 async def _check_size(body: AsyncIterator[bytes], announced_bytes: int | None) -> AsyncIterator[bytes]:

@@ -66,19 +66,30 @@ class RequestPlanner:
             flow.close()
 
 
-def check_generator_is_set(settings: Settings) -> None:
-    """Raise SettingsError when the settings name no generator, because there is nothing to make then."""
-    if settings.generator == "none":
+def choose_generator_name(settings: Settings, index: str | None = None, *, option: str | None = None) -> str:
+    """Return the generator whose expansions are to be made: `option`, or else the only one for searches on `index`.
+
+    `index` None means every index in the settings. Raises SettingsError when they name no generator, or several.
+    """
+    if option is not None:
+        return option
+    names = settings.list_generator_names() if index is None else settings.find_generator_names(index)
+    names = tuple(name for name in names if name != "none")
+    if not names:
         raise SettingsError("generator is 'none', so there is no expansion to make; set generator in querylift.toml")
+    if len(names) > 1:
+        raise SettingsError(f"the settings name several generators ({', '.join(names)}); name one with --generator")
+    return names[0]
 
 
-def make_request_planner(settings: Settings, generator: Generator, index: str | None) -> RequestPlanner:
-    """Return the planner for `querylift serve` with these settings. `index` None means every index in the settings.
+def make_request_planner(settings: Settings, name: str, generator: Generator, index: str | None) -> RequestPlanner:
+    """Return the planner for the requests that serving makes to `generator`, which the settings call `name`.
 
-    Raises SettingsError when serving would expand nothing, or when the index must be known and is not.
+    `index` None means every index in the settings that has this generator. Raises SettingsError when serving would expand
+    nothing with it, or when the index must be known and is not.
     """
     if generator.reads_index:
-        return _make_index_planner(settings, index)
+        return _make_index_planner(settings, name, index)
     if index is not None:
         return RequestPlanner.for_index(settings, index)
     if not settings.enabled:
@@ -86,18 +97,21 @@ def make_request_planner(settings: Settings, generator: Generator, index: str | 
     enabled_tables = [table for table in settings.index.values() if table.enabled]
     if not enabled_tables:
         raise SettingsError("the settings expand searches on no index; add a table like [index.products]")
-    return RequestPlanner.for_any_index(enabled_tables)
+    tables = [table for table in enabled_tables if name in (table.generator or settings.generator)]
+    if not tables:
+        raise SettingsError(f"no enabled index has the generator {name!r}; name another with --generator")
+    return RequestPlanner.for_any_index(tables)
 
 
-def _make_index_planner(settings: Settings, index: str | None) -> RequestPlanner:
+def _make_index_planner(settings: Settings, name: str, index: str | None) -> RequestPlanner:
     """Return the planner for a generator that reads the index."""
     if index is None:
-        raise SettingsError(f"generator is {settings.generator!r}, which reads the index; name it with --index")
+        raise SettingsError(f"generator is {name!r}, which reads the index; name it with --index")
     planner = RequestPlanner.for_index(settings, index)
     table = settings.find_index_settings(index)
     if table is None or not table.fields:
         raise SettingsError(
-            f"generator is {settings.generator!r}, which reads the searched fields; list them as fields in the "
+            f"generator is {name!r}, which reads the searched fields; list them as fields in the "
             f"settings' table of {index!r}"
         )
     return planner

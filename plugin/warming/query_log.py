@@ -105,7 +105,9 @@ def _parse_row(row: Mapping[str, Any], name: str, number: int) -> _LogLine:
     query = next((row[key] for key in _QUERY_KEYS if key in row), None)
     if not isinstance(query, str):
         raise DataError(name, number, 'this object has no text under "query" or "user_query"; write {"query": ...}')
-    if "user_query" in row and query == row.get("query_id"):
+    attributes = row.get("query_attributes")
+    query_hash = attributes.get("query_hash") if isinstance(attributes, dict) else row.get("query_id")
+    if query and "user_query" in row and query == query_hash:
         raise DataError(name, number, "this line has the query's hash, not its text; log with log.query_text = true")
     count = row.get("count", 1)
     if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < _MAX_COUNT:

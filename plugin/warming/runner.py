@@ -92,19 +92,19 @@ def relax_time_limits(settings: Settings) -> Settings:
     return settings.model_copy(update={"llama": llama, "http": http})
 
 
-def choose_concurrency(settings: Settings) -> int:
+def choose_concurrency(settings: Settings, name: str) -> int:
     """Return how many requests to have under way: enough to occupy the generator, and no more than it accepts."""
-    if settings.generator.partition(":")[0] == "llama":
+    if name.partition(":")[0] == "llama":
         return settings.llama.slots + settings.llama.queue_size
     return DEFAULT_CONCURRENCY
 
 
 @contextlib.asynccontextmanager
-async def open_generator(settings: Settings) -> AsyncIterator[Generator]:
-    """Start the generator of `settings`, with longer time limits. It is closed on exit."""
+async def open_generator(settings: Settings, name: str) -> AsyncIterator[Generator]:
+    """Start the generator `name`, with longer time limits. It is closed on exit."""
     from querylift.plugin.generators.factory import make_generator
 
-    generator = make_generator(settings.generator, relax_time_limits(settings))
+    generator = make_generator(name, relax_time_limits(settings))
     try:
         await generator.start()
         yield generator

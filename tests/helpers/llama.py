@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from querylift.plugin.errors import GeneratorError, SettingsError
-from querylift.plugin.generators.base import ExpansionRequest
+from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.generators.llama.generator import LlamaGenerator
 from querylift.plugin.generators.llama.model_file import find_packaged_model
 
@@ -54,18 +54,18 @@ async def _do_nothing(generator: LlamaGenerator) -> None:
     pass
 
 
-async def write_text(generator: LlamaGenerator, query: str) -> str:
+async def write_text(generator: Generator, query: str) -> str:
     """Return the expansion's text; "" when there is none."""
     expansion = await generator.expand(ExpansionRequest(query))
     return expansion.text if expansion else ""
 
 
-async def write_texts(generator: LlamaGenerator, queries: Sequence[str]) -> list[str]:
+async def write_texts(generator: Generator, queries: Sequence[str]) -> list[str]:
     """Return the expansions' texts for queries that are sent all at once."""
     return list(await asyncio.gather(*(write_text(generator, query) for query in queries)))
 
 
-async def wait_until_it_writes(generator: LlamaGenerator) -> None:
+async def wait_until_it_writes(generator: Generator) -> None:
     """Return when the generator has written a text."""
     while True:
         try:

@@ -47,6 +47,7 @@ class StubEngine:
     client_hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
     connection_count: int = 0
+    hung_up_count: int = 0
 
     async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connection_count += 1
@@ -59,6 +60,7 @@ class StubEngine:
             pass
         finally:
             self.client_hung_up.set()
+            self.hung_up_count += 1
             writer.close()
 
 

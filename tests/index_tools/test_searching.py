@@ -68,7 +68,7 @@ def _make_settings(engine: Engine, generator: str, **table: Any) -> dict[str, An
 
 def _search_offline(engine: Engine, settings: Settings) -> SearchedRun:
     async def expand() -> Any:
-        async with open_broker(settings, factory.make_generator(settings.generator, settings)) as broker:
+        async with open_broker(settings, factory.make_generator(settings.generator[0], settings)) as broker:
             rules = ExpansionRules(settings, clock=ManualClock())
             return await expand_all(QUERIES, index=INDEX, rules=rules, broker=broker, depth=50)
 
@@ -105,7 +105,7 @@ def test_the_users_own_search_body_is_expanded_and_keeps_its_filter(engine: Engi
     settings = parse_settings(_make_settings(engine, table))
 
     async def expand() -> Any:
-        async with open_broker(settings, factory.make_generator(settings.generator, settings)) as broker:
+        async with open_broker(settings, factory.make_generator(settings.generator[0], settings)) as broker:
             rules = ExpansionRules(settings, clock=ManualClock())
             format_body = make_template_formatter(template)
             return await expand_all(QUERIES, index=INDEX, rules=rules, broker=broker, depth=50, format_body=format_body)
@@ -156,8 +156,8 @@ def test_the_admin_page_counts_outcomes_explains_searches_and_reports_health(eng
         ) as answer:
             explanation = json.load(answer)
         assert proxy.read_health()["status"] == "ok"
-    assert 'querylift_searches_total{outcome="expanded",reason=""} 4.0' in metrics
-    assert 'querylift_searches_total{outcome="skipped",reason="quoted"} 1.0' in metrics
+    assert f'querylift_searches_total{{index="{INDEX}",outcome="expanded",reason=""}} 4.0' in metrics
+    assert f'querylift_searches_total{{index="{INDEX}",outcome="skipped",reason="quoted"}} 1.0' in metrics
     assert explanation["outcome"] == "cached"
     assert explanation["body"]["query"]["bool"]["must"] == [{"match": {"contents": "axon signal"}}]
 

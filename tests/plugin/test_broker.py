@@ -368,7 +368,7 @@ def test_a_cache_file_is_for_its_owner_alone(tmp_path: Path, caplog: pytest.LogC
         cache = FileCache(tmp_path / "kept.db", 10, ManualClock())
         await cache.set("a", "1", ttl_s=10)
         assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(
-            ("kept.db", "kept.db-shm", "kept.db-wal"), 0o600
+            ("kept.db", "kept.db-pins", "kept.db-shm", "kept.db-wal"), 0o600
         )
         await cache.close()
 

@@ -70,7 +70,7 @@ def test_searches_and_querylifts_own_requests_show_the_certificate(
     async def check(settings: Settings, engine: StubEngine) -> None:
         values = _name_files(client_files)
         generator = ScriptedGenerator({"download a page": Expansion(text="urlopen fetches")})
-        async with run_proxy(settings.engine, generator, **values) as proxy, aiohttp.ClientSession() as client:
+        async with run_proxy(settings.engine[0], generator, **values) as proxy, aiohttp.ClientSession() as client:
             assert (await send_search(client, proxy))[:2] == (200, "expanded")
             assert await proxy.application.upstream.find_failure(5) is None
         async with open_engine_facts(settings, timeout_s=5) as facts:
@@ -97,7 +97,7 @@ def test_without_a_certificate_the_engine_is_not_reached_and_that_is_said(
     values = _name_files(client_files, "engine_ca_file")
 
     async def check(settings: Settings, engine: StubEngine) -> None:
-        async with run_proxy(settings.engine, ScriptedGenerator({}), **values) as proxy:
+        async with run_proxy(settings.engine[0], ScriptedGenerator({}), **values) as proxy:
             async with aiohttp.ClientSession() as client:
                 assert (await send_search(client, proxy))[:2] == (502, "error;engine")
 
@@ -119,7 +119,7 @@ def test_an_engine_whose_certificate_comes_from_another_authority_gets_nothing(
     values = {**_name_files(client_files), "engine_ca_file": str(other_files.authority)}
 
     async def check(settings: Settings, engine: StubEngine) -> None:
-        async with run_proxy(settings.engine, ScriptedGenerator({}), **values) as proxy:
+        async with run_proxy(settings.engine[0], ScriptedGenerator({}), **values) as proxy:
             async with aiohttp.ClientSession() as client:
                 assert (await send_search(client, proxy))[0] == 502
         assert engine.requests == []

@@ -21,7 +21,7 @@ from querylift.plugin.flow import (
 )
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.outcome import OUTCOME_KINDS, REASONS, Outcome
-from querylift.plugin.proxy.journal import hash_query
+from querylift.plugin.proxy.query_records.record import hash_query
 from querylift.plugin.settings import parse_settings
 from querylift.plugin.testing import ManualClock
 

@@ -36,10 +36,10 @@ def test_an_expansion_is_written_after_the_engine_accepted_its_search() -> None:
     async def check(broker: ExpansionBroker, shared_cache: MemoryCache, clock: ManualClock) -> None:
         answer = await broker.answer(Question(REQUEST, 1005))
         await _finish_background_work()
-        assert await shared_cache.get(answer.cache_key) is None
-        broker.accept(answer.cache_key)
+        assert await shared_cache.get(answer.cache_keys[0]) is None
+        broker.accept(answer.cache_keys)
         await _finish_background_work()
-        assert await shared_cache.get(answer.cache_key) == '{"text":"urlopen fetches"}'
+        assert await shared_cache.get(answer.cache_keys[0]) == '{"text":"urlopen fetches"}'
 
     _run_with_broker(check)
 
@@ -48,10 +48,10 @@ def test_an_expansion_that_comes_after_the_answer_is_written_at_once() -> None:
     async def check(broker: ExpansionBroker, shared_cache: MemoryCache, clock: ManualClock) -> None:
         answer = await broker.answer(Question(REQUEST, 1000.01))
         assert answer.outcome == Outcome("late", "budget")
-        broker.accept(answer.cache_key)
+        broker.accept(answer.cache_keys)
         await asyncio.sleep(0.1)
-        assert await shared_cache.get(answer.cache_key) == '{"text":"urlopen fetches"}'
-        assert await shared_cache.get("pin:" + answer.cache_key) == "late"
+        assert await shared_cache.get(answer.cache_keys[0]) == '{"text":"urlopen fetches"}'
+        assert await shared_cache.get("pin:" + answer.cache_keys[0]) == "late"
 
     _run_with_broker(check, delay_s=0.05)
 

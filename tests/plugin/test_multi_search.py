@@ -68,7 +68,7 @@ def test_every_search_that_the_engine_sees_is_found_and_the_engine_takes_the_rew
 ) -> None:
     status, hit_counts = _send_msearch(engine_url, raw)
     try:
-        multi = split_msearch(raw, "msearch-lines", deadline_s=9)
+        multi = split_msearch(raw, "msearch-lines")
     except Skip as skip:
         assert (skip.reason, status) in {("no-newline", 400), ("not-json", 400)}
         return
@@ -81,17 +81,17 @@ def test_every_search_that_the_engine_sees_is_found_and_the_engine_takes_the_rew
 
 def test_a_body_without_a_final_newline_stays_as_it_is() -> None:
     with pytest.raises(Skip, match="does not end with a newline"):
-        split_msearch(HEADER + BODY[:-1], None, deadline_s=1)
+        split_msearch(HEADER + BODY[:-1], None)
 
 
 def test_an_empty_line_before_and_after_stays_where_it_is() -> None:
-    multi = split_msearch(b"\n" + HEADER + BODY + b"\n", None, deadline_s=1)
+    multi = split_msearch(b"\n" + HEADER + BODY + b"\n", None)
     assert [search.index for search in multi.searches] == ["msearch-lines"]
     assert join_msearch(multi, [EXPANDED]) == b"\n" + HEADER + REWRITE + b"\n\n"
 
 
 def test_only_the_lines_of_expanded_searches_change() -> None:
-    multi = split_msearch(HEADER + BODY + b'{ "index" : "other" }\n{"query":{ }}\n', None, deadline_s=9)
+    multi = split_msearch(HEADER + BODY + b'{ "index" : "other" }\n{"query":{ }}\n', None)
     assert join_msearch(multi, [EXPANDED, UNCHANGED]) == HEADER + REWRITE + b'\n{ "index" : "other" }\n{"query":{ }}\n'
 
 
@@ -101,29 +101,29 @@ def test_only_the_lines_of_expanded_searches_change() -> None:
 )
 def test_the_index_of_a_header_goes_before_the_index_of_the_url(header: bytes, index: str) -> None:
     raw = HEADER + BODY + header + b"\n{}\n"
-    assert split_msearch(raw, "url", deadline_s=1).searches[1].index == index
+    assert split_msearch(raw, "url").searches[1].index == index
 
 
 def test_a_header_at_the_end_without_a_body_counts_as_nothing() -> None:
-    multi = split_msearch(HEADER + BODY + HEADER, None, deadline_s=1)
+    multi = split_msearch(HEADER + BODY + HEADER, None)
     assert len(multi.searches) == 1
     assert join_msearch(multi, [EXPANDED]) == HEADER + REWRITE + b"\n" + HEADER
 
 
 def test_128_searches_between_empty_lines_are_read_and_129_are_not() -> None:
-    assert len(split_msearch(b"\n" + b"{}\n{}\n" * 128 + b"\n", "docs", deadline_s=1).searches) == 128
+    assert len(split_msearch(b"\n" + b"{}\n{}\n" * 128 + b"\n", "docs").searches) == 128
     with pytest.raises(Skip) as skip:
-        split_msearch(b"{}\n{}\n" * 100_000, "docs", deadline_s=1)
+        split_msearch(b"{}\n{}\n" * 100_000, "docs")
     assert skip.value.reason == "too-many-searches"
 
 
 def test_an_msearch_with_very_many_values_stays_unread() -> None:
     body = b'{"query":{"terms":{"id":[%s]}}}' % b",".join([b"1"] * 100)
     with pytest.raises(Skip) as skip:
-        split_msearch((b"{}\n" + body + b"\n") * 100, "docs", deadline_s=1)
+        split_msearch((b"{}\n" + body + b"\n") * 100, "docs")
     assert skip.value.reason == "too-many-values"
 
 
 @pytest.mark.parametrize("header", [b'{"index":"a","indices":"b"}', b'{"indices":["b"],"index":"a"}'])
 def test_a_header_with_both_index_and_indices_names_no_index_for_certain(header: bytes) -> None:
-    assert split_msearch(header + b"\n{}\n", "url", deadline_s=1).searches[0].index is None
+    assert split_msearch(header + b"\n{}\n", "url").searches[0].index is None

@@ -23,7 +23,7 @@ def check_requirements(contexts: Sequence[click.Context]) -> None:
     """
     for context in contexts:
         _check_packages(context)
-    checked_indices: set[tuple[str, str]] = set()
+    checked_indices: set[tuple[tuple[str, ...], str]] = set()
     for context in contexts:
         _check_engine(context, checked_indices)
 
@@ -43,7 +43,7 @@ def _check_package(package: str, *, extra: str) -> None:
         raise MissingExtra(package, extra)
 
 
-def _check_engine(context: click.Context, checked_indices: set[tuple[str, str]]) -> None:
+def _check_engine(context: click.Context, checked_indices: set[tuple[tuple[str, ...], str]]) -> None:
     """Check that the engine of a stage answers, and that it has the index of the stage."""
     index = context.params.get("index")
     if "engine" not in context.params or (index is None and context.info_name != "expander"):
@@ -55,7 +55,7 @@ def _check_engine(context: click.Context, checked_indices: set[tuple[str, str]])
         engine.read_info()
         if index is not None and not engine.has_index(index):
             raise SettingsError(
-                f"stage {context.info_name} needs the index {index!r}, which {settings.engine} does not have; "
+                f"stage {context.info_name} needs the index {index!r}, which {settings.engine_text} does not have; "
                 "build it with `querylift index`, or name another"
             )
     checked_indices.add((settings.engine, index or ""))

@@ -17,7 +17,7 @@ from querylift.plugin.broker import open_broker
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.flow import ExpansionRules
 from querylift.plugin.generators import factory
-from querylift.plugin.settings import IndexSettings, Settings, enable_index, parse_settings
+from querylift.plugin.settings import IndexSettings, Settings, enable_index, parse_settings, replace_generator
 from querylift.trainer.results.collection_notes import EXPANDED_OUTCOMES, list_collection_notes
 from querylift.trainer.results.records import CollectionResult, Results, SeedResult
 from querylift.trainer.results.row_comparison import compare_rows
@@ -111,15 +111,16 @@ def _measure_row(
 
 def _create_row_settings(settings: Settings, index: str, *, generator: str, weight: float) -> Settings:
     """Return `settings` with expansion on for one index, and without a cache that outlives the run."""
-    values = settings.model_dump() | {"generator": generator, "cache": {}}
-    return enable_index(parse_settings(values, source="options"), index, weight=weight)
+    values = settings.model_dump() | {"cache": {}}
+    row_settings = replace_generator(parse_settings(values, source="options"), generator)
+    return enable_index(row_settings, index, weight=weight)
 
 
 def _search_with_expansions(task: Task, engine: Engine, settings: Settings) -> tuple[str, SearchedRun]:
     """Return the identity of the generator, and the run of the rewritten searches."""
 
     async def expand_and_search() -> tuple[str, SearchedRun]:
-        generator = factory.make_generator(settings.generator, settings)
+        generator = factory.make_generator(settings.generator[0], settings)
         async with open_broker(settings, generator) as broker:
             rules = ExpansionRules(settings, clock=time.monotonic)
             results = await expand_all(task.queries, index=task.index, rules=rules, broker=broker, depth=DEPTH)

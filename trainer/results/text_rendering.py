@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from querylift.index_tools.evaluation.text_table import WIDTH, align_columns
+from querylift.index_tools.text_columns import WIDTH, align_columns
 from querylift.trainer.results.formatting import LEGEND, format_cells, format_facts
 from querylift.trainer.results.records import CollectionResult, Results
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from querylift.plugin.errors import GeneratorBusy, GeneratorError, QueryliftError, SettingsError
 from querylift.plugin.expansion import MAX_TOKENS, PROMPT_VERSION, Expansion, clean_prose, clean_query, parse_output
 from querylift.plugin.files import compute_file_digest
+from querylift.plugin.generation_meter import GenerationMeter, WaitingLine
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.llama.model_file import check_gguf_magic, check_llama_cpp
 from querylift.plugin.generators.llama.worker import WorkerOptions
@@ -76,6 +77,8 @@ class LlamaGenerator:
         self._worker: WorkerProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self.restarts = 0
+        self.meter = GenerationMeter()
+        self._line = WaitingLine(slots, lambda change: self.meter.add_waiting(change))
         self.identity = f"llama:{'+'.join(file.name for file in self._files)}"
 
     @property
@@ -129,7 +132,8 @@ class LlamaGenerator:
             raise GeneratorBusy(f"{self._max_pending} requests already wait for the model")
         if len(request.text) > self._max_chars:
             raise GeneratorError(f"the query is longer than {self._max_chars} characters")
-        return await self._worker.write_passage(request.text, max_seconds=self._max_seconds)
+        with self._line.hold_place():
+            return await self._worker.write_passage(request.text, max_seconds=self._max_seconds)
 
     async def close(self) -> None:
         """End the worker. Pending requests fail with GeneratorError."""
@@ -182,4 +186,5 @@ class LlamaGenerator:
                 _log.warning("the model's worker did not start (%s); the next attempt is in %g s", error, delay_s)
                 continue
             self.restarts += 1
+            self.meter.count_restart()
             return self._worker, delay_s

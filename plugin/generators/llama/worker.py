@@ -10,7 +10,6 @@ With a process of its own, a crash of llama.cpp costs a restart and no search.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -22,6 +21,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from querylift.plugin.child_process import die_with_parent
 
 if TYPE_CHECKING:
     from querylift.plugin.generators.llama.batching import Batcher
@@ -62,7 +63,7 @@ class Heartbeat:
 def main() -> None:
     """Load the model, and write texts until the parent closes the pipe."""
     options = WorkerOptions(**json.loads(sys.argv[1]))
-    _die_with_parent(options.parent_pid)
+    die_with_parent(options.parent_pid, signal.SIGKILL)  # even when it cannot notice the closed pipe
     # Ctrl-C reaches the whole process group, but the parent decides when the worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     send = _open_message_output()
@@ -162,15 +163,6 @@ def _open_message_output() -> Send:
             os._exit(0)
 
     return send
-
-
-def _die_with_parent(parent_pid: int) -> None:
-    """Let Linux kill this process when its parent dies, even when it cannot notice the closed pipe."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        os._exit(0)
 
 
 if __name__ == "__main__":

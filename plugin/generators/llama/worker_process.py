@@ -6,13 +6,12 @@ import asyncio
 import json
 import logging
 import os
-import signal
 import sys
 from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
 
-from querylift.plugin.child_process import build_worker_environment
+from querylift.plugin.child_process import build_worker_environment, describe_exit_code
 from querylift.plugin.errors import GeneratorError
 from querylift.plugin.generators.llama.worker import WorkerOptions
 
@@ -114,7 +113,7 @@ class WorkerProcess:
         finally:
             hang_check.cancel()
             await self.end_process()
-        return self._end_reason or _describe_exit_code(self._process.returncode)
+        return self._end_reason or describe_exit_code(self._process.returncode)
 
     def _register_request(self) -> tuple[int, asyncio.Future[_Reply]]:
         if not self._owes_message.is_set():
@@ -173,7 +172,7 @@ class WorkerProcess:
         if reason := message.get("fatal"):
             raise error_class(reason)
         await self.end_process()
-        exit_code = _describe_exit_code(self._process.returncode)
+        exit_code = describe_exit_code(self._process.returncode)
         raise error_class(f"llama.cpp ended while loading it ({exit_code})")
 
     async def _kill_when_hung(self) -> None:
@@ -243,9 +242,3 @@ async def _log_lines(output: asyncio.StreamReader) -> None:
             return
         if text := line.decode("utf-8", "replace").strip():
             _log.warning("the model's worker printed: %s", text)
-
-
-def _describe_exit_code(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"signal {signal.Signals(-code).name}"
-    return f"exit status {code}"

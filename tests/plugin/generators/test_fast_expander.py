@@ -20,6 +20,7 @@ from querylift.plugin.engine_access import build_engine_access
 from querylift.plugin.errors import GeneratorBusy, GeneratorError, MissingExtra, SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
+from querylift.plugin.generation_meter import GenerationMeter
 from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator
@@ -146,6 +147,21 @@ def test_requests_beyond_the_queue_fail_and_later_ones_are_answered(folder: Path
         assert await generator.expand(ExpansionRequest("boats", "topics")) == results[0]
 
     _run_drill(folder, drill, max_pending=2)
+
+
+def test_the_number_of_requests_that_wait_for_a_thread_is_reported(folder: Path) -> None:
+    changes: list[int] = []
+
+    class QueueMeter(GenerationMeter):
+        def add_waiting(self, change: int) -> None:
+            changes.append(change)
+
+    async def drill(generator: FastExpanderGenerator) -> None:
+        generator.meter = QueueMeter()
+        await asyncio.gather(*(generator.expand(ExpansionRequest("boats", "topics")) for _ in range(3)))
+        assert changes == [1, 1, -1, -1]
+
+    _run_drill(folder, drill, threads=1)
 
 
 @pytest.mark.parametrize("threads", [1, 4])

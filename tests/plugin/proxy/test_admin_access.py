@@ -130,7 +130,7 @@ def test_a_reloaded_token_or_host_counts_for_the_next_request(changes: dict[str,
             assert (await _ask(find_port(server), EXPLAIN, headers, None))[0] == 200
             settings = proxy.application.settings
             new_settings = type(settings).model_validate(settings.model_dump() | changes)
-            reload_settings(proxy.application, lambda: new_settings)
+            await reload_settings(proxy.application, lambda: new_settings)
             return (await _ask(find_port(server), EXPLAIN, headers, None))[0]
 
     assert asyncio.run(main()) == status

@@ -217,7 +217,7 @@ def test_an_account_that_the_service_refuses_is_a_warning_with_its_reason(
         async with run_stub_engine(demand_signatures()) as engine:
             settings = parse_settings({"engine": f"http://127.0.0.1:{engine.port}", "aws": AWS})
             await check_settings_on_engine(settings)
-            return settings.engine
+            return settings.engine[0]
 
     url = asyncio.run(main())
     assert f": the engine at {url} refuses the AWS account (status 403: the signature is not" in caplog.messages[0]

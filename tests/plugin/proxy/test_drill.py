@@ -260,3 +260,84 @@ def test_with_a_budget_of_1_ms_every_answer_is_the_engines(engine_url: str) -> N
             assert await _assert_same_answer(client, engine_url, proxy, body) in ("late;warming", "late;budget")
 
     _run_drill(engine_url, drill, LlamaGenerator(find_packaged_model()), budget_ms=1)
+
+
+EXPERIMENTS: list[dict[str, Any]] = [{"traffic": 1e-9}, {"interleave": True}, {"interleave": True, "mode": "widen"}]
+EXPERIMENT_IDS = ["control", "interleave", "interleave-widen"]
+
+
+@pytest.mark.parametrize("table", EXPERIMENTS, ids=EXPERIMENT_IDS)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b'{"query": {"match": {"text": "compress", "text": "folder"}}}',
+        b'{"query": {"match": {"text": {"query": "compress", "operator": "nonsense"}}}}',
+        b'{"query": {"match": {"text": "compress"}}, "size": -1}',
+        b'{"query": {"match": {"text": "compress"}}, "from": "x"}',
+        b'{"query": {"match": {"text": "compress"}}, "aggs": {"a": {"terms": {"field": "text"}}}}',
+        b'{"query": {"match": {"text": "compress"}}, "ext": {"ubi": {"query_id": "\\r\\n"}}}',
+        b'{"query": {"match": {"text": "compress"}}, "size": 100000}',
+    ],
+)
+def test_an_experiment_answers_a_wrong_search_as_the_engine_does(
+    engine_url: str, body: bytes, table: dict[str, Any]
+) -> None:
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
+        await _assert_same_answer(client, engine_url, proxy, body)
+
+    _run_drill(engine_url, drill, ScriptedGenerator({"compress": Expansion(text="zip")}), index={INDEX: table})
+
+
+@pytest.mark.parametrize("table", EXPERIMENTS, ids=EXPERIMENT_IDS)
+def test_an_experiment_answers_as_the_engine_does_while_the_generator_fails(
+    engine_url: str, table: dict[str, Any]
+) -> None:
+    async def drill(client: aiohttp.ClientSession, proxy: RunningProxy) -> None:
+        for user in ("anna", "", "x" * 8000, "\u00e9"):
+            headers = {"X-Opaque-Id": user}
+            outcome = await _assert_same_answer(client, engine_url, proxy, headers=headers)
+            assert outcome in ("skipped;control", "error;generator", "late;pinned")
+
+    _run_drill(engine_url, drill, ScriptedGenerator({QUERY: RuntimeError("broken")}), index={INDEX: table})
+
+
+def test_interleaving_answers_while_the_engine_is_slow_and_leaves_nothing_behind(engine_url: str) -> None:
+    async def main() -> None:
+        async with run_relay(engine_url) as relay:
+            expansions = ScriptedGenerator(EXPANSIONS)
+            table = {INDEX: {"interleave": True}}
+            async with run_proxy(relay.url, expansions, index=table) as proxy, aiohttp.ClientSession() as client:
+                relay.delay_s = 1
+                answers = await asyncio.gather(*(_search(client, proxy.url) for _ in range(20)))
+                assert {answer[:2] for answer in answers} <= {
+                    (200, "expanded;interleaved"),
+                    (200, "cached;interleaved"),
+                }
+                relay.delay_s = 30
+                connection_count = relay.open_connections
+                with pytest.raises(TimeoutError):
+                    await _search(client, proxy.url, timeout=aiohttp.ClientTimeout(total=0.3))
+                async with asyncio.timeout(5):
+                    while relay.open_connections > connection_count - 2:  # both searches are given up
+                        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_interleaving_with_an_engine_that_cuts_every_answer_is_an_error_and_no_hang(engine_url: str) -> None:
+    async def main() -> None:
+        async with run_relay(engine_url) as relay:
+            expansions = ScriptedGenerator(EXPANSIONS)
+            table = {INDEX: {"interleave": True}}
+            async with run_proxy(relay.url, expansions, index=table) as proxy, aiohttp.ClientSession() as client:
+                relay.cut_after_bytes = 100
+                status, outcome, answer = await _search(client, proxy.url)
+                assert (status, outcome) == (502, "error;engine")
+                assert answer["error"]["type"] == "querylift_engine_unreachable"
+                relay.cut_after_bytes = None
+                assert (await _search(client, proxy.url))[0] == 200
+
+    asyncio.run(main())

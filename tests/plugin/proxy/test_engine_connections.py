@@ -161,8 +161,9 @@ def test_an_engine_that_is_down_is_the_outcome_of_every_kind_of_search() -> None
             assert (await send_search(client, proxy, path=path, data=body))[:2] == (502, "error;engine")
         assert (await send_search(client, proxy, path="/docs/_count"))[:2] == (502, "")
         metrics = proxy.application.journal.metrics.render()
-        assert b'querylift_searches_total{outcome="error",reason="engine"} 4.0' in metrics
-        assert b'outcome="expanded"' not in metrics
+        assert b'querylift_searches_total{index="docs",outcome="error",reason="engine"} 3.0' in metrics
+        assert b'querylift_searches_total{index="other",outcome="error",reason="engine"} 1.0' in metrics
+        assert b'outcome="expanded",reason=""} 1.0' not in metrics
 
     run_with_proxy(check, engine="http://127.0.0.1:9")
 

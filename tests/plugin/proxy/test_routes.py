@@ -22,3 +22,11 @@ def test_a_search_route_is_known_by_its_path(path: str, api: str, index: str | N
 )  # fmt: skip
 def test_other_methods_and_paths_are_not_search_routes(method: str, path: str) -> None:
     assert routes.match_search_route(method, path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "index"),
+    [("/docs/_search/template", "docs"), ("/a%2Cb/_msearch/template", "a,b"), ("/_search/scroll", None), ("/", None)],
+)
+def test_the_index_of_a_search_that_is_not_read_is_known_by_its_path(path: str, index: str | None) -> None:
+    assert routes.find_first_index(path) == index

@@ -9,6 +9,7 @@ import pytest
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import Expansion
+from querylift.plugin.generators.factory import GENERATOR_TABLES
 from querylift.plugin.proxy.settings_reload import APPLIED_WHILE_SERVING, reload_settings
 from querylift.plugin.settings import Settings, parse_settings
 from querylift.plugin.testing import ScriptedGenerator
@@ -31,7 +32,9 @@ CHANGES: dict[str, Any] = {
     "admin": None,
     "admin_token": "secret",
     "admin_hosts": ["querylift"],
+    "sniffing_address": "proxy.example:9280",
     "enabled": False,
+    "workers": 2,
     "generator": "feedback",
     "budget_ms": 30,
     "max_body_bytes": 10,
@@ -45,6 +48,7 @@ CHANGES: dict[str, Any] = {
     "encoder": {"model": "m"},
     "aws": {"region": "eu-central-1"},
     "log": {"searches": True},
+    "tracing": {"sample_share": 0.5},
 }
 """Another value for every setting."""
 
@@ -65,7 +69,7 @@ def test_a_changed_setting_is_applied_or_named_in_a_warning(name: str, caplog: p
         changed_settings = _change(settings, name)
         assert getattr(changed_settings, name) != getattr(settings, name)
         with caplog.at_level(logging.WARNING, logger="querylift"):
-            reload_settings(proxy.application, lambda: changed_settings)
+            await reload_settings(proxy.application, lambda: changed_settings)
         is_applied = getattr(proxy.application.settings, name) == getattr(changed_settings, name)
         assert caplog.messages == ([] if is_applied else [f"a restart is needed for: {name}"])
         assert is_applied == (name in APPLIED_WHILE_SERVING)
@@ -90,7 +94,7 @@ def test_an_applied_setting_has_its_effect_on_the_next_search(
 ) -> None:
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         assert (await send_search(client, proxy, **request_options))[1] == before
-        reload_settings(proxy.application, lambda: _change(proxy.application.settings, name))
+        await reload_settings(proxy.application, lambda: _change(proxy.application.settings, name))
         options = request_options or {"data": LARGE_BODY}
         assert (await send_search(client, proxy, **options))[1] == after
 
@@ -101,7 +105,7 @@ def test_an_applied_setting_has_its_effect_on_the_next_search(
 
 def test_a_reloaded_log_table_logs_the_next_search(caplog: pytest.LogCaptureFixture) -> None:
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
-        reload_settings(proxy.application, lambda: _change(proxy.application.settings, "log"))
+        await reload_settings(proxy.application, lambda: _change(proxy.application.settings, "log"))
         with caplog.at_level(logging.INFO, logger="querylift.search"):
             await send_search(client, proxy)
         records = [json.loads(record.getMessage()) for record in caplog.records if record.name == "querylift.search"]
@@ -111,8 +115,8 @@ def test_a_reloaded_log_table_logs_the_next_search(caplog: pytest.LogCaptureFixt
 
 
 def test_every_applied_setting_has_a_test_of_its_effect() -> None:
-    tested_in_test_admin_access = {"admin_token", "admin_hosts"}
-    assert {name for name, *_ in EFFECTS} | {"log"} | tested_in_test_admin_access == APPLIED_WHILE_SERVING
+    tested_elsewhere = {"log", "admin_token", "admin_hosts", "sniffing_address", "generator", *GENERATOR_TABLES}
+    assert {name for name, *_ in EFFECTS} | tested_elsewhere == APPLIED_WHILE_SERVING
 
 
 def test_settings_that_cannot_be_read_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -121,7 +125,7 @@ def test_settings_that_cannot_be_read_change_nothing(caplog: pytest.LogCaptureFi
 
     async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
         settings = proxy.application.settings
-        reload_settings(proxy.application, fail)
+        await reload_settings(proxy.application, fail)
         assert proxy.application.settings is settings
         assert caplog.messages == ["the settings were not applied: querylift.toml is not TOML"]
 

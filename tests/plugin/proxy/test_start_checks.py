@@ -18,7 +18,7 @@ from querylift.index_tools.proxy_process import find_free_ports, run_proxy
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.proxy.address_check import check_addresses
 from querylift.plugin.proxy.engine_check import check_settings_on_engine
-from querylift.plugin.settings import Settings, parse_settings
+from querylift.plugin.settings import parse_settings
 from tests.helpers.expanders import create_index, remove_indices
 
 # -- addresses ----------------------------------------------------------------------------------------------------------
@@ -48,6 +48,10 @@ def test_an_engine_that_is_querylift_itself_is_refused(engine: str, listen: str)
     assert "Querylift would forward to itself" in error
     error = _find_address_error(engine=engine.format(port=port), admin=listen.format(port=port), listen="127.0.0.1:1")
     assert f"admin is '{listen.format(port=port)}'" in error
+    error = _find_address_error(
+        engine=["http://127.0.0.1:9", engine.format(port=port)], listen=listen.format(port=port)
+    )
+    assert f"engine is '{engine.format(port=port).rstrip('/')}'" in error
 
 
 def test_an_engine_on_another_address_with_the_same_port_is_taken() -> None:
@@ -81,7 +85,7 @@ def test_one_address_for_both_servers_is_said() -> None:
 @pytest.fixture(scope="module")
 def engine_url(opensearch: str) -> str:
     """An engine with an index and an alias of it."""
-    with Engine(Settings(engine=opensearch)) as engine:
+    with Engine(parse_settings({"engine": opensearch})) as engine:
         remove_indices(engine, "start-products-1")
         text = {"type": "text"}
         properties = {"title": text | {"fields": {"std": text}}, "author": {"properties": {"name": text}}}

@@ -35,7 +35,7 @@ def test_a_served_search_finds_the_warmed_expansion(tmp_path: Path, reads_index:
     generator.reads_index = reads_index
 
     async def main() -> None:
-        planner = make_request_planner(settings, generator, "docs")
+        planner = make_request_planner(settings, "none", generator, "docs")
         requests = plan_queries(("axon  terminal", "nothing to add"), planner, generator).requests
         async with open_cache_store(settings.cache, generator) as store:
             await WarmingRunner(generator, store, WarmingCounts(), concurrency=2).run(requests, lambda: None)

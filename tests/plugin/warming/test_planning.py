@@ -41,7 +41,7 @@ def test_the_plan_holds_the_requests_of_served_searches_and_skips_the_same_queri
         await broker.close()
         return generator.queries, reasons
 
-    plan = plan_queries(QUERIES, make_request_planner(settings, generator, "docs"), generator)
+    plan = plan_queries(QUERIES, make_request_planner(settings, "none", generator, "docs"), generator)
     served_queries, reasons = asyncio.run(serve_queries())
     assert [request.text for request in plan.requests] == served_queries
     assert plan.skip_counts == {reason: count for reason, count in reasons.items() if reason != "nothing"}
@@ -50,7 +50,7 @@ def test_the_plan_holds_the_requests_of_served_searches_and_skips_the_same_queri
 
 def test_without_an_index_a_query_is_planned_when_any_enabled_table_allows_it() -> None:
     tables = {"a": {"max_query_words": 2}, "b-*": {"max_query_words": 4}, "c": {"max_query_words": 9, "enabled": False}}
-    planner = make_request_planner(parse_settings({"index": tables}), ScriptedGenerator({}), None)
+    planner = make_request_planner(parse_settings({"index": tables}), "none", ScriptedGenerator({}), None)
     assert planner.find_request("one two three four") == ExpansionRequest("one two three four", "any", ("text",))
     assert planner.find_request("one two three four five") == "long"
 
@@ -73,7 +73,7 @@ def test_settings_that_make_no_request_are_refused_with_the_remedy(
     generator = ScriptedGenerator({})
     generator.reads_index = reads_index
     with pytest.raises(SettingsError, match=sentence):
-        make_request_planner(parse_settings({"generator": "feedback", **settings}), generator, index)
+        make_request_planner(parse_settings({"generator": "feedback", **settings}), "feedback", generator, index)
 
 
 def test_of_queries_that_differ_only_in_case_the_most_frequent_one_is_planned() -> None:

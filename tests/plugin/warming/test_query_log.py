@@ -8,10 +8,11 @@ import pytest
 
 from querylift.plugin.errors import DataError, SettingsError
 from querylift.plugin.flow import FlowResult
+from querylift.plugin.log_settings import LogSettings
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
-from querylift.plugin.settings import LogSettings
+from querylift.plugin.settings import Settings
 from querylift.plugin.warming.query_log import QueryLog, read_query_log
 
 
@@ -81,6 +82,7 @@ def test_a_file_without_queries_is_named(tmp_path: Path, content: bytes | None, 
         (b'{"query": "axon"}\n{"query": "neuron"\n', 2, "this line is not JSON"),
         (b'{"query": "axon"}\nneuron\n', 2, "this line is not JSON"),
         (b'{"query_id": "0f", "user_query": "0f"}\n', 1, "this line has the query's hash, not its text"),
+        (b'{"user_query": "0f", "query_attributes": {"query_hash": "0f"}}\n', 1, "this line has the query's hash"),
     ],
 )
 def test_a_line_that_is_no_query_is_named_before_anything_is_warmed(
@@ -98,7 +100,7 @@ def test_the_search_log_of_the_proxy_can_be_warmed_when_it_holds_the_texts(
     tmp_path: Path, with_text: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The journal itself writes the line, so that both sides keep the same shape."""
-    journal = Journal(Metrics(), LogSettings(searches=True, query_text=with_text))
+    journal = Journal(Metrics(), Settings(log=LogSettings(searches=True, query_text=with_text)))
     with caplog.at_level(logging.INFO, "querylift.search"):
         journal.record_search("docs", FlowResult(None, Outcome("late", "budget"), "axon terminal"), 0.002)
     (tmp_path / "log").write_text(caplog.messages[-1] + "\n", encoding="utf-8")

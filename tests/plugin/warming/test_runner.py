@@ -18,8 +18,8 @@ from tests.helpers.warming import FailingGenerator, MemoryStore, make_requests, 
 
 def test_as_many_requests_are_under_way_as_the_model_has_slots_and_queue_places() -> None:
     llama = {"slots": 3, "queue_size": 5}
-    assert choose_concurrency(parse_settings({"generator": "llama:m.gguf", "llama": llama})) == 8
-    assert choose_concurrency(parse_settings({"generator": "http://host/v1", "llama": llama})) == 16
+    assert choose_concurrency(parse_settings({"llama": llama}), "llama:m.gguf") == 8
+    assert choose_concurrency(parse_settings({"llama": llama}), "http://host/v1") == 16
 
 
 def test_a_stored_expansion_is_not_made_again_and_every_other_one_is_made_once() -> None:

@@ -48,7 +48,7 @@ def _evaluate_table(engine: Engine, path: Path, *, weight: float) -> Evaluation:
     )
 
     async def expand_queries() -> Any:
-        async with open_broker(settings, factory.make_generator(settings.generator, settings)) as broker:
+        async with open_broker(settings, factory.make_generator(settings.generator[0], settings)) as broker:
             rules = ExpansionRules(settings, clock=ManualClock())
             return await expand_all(QUERIES, index=INDEX, rules=rules, broker=broker)
 

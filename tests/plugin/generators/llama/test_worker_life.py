@@ -13,6 +13,7 @@ import pytest
 from querylift.plugin.errors import GeneratorError
 from querylift.plugin.generators.llama.generator import LlamaGenerator
 from querylift.plugin.generators.llama.model_file import find_packaged_model
+from querylift.plugin.proxy.metrics import Metrics
 from tests.helpers.llama import (
     QUERIES,
     get_worker_pid,
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.model
 def test_a_killed_worker_fails_its_requests_at_once_and_is_replaced() -> None:
     async def drill(generator: LlamaGenerator) -> None:
         killed_pid = get_worker_pid(generator)
+        metrics = Metrics()
+        generator.meter = metrics.make_generation_meter("llama")
         tasks = [asyncio.ensure_future(write_text(generator, query)) for query in QUERIES]
         await asyncio.sleep(0.15)
         os.kill(killed_pid, signal.SIGKILL)
@@ -41,6 +44,8 @@ def test_a_killed_worker_fails_its_requests_at_once_and_is_replaced() -> None:
         await wait_until_it_writes(generator)
         assert time.monotonic() - killed_at_s > 0.5
         assert (generator.restarts, generator.pid != killed_pid) == (1, True)
+        assert b'querylift_generator_restarts_total{generator="llama"} 1.0' in metrics.render()
+        assert b'querylift_generations_waiting{generator="llama"} 0.0' in metrics.render()
 
     run_drill(drill)
 
