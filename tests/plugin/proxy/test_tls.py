@@ -8,7 +8,9 @@ import socket
 import ssl
 import subprocess
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -265,57 +267,97 @@ def test_serve_stops_with_that_sentence(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (2, sentence)
 
 
-# -- a new certificate --------------------------------------------------------------------------------------------------
+# -- the whole process --------------------------------------------------------------------------------------------------
 
 
-def test_sighup_reads_a_new_certificate_for_both_addresses_and_loses_no_connection(tmp_path: Path) -> None:
-    asyncio.run(_check_new_certificate(tmp_path))
+@dataclass(frozen=True)
+class Serve:
+    """`querylift serve` as a process, with TLS on both addresses."""
+
+    port: int
+    admin_port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def urls(self) -> tuple[str, str]:
+        """A URL of the admin page and one of the engine through the proxy."""
+        return f"https://127.0.0.1:{self.admin_port}/_querylift/health", f"https://127.0.0.1:{self.port}/docs/_count"
+
+    async def wait_for_log(self, text: str) -> None:
+        async with asyncio.timeout(30):
+            while text not in self.log.read_text():
+                await asyncio.sleep(0.05)
 
 
-async def _check_new_certificate(folder: Path) -> None:
-    authority = trustme.CA()
-    files = make_certificate(folder, authority=authority)
+@asynccontextmanager
+async def _run_serve(folder: Path, files: CertificateFiles, *, file_limit: int = 1024) -> AsyncIterator[Serve]:
+    """Yield a proxy that may open so many files, in front of an engine that answers everything."""
     port, admin_port = find_free_ports(2)
-    url, admin_url = f"https://127.0.0.1:{port}", f"https://127.0.0.1:{admin_port}"
-    log = folder / "log"
     async with run_stub_engine(answer_with()) as engine:
+        addresses = {"listen": f"127.0.0.1:{port}", "admin": f"127.0.0.1:{admin_port}"}
         settings = {"engine": f"http://127.0.0.1:{engine.port}", "index": {"docs": {}}}
-        addresses = {"listen": url.removeprefix("https://"), "admin": admin_url.removeprefix("https://")}
         config = format_toml(addresses | settings | {"tls_cert": str(files.certificate), "tls_key": str(files.key)})
         (folder / "querylift.toml").write_text(config)
-        with log.open("wb") as stream:
-            command = [sys.executable, "-m", "querylift", "serve"]
+        with (folder / "log").open("wb") as stream:
+            limit = ["bash", "-c", f'ulimit -n {file_limit}; exec "$@"', "bash"]
+            command = [*limit, sys.executable, "-m", "querylift", "serve"]
             process = subprocess.Popen(command, cwd=folder, stdout=stream, stderr=stream)
+        serve = Serve(port, admin_port, process, folder / "log")
         try:
-            await _wait_for_log(log, f"serving {url} -> ")
-            async with aiohttp.ClientSession() as client, connect_raw(port, tls=files.client_context) as raw:
-                for path in (f"{admin_url}/_querylift/health", f"{url}/docs/_doc/1"):
-                    async with client.get(path, ssl=files.client_context) as answer:
-                        assert answer.status == 200
-                first = _read_served_certificate(port)
-                make_certificate(folder, authority=authority)
-                process.send_signal(signal.SIGHUP)
-                await _wait_for_log(log, "the certificate was read again")
-                second = await asyncio.to_thread(_read_served_certificate, port)
-                assert second != first
-                assert await asyncio.to_thread(_read_served_certificate, admin_port) == second
-                files.key.write_text("broken")
-                process.send_signal(signal.SIGHUP)
-                await _wait_for_log(log, "the certificate was not read again, and the old one stays: tls_cert is")
-                assert await asyncio.to_thread(_read_served_certificate, port) == second
-                await raw.send_segments([GET_DOCUMENT])
-                answer_before = await raw.read_answer()
-                assert answer_before is not None and answer_before.status == 200
+            await serve.wait_for_log(f"serving https://127.0.0.1:{port} -> ")
+            yield serve
         finally:
             await asyncio.to_thread(stop_process, process)
     assert process.returncode == 0
 
 
-def _read_served_certificate(port: int) -> str:
-    return ssl.get_server_certificate(("127.0.0.1", port))
+def test_a_process_with_128_files_answers_beside_200_clients_that_never_begin_their_handshake(tmp_path: Path) -> None:
+    async def main() -> None:
+        files = make_certificate(tmp_path)
+        async with (
+            _run_serve(tmp_path, files, file_limit=128) as serve,
+            AsyncExitStack() as stack,
+            aiohttp.ClientSession() as client,
+        ):
+            for _ in range(200):
+                await stack.enter_async_context(connect_raw(serve.port))
+            for url in serve.urls:
+                async with asyncio.timeout(10), client.get(url, ssl=files.client_context) as answer:
+                    assert answer.status == 200
+
+    asyncio.run(main())
 
 
-async def _wait_for_log(log: Path, text: str) -> None:
-    async with asyncio.timeout(30):
-        while text not in log.read_text():
-            await asyncio.sleep(0.05)
+def test_sighup_reads_a_new_certificate_for_both_addresses_and_loses_no_connection(tmp_path: Path) -> None:
+    async def main() -> None:
+        authority = trustme.CA()
+        files = make_certificate(tmp_path, authority=authority)
+        async with (
+            _run_serve(tmp_path, files) as serve,
+            aiohttp.ClientSession() as client,
+            connect_raw(serve.port, tls=files.client_context) as raw,
+        ):
+            for url in serve.urls:
+                async with client.get(url, ssl=files.client_context) as answer:
+                    assert answer.status == 200
+            first = await _read_served_certificate(serve.port)
+            make_certificate(tmp_path, authority=authority)
+            serve.process.send_signal(signal.SIGHUP)
+            await serve.wait_for_log("the certificate was read again")
+            second = await _read_served_certificate(serve.port)
+            assert second != first
+            assert await _read_served_certificate(serve.admin_port) == second
+            files.key.write_text("broken")
+            serve.process.send_signal(signal.SIGHUP)
+            await serve.wait_for_log("the certificate was not read again, and the old one stays: tls_cert is")
+            assert await _read_served_certificate(serve.port) == second
+            await raw.send_segments([GET_DOCUMENT])
+            answer_on_old_connection = await raw.read_answer()
+            assert answer_on_old_connection is not None and answer_on_old_connection.status == 200
+
+    asyncio.run(main())
+
+
+async def _read_served_certificate(port: int) -> str:
+    return await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
