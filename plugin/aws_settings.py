@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
@@ -16,6 +16,14 @@ class AwsSettings(SettingsTable):
     region: str | None = None
     service: Literal["es", "aoss"] = "es"
     profile: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_region_is_given(cls, value: Any) -> Any:
+        """Refuse a table that sets other keys only: nothing would be signed."""
+        if isinstance(value, dict) and value and "region" not in value:
+            raise ValueError("region is missing; set aws.region, such as eu-central-1")
+        return value
 
     @field_validator("region")
     @classmethod

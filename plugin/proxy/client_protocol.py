@@ -223,7 +223,10 @@ class ClientProtocol(HttpToolsProtocol):
 
     def describe_wait(self) -> ClientWait | None:
         """Return what the proxy waits for from the client, or None when it does not wait."""
-        if self._is_refused or self.transport.is_closing():
+        if self.transport.is_closing():  # what it has not taken yet holds the connection open
+            unsent_bytes = self._count_unsent_bytes()
+            return ClientWait("answer", self._request_number, -unsent_bytes) if unsent_bytes else None
+        if self._is_refused:
             return None
         if self.flow.write_paused:
             # Between two pauses a client has taken what was buffered, so a pause is a step as a request is.

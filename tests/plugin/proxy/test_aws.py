@@ -301,6 +301,7 @@ def test_settings_without_aws_can_be_read_from_their_own_values() -> None:
     ("values", "sentence"),
     [
         ({"aws": {"region": "Frankfurt"}}, "aws.region is 'Frankfurt': name a region of AWS, such as eu-central-1"),
+        ({"aws": {"service": "es"}}, "aws is {'service': 'es'}: region is missing; set aws.region, such as eu-central-1"),
         ({"aws": {"service": "aoss"}}, "aws is {'service': 'aoss'}: region is missing; set aws.region, such as eu-central-1"),
         ({"aws": {"region": REGION, "service": "s3"}}, "aws.service is 's3': input should be 'es' or 'aoss'"),
         (

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -115,6 +116,32 @@ def test_a_client_that_does_not_take_its_answer_is_cut_off() -> None:
             await asyncio.wait_for(engine.client_hung_up.wait(), 5)
 
     run_with_proxy(check, answer_with(b"x" * 60_000_000))
+
+
+def test_a_client_that_does_not_take_the_end_of_its_last_answer_is_cut_off() -> None:
+    """The server has closed the connection by then, and only the client's part of it is still to come."""
+
+    async def check(client: aiohttp.ClientSession, proxy: RunningProxy, engine: StubEngine) -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as slow_client:
+            slow_client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            slow_client.setblocking(False)
+            await loop.sock_connect(slow_client, ("127.0.0.1", proxy.port))
+            await asyncio.sleep(0.1)
+            (connection,) = proxy.server.server_state.connections
+            server_socket = connection.transport.get_extra_info("socket")
+            server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+            await loop.sock_sendall(slow_client, b"GET /docs/_doc/1 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            await asyncio.sleep(0.5)
+            assert connection.transport.is_closing()
+            _look_after_clients(proxy, 0)
+            _look_after_clients(proxy, 59)
+            assert len(proxy.server.server_state.connections) == 1
+            _look_after_clients(proxy, 61)
+            await asyncio.sleep(0.1)
+            assert len(proxy.server.server_state.connections) == 0
+
+    run_with_proxy(check, answer_with(b"x" * 60_000))
 
 
 async def _connect_half_sent(proxy: RunningProxy, stack: AsyncExitStack, count: int) -> list[RawClient]:
