@@ -10,7 +10,6 @@ import asyncio
 import logging
 import mmap
 import socket
-import ssl
 import struct
 from collections.abc import Callable, Sequence
 
@@ -63,7 +62,6 @@ class FairListener:
         self,
         listener: socket.socket,
         create_protocol: Callable[[], asyncio.Protocol],
-        tls: ssl.SSLContext | None,
         *,
         counts: ConnectionCounts,
         number: int,
@@ -71,7 +69,6 @@ class FairListener:
     ) -> None:
         self._listener = listener
         self._create_protocol = create_protocol
-        self._tls = tls
         self._counts = counts
         self._number = number
         self._count_connections = count_connections
@@ -128,7 +125,7 @@ class FairListener:
             return
         connection.setblocking(False)
         opening: asyncio.Task[object] = asyncio.ensure_future(
-            self._loop.connect_accepted_socket(self._create_protocol, connection, ssl=self._tls)
+            self._loop.connect_accepted_socket(self._create_protocol, connection)
         )
         self._openings.add(opening)
         opening.add_done_callback(self._forget_opening)
@@ -137,7 +134,7 @@ class FairListener:
     def _forget_opening(self, opening: asyncio.Task[object]) -> None:
         self._openings.discard(opening)
         if not opening.cancelled():
-            opening.exception()  # fetched: a client that breaks off its TLS handshake is no fault of ours
+            opening.exception()  # fetched: a client that is gone already is no fault of ours
 
 
 async def listen_fairly(
@@ -155,7 +152,6 @@ async def listen_fairly(
         FairListener(  # type: ignore[misc]
             listener,
             create_protocol,
-            config.ssl,
             counts=counts,
             number=number,
             count_connections=lambda: len(server.server_state.connections),
