@@ -62,13 +62,11 @@ class SharedAdmin:
         if scope["path"] == "/_querylift/health":
             return self._add_up_health(await self._ask_all_workers(scope))
         if scope["path"] in ("/_querylift/live", "/_querylift/ready"):
-            return await self._ask_until_one_agrees(scope)
+            return (await self._ask_until_one_agrees(scope))[1]
         body = await _read_body(receive)
-        for socket in self._sockets:
-            answer = await _ask_worker(socket, scope, body, patience_s=_PATIENCE_S)
-            if answer is not None:
-                return answer
-        return _NO_WORKER
+        socket, _ = await self._ask_until_one_agrees({**scope, **_LIVE_QUESTION})
+        answer = socket and await _ask_worker(socket, scope, body, patience_s=_PATIENCE_S)
+        return answer or _NO_WORKER
 
     async def _add_up_metrics(self, scope: Scope) -> WorkerAnswer:
         """Return the metrics of all workers. A worker is asked first, because it checks the token."""
@@ -94,23 +92,28 @@ class SharedAdmin:
         counts = {"workers": len(self._sockets), "workers_answering": len(answers)}
         return WorkerAnswer(best_answer.status, "application/json", json.dumps(health | sums | counts).encode())
 
-    async def _ask_until_one_agrees(self, scope: Scope) -> WorkerAnswer:
-        """Return the first answer with status 200: one worker is enough, and one that hangs must not hold up the answer."""
+    async def _ask_until_one_agrees(self, scope: Scope) -> tuple[Path | None, WorkerAnswer]:
+        """Return the first answer with status 200, and the socket of its worker, or None and another answer.
+
+        One worker is enough, and one that hangs must not hold up the answer.
+        """
+
+        async def ask(socket: Path) -> tuple[Path, WorkerAnswer | None]:
+            return socket, await _ask_worker(socket, scope, b"", patience_s=_QUICK_PATIENCE_S)
+
         last_answer = _NO_WORKER
-        questions = [
-            asyncio.create_task(_ask_worker(socket, scope, b"", patience_s=_QUICK_PATIENCE_S))
-            for socket in self._sockets
-        ]
+        questions = [asyncio.create_task(ask(socket)) for socket in self._sockets]
         try:
             for question in asyncio.as_completed(questions):
-                last_answer = await question or last_answer
-                if last_answer.status == 200:
-                    break
+                socket, answer = await question
+                if answer is not None and answer.status == 200:
+                    return socket, answer
+                last_answer = answer or last_answer
         finally:
-            for question_task in questions:
-                question_task.cancel()
+            for task in questions:
+                task.cancel()
             await asyncio.gather(*questions, return_exceptions=True)
-        return last_answer
+        return None, last_answer
 
     async def _ask_all_workers(self, scope: Scope) -> list[WorkerAnswer]:
         """Return the answers of the workers that answer."""
@@ -118,6 +121,7 @@ class SharedAdmin:
         return [answer for answer in await asyncio.gather(*questions) if answer is not None]
 
 
+_LIVE_QUESTION = {"method": "GET", "path": "/_querylift/live", "raw_path": b"/_querylift/live", "query_string": b""}
 _NO_WORKER = WorkerAnswer(
     503, "application/json", json.dumps({"status": "no-worker", "error": "no worker answers; see the log"}).encode()
 )

@@ -284,19 +284,21 @@ class Serve:
         """A URL of the admin page and one of the engine through the proxy."""
         return f"https://127.0.0.1:{self.admin_port}/_querylift/health", f"https://127.0.0.1:{self.port}/docs/_count"
 
-    async def wait_for_log(self, text: str) -> None:
+    async def wait_for_log(self, text: str, *, count: int = 1) -> None:
         async with asyncio.timeout(30):
-            while text not in self.log.read_text():
+            while self.log.read_text().count(text) < count:
                 await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
-async def _run_serve(folder: Path, files: CertificateFiles, *, file_limit: int = 1024) -> AsyncIterator[Serve]:
+async def _run_serve(
+    folder: Path, files: CertificateFiles, *, file_limit: int = 1024, workers: int = 1
+) -> AsyncIterator[Serve]:
     """Yield a proxy that may open so many files, in front of an engine that answers everything."""
     port, admin_port = find_free_ports(2)
     async with run_stub_engine(answer_with()) as engine:
         addresses = {"listen": f"127.0.0.1:{port}", "admin": f"127.0.0.1:{admin_port}"}
-        settings = {"engine": f"http://127.0.0.1:{engine.port}", "index": {"docs": {}}}
+        settings = {"engine": f"http://127.0.0.1:{engine.port}", "index": {"docs": {}}, "workers": workers}
         config = format_toml(addresses | settings | {"tls_cert": str(files.certificate), "tls_key": str(files.key)})
         (folder / "querylift.toml").write_text(config)
         with (folder / "log").open("wb") as stream:
@@ -329,12 +331,17 @@ def test_a_process_with_128_files_answers_beside_200_clients_that_never_begin_th
     asyncio.run(main())
 
 
-def test_sighup_reads_a_new_certificate_for_both_addresses_and_loses_no_connection(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("workers", "processes"), [(1, 1), (2, 3)])
+def test_sighup_reads_a_new_certificate_for_both_addresses_and_loses_no_connection(
+    workers: int, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUERYLIFT_CACHE", str(tmp_path / "cache"))
+
     async def main() -> None:
         authority = trustme.CA()
         files = make_certificate(tmp_path, authority=authority)
         async with (
-            _run_serve(tmp_path, files) as serve,
+            _run_serve(tmp_path, files, workers=workers) as serve,
             aiohttp.ClientSession() as client,
             connect_raw(serve.port, tls=files.client_context) as raw,
         ):
@@ -344,13 +351,14 @@ def test_sighup_reads_a_new_certificate_for_both_addresses_and_loses_no_connecti
             first = await _read_served_certificate(serve.port)
             make_certificate(tmp_path, authority=authority)
             serve.process.send_signal(signal.SIGHUP)
-            await serve.wait_for_log("the certificate was read again")
+            await serve.wait_for_log("the certificate was read again", count=processes)
             second = await _read_served_certificate(serve.port)
             assert second != first
             assert await _read_served_certificate(serve.admin_port) == second
             files.key.write_text("broken")
             serve.process.send_signal(signal.SIGHUP)
-            await serve.wait_for_log("the certificate was not read again, and the old one stays: tls_cert is")
+            refusal = "the certificate was not read again, and the old one stays: tls_cert is"
+            await serve.wait_for_log(refusal, count=processes)
             assert await _read_served_certificate(serve.port) == second
             await raw.send_segments([GET_DOCUMENT])
             answer_on_old_connection = await raw.read_answer()
