@@ -210,8 +210,6 @@ class Proxy:
         """Record a search that was answered. An engine that failed to answer is the outcome, whatever was sent to it."""
         if responder.has_engine_failed:
             result = replace(result, outcome=_ENGINE_DOWN)
-        if responder.is_accepted and result.cache_keys:
-            self.brokers.accept(result.cache_keys)
         self.journal.record_search(index, result, added_s, origin)
         if self._tracer is not None:
             label = self.journal.find_index_label(result.index if index is None else index)
@@ -234,6 +232,8 @@ class Proxy:
                 self._remember_pit(responder, index)  # the answer may give the point in time a new id
         if result.assignment is not None:
             (result,) = name_searches(responder, [result])
+        if result.cache_keys:
+            responder.on_accepted = partial(self.brokers.accept, result.cache_keys)
         try:
             if result.interleaves and result.body is not None and can_interleave_request(request):
                 result = await self._send_interleaved(responder, request, result, self.rules.find_budget_s(index))
@@ -301,6 +301,8 @@ class Proxy:
         added_s = self._clock() - started_s
         if any(result.assignment is not None for result in results):
             results = name_searches(responder, results)
+        if cache_keys := tuple(key for result in results for key in result.cache_keys):
+            responder.on_accepted = partial(self.brokers.accept, cache_keys)
         failure: Outcome | None = None
         try:
             failure = await self._send_msearch(responder, request, multi, results)

@@ -31,9 +31,9 @@ class Responder:
 
     It holds the start message back until it knows which reply to send. After the start message the reply is fixed.
     `has_engine_failed` says whether the client got an error because the engine did not answer. That error carries
-    `outcome_without_engine`, which is set for searches. `is_accepted` says whether the engine's status was 2xx.
-    `status` is what the client got, or None as long as it got nothing. `answer_headers` stand beside the outcome in the
-    answer to a search.
+    `outcome_without_engine`, which is set for searches. `on_accepted` is called when the engine answers with a status of
+    2xx, before the client gets the answer. `status` is what the client got, or None as long as it got nothing.
+    `answer_headers` stand beside the outcome in the answer to a search.
     """
 
     def __init__(self, upstream: Upstream, receive: Receive, send: Send) -> None:
@@ -43,7 +43,7 @@ class Responder:
         self._client_watch = ClientWatch(receive)
         self.outcome_without_engine: Outcome | None = None
         self.has_engine_failed = False
-        self.is_accepted = False
+        self.on_accepted: Callable[[], None] | None = None
         self.status: int | None = None
         self.answer_headers: Headers = []
         self._has_started = False
@@ -176,7 +176,7 @@ class Responder:
                 if served.merged is None:
                     await self._send_reply(served.answer.reply, served.outcome, served.answer.held)
                 else:
-                    self.is_accepted = self._has_started = True
+                    self._begin_answer(served.answer.reply.status)
                     headers = [
                         *served.merged.headers,
                         (_OUTCOME_HEADER, served.outcome.format_header().encode()),
@@ -209,13 +209,11 @@ class Responder:
     async def _send_reply(self, reply: Reply, outcome: Outcome | None, held: bytes) -> None:
         """Send the reply to the client: first the part of its body that was `held` back, then the rest."""
         headers = reply.headers
-        self.status = reply.status
-        self.is_accepted = 200 <= reply.status < 300
         if outcome is not None and reply.status not in _STATUSES_WITHOUT_OUTCOME:
             headers = [*headers, (_OUTCOME_HEADER, outcome.format_header().encode()), *self.answer_headers]
         if self._awaits_continue:  # the client may send its body now, or never
             headers = [*headers, (b"connection", b"close")]
-        self._has_started = True
+        self._begin_answer(reply.status)
         await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
         if held or reply.is_at_end:
             has_more = not reply.is_at_end
@@ -225,6 +223,13 @@ class Responder:
         async for chunk in reply.iterate_chunks():
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _begin_answer(self, status: int) -> None:
+        """Note that the client gets an answer of the engine now."""
+        self.status = status
+        self._has_started = True
+        if 200 <= status < 300 and self.on_accepted is not None:
+            self.on_accepted()
 
     async def send_json(self, status: int, body: bytes, outcome: Outcome | None = None) -> None:
         """Send an answer that does not come from the engine."""
