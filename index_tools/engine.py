@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from querylift.plugin.aws_credentials import load_credentials
-from querylift.plugin.engine_access import build_signer, build_ssl_context
+from querylift.plugin.engine.access import build_signer, build_ssl_context
+from querylift.plugin.engine.aws_credentials import load_credentials
 from querylift.plugin.errors import EngineError, MissingExtra
 from querylift.plugin.proxy.rejection import REJECTION_STATUSES
 from querylift.plugin.settings import Settings

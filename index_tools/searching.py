@@ -26,7 +26,7 @@ from querylift.index_tools.engine import (
 from querylift.index_tools.indexing import CONTENTS_FIELD
 from querylift.plugin.broker import ExpansionBroker
 from querylift.plugin.brokers import ExpansionBrokers
-from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
+from querylift.plugin.engine.access import ANONYMOUS_ACCESS, EngineAccess
 from querylift.plugin.errors import EngineError
 from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow_async, search_flow
 from querylift.plugin.outcome import OUTCOME_HEADER

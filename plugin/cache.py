@@ -24,7 +24,7 @@ from querylift.plugin.cache_faults import CacheFaults, Operation
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import PROMPT_VERSION, Expansion, normalize_query
 from querylift.plugin.generators.base import ExpansionRequest, Generator
-from querylift.plugin.settings import CacheSettings
+from querylift.plugin.settings_tables.generators import CacheSettings
 from querylift.plugin.shared_pins import PIN_PREFIX, SharedPins
 
 _log = logging.getLogger("querylift")

@@ -23,7 +23,8 @@ from querylift.plugin.outcome import Outcome, Skip
 from querylift.plugin.pit_memory import PitMemory
 from querylift.plugin.policy import Policy
 from querylift.plugin.search_memory import ReadSearch, SearchMemory
-from querylift.plugin.settings import IndexSettings, Settings
+from querylift.plugin.settings import Settings
+from querylift.plugin.settings_tables.index import IndexSettings
 
 _log = logging.getLogger("querylift")
 

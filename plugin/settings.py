@@ -10,22 +10,26 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 
-from querylift.plugin.aws_settings import AwsSettings
-from querylift.plugin.engine_urls import check_engine_urls
+from querylift.plugin.engine.urls import check_engine_urls
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.expansion import MAX_DOCUMENTS
-from querylift.plugin.experiment_settings import ExperimentSettings
-from querylift.plugin.log_settings import LogSettings
-from querylift.plugin.policy import Policy
-from querylift.plugin.settings_table import SettingsTable
-from querylift.plugin.tracing_settings import TracingSettings
+from querylift.plugin.settings_tables.aws import AwsSettings
+from querylift.plugin.settings_tables.base import SettingsTable
+from querylift.plugin.settings_tables.generators import (
+    CacheSettings,
+    EncoderEndpointSettings,
+    ExpanderSettings,
+    FeedbackSettings,
+    HttpSettings,
+    LlamaSettings,
+)
+from querylift.plugin.settings_tables.index import GeneratorNames, IndexSettings
+from querylift.plugin.settings_tables.log import LogSettings
+from querylift.plugin.settings_tables.tracing import TracingSettings
 
 ENVIRONMENT_PREFIX = "QUERYLIFT_"
 
@@ -33,138 +37,6 @@ ENVIRONMENT_PREFIX = "QUERYLIFT_"
 def _split_at_commas(value: Any) -> Any:
     """Return the parts of a text, because the environment gives a list as one text. Return any other value unchanged."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _make_name_list(value: Any) -> Any:
-    """Return a list with one generator for its name alone. Return any other value unchanged."""
-    return (value,) if isinstance(value, str) else value
-
-
-def _check_generator_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of generators unchanged. Raises ValueError."""
-    if not names:
-        raise ValueError("it names no generator; name one, or 'none'")
-    for name in names:
-        if name.startswith("http") and "@" in name:
-            raise ValueError("put the key into http.api_key; a URL is shown in logs and on the admin page")
-    if len(names) > 1 and "none" in names:
-        raise ValueError("'none' stands in a list with others; remove it, or write 'none' alone")
-    if len(set(names)) < len(names):
-        raise ValueError("it names a generator twice; name each one once")
-    return names
-
-
-GeneratorNames = Annotated[tuple[str, ...], BeforeValidator(_make_name_list), AfterValidator(_check_generator_names)]
-"""One generator or several. The first one that has an expansion answers. TOML may have one text in place of a list."""
-
-
-class IndexSettings(ExperimentSettings):
-    """`[index."NAME"]`: whether and how Querylift expands the searches on one index, alias or pattern with `*`.
-
-    `generator`, `budget_ms` and `cache_ttl_s` are None where the table leaves them to the top level.
-    """
-
-    enabled: bool = True
-    mode: Literal["boost", "widen"] = "boost"
-    weight: Annotated[float, Field(gt=0, le=10)] = 0.2
-    fields: tuple[str, ...] = ()
-    max_clauses: Annotated[int, Field(ge=1, le=4096)] = 512
-    max_query_words: Annotated[int, Field(ge=1, le=1024)] = 256
-    documents: Annotated[int, Field(ge=0, le=MAX_DOCUMENTS)] = 200
-    document_weight: Annotated[float, Field(gt=0, le=10)] = 0.45
-    generator: GeneratorNames | None = None
-    budget_ms: Annotated[float, Field(ge=0)] | None = None
-    cache_ttl_s: Annotated[float, Field(gt=0)] | None = None
-
-    @field_validator("fields")
-    @classmethod
-    def _check_fields_without_boosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if "^" in name:
-                raise ValueError(
-                    f"write {name.partition('^')[0]!r} in place of {name!r}; a search brings its own boosts"
-                )
-            if not name.strip() or name != name.strip():
-                raise ValueError(f"{name!r} is not the name of a field; correct or remove it")
-        return value
-
-    @cached_property
-    def policy(self) -> Policy:
-        """The part of these settings that the rewrite reads."""
-        return Policy(
-            mode=self.mode,
-            weight=self.weight,
-            fields=self.fields,
-            max_clauses=self.max_clauses,
-            max_query_words=self.max_query_words,
-            documents=self.documents,
-            document_weight=self.document_weight,
-            experiment=self.make_experiment(),
-        )
-
-
-class CacheSettings(SettingsTable):
-    """`[cache]`: where expansions are cached, for how long, and how long a query stays pinned."""
-
-    size: Annotated[int, Field(ge=1)] = 100_000
-    ttl_s: Annotated[float, Field(gt=0)] = 86_400
-    pin_s: Annotated[float, Field(ge=0)] = 120
-    url: SecretStr | None = None
-    file: Path | None = None
-
-
-class LlamaSettings(SettingsTable):
-    """`[llama]`: the worker process that runs a GGUF file, with or without an adapter."""
-
-    adapter: Path | None = None
-    threads: Annotated[int, Field(ge=1)] = 1
-    slots: Annotated[int, Field(ge=1, le=64)] = 8
-    queue_size: Annotated[int, Field(ge=1)] = 64
-    max_seconds: Annotated[float, Field(gt=0)] = 60
-    socket: Path | None = None
-
-
-class ExpanderSettings(SettingsTable):
-    """`[expander]`: how the fast expander runs that `querylift expander build` made."""
-
-    threads: Annotated[int, Field(ge=1, le=64)] = 1
-    queue_size: Annotated[int, Field(ge=1)] = 64
-
-
-class EncoderEndpointSettings(SettingsTable):
-    """`[encoder]`: the endpoint of an expander's encoder. Serving reads `url`, `api_key` and `max_seconds` only."""
-
-    url: str | None = None
-    model: str = ""
-    api_key: SecretStr | None = None
-    query_prefix: str = ""
-    document_prefix: str = ""
-    query_input_type: str = ""
-    document_input_type: str = ""
-    max_chars: Annotated[int, Field(ge=1)] = 2000
-    batch_size: Annotated[int, Field(ge=1, le=2048)] = 32
-    max_seconds: Annotated[float, Field(gt=0)] = 30
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, value: str | None) -> str | None:
-        return value if value is None else check_endpoint_url(value, key="encoder.api_key")
-
-
-class FeedbackSettings(SettingsTable):
-    """`[feedback]`: RM3 on the documents that the engine returns first."""
-
-    documents: Annotated[int, Field(ge=1, le=100)] = 10
-    terms: Annotated[int, Field(ge=1, le=128)] = 20
-    field: str | None = None
-
-
-class HttpSettings(SettingsTable):
-    """`[http]`: an OpenAI-compatible endpoint."""
-
-    model: str = "default"
-    api_key: SecretStr | None = None
-    max_seconds: Annotated[float, Field(gt=0)] = 10
 
 
 class Settings(SettingsTable):
@@ -313,16 +185,6 @@ def _can_overlap(a: str, b: str) -> bool:
     prefixes = a.split("*")[0], b.split("*")[0]
     reversed_suffixes = a.split("*")[-1][::-1], b.split("*")[-1][::-1]
     return all(x.startswith(y) or y.startswith(x) for x, y in (prefixes, reversed_suffixes))
-
-
-def check_endpoint_url(value: str, *, key: str) -> str:
-    """Return the URL of an endpoint without a slash at its end. Raises ValueError. `key` names the setting of its key."""
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("use a URL like http://127.0.0.1:8000/v1")
-    if parts.username or parts.password:
-        raise ValueError(f"put the key into {key}; a URL is shown in logs")
-    return value.rstrip("/")
 
 
 def split_address(value: str) -> tuple[str, int]:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from querylift.plugin.generators.factory import make_generator
     from querylift.plugin.outcome import Outcome
     from querylift.plugin.policy import Policy
-    from querylift.plugin.settings import IndexSettings, Settings, load_settings, parse_settings
+    from querylift.plugin.settings import Settings, load_settings, parse_settings
+    from querylift.plugin.settings_tables.index import IndexSettings
     from querylift.plugin.weighted_parts import WeightedTerm
 
 __version__ = "0.1.0"
@@ -116,7 +117,8 @@ _MODULES = {
     "querylift.plugin.generators.factory": ("make_generator",),
     "querylift.plugin.outcome": ("Outcome",),
     "querylift.plugin.policy": ("Policy",),
-    "querylift.plugin.settings": ("IndexSettings", "Settings", "load_settings", "parse_settings"),
+    "querylift.plugin.settings": ("Settings", "load_settings", "parse_settings"),
+    "querylift.plugin.settings_tables.index": ("IndexSettings",),
     "querylift.plugin.weighted_parts": ("WeightedTerm",),
 }
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 import querylift
 from querylift.plugin.outcome import REASONS
-from querylift.plugin.settings import IndexSettings, Settings, parse_settings
+from querylift.plugin.settings import Settings, parse_settings
+from querylift.plugin.settings_tables.index import IndexSettings
 from tests.helpers.paths import ROOT
 
 DOCUMENTED = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")

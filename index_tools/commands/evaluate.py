@@ -164,8 +164,8 @@ def _choose_body_formatter(fields: tuple[str, ...], body: Path | None, options: 
 def _measure_over_http(settings: Settings, task: Task, proxy_url: str, search_options: dict[str, Any]) -> System:
     from querylift.index_tools.evaluation.experiment import System
     from querylift.index_tools.searching import search_over_http
-    from querylift.plugin.engine_access import build_engine_access
-    from querylift.plugin.engine_facts import find_answering_url
+    from querylift.plugin.engine.access import build_engine_access
+    from querylift.plugin.engine.facts import find_answering_url
 
     engine_url = asyncio.run(find_answering_url(settings, timeout_s=10))
     search_options = {

@@ -58,7 +58,7 @@ from querylift.plugin.fast_expander.mapped_files import list_text_files
 from querylift.plugin.fast_expander.neighbours_weigher import IDS_NAME
 from querylift.plugin.files import hold_lock
 from querylift.plugin.generators.cluster_expander import SEARCH_FILE, fill_template, read_search_template
-from querylift.plugin.settings import EncoderEndpointSettings
+from querylift.plugin.settings_tables.generators import EncoderEndpointSettings
 
 _TRIAL_QUERY = "a search to try it with"
 _DEFAULT_SHAPE = ExpansionShape()

@@ -26,7 +26,7 @@ from querylift.plugin.fast_expander.endpoint_encoder import PROBE_TEXTS, Endpoin
 from querylift.plugin.fast_expander.expander_folder import EndpointRecord, read_file_facts
 from querylift.plugin.fast_expander.text_encoder import TextEncoder
 from querylift.plugin.files import open_for_replacement
-from querylift.plugin.settings import EncoderEndpointSettings, check_endpoint_url
+from querylift.plugin.settings_tables.generators import EncoderEndpointSettings, check_endpoint_url
 
 _ENDPOINT_FILE = "endpoint.json"
 """Lies beside the parts. It tells a later build whether the endpoint still has the same model."""

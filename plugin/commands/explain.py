@@ -15,7 +15,7 @@ import click
 from querylift.plugin import dsl
 from querylift.plugin.brokers import open_brokers
 from querylift.plugin.commands.options import config_option, read_settings
-from querylift.plugin.engine_facts import EngineUnclear, has_field, open_engine_facts
+from querylift.plugin.engine.facts import EngineUnclear, has_field, open_engine_facts
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.flow import (

@@ -16,7 +16,7 @@ import aiohttp
 from querylift.plugin.errors import EndpointError, GeneratorError, SettingsError
 from querylift.plugin.fast_expander.embeddings import check_status, make_embeddings_body, read_embeddings
 from querylift.plugin.fast_expander.expander_folder import EndpointRecord, ExpanderRecord
-from querylift.plugin.settings import EncoderEndpointSettings
+from querylift.plugin.settings_tables.generators import EncoderEndpointSettings
 
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.encoder import Vector

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import aiohttp
 
-from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
-from querylift.plugin.engine_nodes import CONNECT_TIMEOUT_S, EngineNodes
+from querylift.plugin.engine.access import ANONYMOUS_ACCESS, EngineAccess
+from querylift.plugin.engine.nodes import CONNECT_TIMEOUT_S, EngineNodes
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.expander_folder import FieldGroup, SourceIndex
 

@@ -10,7 +10,7 @@ from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.encoder import Encoder
 from querylift.plugin.fast_expander.endpoint_encoder import EndpointEncoder
 from querylift.plugin.fast_expander.expander_folder import ExpanderRecord
-from querylift.plugin.settings import EncoderEndpointSettings
+from querylift.plugin.settings_tables.generators import EncoderEndpointSettings
 
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.encoder import Vector

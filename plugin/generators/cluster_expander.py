@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
+from querylift.plugin.engine.access import ANONYMOUS_ACCESS, EngineAccess
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.expansion import Expansion, expansion_from_terms, normalize_query
 from querylift.plugin.fast_expander.endpoint_encoder import EndpointQueryEncoder, open_query_endpoint
@@ -33,7 +33,7 @@ from querylift.plugin.generation_meter import GenerationMeter
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.bounded_executor import BoundedExecutor
 from querylift.plugin.generators.engine_reader import EngineReader
-from querylift.plugin.settings import EncoderEndpointSettings
+from querylift.plugin.settings_tables.generators import EncoderEndpointSettings
 
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.encoder import Vector

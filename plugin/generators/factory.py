@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from querylift.plugin.engine_access import build_engine_access
+from querylift.plugin.engine.access import build_engine_access
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.settings import Settings, parse_settings

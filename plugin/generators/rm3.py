@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
+from querylift.plugin.engine.access import ANONYMOUS_ACCESS, EngineAccess
 from querylift.plugin.errors import GeneratorError
 from querylift.plugin.expansion import Expansion, expansion_from_terms
 from querylift.plugin.fast_expander.term_filter import compute_document_limit, is_usable_term

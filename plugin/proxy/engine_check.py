@@ -9,9 +9,10 @@ import difflib
 import logging
 from collections.abc import Iterator
 
-from querylift.plugin.engine_facts import EngineFacts, EngineUnclear, QuestionRefused, has_field, open_engine_facts
+from querylift.plugin.engine.facts import EngineFacts, EngineUnclear, QuestionRefused, has_field, open_engine_facts
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.settings import IndexSettings, Settings
+from querylift.plugin.settings import Settings
+from querylift.plugin.settings_tables.index import IndexSettings
 
 _log = logging.getLogger("querylift")
 _TIMEOUT_S = 10

@@ -7,8 +7,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from querylift.plugin.log_settings import LogSettings
 from querylift.plugin.proxy.journal import SEARCH_LOGGER
+from querylift.plugin.settings_tables.log import LogSettings
 
 _TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _TALKATIVE_LIBRARIES = ("uvicorn.error", "faiss")

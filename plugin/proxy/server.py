@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from querylift.plugin.brokers import open_brokers
-from querylift.plugin.engine_access import build_engine_access, build_signer
+from querylift.plugin.engine.access import build_engine_access, build_signer
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.proxy.address_check import check_addresses, occupy_address
 from querylift.plugin.proxy.admin import Admin

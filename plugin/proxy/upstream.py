@@ -16,10 +16,10 @@ import aiohttp
 from aiohttp.connector import Connection
 from yarl import URL
 
-from querylift.plugin.aws_credentials import CredentialsUnavailable
-from querylift.plugin.aws_signing import CONTENT_HASH_HEADER, AwsSigner
-from querylift.plugin.engine_nodes import EngineNodes
-from querylift.plugin.engine_session import make_engine_session
+from querylift.plugin.engine.aws_credentials import CredentialsUnavailable
+from querylift.plugin.engine.aws_signing import CONTENT_HASH_HEADER, AwsSigner
+from querylift.plugin.engine.nodes import EngineNodes
+from querylift.plugin.engine.session import make_engine_session
 from querylift.plugin.proxy.error_answer import build_error_body
 from querylift.plugin.proxy.forwarded_headers import (
     Headers,

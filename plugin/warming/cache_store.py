@@ -17,7 +17,7 @@ from querylift.plugin.cache import (
 from querylift.plugin.errors import QueryliftError, SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.generators.base import ExpansionRequest, Generator
-from querylift.plugin.settings import CacheSettings
+from querylift.plugin.settings_tables.generators import CacheSettings
 from querylift.plugin.warming.runner import Sleep
 
 _PAUSES_BEFORE_WRITE_S = (0.0, 0.1, 1.0, 5.0)

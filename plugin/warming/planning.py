@@ -15,7 +15,8 @@ from querylift.plugin.errors import SettingsError
 from querylift.plugin.flow import ExpansionRules, Search, make_match_body, search_flow
 from querylift.plugin.generators.base import ExpansionRequest, Generator
 from querylift.plugin.outcome import REASONS
-from querylift.plugin.settings import IndexSettings, Settings
+from querylift.plugin.settings import Settings
+from querylift.plugin.settings_tables.index import IndexSettings
 from querylift.plugin.warming.query_log import QueryLog
 
 

@@ -13,8 +13,8 @@ import pytest
 import trustme
 
 from querylift.index_tools.engine import Engine
-from querylift.plugin.engine_access import build_engine_access, build_ssl_context
-from querylift.plugin.engine_facts import open_engine_facts
+from querylift.plugin.engine.access import build_engine_access, build_ssl_context
+from querylift.plugin.engine.facts import open_engine_facts
 from querylift.plugin.errors import EngineError, SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.generators.engine_reader import EngineReader

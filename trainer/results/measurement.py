@@ -17,7 +17,8 @@ from querylift.plugin.broker import open_broker
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.flow import ExpansionRules
 from querylift.plugin.generators import factory
-from querylift.plugin.settings import IndexSettings, Settings, enable_index, parse_settings, replace_generator
+from querylift.plugin.settings import Settings, enable_index, parse_settings, replace_generator
+from querylift.plugin.settings_tables.index import IndexSettings
 from querylift.trainer.results.collection_notes import EXPANDED_OUTCOMES, list_collection_notes
 from querylift.trainer.results.records import CollectionResult, Results, SeedResult
 from querylift.trainer.results.row_comparison import compare_rows

@@ -23,7 +23,8 @@ from querylift.plugin.expansion import Expansion, clean_prose, expansion_from_te
 from querylift.plugin.files import compute_json_digest
 from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow, search_flow
 from querylift.plugin.outcome import Outcome
-from querylift.plugin.settings import IndexSettings, Settings, enable_index
+from querylift.plugin.settings import Settings, enable_index
+from querylift.plugin.settings_tables.index import IndexSettings
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.rewards.engine_retry import EngineRetry
 from querylift.trainer.rewards.labels import Labels

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import aiohttp
 
-from querylift.plugin.engine_access import ANONYMOUS_ACCESS, EngineAccess
-from querylift.plugin.engine_nodes import CONNECT_TIMEOUT_S, EngineNodes
+from querylift.plugin.engine.access import ANONYMOUS_ACCESS, EngineAccess
+from querylift.plugin.engine.nodes import CONNECT_TIMEOUT_S, EngineNodes
 from querylift.plugin.proxy.query_records.record_queue import PlaceDown
 
 _TIMEOUT_S = 30

@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from querylift.plugin.engine_access import build_engine_access
+from querylift.plugin.engine.access import build_engine_access
 from querylift.plugin.proxy.query_records.file_place import FilePlace
 from querylift.plugin.proxy.query_records.index_place import IndexPlace
 from querylift.plugin.proxy.query_records.record_queue import RECORD_FATES, RecordFate, RecordPlace, RecordQueue

@@ -20,7 +20,8 @@ from querylift.plugin.errors import EndpointError, SettingsError
 from querylift.plugin.fast_expander.encoder import Encoder
 from querylift.plugin.fast_expander.endpoint_encoder import PROBE_TEXTS
 from querylift.plugin.fast_expander.expander_folder import read_expander_record
-from querylift.plugin.settings import EncoderEndpointSettings, parse_settings
+from querylift.plugin.settings import parse_settings
+from querylift.plugin.settings_tables.generators import EncoderEndpointSettings
 from tests.helpers.embeddings_server import EmbeddingsServer, edit_vectors, run_embeddings_server
 from tests.helpers.expanders import TEXTS, create_index, fill_index, remove_indices, write_tiny_encoder
 

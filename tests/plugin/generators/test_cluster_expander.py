@@ -24,7 +24,8 @@ from querylift.plugin.fast_expander.expander_folder import ExpansionShape
 from querylift.plugin.generators import factory
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.cluster_expander import SEARCH_FILE, fill_template, read_search_template, weigh_terms
-from querylift.plugin.settings import EncoderEndpointSettings, parse_settings
+from querylift.plugin.settings import parse_settings
+from querylift.plugin.settings_tables.generators import EncoderEndpointSettings
 from tests.helpers.embeddings_server import run_embeddings_server
 from tests.helpers.expanders import PROPERTIES, TEXTS, create_index, fill_index, remove_indices, write_tiny_encoder
 

@@ -19,7 +19,8 @@ from querylift.plugin.fast_expander.endpoint_encoder import PROBE_TEXTS, Endpoin
 from querylift.plugin.fast_expander.expander_folder import RECORD_FILE, EndpointRecord, read_expander_record
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator, open_expander_model
-from querylift.plugin.settings import EncoderEndpointSettings, parse_settings
+from querylift.plugin.settings import parse_settings
+from querylift.plugin.settings_tables.generators import EncoderEndpointSettings
 from tests.helpers.embeddings_server import EmbeddingsServer, edit_vectors, run_embeddings_server
 from tests.helpers.expanders import TOPICS, write_expander, write_tiny_encoder
 from tests.helpers.folders import edit_json_file

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from querylift.plugin.engine_access import build_engine_access
+from querylift.plugin.engine.access import build_engine_access
 from querylift.plugin.errors import GeneratorBusy, GeneratorError, MissingExtra, SettingsError
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
@@ -340,7 +340,7 @@ import asyncio, sys
 from pathlib import Path
 def loaded(*names): return [name for name in names if name in sys.modules]
 from querylift.plugin.generators.base import ExpansionRequest
-from querylift.plugin.engine_access import build_engine_access
+from querylift.plugin.engine.access import build_engine_access
 from querylift.plugin.generators.fast_expander import FastExpanderGenerator
 print(loaded("numpy", "onnxruntime", "tokenizers", "faiss", "torch", "transformers", "onnx", "querylift.index_tools"))
 async def main():

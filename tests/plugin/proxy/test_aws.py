@@ -16,9 +16,9 @@ import aiohttp
 import pytest
 
 from querylift.index_tools.engine import Engine
-from querylift.plugin.aws_credentials import AwsCredentials, load_credentials
-from querylift.plugin.engine_access import build_engine_access
-from querylift.plugin.engine_facts import open_engine_facts
+from querylift.plugin.engine.access import build_engine_access
+from querylift.plugin.engine.aws_credentials import AwsCredentials, load_credentials
+from querylift.plugin.engine.facts import open_engine_facts
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.generators.engine_reader import EngineReader
 from querylift.plugin.proxy.engine_check import check_settings_on_engine

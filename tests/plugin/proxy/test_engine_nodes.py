@@ -11,8 +11,8 @@ import pytest
 
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.proxy_process import find_free_ports, run_proxy
-from querylift.plugin.engine_facts import find_answering_url
-from querylift.plugin.engine_nodes import EngineNodes
+from querylift.plugin.engine.facts import find_answering_url
+from querylift.plugin.engine.nodes import EngineNodes
 from querylift.plugin.generators.engine_reader import EngineReader
 from querylift.plugin.proxy.admin import Admin
 from querylift.plugin.proxy.engine_check import check_settings_on_engine

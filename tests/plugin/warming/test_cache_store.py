@@ -16,7 +16,8 @@ from querylift.plugin.errors import QueryliftError, SettingsError
 from querylift.plugin.flow import ExpansionRules, Search, make_match_body, run_flow_async, search_flow
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.outcome import Outcome
-from querylift.plugin.settings import CacheSettings, parse_settings
+from querylift.plugin.settings import parse_settings
+from querylift.plugin.settings_tables.generators import CacheSettings
 from querylift.plugin.testing import ManualClock, ScriptedGenerator
 from querylift.plugin.warming.cache_store import CacheStore, open_cache_store
 from querylift.plugin.warming.planning import make_request_planner

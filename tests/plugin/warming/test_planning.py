@@ -11,7 +11,8 @@ from querylift.plugin.cache import MemoryCache
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.flow import ExpansionRules, Search, make_match_body, run_flow_async, search_flow
 from querylift.plugin.generators.base import ExpansionRequest
-from querylift.plugin.settings import IndexSettings, parse_settings
+from querylift.plugin.settings import parse_settings
+from querylift.plugin.settings_tables.index import IndexSettings
 from querylift.plugin.testing import ManualClock, ScriptedGenerator
 from querylift.plugin.warming.planning import RequestPlanner, make_request_planner, plan_warming
 from querylift.plugin.warming.query_log import QueryLog

@@ -8,11 +8,11 @@ import pytest
 
 from querylift.plugin.errors import DataError, SettingsError
 from querylift.plugin.flow import FlowResult
-from querylift.plugin.log_settings import LogSettings
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.proxy.journal import Journal
 from querylift.plugin.proxy.metrics import Metrics
 from querylift.plugin.settings import Settings
+from querylift.plugin.settings_tables.log import LogSettings
 from querylift.plugin.warming.query_log import QueryLog, read_query_log
 
 

@@ -18,7 +18,8 @@ from querylift.plugin.commands.main import querylift
 from querylift.plugin.fast_expander.encoder import Encoder
 from querylift.plugin.fast_expander.expander_folder import ExpansionShape
 from querylift.plugin.generators.fast_expander import ExpanderModel, open_expander_model
-from querylift.plugin.settings import EncoderEndpointSettings, parse_settings
+from querylift.plugin.settings import parse_settings
+from querylift.plugin.settings_tables.generators import EncoderEndpointSettings
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.fast_expander.inverse_cloze import create_pseudo_queries
 from querylift.trainer.rewards.scoring import EXPANSION_PARAM, make_served_expansion

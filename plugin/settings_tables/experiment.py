@@ -7,7 +7,7 @@ import re
 from pydantic import field_validator
 
 from querylift.plugin.experiments import DEFAULT_USER_HEADER, Experiment
-from querylift.plugin.settings_table import SettingsTable
+from querylift.plugin.settings_tables.base import SettingsTable
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 """RFC 9110, section 5.6.2."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from querylift.plugin.settings_table import SettingsTable
+from querylift.plugin.settings_tables.base import SettingsTable
 
 _FORBIDDEN_IN_INDEX = set('\\/*?"<>| ,#:')
 """Engines refuse these signs in the name of an index."""

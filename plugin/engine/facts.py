@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import aiohttp
 
-from querylift.plugin.engine_access import build_engine_access
-from querylift.plugin.engine_nodes import EngineNodes
+from querylift.plugin.engine.access import build_engine_access
+from querylift.plugin.engine.nodes import EngineNodes
 from querylift.plugin.settings import Settings
 
 

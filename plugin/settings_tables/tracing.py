@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from querylift.plugin.settings_table import SettingsTable
+from querylift.plugin.settings_tables.base import SettingsTable
 
 
 class TracingSettings(SettingsTable):

@@ -13,8 +13,8 @@ from urllib.parse import quote, unquote_to_bytes
 import aiohttp
 from yarl import URL
 
-from querylift.plugin.aws_credentials import AwsCredentials
-from querylift.plugin.aws_settings import AwsSettings
+from querylift.plugin.engine.aws_credentials import AwsCredentials
+from querylift.plugin.settings_tables.aws import AwsSettings
 
 CONTENT_HASH_HEADER = "x-amz-content-sha256"
 _UNRESERVED = "-_.~"

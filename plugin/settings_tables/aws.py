@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from querylift.plugin.settings_table import SettingsTable
+from querylift.plugin.settings_tables.base import SettingsTable
 
 
 class AwsSettings(SettingsTable):

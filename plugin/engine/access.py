@@ -10,8 +10,8 @@ from typing import Any
 
 import aiohttp
 
-from querylift.plugin.aws_signing import AwsSigner
-from querylift.plugin.engine_session import make_engine_session
+from querylift.plugin.engine.aws_signing import AwsSigner
+from querylift.plugin.engine.session import make_engine_session
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.settings import Settings
 from querylift.plugin.tls import load_certificate, pair_files

@@ -1,0 +1,1 @@
+"""The tables of querylift.toml. `querylift.plugin.settings` puts them together."""

@@ -1,0 +1,85 @@
+"""The tables of the generators and of the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+
+from querylift.plugin.settings_tables.base import SettingsTable
+
+
+class CacheSettings(SettingsTable):
+    """`[cache]`: where expansions are cached, for how long, and how long a query stays pinned."""
+
+    size: Annotated[int, Field(ge=1)] = 100_000
+    ttl_s: Annotated[float, Field(gt=0)] = 86_400
+    pin_s: Annotated[float, Field(ge=0)] = 120
+    url: SecretStr | None = None
+    file: Path | None = None
+
+
+class LlamaSettings(SettingsTable):
+    """`[llama]`: the worker process that runs a GGUF file, with or without an adapter."""
+
+    adapter: Path | None = None
+    threads: Annotated[int, Field(ge=1)] = 1
+    slots: Annotated[int, Field(ge=1, le=64)] = 8
+    queue_size: Annotated[int, Field(ge=1)] = 64
+    max_seconds: Annotated[float, Field(gt=0)] = 60
+    socket: Path | None = None
+
+
+class ExpanderSettings(SettingsTable):
+    """`[expander]`: how the fast expander runs that `querylift expander build` made."""
+
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    queue_size: Annotated[int, Field(ge=1)] = 64
+
+
+class EncoderEndpointSettings(SettingsTable):
+    """`[encoder]`: the endpoint of an expander's encoder. Serving reads `url`, `api_key` and `max_seconds` only."""
+
+    url: str | None = None
+    model: str = ""
+    api_key: SecretStr | None = None
+    query_prefix: str = ""
+    document_prefix: str = ""
+    query_input_type: str = ""
+    document_input_type: str = ""
+    max_chars: Annotated[int, Field(ge=1)] = 2000
+    batch_size: Annotated[int, Field(ge=1, le=2048)] = 32
+    max_seconds: Annotated[float, Field(gt=0)] = 30
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        return value if value is None else check_endpoint_url(value, key="encoder.api_key")
+
+
+class FeedbackSettings(SettingsTable):
+    """`[feedback]`: RM3 on the documents that the engine returns first."""
+
+    documents: Annotated[int, Field(ge=1, le=100)] = 10
+    terms: Annotated[int, Field(ge=1, le=128)] = 20
+    field: str | None = None
+
+
+class HttpSettings(SettingsTable):
+    """`[http]`: an OpenAI-compatible endpoint."""
+
+    model: str = "default"
+    api_key: SecretStr | None = None
+    max_seconds: Annotated[float, Field(gt=0)] = 10
+
+
+def check_endpoint_url(value: str, *, key: str) -> str:
+    """Return the URL of an endpoint without a slash at its end. Raises ValueError. `key` names the setting of its key."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("use a URL like http://127.0.0.1:8000/v1")
+    if parts.username or parts.password:
+        raise ValueError(f"put the key into {key}; a URL is shown in logs")
+    return value.rstrip("/")
