@@ -172,7 +172,7 @@ def _create_client(settings: Settings, timeout_s: float) -> Any:
 
 
 def _find_account(settings: Settings) -> Any:
-    """Return the user and the password, what signs requests for AWS, or None. Raises SettingsError, MissingExtra."""
+    """Return `http_auth` for the client: user and password, a signer for AWS, or None. Raises SettingsError, MissingExtra."""
     if build_signer(settings) is not None:
         from opensearchpy import Urllib3AWSV4SignerAuth
 

@@ -68,8 +68,8 @@ class ExpansionBrokers:
         """Return the first expansion that a generator of the question has before the deadline. Never raises GeneratorError.
 
         When none has one, the outcome is the first that says more than `nothing`. All pages of a query have the same
-        expansion: a generator that answered the first page too late is pinned, and so leaves the later ones to the next
-        generator too.
+        expansion: a query that one generator answered too late stays pinned for that generator, and its later pages go to
+        the next one too.
         """
         if len(question.generators) == 1:
             return await self._ask(question.generators[0], question)
@@ -172,11 +172,11 @@ async def open_brokers(
     waits_for_acceptance: bool = False,
     make_meter: Callable[[str], GenerationMeter] | None = None,
 ) -> AsyncIterator[ExpansionBrokers]:
-    """Start generators and yield a broker over each. All is closed on exit. Raises SettingsError, MissingExtra.
+    """Start generators, and yield brokers over them. All is closed on exit. Raises SettingsError, MissingExtra.
 
-    `names` are the generators to open; None opens all that the settings name. `made_generators` take the place of those of
-    the same name. With `waits_for_acceptance`, cache entries are written after `accept` was called for them. `make_meter`
-    gives the meter of the generator with a name.
+    `names` are the generators to open; None opens those of the top level and of the enabled tables. `made_generators` take
+    the place of those of the same name. With `waits_for_acceptance`, cache entries are written after `accept` was called
+    for them. `make_meter` gives the meter of the generator with a name.
     """
     cache = make_cache(settings.cache, time.monotonic)
     if waits_for_acceptance:

@@ -20,7 +20,7 @@ TEAMS_HEADER = "X-Querylift-Teams"
 
 Variant = Literal["expanded", "control", "interleaved"]
 Headers = Sequence[tuple[bytes, bytes]]
-_QUERY_ID = re.compile(r"[\w.:@/+=-]{1,128}\Z", re.ASCII)
+_QUERY_ID = re.compile(r"[\w.:@/+=-]{1,100}\Z", re.ASCII)
 """Ids of clients that can stand in a header. A client with another one gets a new id."""
 
 
@@ -28,7 +28,8 @@ _QUERY_ID = re.compile(r"[\w.:@/+=-]{1,128}\Z", re.ASCII)
 class Assignment:
     """The variant of one search, and what its record needs so that variants can be compared.
 
-    `unit` stands for the user whose searches all have the same variant. `query_id` is the id of this search, empty
+    `unit` is a hash of the user, or of the query when no user is known. All searches of one unit are in the control group, or
+    none is. `query_id` is the id of this search, empty
     until it has one. `teams` has one letter for each of `hit_ids`, when two lists were interleaved.
     """
 

@@ -22,7 +22,7 @@ from querylift.plugin.interleave import can_interleave
 from querylift.plugin.outcome import Outcome, Skip
 from querylift.plugin.pit_memory import PitMemory
 from querylift.plugin.policy import Policy
-from querylift.plugin.search_memory import ReadSearch, SearchMemory
+from querylift.plugin.search_memory import ParsedSearch, SearchMemory
 from querylift.plugin.settings import Settings
 from querylift.plugin.settings_tables.index import IndexSettings
 
@@ -74,10 +74,11 @@ def choose_explained_fields(settings: Settings, index: str | None) -> tuple[str,
 
 @dataclass(frozen=True, slots=True)
 class FlowResult:
-    """The rewritten body, or None when the original body is to be sent. `query` is empty when it was not found.
+    """The rewritten body, or None when the original body is to be sent.
 
-    `cache_keys` are for the broker's `accept`. There are none when the cache was not asked. `index` is the index
-    expression whose table was applied, or None when the search was left alone before the generator was asked.
+    `query` is the user's query, and `index` the index expression whose table was applied. Both are empty when the search was
+    left alone before its query was found. `cache_keys` are for the broker's `accept`. There are none when the cache was not
+    asked.
     `assignment` is that of a search in an experiment. `interleaves` says that the hits of both searches are to be
     interleaved.
     """
@@ -146,7 +147,7 @@ class ExpansionRules:
         return "paused" if self._paused_until_s.get(index, 0) > self._clock() else None
 
     def find_budget_s(self, index: str | None) -> float:
-        """Return the seconds that a search on `index` may wait. Without an index, they are the longest that any may wait."""
+        """Return the seconds that a search on `index` may wait. Without an index, return the longest budget in the settings."""
         table = self._find_index_settings(index)
         if table is not None and table.budget_ms is not None:
             return table.budget_ms / 1000
@@ -190,51 +191,51 @@ def _catch_faults(flow: SearchFlow) -> SearchFlow:
 
 def _expand_search(search: Search, rules: ExpansionRules) -> SearchFlow:
     key = (search.index, search.body, search.url_parameters)
-    read_search = rules.memory.find(key)
-    if read_search is None:
-        table, read_search = _read_search(search, rules)
+    parsed_search = rules.memory.find(key)
+    if parsed_search is None:
+        table, parsed_search = _parse_search(search, rules)
         if search.index is not None:  # otherwise the index may be another one the next time
-            rules.memory.add(key, read_search)
+            rules.memory.add(key, parsed_search)
     else:
         table, _ = rules.find_table(search, dict)
     experiment = table.policy.experiment
     if experiment is None or search.headers is None:
-        return (yield from _rewrite_search(search, read_search, table))
-    body, request = read_search.body, read_search.request
+        return (yield from _rewrite_search(search, parsed_search, table))
+    body, request = parsed_search.body, parsed_search.request
     assignment = experiment.assign(search.headers, request.text, query_id=find_ubi_query_id(body))
     if assignment.variant == "control":
         outcome = Outcome("skipped", "control")
         return FlowResult(None, outcome, request.text, index=request.index, assignment=assignment)
-    result = yield from _catch_faults(_rewrite_search(search, read_search, table, assignment))
+    result = yield from _catch_faults(_rewrite_search(search, parsed_search, table, assignment))
     interleaves = experiment.interleaves and can_interleave(body, search.url_parameters)
     return replace(result, query=request.text, assignment=assignment, interleaves=interleaves)
 
 
 def _rewrite_search(
-    search: Search, read_search: ReadSearch, table: IndexSettings, assignment: Assignment | None = None
+    search: Search, parsed_search: ParsedSearch, table: IndexSettings, assignment: Assignment | None = None
 ) -> SearchFlow:
     """Ask for an expansion, and add it to a search that may be expanded."""
-    request = read_search.request
+    request = parsed_search.request
     answer = yield Question(
         request,
         _find_deadline_s(search, table),
-        shows_words=read_search.shows_words,
+        shows_words=parsed_search.shows_words,
         client=search.client,
-        continues_hits=read_search.continues_hits,
+        continues_hits=parsed_search.continues_hits,
         generators=table.generator or (),
         ttl_s=table.cache_ttl_s,
         assignment=assignment,
     )
     if answer.expansion is None:
         return FlowResult(None, answer.outcome, request.text, cache_keys=answer.cache_keys, index=request.index)
-    body, boost_reason = read_search.rewrite(answer.expansion, table.policy)
+    body, boost_reason = parsed_search.rewrite(answer.expansion, table.policy)
     outcome = answer.outcome
     if boost_reason and not outcome.reason:
         outcome = replace(outcome, reason=boost_reason)
     return FlowResult(body, outcome, request.text, answer.expansion, answer.cache_keys, request.index)
 
 
-def _read_search(search: Search, rules: ExpansionRules) -> tuple[IndexSettings, ReadSearch]:
+def _parse_search(search: Search, rules: ExpansionRules) -> tuple[IndexSettings, ParsedSearch]:
     """Return the settings table of a search, and what is in its body. Raises Skip."""
     parsed_bodies: list[dict[str, Any]] = []
 
@@ -250,7 +251,7 @@ def _read_search(search: Search, rules: ExpansionRules) -> tuple[IndexSettings, 
     request = ExpansionRequest(normalize_query(user_query.text), index, table.fields or user_query.fields)
     shows_words = dsl.shows_query_words(body, search.url_parameters)
     continues_hits = _continues_hits(body, search.url_parameters)
-    return table, ReadSearch(body, user_query, request, shows_words, continues_hits)
+    return table, ParsedSearch(body, user_query, request, shows_words, continues_hits)
 
 
 def _find_deadline_s(search: Search, table: IndexSettings) -> float:

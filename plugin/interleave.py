@@ -71,7 +71,7 @@ def draft_teams(original: Sequence[Hit], expanded: Sequence[Hit], *, seed: str) 
 
 
 def can_interleave(body: Mapping[str, Any], url_parameters: UrlParameters) -> bool:
-    """Whether a search asks for a first page of at most MAX_SIZE hits, sorted by score alone, and for no more than that."""
+    """Whether a search asks for a first page of 2 to MAX_SIZE hits, sorted by score alone, and for no more than that."""
     start = url_parameters.from_ if url_parameters.from_ is not None else body.get("from", 0)
     size = url_parameters.size if url_parameters.size is not None else body.get("size", _DEFAULT_SIZE)
     if str(start) != "0" or not str(size).isdecimal() or not 2 <= int(size) <= MAX_SIZE:

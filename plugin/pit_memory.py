@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 MAX_POINTS_IN_TIME = 4096
 KEEP_S = 86_400
-"""A point in time that was not used for so long is forgotten. Engines let one live for as long, unless told otherwise."""
+"""A point in time that was not used for so long is forgotten."""
 _MAX_EXPRESSION_CHARS = 1024
 
 

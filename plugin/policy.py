@@ -1,4 +1,4 @@
-"""How the searches on one index may be expanded: the part of the settings that the rewrite reads."""
+"""What one index allows: how its searches are rewritten, and for which users."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ SearchKey = tuple[str | None, bytes, dsl.UrlParameters]
 
 
 @dataclass(slots=True)
-class ReadSearch:
+class ParsedSearch:
     """A search that may be expanded: its body and the user's query in it, and the request to the generator.
 
     Nothing in it is changed after it was made, except for the rewrite that was made last.
@@ -55,16 +55,16 @@ class SearchMemory:
     """The searches that came last. It may be used by several threads."""
 
     def __init__(self, size: int = MAX_REMEMBERED_SEARCHES) -> None:
-        self._searches: LRUCache[SearchKey, ReadSearch] = LRUCache(size)
+        self._searches: LRUCache[SearchKey, ParsedSearch] = LRUCache(size)
         self._lock = threading.Lock()
 
-    def find(self, key: SearchKey) -> ReadSearch | None:
+    def find(self, key: SearchKey) -> ParsedSearch | None:
         """Return what was found in a search with this key, or None."""
         with self._lock:
             return self._searches.get(key)
 
-    def add(self, key: SearchKey, read_search: ReadSearch) -> None:
+    def add(self, key: SearchKey, parsed_search: ParsedSearch) -> None:
         """Remember a search, unless its body is large."""
         if len(key[1]) <= MAX_REMEMBERED_BYTES:
             with self._lock:
-                self._searches[key] = read_search
+                self._searches[key] = parsed_search

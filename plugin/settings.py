@@ -1,8 +1,7 @@
 """Read and check querylift.toml and the environment.
 
 An environment variable may override every key except those of `[index.NAME]`: QUERYLIFT_ENGINE, QUERYLIFT_BUDGET_MS, and
-QUERYLIFT_CACHE__PIN_S for a key in a table. QUERYLIFT_GENERATOR names one generator. `load_settings` reads both. Only
-`querylift.plugin.files` reads more of the environment.
+QUERYLIFT_CACHE__PIN_S for a key in a table. QUERYLIFT_GENERATOR names one generator. `load_settings` reads both.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ MIN_USERS = 100
 MIN_CLICKING_USERS = 20
 """With fewer users in a group, or fewer who clicked, the interval would not be what it says."""
 SUSPICIOUS_P_VALUE = 0.001
-"""When chance makes groups of such sizes more rarely, users were lost or counted twice, and the comparison means nothing."""
+"""A p-value below this means that users were lost or counted twice. Then the comparison means nothing."""
 
 Verdict = Literal["too little", "wrong sizes", "rose", "fell", "no difference seen"]
 

@@ -66,7 +66,7 @@ def read_search_log(path: Path, *, experiment: str | None = None, traffic: float
             continue
         searches.append(_read_search(row, attributes, path, line))
     if not searches:
-        remedy = "set traffic below 1, or interleave, and [log] searches = true"
+        remedy = "set traffic below 1, or interleave = true, and [log] searches = true"
         raise SettingsError(f"{path} has no search with a variant; {remedy}")
     selected = _select(searches, "experiment", experiment, path)
     selected = _select(selected, "traffic", traffic, path)

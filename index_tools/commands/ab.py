@@ -23,10 +23,11 @@ from querylift.plugin.errors import SettingsError
 def ab(log: Path, clicks: Path, experiment: str | None, traffic: float | None, as_json: bool) -> None:
     """Say whether users click more with expansion than without.
 
-    LOG.jsonl is the log of `querylift serve`, with [log] searches = true. CLICKS.jsonl
+    LOG.jsonl is the log of `querylift serve`, with [log] searches = true,
+    or the file that [log] searches_file names. CLICKS.jsonl
     has a UBI event on each line. A click has "action_name": "click", and the
-    "query_id" that the header X-Querylift-Query-Id named. The interval is over
-    users, because users were drawn by chance.
+    "query_id" that the header X-Querylift-Query-Id named. The interval takes users,
+    not searches, as independent.
     """
     search_log = read_search_log(log, experiment=experiment, traffic=traffic)
     click_file = read_clicks(clicks)

@@ -14,9 +14,9 @@ from querylift.plugin.errors import MissingExtra, SettingsError
 
 _log = logging.getLogger("querylift")
 _FRESH_S = 60
-"""Credentials that were looked at so long ago are looked at again, beside the requests."""
+"""After this time, credentials are fetched again in the background."""
 _STALE_S = 540
-"""Credentials that were looked at so long ago may end soon. botocore renews them ten minutes before that at the latest."""
+"""After this time, requests wait for new credentials. botocore renews them ten minutes before their end at the latest."""
 _PATIENCE_S = 5
 
 

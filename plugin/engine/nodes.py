@@ -58,7 +58,8 @@ class EngineNodes:
         """Call `send_to_node` with a node's URL, and with the next one where no connection was made. Return its result.
 
         Nothing is sent twice: every other error is raised at once. When no node takes a connection, the last error is
-        raised. The node at `last_url` is the last one of those that are not left out. `session` asks those that are.
+        raised. The node at `last_url` is the last one of those that are not left out. `session`
+        sends the test searches to nodes that are left out.
         """
         if len(self.urls) == 1:
             return await send_to_node(self.urls[0])
@@ -132,7 +133,7 @@ class EngineNodes:
 
 
 async def _can_search(url: str, session: aiohttp.ClientSession) -> bool:
-    """Whether a node answers a search, or refuses it only for want of an account."""
+    """Whether a node answers a search with a status below 500. It may refuse the search, for want of an account."""
     options = {"headers": {"X-Querylift": "off"}, "allow_redirects": False}
     timeout = aiohttp.ClientTimeout(total=_CHECK_TIMEOUT_S)
     try:

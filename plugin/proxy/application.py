@@ -34,7 +34,7 @@ from querylift.plugin.proxy.client_watch import ClientGone
 from querylift.plugin.proxy.error_answer import build_error_body
 from querylift.plugin.proxy.interleaving import can_interleave_request
 from querylift.plugin.proxy.journal import Journal
-from querylift.plugin.proxy.node_addresses import AddressWriter, accept_readable_answer, asks_for_addresses
+from querylift.plugin.proxy.node_addresses import AddressWriter, ask_for_plain_answer, asks_for_addresses
 from querylift.plugin.proxy.pit_answers import PitAnswerReader
 from querylift.plugin.proxy.query_records.record import SearchOrigin
 from querylift.plugin.proxy.rejection import ORIGINAL_FAILS, REJECTED
@@ -131,7 +131,7 @@ class Proxy:
         """Forward a request for the nodes' addresses, and answer with `address` in place of each."""
         writer = AddressWriter(send, address)
         try:
-            await Responder(self.upstream, receive, writer).forward_stream(accept_readable_answer(scope), path)
+            await Responder(self.upstream, receive, writer).forward_stream(ask_for_plain_answer(scope), path)
         except UpstreamBroken:
             await writer.send_held_start()
             raise
@@ -141,7 +141,7 @@ class Proxy:
         return await run_flow_async(search_flow(search, self.rules), self._answer)
 
     async def _expand_large(self, search: Search) -> FlowResult:
-        """Do the same as `expand`, and read the body in a thread."""
+        """Return what to send for a search with a large body, which is read in a thread. Never raises."""
         started_s = self._clock() if search.started_s is None else search.started_s
         deadline_s = started_s + self.rules.find_budget_s(search.index)
         run_step = partial(self._body_thread.run, deadline_s)

@@ -1,6 +1,7 @@
 """Holds the settings against the engine when `serve` starts: the account, the indices and the fields that they name.
 
-A wrong account is an error. An index or a field that is not there is a warning, because it may come later.
+A refused `engine_username` is an error, and a refused AWS account a warning. An index or a field that is not there is a
+warning, because it may come later.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ async def check_settings_on_engine(settings: Settings) -> None:
             await _check_account(engine, settings)
             await _check_tables(engine, settings)
         except EngineUnclear as problem:
-            _log.warning("the indices and fields in the settings were not checked: %s", problem)
+            _log.warning("not all indices and fields in the settings were checked: %s", problem)
 
 
 async def log_doubts(settings: Settings) -> None:
-    """Do the same for settings that were read again, where a wrong account is a warning too."""
+    """Check settings that were read again on the engine. A refused account is a warning here."""
     try:
         await check_settings_on_engine(settings)
     except SettingsError as error:

@@ -56,7 +56,7 @@ class HealthReporter:
             "status": "ok",
             "generators": {name: generator.identity for name, generator in generators.items()},
             "enabled": self._proxy.settings.enabled,
-            "worker_restarts": sum(getattr(generator, "restarts", 0) for generator in generators.values()),
+            "generator_restarts": sum(getattr(generator, "restarts", 0) for generator in generators.values()),
             "pending": brokers.pending_count,
             "cache": brokers.cache_faults.describe_state(),
         }

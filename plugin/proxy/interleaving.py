@@ -38,7 +38,7 @@ _MAX_INLINE_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EngineAnswer:
     """One answer of the engine: the reply, and the part of its body that was read. The reply may have more."""
 
     reply: Reply
@@ -80,8 +80,8 @@ Failure = UpstreamDown | UpstreamBroken
 class TwoAnswers:
     """The answer to the original and to the expanded search, or why there is none. None stands for a late answer."""
 
-    original: Answer | Failure | None
-    expanded: Answer | Failure | None
+    original: EngineAnswer | Failure | None
+    expanded: EngineAnswer | Failure | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class MergedAnswer:
 class ServedAnswer:
     """What goes to the client: the answer of one search with its outcome, and perhaps merged hits in place of its own."""
 
-    answer: Answer
+    answer: EngineAnswer
     outcome: Outcome
     merged: MergedAnswer | None = None
 
@@ -130,9 +130,11 @@ async def fetch_two_answers(
         yield TwoAnswers(*(None if fetch.cancelled() else fetch.result() for fetch in fetches))
 
 
-async def choose_in_time(answers: TwoAnswers, outcome: Outcome, *, seed: str) -> ServedAnswer:
+async def choose_without_blocking(answers: TwoAnswers, outcome: Outcome, *, seed: str) -> ServedAnswer:
     """Do the same as `choose_served_answer`. Long answers are merged in a thread, so that no other search waits."""
-    sizes_bytes = [len(answer.held) for answer in (answers.original, answers.expanded) if isinstance(answer, Answer)]
+    sizes_bytes = [
+        len(answer.held) for answer in (answers.original, answers.expanded) if isinstance(answer, EngineAnswer)
+    ]
     if sum(sizes_bytes) <= _MAX_INLINE_BYTES:
         return choose_served_answer(answers, outcome, seed=seed)
     return await asyncio.to_thread(choose_served_answer, answers, outcome, seed=seed)
@@ -141,14 +143,14 @@ async def choose_in_time(answers: TwoAnswers, outcome: Outcome, *, seed: str) ->
 def choose_served_answer(answers: TwoAnswers, outcome: Outcome, *, seed: str) -> ServedAnswer:
     """Return the merged answer, or else one of the two. Raises the failure of the original search when there is none."""
     original, expanded = answers.original, answers.expanded
-    if not isinstance(original, Answer) or not original.is_usable:
-        is_overloaded = not isinstance(original, Answer) or original.reply.status in _OVERLOADED_STATUSES
-        if is_overloaded and isinstance(expanded, Answer) and expanded.is_usable and not expanded.shows_rejection:
+    if not isinstance(original, EngineAnswer) or not original.is_usable:
+        is_overloaded = not isinstance(original, EngineAnswer) or original.reply.status in _OVERLOADED_STATUSES
+        if is_overloaded and isinstance(expanded, EngineAnswer) and expanded.is_usable and not expanded.shows_rejection:
             return ServedAnswer(expanded, replace(outcome, reason="alone"))
-        if not isinstance(original, Answer):
+        if not isinstance(original, EngineAnswer):
             raise original or UpstreamDown(504, "the engine did not answer in time")
         return ServedAnswer(original, rejection.ORIGINAL_FAILS)
-    if not isinstance(expanded, Answer):
+    if not isinstance(expanded, EngineAnswer):
         return ServedAnswer(original, Outcome("late" if expanded is None else "error", "alone"))
     if expanded.shows_rejection:
         return ServedAnswer(original, rejection.ORIGINAL_FAILS if original.shows_rejection else rejection.REJECTED)
@@ -159,7 +161,7 @@ def choose_served_answer(answers: TwoAnswers, outcome: Outcome, *, seed: str) ->
     return ServedAnswer(original, replace(outcome, reason="interleaved"), merged)
 
 
-def merge_answers(original: Answer, expanded: Answer, *, seed: str) -> MergedAnswer:
+def merge_answers(original: EngineAnswer, expanded: EngineAnswer, *, seed: str) -> MergedAnswer:
     """Return the answer to the original search, with the hits of both as a team draft. Raises UnreadableAnswer.
 
     Each hit is the bytes that the engine sent. Everything beside the hits is from the original search: their total, the
@@ -178,16 +180,16 @@ def merge_answers(original: Answer, expanded: Answer, *, seed: str) -> MergedAns
 
 async def _fetch_answer(
     replies: contextlib.AsyncExitStack, upstream: Upstream, request: SearchRequest, body: bytes
-) -> Answer | Failure:
+) -> EngineAnswer | Failure:
     query_string, headers = request.adapt_to_new_body()
     try:
         reply = await replies.enter_async_context(
             await upstream.send(request.method, request.path, query_string, headers, body)
         )
-        return Answer(reply, await reply.read_up_to(MAX_ANSWER_BYTES))
+        return EngineAnswer(reply, await reply.read_up_to(MAX_ANSWER_BYTES))
     except (UpstreamDown, UpstreamBroken) as failure:
         return failure
 
 
-def _is_usable(answer: Answer | Failure) -> bool:
-    return isinstance(answer, Answer) and answer.is_usable
+def _is_usable(answer: EngineAnswer | Failure) -> bool:
+    return isinstance(answer, EngineAnswer) and answer.is_usable

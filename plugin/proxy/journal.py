@@ -39,7 +39,7 @@ class Journal:
     ) -> None:
         """Record one search, to which Querylift added `added_s` seconds."""
         if index is None:
-            index = result.index  # a point-in-time search, whose index the settings name
+            index = result.index  # a point-in-time search names no index
         self._meters.count_search(index, result.outcome, added_s)
         if self._keeps_records:
             with_text = self._log_settings.query_text

@@ -21,7 +21,7 @@ def asks_for_addresses(method: str, path: str) -> bool:
     return method == "GET" and path.startswith("/_nodes/") and _ROUTE.match(path) is not None
 
 
-def accept_readable_answer(scope: Scope) -> Scope:
+def ask_for_plain_answer(scope: Scope) -> Scope:
     """Return the request in the form in which the engine answers with JSON that is not compressed."""
     headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
     return {**scope, "headers": headers}

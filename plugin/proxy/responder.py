@@ -11,7 +11,7 @@ from querylift.plugin.proxy import rejection
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 from querylift.plugin.proxy.client_watch import ClientGone, ClientWatch
 from querylift.plugin.proxy.forwarded_headers import Headers, expects_continue, read_content_length
-from querylift.plugin.proxy.interleaving import ServedAnswer, choose_in_time, fetch_two_answers
+from querylift.plugin.proxy.interleaving import ServedAnswer, choose_without_blocking, fetch_two_answers
 from querylift.plugin.proxy.search_request import SearchRequest
 from querylift.plugin.proxy.shard_report import ShardReport, can_read_answer
 from querylift.plugin.proxy.upstream import Reply, Upstream, UpstreamBroken, UpstreamDown
@@ -166,13 +166,13 @@ class Responder:
     async def send_interleaved(
         self, request: SearchRequest, body: bytes, outcome: Outcome, *, seed: str, wait_s: float
     ) -> ServedAnswer | None:
-        """Send the original and the rewritten search, and the hits of both to the client. None stands for an error.
+        """Send both searches to the engine, and merge their hits for the client. Return None when the client got an error.
 
         When that is impossible, the answer of one of them goes to the client, and the outcome says which.
         """
         async with self._report_engine_failures():
             async with fetch_two_answers(self._upstream, request, body, wait_s=wait_s) as answers:
-                served = await choose_in_time(answers, outcome, seed=seed)
+                served = await choose_without_blocking(answers, outcome, seed=seed)
                 if served.merged is None:
                     await self._send_reply(served.answer.reply, served.outcome, served.answer.held)
                 else:
@@ -199,7 +199,7 @@ class Responder:
         body: bytes | AsyncIterator[bytes] | None,
         outcome: Outcome | None,
     ) -> int:
-        """Forward a request, send the engine's reply, and return its status. 502 stands for no reply."""
+        """Forward a request, send the engine's reply, and return its status, or 502 when it has none."""
         async with self._report_engine_failures():
             async with await self._upstream.send(method, path, query_string, headers, body) as reply:
                 await self._send_reply(reply, outcome, await reply.read_all() if reply.is_small else b"")

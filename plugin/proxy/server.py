@@ -1,4 +1,4 @@
-"""`querylift serve`: the proxy and its admin page on uvicorn, in one process with the broker and its generator.
+"""`querylift serve`: the proxy and its admin page on uvicorn, in one process with the generators.
 
 The folder `workers` runs several such processes.
 """
@@ -134,7 +134,7 @@ async def run_servers(
     *,
     start_listening: Callable[[GuardedServer], Awaitable[None]] | None = None,
 ) -> None:
-    """Do the same for settings that were checked. `start_listening` starts the proxy's server in place of its address."""
+    """Serve until SIGINT or SIGTERM. The settings must have been checked. `start_listening` replaces listening on `listen`."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     certificate = open_server_certificate(settings)
     async with open_proxy(settings) as proxy:

@@ -32,7 +32,7 @@ def _check_generator_names(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 GeneratorNames = Annotated[tuple[str, ...], BeforeValidator(_make_name_list), AfterValidator(_check_generator_names)]
-"""One generator or several. The first one that has an expansion answers. TOML may have one text in place of a list."""
+"""One generator or several. The first one that has an expansion answers. In TOML, a text stands for a list of one."""
 
 
 class IndexSettings(ExperimentSettings):
@@ -67,7 +67,7 @@ class IndexSettings(ExperimentSettings):
 
     @cached_property
     def policy(self) -> Policy:
-        """The part of these settings that the rewrite reads."""
+        """How searches on the index are rewritten, and for which users."""
         return Policy(
             mode=self.mode,
             weight=self.weight,

@@ -9,7 +9,7 @@ from querylift.plugin.broker import Answer, Question
 from querylift.plugin.expansion import Expansion
 from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow, search_flow
 from querylift.plugin.outcome import Outcome
-from querylift.plugin.search_memory import MAX_REMEMBERED_BYTES, ReadSearch, SearchMemory
+from querylift.plugin.search_memory import MAX_REMEMBERED_BYTES, ParsedSearch, SearchMemory
 from querylift.plugin.settings import parse_settings
 from querylift.plugin.testing import ManualClock
 from tests.helpers.paths import TEST_DATA
@@ -98,10 +98,10 @@ def test_the_search_that_has_not_come_for_longest_is_forgotten_first() -> None:
     keys = [(search.index, search.body, search.url_parameters) for search in searches]
     rules = _make_rules()
     _run(rules, searches[0])
-    read_search = rules.memory.find(keys[0])
-    assert isinstance(read_search, ReadSearch)
+    parsed_search = rules.memory.find(keys[0])
+    assert isinstance(parsed_search, ParsedSearch)
     for key in (keys[0], keys[1]):
-        memory.add(key, read_search)
-    assert memory.find(keys[0]) is read_search
-    memory.add(keys[2], read_search)
-    assert [memory.find(key) is read_search for key in keys] == [True, False, True]
+        memory.add(key, parsed_search)
+    assert memory.find(keys[0]) is parsed_search
+    memory.add(keys[2], parsed_search)
+    assert [memory.find(key) is parsed_search for key in keys] == [True, False, True]

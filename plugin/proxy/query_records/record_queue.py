@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 _log = logging.getLogger("querylift")
 
 RecordFate = Literal["written", "refused", "dropped"]
-"""`refused`: the place took the others, and not this one. `dropped`: the queue was full, or the process ended."""
+"""`refused`: the engine answered, and did not take this record. `dropped`: the queue was full, or the process ended."""
 RECORD_FATES: tuple[RecordFate, ...] = ("written", "refused", "dropped")
 CAPACITY = 10_000
 BATCH_SIZE = 1_000
@@ -48,8 +48,8 @@ class RecordPlace(Protocol):
 class RecordQueue:
     """Gathers records and writes them in the background. Must be made on a running event loop.
 
-    While the place is down, records wait in the queue. When it is full, new ones are dropped. `count_records` is told the
-    fate of each, and the log a reason at most once a minute.
+    While the place is down, records wait in the queue. When it is full, new ones are dropped. `count_records` gets the fate of
+    each record. The log gets a reason, at most once a minute.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ class SharedAdmin:
     """ASGI application over the admin pages of the workers, which listen on the Unix sockets `sockets`.
 
     Each worker checks the request itself, so token and host names have the values of its last reload.
-    `metrics` is the folder where the workers count.
+    `metrics` is the folder with the workers' counter files.
     """
 
     def __init__(self, sockets: Sequence[Path], metrics: Path) -> None:
@@ -62,14 +62,14 @@ class SharedAdmin:
         if scope["path"] == "/_querylift/health":
             return self._add_up_health(await self._ask_all_workers(scope))
         if scope["path"] in ("/_querylift/live", "/_querylift/ready"):
-            return (await self._ask_until_one_agrees(scope))[1]
+            return (await self._find_first_ok_answer(scope))[1]
         body = await _read_body(receive)
-        socket, _ = await self._ask_until_one_agrees({**scope, **_LIVE_QUESTION})
+        socket, _ = await self._find_first_ok_answer({**scope, **_LIVE_QUESTION})
         answer = socket and await _ask_worker(socket, scope, body, patience_s=_PATIENCE_S)
         return answer or _NO_WORKER
 
     async def _add_up_metrics(self, scope: Scope) -> WorkerAnswer:
-        """Return the metrics of all workers. A worker is asked first, because it checks the token."""
+        """Return the metrics of all workers. The workers are asked first, because they check the token."""
         answers = await self._ask_all_workers(scope)
         refusal = next((answer for answer in answers if answer.status in (401, 403)), None)
         if refusal is not None or not answers:
@@ -92,7 +92,7 @@ class SharedAdmin:
         counts = {"workers": len(self._sockets), "workers_answering": len(answers)}
         return WorkerAnswer(best_answer.status, "application/json", json.dumps(health | sums | counts).encode())
 
-    async def _ask_until_one_agrees(self, scope: Scope) -> tuple[Path | None, WorkerAnswer]:
+    async def _find_first_ok_answer(self, scope: Scope) -> tuple[Path | None, WorkerAnswer]:
         """Return the first answer with status 200, and the socket of its worker, or None and another answer.
 
         One worker is enough, and one that hangs must not hold up the answer.

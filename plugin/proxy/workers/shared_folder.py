@@ -43,7 +43,7 @@ class SharedFolder:
 def open_shared_folder() -> Iterator[SharedFolder]:
     """Yield a new folder, and remove it at the end. Raises SettingsError.
 
-    Call this before anything imports prometheus_client, which decides then where it counts.
+    Call this before anything imports prometheus_client, which chooses its folder when it is imported.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="querylift-", ignore_cleanup_errors=True) as name:
@@ -79,7 +79,7 @@ def share_cache(settings: Settings) -> Settings:
 
 
 def fit_to_worker(settings: Settings, folder: SharedFolder, number: int) -> Settings:
-    """Return the settings of worker `number`: its admin page is a socket in the folder. Raises SettingsError."""
+    """Return the settings of worker `number`: its admin page and its model are sockets in the folder. Raises SettingsError."""
     llama = settings.llama.model_copy(update={"socket": folder.model_socket})
     admin = str(folder.admin_socket(number))
     return share_cache(settings).model_copy(update={"admin": admin, "llama": llama})

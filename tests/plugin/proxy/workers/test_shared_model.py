@@ -30,7 +30,7 @@ def test_two_workers_run_one_model_and_count_its_restart_once(docs: str, tmp_pat
         (model_pid,) = _list_child_pids(list_processes(proxy)["ql models"])
         os.kill(model_pid, signal.SIGKILL)
         wait_until(lambda: 'querylift_generator_restarts_total{generator="llama"} 1.0' in _read_metrics(proxy))
-        wait_until(lambda: proxy.read_health()["worker_restarts"] == 1)
+        wait_until(lambda: proxy.read_health()["generator_restarts"] == 1)
 
 
 def _list_child_pids(pid: int) -> list[int]:
