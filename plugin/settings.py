@@ -34,7 +34,12 @@ ENVIRONMENT_PREFIX = "QUERYLIFT_"
 
 
 def _split_at_commas(value: Any) -> Any:
-    """Return the parts of a text, because the environment gives a list as one text. Return any other value unchanged."""
+    """Return the parts of a text, because the environment gives a list as one text. Return a list unchanged.
+
+    Raises ValueError.
+    """
+    if not isinstance(value, str | list | tuple):
+        raise ValueError("write a text, or a list of texts")
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
@@ -189,7 +194,10 @@ def _can_overlap(a: str, b: str) -> bool:
 def split_address(value: str) -> tuple[str, int]:
     """Return ("127.0.0.1", 9280) for "127.0.0.1:9280". Raises ValueError."""
     host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    is_host = (
+        bool(host) and "/" not in host and host.startswith("[") == host.endswith("]") == ("[" in host or "]" in host)
+    )
+    if not is_host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError(f"{value!r} is not an address; use HOST:PORT, like 127.0.0.1:9280")
     return host.strip("[]"), int(port)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 
 def check_engine_urls(urls: Sequence[str]) -> tuple[str, ...]:
@@ -25,9 +25,21 @@ def check_engine_urls(urls: Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_engine_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("use a URL like http://127.0.0.1:9200")
+    parts = split_http_url(url, example="http://127.0.0.1:9200")
+    if parts.query or parts.fragment:
+        raise ValueError("leave out what follows ? or # in the URL")
     if parts.username or parts.password:
         raise ValueError("put the user and the password into engine_username and engine_password")
     return url.rstrip("/")
+
+
+def split_http_url(url: str, *, example: str) -> SplitResult:
+    """Return the parts of a URL with http or https, a host and perhaps a port. Raises ValueError."""
+    try:
+        parts = urlsplit(url)
+        has_host = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port above 65535, or a bracket that is not closed
+        has_host = False
+    if not has_host or parts.scheme not in ("http", "https"):
+        raise ValueError(f"use a URL like {example}")
+    return parts

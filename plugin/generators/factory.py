@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from querylift.plugin.engine.access import build_engine_access
+from querylift.plugin.engine.urls import split_http_url
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.settings import Settings, parse_settings
@@ -123,8 +124,10 @@ def _make_http(argument: str, settings: Settings) -> Generator:
 
     # The name is either http:URL or the URL itself, whose scheme the caller has cut off.
     url = argument if argument.startswith(("http://", "https://")) else f"http:{argument}"
-    if not url.startswith(("http://", "https://")):
-        raise SettingsError(f"generator is 'http:{argument}'; use http:URL, like http:http://127.0.0.1:8000/v1")
+    try:
+        split_http_url(url, example="http:http://127.0.0.1:8000/v1")
+    except ValueError as error:
+        raise SettingsError(f"generator is 'http:{argument}': {error}") from None
     key = settings.http.api_key
     return HttpGenerator(
         url,

@@ -27,7 +27,8 @@ _URL_PARAMETERS = frozenset(
     "size from timeout routing preference typed_keys rest_total_hits_as_int track_total_hits pretty human error_trace "
     "ignore_unavailable allow_no_indices expand_wildcards request_cache _source _source_includes _source_excludes "
     "stored_fields docvalue_fields batched_reduce_size ccs_minimize_roundtrips max_concurrent_shard_requests "
-    "pre_filter_shard_size allow_partial_search_results version seq_no_primary_term".split()
+    "pre_filter_shard_size allow_partial_search_results version seq_no_primary_term search_type track_scores "
+    "cancel_after_time_interval".split()
 )
 """URL parameters that leave an answer whose hits can be merged."""
 _OVERLOADED_STATUSES = frozenset({429, 502, 503, 504})

@@ -108,14 +108,17 @@ def _open_tracer(settings: Settings) -> SearchTracer | None:
 
 
 async def serve_proxy(
-    settings: Settings, read_settings: Callable[[], Settings], announce: Callable[[str], None]
+    settings: Settings,
+    read_settings: Callable[[], Settings],
+    announce: Callable[[str], None],
+    early_signals: Sequence[int] = (),
 ) -> None:
     """Serve until SIGINT or SIGTERM. SIGHUP reads the settings again with `read_settings`.
 
-    `announce` gets one line once the proxy listens.
+    `announce` gets one line once the proxy listens. `early_signals` holds a SIGHUP that came before it could be handled.
     """
     await check_before_start(settings)
-    await run_servers(settings, read_settings, lambda: announce(format_greeting(settings)))
+    await run_servers(settings, read_settings, lambda: announce(format_greeting(settings)), early_signals=early_signals)
 
 
 async def check_before_start(settings: Settings) -> None:
@@ -133,19 +136,28 @@ async def run_servers(
     announce: Callable[[], None],
     *,
     start_listening: Callable[[GuardedServer], Awaitable[None]] | None = None,
+    certificate: ServerCertificate | None = None,
+    stop_signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+    early_signals: Sequence[int] = (),
 ) -> None:
-    """Serve until SIGINT or SIGTERM. The settings must have been checked. `start_listening` replaces listening on `listen`."""
+    """Serve until one of `stop_signals`. The settings must have been checked.
+
+    `start_listening` replaces listening on `listen`, and `certificate` replaces the one that the settings name.
+    """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    certificate = open_server_certificate(settings)
+    certificate = certificate or open_server_certificate(settings)
     async with open_proxy(settings) as proxy:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, SettingsReloader(proxy, read_settings, certificate).reload)
+        reloader = SettingsReloader(proxy, read_settings, certificate)
+        loop.add_signal_handler(signal.SIGHUP, reloader.reload)
+        if early_signals:
+            reloader.reload()
         servers = [create_server(proxy, settings.listen, ConnectionLimits(raise_file_limit()), certificate)]
         if settings.admin is not None:
             admin_limits = ConnectionLimits(ADMIN_CONNECTIONS)
             admin_certificate = None if is_unix_socket(settings.admin) else certificate
             servers.append(create_server(Admin(proxy), settings.admin, admin_limits, admin_certificate))
-        for stop_signal in (signal.SIGINT, signal.SIGTERM):
+        for stop_signal in stop_signals:
             loop.add_signal_handler(stop_signal, _begin_draining, proxy, servers[0])
         for server, address in zip(servers, (settings.listen, settings.admin), strict=False):
             if start_listening is not None and server is servers[0]:

@@ -21,7 +21,7 @@ class AwsSettings(SettingsTable):
     @classmethod
     def _check_region_is_given(cls, value: Any) -> Any:
         """Refuse a table that sets other keys only: nothing would be signed."""
-        if isinstance(value, dict) and value and "region" not in value:
+        if isinstance(value, dict) and value and value.keys() <= {"service", "profile"}:
             raise ValueError("region is missing; set aws.region, such as eu-central-1")
         return value
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
+from querylift.plugin.engine.urls import split_http_url
 from querylift.plugin.settings_tables.base import SettingsTable
+
+MAX_CACHE_S = 315_360_000
+"""Ten years. A Redis refuses times that are much longer."""
 
 
 class CacheSettings(SettingsTable):
     """`[cache]`: where expansions are cached, for how long, and how long a query stays pinned."""
 
     size: Annotated[int, Field(ge=1)] = 100_000
-    ttl_s: Annotated[float, Field(gt=0)] = 86_400
-    pin_s: Annotated[float, Field(ge=0)] = 120
+    ttl_s: Annotated[float, Field(gt=0, le=MAX_CACHE_S)] = 86_400
+    pin_s: Annotated[float, Field(ge=0, le=MAX_CACHE_S)] = 120
     url: SecretStr | None = None
     file: Path | None = None
 
@@ -77,9 +80,7 @@ class HttpSettings(SettingsTable):
 
 def check_endpoint_url(value: str, *, key: str) -> str:
     """Return the URL of an endpoint without a slash at its end. Raises ValueError. `key` names the setting of its key."""
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("use a URL like http://127.0.0.1:8000/v1")
+    parts = split_http_url(value, example="http://127.0.0.1:8000/v1")
     if parts.username or parts.password:
         raise ValueError(f"put the key into {key}; a URL is shown in logs")
     return value.rstrip("/")

@@ -10,10 +10,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 from querylift.plugin.expansion import MAX_DOCUMENTS
 from querylift.plugin.policy import Policy
 from querylift.plugin.settings_tables.experiment import ExperimentSettings
+from querylift.plugin.settings_tables.generators import MAX_CACHE_S
 
 
 def _make_name_list(value: Any) -> Any:
-    """Return a list with one generator for its name alone. Return any other value unchanged."""
+    """Return a list with one generator for its name alone, and a list unchanged. Raises ValueError."""
+    if not isinstance(value, str | list | tuple):
+        raise ValueError("name a generator, or a list of them")
     return (value,) if isinstance(value, str) else value
 
 
@@ -51,7 +54,14 @@ class IndexSettings(ExperimentSettings):
     document_weight: Annotated[float, Field(gt=0, le=10)] = 0.45
     generator: GeneratorNames | None = None
     budget_ms: Annotated[float, Field(ge=0)] | None = None
-    cache_ttl_s: Annotated[float, Field(gt=0)] | None = None
+    cache_ttl_s: Annotated[float, Field(gt=0, le=MAX_CACHE_S)] | None = None
+
+    @field_validator("fields", mode="before")
+    @classmethod
+    def _check_fields_are_a_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f'write a list, like ["{value}"]')
+        return value
 
     @field_validator("fields")
     @classmethod

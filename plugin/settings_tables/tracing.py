@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from querylift.plugin.engine.urls import split_http_url
 from querylift.plugin.settings_tables.base import SettingsTable
 
 
@@ -22,9 +22,7 @@ class TracingSettings(SettingsTable):
     def _check_endpoint(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("use a URL like http://collector:4318")
+        parts = split_http_url(value, example="http://collector:4318")
         if parts.username or parts.password:
             raise ValueError("put the key into the variable OTEL_EXPORTER_OTLP_HEADERS; a URL is shown in logs")
         return value.rstrip("/").removesuffix("/v1/traces")

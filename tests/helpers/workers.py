@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -58,6 +60,13 @@ def is_broken(connection: http.client.HTTPConnection) -> bool:
         return True
     finally:
         sock.settimeout(20)
+
+
+def kill_workers(proxy: RunningProxy) -> None:
+    """Kill both workers. What they listened on goes on taking connections, which wait for the next workers."""
+    for name, pid in list_processes(proxy).items():
+        if name.startswith("ql worker"):
+            os.kill(pid, signal.SIGKILL)
 
 
 def wait_until(is_true: Callable[[], Any]) -> None:

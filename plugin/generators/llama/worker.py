@@ -65,6 +65,9 @@ def main() -> None:
     options = WorkerOptions(**json.loads(sys.argv[1]))
     die_with_parent(options.parent_pid, signal.SIGKILL)  # even when it cannot notice the closed pipe
     # Ctrl-C reaches the whole process group, but the parent decides when the worker ends.
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # it may go to all processes of a service; the input closes at the end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     send = _open_message_output()
     inbox: SimpleQueue[Message] = SimpleQueue()

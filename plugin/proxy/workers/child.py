@@ -13,13 +13,15 @@ from querylift.plugin.child_process import die_with_parent, name_process
 from querylift.plugin.errors import QueryliftError
 
 _log = logging.getLogger("querylift")
+STOP_SIGNAL = signal.SIGUSR1
+"""Tells a child to finish. It is not SIGTERM, which a service manager may send to all processes at once."""
 SUPERVISED_SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
 """The supervisor blocks these and takes them one at a time. A child unblocks them before it does anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a child is for. `run` serves until the process gets SIGTERM, and calls its argument once it serves."""
+    """What a child is for. `run` serves until the process gets STOP_SIGNAL, and calls its argument once it serves."""
 
     name: str
     run: Callable[[Callable[[], None]], None]
@@ -86,9 +88,10 @@ def start_child(role: Role, *, now_s: float) -> Child:
 def _run_role(role: Role, report_file: int, parent_pid: int) -> int:
     """Run the role in this new process, and return its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the supervisor decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SUPERVISED_SIGNALS)
-    die_with_parent(parent_pid, signal.SIGTERM)
+    die_with_parent(parent_pid, STOP_SIGNAL)
     name_process(f"ql {role.name}")
     try:
         role.run(lambda: _write_report(report_file, b"ready"))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import logging
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from typing import Any
 import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
-from querylift.plugin.errors import SettingsError
+from querylift.plugin.errors import QueryliftError, SettingsError
 from querylift.plugin.generation_meter import attach_meter
 from querylift.plugin.generators.base import Generator
 from querylift.plugin.generators.factory import make_ordered_generator
@@ -35,7 +36,7 @@ from querylift.plugin.proxy.server import (
     stop_servers,
 )
 from querylift.plugin.proxy.settings_reload import reload_certificate
-from querylift.plugin.proxy.workers.child import Role
+from querylift.plugin.proxy.workers.child import STOP_SIGNAL, Role
 from querylift.plugin.proxy.workers.fair_listener import ConnectionCounts, listen_fairly
 from querylift.plugin.proxy.workers.shared_admin import SharedAdmin
 from querylift.plugin.proxy.workers.shared_folder import SharedFolder, fit_to_worker
@@ -43,13 +44,50 @@ from querylift.plugin.proxy.workers.supervisor import Supervisor
 from querylift.plugin.settings import Settings
 from querylift.plugin.tls import open_server_certificate
 
+_log = logging.getLogger("querylift")
+_SHARED_SETTINGS = ("listen", "admin", "workers")
+
+
+class SettingsHistory:
+    """The settings that a worker may start with, newest first. Each fork of the supervisor takes the state of its moment.
+
+    `certificate` is the one that was last read without a fault. It is None without TLS.
+    """
+
+    def __init__(self, settings: Settings, read_settings: Callable[[], Settings]) -> None:
+        self._read_settings = read_settings
+        self._first = settings
+        self.certificate = open_server_certificate(settings)
+        self.candidates = [settings]
+
+    def read_current(self) -> Settings:
+        """Return the settings of the file, with those that the processes share as they were. Raises SettingsError."""
+        shared = {name: getattr(self._first, name) for name in _SHARED_SETTINGS}
+        return self._read_settings().model_copy(update=shared)
+
+    def reload(self) -> None:
+        """Remember the settings of the file for the next worker, if they can be read, and the ones before them."""
+        with contextlib.suppress(QueryliftError):  # every worker logs it
+            settings = self._read_settings()
+            changed_names = [name for name in _SHARED_SETTINGS if getattr(settings, name) != getattr(self._first, name)]
+            if changed_names:
+                _log.warning("a restart is needed for: %s", ", ".join(changed_names))
+            self.candidates = [self.read_current(), *self.candidates][:3]
+        if self.certificate is not None:
+            reload_certificate(self.certificate)
+
 
 def serve_workers(
-    settings: Settings, read_settings: Callable[[], Settings], announce: Callable[[str], None], folder: SharedFolder
+    settings: Settings,
+    read_settings: Callable[[], Settings],
+    announce: Callable[[str], None],
+    folder: SharedFolder,
+    early_signals: Sequence[int] = (),
 ) -> None:
     """Serve with several processes until SIGINT or SIGTERM. Raises QueryliftError when one of them cannot start.
 
-    All processes are forked from this one after it has loaded what they only read, so that they share that memory.
+    `early_signals` holds a SIGHUP that came before it could be handled. All processes are forked from this one after it has
+    loaded what they only read, so that they share that memory.
     """
     if sys.platform != "linux":
         raise SettingsError(f"workers is {settings.workers}, and several workers need Linux; set it to 1")
@@ -58,12 +96,13 @@ def serve_workers(
     sockets = bind_address(settings.listen)
     admin_sockets = bind_address(settings.admin) if settings.admin is not None else []
     counts = ConnectionCounts(settings.workers)
+    history = SettingsHistory(settings, read_settings)
     workers = [
-        Role(f"worker {number}", partial(_run_worker, number, settings, read_settings, folder, sockets, counts))
+        Role(f"worker {number}", partial(_run_worker, number, history, folder, sockets, counts))
         for number in range(1, settings.workers + 1)
     ]
     models = [Role("models", partial(_run_models, folder, sockets))] if _runs_models(settings) else []
-    admin_pages = [Role("admin page", partial(_run_admin, settings, folder, sockets, admin_sockets))]
+    admin_pages = [Role("admin page", partial(_run_admin, settings, history, folder, sockets, admin_sockets))]
     if settings.admin is None:
         admin_pages = []
 
@@ -77,10 +116,15 @@ def serve_workers(
         start_stages=[models, workers[:1], workers[1:], admin_pages],
         # The admin page shows how the workers finish their searches, and those may wait for a model.
         stop_stages=[workers, admin_pages, models],
+        essential=workers,
         on_start_stopping=partial(_close_sockets, sockets),
+        on_reload=history.reload,
         on_end=note_end,
     )
     _load_shared_memory(settings)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # from here on it waits for the supervisor
+    if early_signals:
+        history.reload()
     supervisor.run(lambda: announce(f"{format_greeting(settings)}, with {settings.workers} workers"))
 
 
@@ -115,25 +159,35 @@ def _close_sockets(sockets: Sequence[socket.socket]) -> None:
 
 def _run_worker(
     number: int,
-    settings: Settings,
-    read_settings: Callable[[], Settings],
+    history: SettingsHistory,
     folder: SharedFolder,
     sockets: Sequence[socket.socket],
     counts: ConnectionCounts,
     announce_ready: Callable[[], None],
 ) -> None:
-    _run_on_event_loop(
-        run_servers(
-            fit_to_worker(settings, folder, number),
-            lambda: fit_to_worker(read_settings(), folder, number),
-            announce_ready,
-            start_listening=lambda server: listen_fairly(server, sockets, counts, number),
-        )
-    )
+    """Serve with the newest settings that work. After a wrong change, those before it still do."""
+    for older_count, settings in zip(reversed(range(len(history.candidates))), history.candidates, strict=True):
+        try:
+            _run_on_event_loop(
+                run_servers(
+                    fit_to_worker(settings, folder, number),
+                    lambda: fit_to_worker(history.read_current(), folder, number),
+                    announce_ready,
+                    start_listening=lambda server: listen_fairly(server, sockets, counts, number),
+                    certificate=history.certificate,
+                    stop_signals=[STOP_SIGNAL],
+                )
+            )
+            return
+        except QueryliftError as error:
+            if not older_count:
+                raise
+            _log.error("worker %d starts with the settings before the last SIGHUP: %s", number, error)
 
 
 def _run_admin(
     settings: Settings,
+    history: SettingsHistory,
     folder: SharedFolder,
     proxy_sockets: Sequence[socket.socket],
     sockets: Sequence[socket.socket],
@@ -143,12 +197,12 @@ def _run_admin(
     worker_sockets = [folder.admin_socket(number) for number in range(1, settings.workers + 1)]
     app = SharedAdmin(worker_sockets, folder.metrics)
 
-    certificate = open_server_certificate(settings)
+    certificate = history.certificate
 
     async def serve() -> None:
         server = create_server(app, settings.admin or "", ConnectionLimits(ADMIN_CONNECTIONS), certificate)
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, stop_servers, [server])
+        loop.add_signal_handler(STOP_SIGNAL, stop_servers, [server])
         if certificate is not None:
             loop.add_signal_handler(signal.SIGHUP, reload_certificate, certificate)
         await server.startup(list(sockets))
@@ -173,7 +227,7 @@ def _run_models(
 
         models = ModelServer(make_counted_generator)
         is_over = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_over.set)
+        asyncio.get_running_loop().add_signal_handler(STOP_SIGNAL, is_over.set)
         server = await models.listen(folder.model_socket)
         announce_ready()
         await is_over.wait()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from querylift.plugin.child_process import describe_exit_code
-from querylift.plugin.proxy.workers.child import SUPERVISED_SIGNALS, Child, ChildFailed, Role, start_child
+from querylift.plugin.proxy.workers.child import STOP_SIGNAL, SUPERVISED_SIGNALS, Child, ChildFailed, Role, start_child
 
 _log = logging.getLogger("querylift")
 _FIRST_DELAY_S = 0.5
@@ -29,8 +29,9 @@ class Supervisor:
     """The processes of one proxy.
 
     `start_stages` are roles that start one stage after another, and `stop_stages` are the same ones as they stop.
-    `on_start_stopping` is called before the first child is told to stop, and `on_end` with the role and the process id of
-    each child that ended.
+    `on_start_stopping` is called before the first child is told to stop, `on_reload` when SIGHUP has come and no child knows
+    of it yet, and `on_end` with the role and the process id of each child that ended. When none of the `essential` roles
+    serves, and one of them cannot start, all is stopped.
     """
 
     def __init__(
@@ -38,19 +39,23 @@ class Supervisor:
         *,
         start_stages: Sequence[Sequence[Role]],
         stop_stages: Sequence[Sequence[Role]],
+        essential: Sequence[Role],
         on_start_stopping: Callable[[], None],
+        on_reload: Callable[[], None],
         on_end: Callable[[Role, int], None],
     ) -> None:
         self._start_stages = start_stages
         self._stop_stages = stop_stages
+        self._essential = essential
         self._on_start_stopping = on_start_stopping
+        self._on_reload = on_reload
         self._on_end = on_end
         self._children: dict[int, Child] = {}
-        self._starting: set[int] = set()
+        self._reload_count = 0
+        self._starting: dict[int, int] = {}  # process id, and the number of reloads when it was forked
         self._due_s: dict[Role, float] = {}
         self._delays_s: dict[Role, float] = {}
         self._stops = False
-        self._was_reloaded = False
 
     def run(self, announce: Callable[[], None]) -> None:
         """Serve until SIGINT or SIGTERM. `announce` is called once all serve. Raises ChildFailed when one cannot start."""
@@ -85,7 +90,7 @@ class Supervisor:
     def _start(self, role: Role) -> None:
         child = start_child(role, now_s=time.monotonic())
         self._children[child.pid] = child
-        self._starting.add(child.pid)
+        self._starting[child.pid] = self._reload_count
 
     def _take_events(self, timeout_s: float | None) -> list[Child]:
         """Wait for a signal for up to `timeout_s` seconds, or without an end. Handle it. Return the children that ended."""
@@ -97,13 +102,13 @@ class Supervisor:
         if taken in (signal.SIGINT, signal.SIGTERM):
             self._stops = True
         if taken == signal.SIGHUP:
-            self._was_reloaded = True
-            for pid in self._children.keys() - self._starting:
+            self._reload_count += 1
+            self._on_reload()
+            for pid in self._children.keys() - self._starting.keys():
                 self._children[pid].send_signal(signal.SIGHUP)
         ended_children = self._reap_children()
         for pid in [pid for pid in self._starting if self._children[pid].check_ready()]:
-            self._starting.discard(pid)
-            if self._was_reloaded:  # the child began with the settings that the supervisor was started with
+            if self._starting.pop(pid) < self._reload_count:  # the child began with the settings before that
                 self._children[pid].send_signal(signal.SIGHUP)
         return ended_children
 
@@ -114,7 +119,7 @@ class Supervisor:
             ended_pid, status = os.waitpid(pid, os.WNOHANG)
             if ended_pid:
                 child = self._children.pop(pid)
-                self._starting.discard(pid)
+                self._starting.pop(pid, None)
                 self._on_end(child.role, pid)
                 ended_children.append(child)
                 if not self._stops:
@@ -127,16 +132,26 @@ class Supervisor:
         return ended_children
 
     def _plan_replacement(self, child: Child) -> None:
-        """Let a new child start after a delay. The delay grows while children end soon after their start."""
+        """Let a new child start after a delay. The delay grows while children end soon after their start.
+
+        Raises ChildFailed when nothing serves any more.
+        """
         now_s = time.monotonic()
         delay_s = self._delays_s.get(child.role, _FIRST_DELAY_S)
         if now_s - child.started_s >= _HEALTHY_S:
             delay_s = _FIRST_DELAY_S
         if failure := child.take_failure():
+            if child.role in self._essential and not self._serves():
+                raise failure
             _log.error("%s cannot start: %s", child.role.name, failure)
         _log.warning("a new %s starts in %g s", child.role.name, delay_s)
         self._due_s[child.role] = now_s + delay_s
         self._delays_s[child.role] = min(delay_s * 2, _LONGEST_DELAY_S)
+
+    def _serves(self) -> bool:
+        """Whether one of the essential roles serves."""
+        serving = (child.role for pid, child in self._children.items() if pid not in self._starting)
+        return any(role in self._essential for role in serving)
 
     def _compute_pause_s(self) -> float | None:
         """Return the seconds until a child is to be started, or None when none is."""
@@ -149,7 +164,7 @@ class Supervisor:
         for stage in self._stop_stages:
             until_s = time.monotonic() + _DRAIN_S
             for child in self._list_children(stage):
-                child.send_signal(signal.SIGTERM)
+                child.send_signal(STOP_SIGNAL)
             while self._list_children(stage):
                 remaining_s = until_s - time.monotonic()
                 if remaining_s <= 0:

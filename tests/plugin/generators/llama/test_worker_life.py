@@ -149,7 +149,7 @@ def test_a_model_file_that_disappears_while_serving_is_waited_for(tmp_path: Path
     run_drill(drill, link)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGABRT])
 def test_the_worker_ends_with_its_parent(signal_number: signal.Signals) -> None:
     code = (
         "import asyncio\n"

@@ -20,7 +20,7 @@ import pytest
 from querylift.index_tools.proxy_process import RunningProxy, find_free_ports, format_toml, run_proxy
 from tests.helpers.late_endpoint import find_outcome, run_late_endpoint
 from tests.helpers.llama import is_running
-from tests.helpers.workers import is_broken, keep_connections, list_processes, send_search, wait_until
+from tests.helpers.workers import is_broken, keep_connections, kill_workers, list_processes, send_search, wait_until
 
 pytestmark = pytest.mark.engine
 BOTH_WORKERS = {"ql worker 1", "ql worker 2"}
@@ -92,9 +92,7 @@ def test_sighup_reaches_every_worker_and_those_that_come_later(proxy: RunningPro
         proxy.process.send_signal(signal.SIGHUP)
         wait_until(lambda: proxy.log.read_text().count("the settings were read again") == 2)
         assert {send_search(connection) for connection in connections} == {"skipped;off"}
-    for name in BOTH_WORKERS:
-        os.kill(list_processes(proxy)[name], signal.SIGKILL)
-    wait_until(lambda: proxy.log.read_text().count("the settings were read again") == 4)
+    kill_workers(proxy)
     with keep_connections(proxy, 4) as connections:
         assert {send_search(connection) for connection in connections} == {"skipped;off"}
 
