@@ -18,7 +18,7 @@ from querylift.plugin.errors import SettingsError
 @click.argument("log", metavar="LOG.jsonl", type=click.Path(path_type=Path))
 @click.argument("clicks", metavar="CLICKS.jsonl", type=click.Path(path_type=Path))
 @click.option("--experiment", help="Name of the experiment, if the log has several.")
-@click.option("--traffic", type=float, help="Share of users, if it was changed within the log.")
+@click.option("--traffic", type=float, help="Compare only searches with this share of users, if the log has several.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def ab(log: Path, clicks: Path, experiment: str | None, traffic: float | None, as_json: bool) -> None:
     """Say whether users click more with expansion than without.

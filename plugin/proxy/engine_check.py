@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from querylift.plugin.engine.facts import EngineFacts, EngineUnclear, QuestionRefused, has_field, open_engine_facts
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.fast_expander.expander_folder import read_expander_record
 from querylift.plugin.settings import Settings
 from querylift.plugin.settings_tables.index import IndexSettings
 
@@ -50,7 +52,24 @@ def list_ineffective_tables(settings: Settings) -> Iterator[str]:
         if earlier_settings.find_index_settings(name) is not None:
             yield f"[index.{name!r}] never applies, because a table before it matches the same names; put it first"
     if settings.pit_index is not None and settings.find_index_settings(settings.pit_index) is None:
-        yield f"pit_index is {settings.pit_index!r}, which no table matches; add a table [index.{settings.pit_index!r}]"
+        yield f"pit_index is {settings.pit_index!r}, which no single table governs; name one index that has a table"
+    for name, table in settings.index.items():
+        if table.enabled and "*" not in name:
+            yield from _list_misplaced_expanders(name, table.generator or settings.generator)
+
+
+def _list_misplaced_expanders(index: str, generator_names: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence for every expander that was built from another index than the one whose searches it is to expand."""
+    for generator_name in generator_names:
+        kind, _, folder = generator_name.partition(":")
+        if kind != "expander":
+            continue
+        try:
+            mismatch = read_expander_record(Path(folder)).source.explain_mismatch(index)
+        except SettingsError:
+            continue  # the generator says what is wrong with its folder when it is opened
+        if mismatch:
+            yield f"[index.{index!r}]: the expander {folder} {mismatch}; build one from {index}"
 
 
 async def _check_account(engine: EngineFacts, settings: Settings) -> None:

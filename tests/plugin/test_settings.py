@@ -1,5 +1,6 @@
 """Settings are checked when they are read. A wrong setting is named in one sentence."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +184,12 @@ def test_a_generator_that_replaces_the_settings_one_serves_every_index() -> None
             {"generator": ["llama", "llama"]},
             "index.a.generator is ['llama', 'llama']: it names a generator twice; name each one once",
         ),
-        ({"generator": 3}, "index.a.generator is 3: input should be a valid tuple"),
+        ({"generator": 3}, "index.a.generator is 3: name a generator, or a list of them"),
+        ({"fields": "title"}, "index.a.fields is 'title': write a list, like [\"title\"]"),
         ({"budget_ms": -1}, "index.a.budget_ms is -1: input should be greater than or equal to 0"),
         ({"cache_ttl_s": 0}, "index.a.cache_ttl_s is 0: input should be greater than 0"),
+        ({"cache_ttl_s": 1e30}, "index.a.cache_ttl_s is 1e+30: input should be less than or equal to 315360000"),
+        ({"budget_ms": math.inf}, "index.a.budget_ms is inf: input should be a finite number"),
     ],
 )
 def test_a_wrong_value_in_an_index_table_is_one_sentence(table: dict[str, Any], sentence: str) -> None:
@@ -200,3 +204,36 @@ def test_a_file_that_an_editor_begins_with_a_byte_order_mark_is_read(tmp_path: P
 
 def test_an_empty_address_switches_the_admin_page_off() -> None:
     assert parse_settings({"admin": ""}).admin is None
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"engine": "http://a:99999"}, "engine is 'http://a:99999': use a URL like http://127.0.0.1:9200"),
+        ({"engine": "http://[::1:9200"}, "engine is 'http://[::1:9200': use a URL like http://127.0.0.1:9200"),
+        ({"engine": "http://a:9200/?x=1"}, "engine is 'http://a:9200/?x=1': leave out what follows ? or # in the URL"),
+        ({"engine": 9}, "engine is 9: write a text, or a list of texts"),
+        ({"engine_connect_timeout_s": math.inf}, "engine_connect_timeout_s is inf: input should be a finite number"),
+        (
+            {"tracing": {"endpoint": "http://x:99999"}},
+            "tracing.endpoint is 'http://x:99999': use a URL like http://collector:4318",
+        ),
+        (
+            {"sniffing_address": "http://x:9"},
+            "sniffing_address is 'http://x:9': 'http://x:9' is not an address; use HOST:PORT, like 127.0.0.1:9280",
+        ),
+        (
+            {"listen": "[::1:9280"},
+            "listen is '[::1:9280': '[::1:9280' is not an address; use HOST:PORT, like 127.0.0.1:9280",
+        ),
+        (
+            {"listen": "h:\u00b2"},
+            "listen is 'h:\u00b2': 'h:\u00b2' is not an address; use HOST:PORT, like 127.0.0.1:9280",
+        ),
+        ({"aws": {"regoin": "eu-central-1"}}, "aws.regoin is not a setting; docs/reference/settings.md lists them"),
+    ],
+)
+def test_an_address_or_a_number_that_could_not_work_is_refused(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        parse_settings(values)
+    assert str(raised.value) == f"settings: {sentence}"

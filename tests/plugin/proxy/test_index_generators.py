@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
+from querylift.plugin.proxy.engine_check import list_ineffective_tables
 from querylift.plugin.proxy.settings_reload import reload_settings
 from querylift.plugin.settings import Settings, parse_settings
 from tests.helpers.expanders import remove_document_ids, write_expander, write_tiny_encoder
@@ -194,3 +195,13 @@ def test_a_generator_is_opened_again_when_its_own_settings_have_changed(
         assert (now_open["feedback:text"] is not opened) == is_reopened
 
     run_with_proxy(check, index={"docs": {"generator": "feedback:text"}})
+
+
+def test_an_expander_of_another_index_is_a_warning_when_serve_starts(tmp_path: Path) -> None:
+    folder = write_expander(tmp_path / "topics.expander", write_tiny_encoder(tmp_path / "encoder"))
+    name = f"expander:{folder}"
+    tables = {"topics": {"generator": name}, "help": {"generator": name}, "off": {"generator": name, "enabled": False}}
+    assert list(list_ineffective_tables(parse_settings({"index": tables}))) == [
+        f"[index.'help']: the expander {folder} was built from topics, topics-1, but the search is on help; "
+        "build one from help"
+    ]

@@ -130,7 +130,7 @@ def _list_warnings(caplog: pytest.LogCaptureFixture, **settings: object) -> list
         ),
         (
             {"index": {"start-products": {}}, "pit_index": "products"},
-            "pit_index is 'products', which no table matches; add a table [index.'products']",
+            "pit_index is 'products', which no single table governs; name one index that has a table",
         ),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_name_that_the_engine_does_not_have_is_one_warning(
 def test_an_engine_that_is_down_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     (warning,) = _list_warnings(caplog, engine="http://127.0.0.1:9", index={"a": {}, "b": {"fields": ["title"]}})
     assert warning.startswith(
-        "the indices and fields in the settings were not checked: the engine at http://127.0.0.1:9 does not answer ("
+        "not all indices and fields in the settings were checked: the engine at http://127.0.0.1:9 does not answer ("
     )
 
 
@@ -206,6 +206,6 @@ def test_an_index_that_the_account_may_not_see_does_not_hide_the_others(caplog: 
     asyncio.run(_check_with_secured_engine(engine_username="ann", engine_password="s", **settings))
     assert caplog.messages == [
         "fields of [index.'docs']: docs has no field 'titel'; correct the name",
-        "the indices and fields in the settings were not checked: "
+        "not all indices and fields in the settings were checked: "
         "the engine answered with status 403 about the index 'secret'",
     ]
