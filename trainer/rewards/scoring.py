@@ -39,6 +39,18 @@ STUDENT_PREFIX = "student"
 """A method that begins so is the student's own. Its text is raw output and is read as the served model's is."""
 EXPANSION_PARAM = "expansion"
 """The entry of a candidate's `params` that holds the weighted terms of a fast expander."""
+_SETTINGS_WITHOUT_EFFECT = {
+    "weight",
+    "enabled",
+    "generator",
+    "budget_ms",
+    "cache_ttl_s",
+    "traffic",
+    "traffic_by",
+    "interleave",
+    "experiment",
+}
+"""Keys of an index's table that change no reward: the rewards' own weights hold, and every candidate is rewritten."""
 _BLOCK_SIZE = 1024
 _DIGEST_CHARACTERS = 16
 
@@ -263,7 +275,7 @@ def _rewrite(body: bytes, index: str, rules: ExpansionRules, expansion: Expansio
 
 def _make_basis(ranker: Ranker, settings: Settings, labels: Labels, options: RewardOptions) -> RewardBasis:
     index_settings = settings.find_index_settings(options.index) or IndexSettings()
-    rules = index_settings.model_dump(mode="json", exclude={"weight", "enabled"})
+    rules = index_settings.model_dump(mode="json", exclude=_SETTINGS_WITHOUT_EFFECT)
     return RewardBasis(
         weights=tuple(sorted(options.weights)),
         mix={measure: share for measure, share in sorted(options.mix.items()) if share},
