@@ -73,7 +73,7 @@ def test_searches_without_the_header_are_drawn_by_their_query() -> None:
             "index.docs.traffic is 0: use a share above 0 and up to 1, such as 0.5; enabled = false expands",
         ),
         ("traffic", 50, "index.docs.traffic is 50: use a share above 0 and up to 1"),
-        ("traffic", float("nan"), "index.docs.traffic is nan: use a share above 0 and up to 1"),
+        ("traffic", float("nan"), "index.docs.traffic is nan: input should be a finite number"),
         ("traffic", "half", "index.docs.traffic is 'half': input should be a valid number"),
         ("traffic_by", "", "index.docs.traffic_by is '': use the name of a request header"),
         ("traffic_by", "x user", "index.docs.traffic_by is 'x user': use the name of a request header"),
