@@ -25,6 +25,7 @@ from querylift.plugin.holding_cache import HoldingCache
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.settings import Settings
 from querylift.plugin.shared_pins import PIN_PREFIX
+from querylift.plugin.warning_pause import WarningPause
 
 _log = logging.getLogger("querylift")
 
@@ -112,7 +113,7 @@ class ExpansionBroker:
         self._times = GenerationTimes(get_expected_duration_s(generator))
         self._meter = meter or GenerationMeter()
         attach_meter(generator, self._meter)
-        self._warned_s = -math.inf
+        self._warning_pause = WarningPause(1, clock)
         self._decoded: LRUCache[str, Expansion | None] = LRUCache(_MAX_DECODED)
 
     @property
@@ -292,8 +293,7 @@ class ExpansionBroker:
 
     def _log_generator_error(self, error: GeneratorError) -> None:
         """Log the error, at most once a second: an outage must not fill the log."""
-        if self._clock() - self._warned_s >= 1:
-            self._warned_s = self._clock()
+        if self._warning_pause.is_over():
             _log.warning("no expansion: %s", error)
 
     def _pin_query(self, key: str, pin: str) -> None:
@@ -333,20 +333,19 @@ def _make_answer(expansion: Expansion | None, outcome: Outcome) -> Answer:
     return Answer(None, Outcome("skipped", "nothing")) if expansion is None else Answer(expansion, outcome)
 
 
-@contextlib.asynccontextmanager
-async def open_broker(
-    settings: Settings, generator: Generator, *, waits_for_acceptance: bool = False
-) -> AsyncIterator[ExpansionBroker]:
-    """Start `generator` and yield a broker over it. Both are closed on exit. Raises SettingsError, MissingExtra.
+def make_broker(
+    settings: Settings, generator: Generator, cache: Cache, meter: GenerationMeter | None = None
+) -> ExpansionBroker:
+    """Return a broker with the times of the settings over `generator`, which is not started."""
+    ttl_s, pin_s = settings.cache.ttl_s, settings.cache.pin_s
+    return ExpansionBroker(generator, cache, clock=time.monotonic, ttl_s=ttl_s, pin_s=pin_s, meter=meter)
 
-    With `waits_for_acceptance`, cache entries are written after `accept` was called for them.
-    """
+
+@contextlib.asynccontextmanager
+async def open_broker(settings: Settings, generator: Generator) -> AsyncIterator[ExpansionBroker]:
+    """Start `generator` and yield a broker over it. Both are closed on exit. Raises SettingsError, MissingExtra."""
     cache = make_cache(settings.cache, time.monotonic)
-    if waits_for_acceptance:
-        cache = HoldingCache(cache, time.monotonic)
-    broker = ExpansionBroker(
-        generator, cache, clock=time.monotonic, ttl_s=settings.cache.ttl_s, pin_s=settings.cache.pin_s
-    )
+    broker = make_broker(settings, generator, cache)
     try:
         await cache.start()
         await generator.start()

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from querylift.plugin.broker import Answer, ExpansionBroker, Question
+from querylift.plugin.broker import Answer, ExpansionBroker, Question, make_broker
 from querylift.plugin.cache import Cache, make_cache
 from querylift.plugin.cache_faults import CacheFaults
 from querylift.plugin.generation_meter import GenerationMeter
@@ -125,23 +125,18 @@ class ExpansionBrokers:
         """Return the open generator of this name, or a new one where the settings or the files have changed."""
         current = self._open.get(name)
         if made_generator is not None:
-            return _OpenGenerator(self._make_broker(settings, name, made_generator), None)
+            return self._make_open_generator(settings, name, made_generator, None)
         if current is not None and current.origin is None:
             return current
         origin = read_generator_origin(name, settings)
         if current is not None and current.origin == origin:
             return current
-        return _OpenGenerator(self._make_broker(settings, name, make_generator(name, settings)), origin)
+        return self._make_open_generator(settings, name, make_generator(name, settings), origin)
 
-    def _make_broker(self, settings: Settings, name: str, generator: Generator) -> ExpansionBroker:
-        return ExpansionBroker(
-            generator,
-            self._cache,
-            clock=time.monotonic,
-            ttl_s=settings.cache.ttl_s,
-            pin_s=settings.cache.pin_s,
-            meter=self._make_meter(name),
-        )
+    def _make_open_generator(
+        self, settings: Settings, name: str, generator: Generator, origin: GeneratorOrigin | None
+    ) -> _OpenGenerator:
+        return _OpenGenerator(make_broker(settings, generator, self._cache, self._make_meter(name)), origin)
 
     async def close(self) -> None:
         """Cancel the generations under way, and close the generators and the cache."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
+
+from querylift.plugin.warning_pause import WarningPause
 
 _log = logging.getLogger("querylift")
 
@@ -29,9 +30,8 @@ class CacheFaults:
         self.is_logged = True
         self.report_failure: Callable[[Operation], None] = lambda operation: None
         self.counts: Counter[Operation] = Counter()
-        self._clock = clock
         self._reasons: dict[Operation, str] = {}
-        self._warned_s = -math.inf
+        self._warning_pause = WarningPause(_S_BETWEEN_WARNINGS, clock)
 
     def describe_state(self) -> str:
         """Return "ok", or what fails now and why: "writes fail: OOM command not allowed"."""
@@ -47,8 +47,7 @@ class CacheFaults:
         one_line = " ".join(reason.split())[:_MAX_REASON_CHARS] or "no reason given"
         self._reasons |= dict.fromkeys(stops or (operation,), one_line)
         is_new = self._reasons.keys() != old_reasons.keys()
-        if self.is_logged and is_new and self._clock() - self._warned_s >= _S_BETWEEN_WARNINGS:
-            self._warned_s = self._clock()
+        if self.is_logged and is_new and self._warning_pause.is_over():
             _log.warning("%s: %s; expansions are made without it", self.cache_name, self.describe_state())
 
     def record_success(self, operation: Operation) -> None:

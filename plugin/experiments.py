@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -29,8 +29,8 @@ class Assignment:
     """The variant of one search, and what its record needs so that variants can be compared.
 
     `unit` is a hash of the user, or of the query when no user is known. All searches of one unit are in the control group, or
-    none is. `query_id` is the id of this search, empty
-    until it has one. `teams` has one letter for each of `hit_ids`, when two lists were interleaved.
+    none is. `query_id` is the id of this search, empty until it has one. `teams` has one letter for each of `hit_ids`, when
+    two lists were interleaved.
     """
 
     experiment: str
@@ -87,9 +87,14 @@ class Experiment:
         return Assignment(self.name, variant, self.traffic, f"{kind}:{digest.hex()[:16]}", query_id)
 
 
-def find_ubi_query_id(body: Mapping[str, Any]) -> str:
+def find_ubi_block(body: Any) -> dict[str, Any]:
+    """Return what a search body says for User Behavior Insights, in `ext.ubi`; empty when it says nothing."""
+    for key in ("ext", "ubi"):
+        body = body.get(key) if isinstance(body, dict) else None
+    return body if isinstance(body, dict) else {}
+
+
+def find_ubi_query_id(body: dict[str, Any]) -> str:
     """Return the id that the client gave the search for User Behavior Insights, or "" when there is no usable one."""
-    extensions = body.get("ext")
-    ubi = extensions.get("ubi") if isinstance(extensions, dict) else None
-    query_id = ubi.get("query_id") if isinstance(ubi, dict) else None
+    query_id = find_ubi_block(body).get("query_id")
     return query_id if isinstance(query_id, str) and _QUERY_ID.match(query_id) else ""

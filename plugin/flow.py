@@ -21,8 +21,7 @@ from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.interleave import can_interleave
 from querylift.plugin.outcome import Outcome, Skip
 from querylift.plugin.pit_memory import PitMemory
-from querylift.plugin.policy import Policy
-from querylift.plugin.search_memory import ParsedSearch, SearchMemory
+from querylift.plugin.search_memory import ExpressionMemory, ParsedSearch, SearchMemory
 from querylift.plugin.settings import Settings
 from querylift.plugin.settings_tables.index import IndexSettings
 
@@ -31,10 +30,6 @@ _log = logging.getLogger("querylift")
 SearchFlow = Generator[Question, Answer, "FlowResult"]
 StepRunner = Callable[..., Awaitable[Any]]
 """Awaits `function(*arguments)` for the function and the arguments that it is given."""
-MAX_EXPRESSION_CHARS = 1024
-"""A longer index expression matches no settings table. Looking it up would cost time and memory."""
-MAX_REMEMBERED_EXPRESSIONS = 1024
-"""Index expressions whose settings are remembered. Clients choose the expressions, so there may be any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +73,7 @@ class FlowResult:
 
     `query` is the user's query, and `index` the index expression whose table was applied. Both are empty when the search was
     left alone before its query was found. `cache_keys` are for the broker's `accept`. There are none when the cache was not
-    asked.
-    `assignment` is that of a search in an experiment. `interleaves` says that the hits of both searches are to be
+    asked. `assignment` is that of a search in an experiment. `interleaves` says that the hits of both searches are to be
     interleaved.
     """
 
@@ -112,13 +106,10 @@ class ExpansionRules:
         self._pits = pits or PitMemory(clock)
         self._pause_s = pause_s
         self._paused_until_s: dict[str, float] = {}
-        self._index_settings: dict[str | None, IndexSettings | None] = {}
+        self._index_settings: ExpressionMemory[IndexSettings | None] = ExpressionMemory(
+            settings.find_index_settings, unknown=None
+        )
         self.memory = SearchMemory()
-
-    def find_policy(self, search: Search, read_body: Callable[[], dict[str, Any]]) -> tuple[Policy, str]:
-        """Return the policy for a search, and the index expression that it belongs to. Raises Skip."""
-        table, index = self.find_table(search, read_body)
-        return table.policy, index
 
     def find_table(self, search: Search, read_body: Callable[[], dict[str, Any]]) -> tuple[IndexSettings, str]:
         """Return the settings table for a search, and the index expression that it belongs to. Raises Skip."""
@@ -130,7 +121,7 @@ class ExpansionRules:
             if index is None:
                 raise Skip("pit")
         reason = self.find_skip_reason(index)
-        index_settings = self._find_index_settings(index)
+        index_settings = self._index_settings.get(index)
         if reason is not None or index_settings is None or index is None:
             raise Skip(reason or "index")
         return index_settings, index
@@ -139,7 +130,7 @@ class ExpansionRules:
         """Return why no search on `index` is expanded now, or None when searches may be. Needs no search body."""
         if not self._settings.enabled:
             return "off"
-        index_settings = self._find_index_settings(index)
+        index_settings = self._index_settings.get(index)
         if index_settings is None or index is None:
             return "index"
         if not index_settings.enabled:
@@ -148,7 +139,7 @@ class ExpansionRules:
 
     def find_budget_s(self, index: str | None) -> float:
         """Return the seconds that a search on `index` may wait. Without an index, return the longest budget in the settings."""
-        table = self._find_index_settings(index)
+        table = self._index_settings.get(index)
         if table is not None and table.budget_ms is not None:
             return table.budget_ms / 1000
         if index is not None:
@@ -161,17 +152,6 @@ class ExpansionRules:
         now_s = self._clock()
         self._paused_until_s = {name: until_s for name, until_s in self._paused_until_s.items() if until_s > now_s}
         self._paused_until_s[index or self._settings.pit_index or ""] = now_s + self._pause_s
-
-    def _find_index_settings(self, index: str | None) -> IndexSettings | None:
-        """Call `Settings.find_index_settings` once per index expression: matching patterns takes time."""
-        if index is not None and len(index) > MAX_EXPRESSION_CHARS:
-            return None
-        try:
-            return self._index_settings[index]
-        except KeyError:
-            if len(self._index_settings) >= MAX_REMEMBERED_EXPRESSIONS:
-                self._index_settings.clear()
-            return self._index_settings.setdefault(index, self._settings.find_index_settings(index))
 
 
 def search_flow(search: Search, rules: ExpansionRules) -> SearchFlow:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from cachetools import TTLCache
+
+from querylift.plugin.search_memory import MAX_EXPRESSION_CHARS
 
 MAX_POINTS_IN_TIME = 4096
 KEEP_S = 86_400
 """A point in time that was not used for so long is forgotten."""
-_MAX_EXPRESSION_CHARS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class _PointInTime:
-    index: str
-    used_s: float
 
 
 class PitMemory:
@@ -26,32 +22,26 @@ class PitMemory:
     """
 
     def __init__(self, clock: Callable[[], float], *, max_size: int = MAX_POINTS_IN_TIME) -> None:
-        self._clock = clock
-        self._max_size = max_size
-        self._points: OrderedDict[bytes, _PointInTime] = OrderedDict()
+        self._indices: TTLCache[bytes, str] = TTLCache(max_size, KEEP_S, timer=clock)
+        self._lock = threading.Lock()  # large bodies are read in a thread
 
     def remember_index(self, pit_id: str, index: str) -> None:
         """Remember that the point in time was opened on the index expression. A very long expression is not kept."""
-        if len(index) > _MAX_EXPRESSION_CHARS:
-            return
-        key = _compute_key(pit_id)
-        self._points[key] = _PointInTime(index, self._clock())
-        self._points.move_to_end(key)
-        while len(self._points) > self._max_size:
-            self._points.popitem(last=False)
+        if len(index) <= MAX_EXPRESSION_CHARS:
+            with self._lock:
+                self._indices[_compute_key(pit_id)] = index
 
     def find_index(self, pit: object) -> str | None:
         """Return the index expression for the value of `pit` in a search's body. None when it is not remembered."""
         pit_id = pit.get("id") if isinstance(pit, dict) else None
-        if not isinstance(pit_id, str) or not self._points:
+        if not isinstance(pit_id, str):
             return None
-        key = _compute_key(pit_id)
-        point = self._points.pop(key, None)  # at once, because another thread may read large bodies
-        now_s = self._clock()
-        if point is None or now_s - point.used_s > KEEP_S:
-            return None
-        self._points[key] = _PointInTime(point.index, now_s)
-        return point.index
+        with self._lock:
+            key = _compute_key(pit_id)
+            index = self._indices.get(key)
+            if index is not None:
+                self._indices[key] = index  # kept for as long again
+        return index
 
 
 def _compute_key(pit_id: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Remember what was found in a search, for searches that come again with the same bytes.
+"""Remember what was found in a search, for searches that come again with the same bytes or on the same indices.
 
 Popular queries come again and again, mostly from the same template. Reading such a search and writing its rewrite takes
 longer than everything else that the proxy does with it, and gives the same result every time.
@@ -7,8 +7,9 @@ longer than everything else that the proxy does with it, and gives the same resu
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from cachetools import LRUCache
 
@@ -21,8 +22,37 @@ MAX_REMEMBERED_SEARCHES = 256
 MAX_REMEMBERED_BYTES = 4096
 """A larger body is not remembered. With its rewrite, a remembered search takes up to about 50 KB."""
 
+MAX_EXPRESSION_CHARS = 1024
+"""A longer index expression matches no settings table. Looking it up would cost time and memory."""
+MAX_REMEMBERED_EXPRESSIONS = 1024
+"""Index expressions that are remembered. Clients choose the expressions, so there may be any number."""
+
+T = TypeVar("T")
 SearchKey = tuple[str | None, bytes, dsl.UrlParameters]
 """Index expression, body and URL parameters. Under the same settings they decide how a search is read."""
+
+
+class ExpressionMemory(Generic[T]):
+    """What the settings say about index expressions. It is looked up once for each, because matching patterns takes time.
+
+    `find` looks it up, and `unknown` stands for what it says about a very long expression.
+    """
+
+    def __init__(self, find: Callable[[str | None], T], unknown: T) -> None:
+        self._find = find
+        self._unknown = unknown
+        self._values: dict[str | None, T] = {}
+
+    def get(self, index: str | None) -> T:
+        """Return what the settings say about an index expression."""
+        if index is not None and len(index) > MAX_EXPRESSION_CHARS:
+            return self._unknown
+        try:
+            return self._values[index]
+        except KeyError:
+            if len(self._values) >= MAX_REMEMBERED_EXPRESSIONS:
+                self._values.clear()
+            return self._values.setdefault(index, self._find(index))
 
 
 @dataclass(slots=True)

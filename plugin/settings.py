@@ -132,7 +132,11 @@ class Settings(SettingsTable):
     def find_generator_names(self, expression: str | None) -> tuple[str, ...]:
         """Return the generators of searches on the index expression; those of the top level when no table governs them."""
         table = self.find_index_settings(expression)
-        return table.generator if table is not None and table.generator else self.generator
+        return self.generator if table is None else self.get_generator_names(table)
+
+    def get_generator_names(self, table: IndexSettings) -> tuple[str, ...]:
+        """Return the generators of a table; those of the top level when it leaves them to that."""
+        return table.generator or self.generator
 
     def list_generator_names(self) -> tuple[str, ...]:
         """Return every generator that serving opens: those of the top level and of the tables that are enabled."""

@@ -89,8 +89,8 @@ async def _explain_search(settings: Settings, search: Search) -> dict[str, Any]:
 async def _check_searched_fields(settings: Settings, search: Search, rules: ExpansionRules) -> None:
     """Raise SettingsError when the index has none of the fields that an expanded search names. Warn when nobody can tell."""
     body = dsl.parse_body(search.body)
-    policy, index = rules.find_policy(search, lambda: body)
-    fields = dsl.find_user_query(body, policy, search.url_parameters).fields
+    table, index = rules.find_table(search, lambda: body)
+    fields = dsl.find_user_query(body, table.policy, search.url_parameters).fields
     if not fields:
         return
     try:

@@ -58,8 +58,8 @@ class EngineNodes:
         """Call `send_to_node` with a node's URL, and with the next one where no connection was made. Return its result.
 
         Nothing is sent twice: every other error is raised at once. When no node takes a connection, the last error is
-        raised. The node at `last_url` is the last one of those that are not left out. `session`
-        sends the test searches to nodes that are left out.
+        raised. The node at `last_url` is the last one of those that are not left out. `session` sends the test searches to
+        nodes that are left out.
         """
         if len(self.urls) == 1:
             return await send_to_node(self.urls[0])

@@ -25,7 +25,7 @@ def make_generator(name: str, settings: Settings) -> Generator:
     return make(argument, settings)
 
 
-_SETTINGS_OF_ALL = (
+_ENGINE_SETTINGS = (
     "engine",
     "engine_username",
     "engine_password",
@@ -35,17 +35,17 @@ _SETTINGS_OF_ALL = (
     "engine_connect_timeout_s",
     "aws",
 )
-_SETTINGS_BY_KIND = {
+_SETTINGS_BY_KIND: dict[str, tuple[str, ...]] = {
     "none": (),
     "table": (),
-    "feedback": ("feedback", *_SETTINGS_OF_ALL),
+    "feedback": ("feedback", *_ENGINE_SETTINGS),
     "llama": ("llama",),
-    "expander": ("expander", "encoder", *_SETTINGS_OF_ALL),
+    "expander": ("expander", "encoder", *_ENGINE_SETTINGS),
     "http": ("http",),
     "https": ("http",),
 }
 """The settings that a generator of each kind is made from."""
-GENERATOR_TABLES = frozenset({"llama", "expander", "encoder", "feedback", "http"})
+GENERATOR_TABLES = frozenset().union(*_SETTINGS_BY_KIND.values()).difference(_ENGINE_SETTINGS)
 """The settings tables that only generators read."""
 
 

@@ -10,13 +10,12 @@ from urllib.parse import parse_qsl
 
 from querylift.plugin.flow import Search, choose_explained_fields, explain_result, make_match_body
 from querylift.plugin.proxy.admin_guard import Refusal, check_browser_marks, check_media_type, check_token
+from querylift.plugin.proxy.admin_messages import METRICS_MEDIA_TYPE, read_body, send_answer
 from querylift.plugin.proxy.application import Proxy
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 from querylift.plugin.proxy.health import HealthReporter
 
 _EXPLAIN_PARAMETERS = ("index", "q", "field")
-
-
 _PATHS = "/metrics, /_querylift/live, /_querylift/ready, /_querylift/health or /_querylift/explain"
 
 
@@ -39,10 +38,7 @@ class Admin:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        status, media_type, body = await self._build_answer(scope, receive)
-        headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_answer(send, *await self._build_answer(scope, receive))
 
     async def _build_answer(self, scope: Scope, receive: Receive) -> tuple[int, str, bytes]:
         """Return status, media type and body."""
@@ -52,10 +48,10 @@ class Admin:
         if scope["path"] in ("/metrics", "/_querylift/explain") and (refusal := self._check_request(scope)) is not None:
             return refusal.status, "application/json", json.dumps({"error": refusal.sentence}).encode()
         if scope["path"] == "/metrics":
-            return 200, "text/plain; version=0.0.4; charset=utf-8", self.proxy.journal.metrics.render()
+            return 200, METRICS_MEDIA_TYPE, self.proxy.journal.metrics.render()
         if scope["path"] == "/_querylift/explain":
             parameters = parse_qsl(scope["query_string"].decode("latin-1"))
-            body = await _read_body(receive, self.proxy.settings.max_body_bytes)
+            body = await read_body(receive, self.proxy.settings.max_body_bytes)
             if problem := _find_wrong_parameter(parameters, body):
                 return 400, "application/json", json.dumps({"error": problem}).encode()
             explanation = await self._explain_search(parameters, body)
@@ -93,16 +89,3 @@ def _find_wrong_parameter(parameters: Sequence[tuple[str, str]], body: bytes) ->
         if name not in _EXPLAIN_PARAMETERS:
             return f"{name!r} is not a parameter; use {known_names}, or send a search as the body"
     return "" if body or "q" in names else "q is missing; give the query as q, or send a search as the body"
-
-
-async def _read_body(receive: Receive, limit_bytes: int) -> bytes:
-    """Return the request body, and stop reading past `limit_bytes`."""
-    parts = []
-    size_bytes = 0
-    while size_bytes <= limit_bytes:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        size_bytes += len(parts[-1])
-        if not message.get("more_body", False):
-            break
-    return b"".join(parts)

@@ -55,7 +55,7 @@ def list_ineffective_tables(settings: Settings) -> Iterator[str]:
         yield f"pit_index is {settings.pit_index!r}, which no single table governs; name one index that has a table"
     for name, table in settings.index.items():
         if table.enabled and "*" not in name:
-            yield from _list_misplaced_expanders(name, table.generator or settings.generator)
+            yield from _list_misplaced_expanders(name, settings.get_generator_names(table))
 
 
 def _list_misplaced_expanders(index: str, generator_names: Sequence[str]) -> Iterator[str]:
@@ -135,7 +135,7 @@ def _suggest_name(wrong_name: str, names: set[str]) -> str:
 
 def _find_feedback_field(settings: Settings, table: IndexSettings) -> str | None:
     """Return the field that the generator `feedback` reads on an index; None for other generators."""
-    for name in table.generator or settings.generator:
+    for name in settings.get_generator_names(table):
         kind, _, argument = name.partition(":")
         if kind == "feedback":
             return argument or settings.feedback.field

@@ -176,16 +176,8 @@ class Responder:
                 if served.merged is None:
                     await self._send_reply(served.answer.reply, served.outcome, served.answer.held)
                 else:
-                    self._begin_answer(served.answer.reply.status)
-                    headers = [
-                        *served.merged.headers,
-                        (_OUTCOME_HEADER, served.outcome.format_header().encode()),
-                        (_TEAMS_HEADER, served.merged.teams.encode()),
-                        *self.answer_headers,
-                    ]
-                    await self._send(
-                        {"type": "http.response.start", "status": served.answer.reply.status, "headers": headers}
-                    )
+                    self.answer_headers.append((_TEAMS_HEADER, served.merged.teams.encode()))
+                    await self._start_answer(served.answer.reply.status, served.merged.headers, served.outcome)
                     await self._send({"type": "http.response.body", "body": served.merged.body, "more_body": False})
                 return served
         return None
@@ -208,13 +200,7 @@ class Responder:
 
     async def _send_reply(self, reply: Reply, outcome: Outcome | None, held: bytes) -> None:
         """Send the reply to the client: first the part of its body that was `held` back, then the rest."""
-        headers = reply.headers
-        if outcome is not None and reply.status not in _STATUSES_WITHOUT_OUTCOME:
-            headers = [*headers, (_OUTCOME_HEADER, outcome.format_header().encode()), *self.answer_headers]
-        if self._awaits_continue:  # the client may send its body now, or never
-            headers = [*headers, (b"connection", b"close")]
-        self._begin_answer(reply.status)
-        await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await self._start_answer(reply.status, reply.headers, outcome)
         if held or reply.is_at_end:
             has_more = not reply.is_at_end
             await self._send({"type": "http.response.body", "body": held, "more_body": has_more})
@@ -224,12 +210,17 @@ class Responder:
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _begin_answer(self, status: int) -> None:
-        """Note that the client gets an answer of the engine now."""
+    async def _start_answer(self, status: int, headers: Headers, outcome: Outcome | None) -> None:
+        """Send the start of an answer of the engine, with what Querylift says about it."""
+        if outcome is not None and status not in _STATUSES_WITHOUT_OUTCOME:
+            headers = [*headers, (_OUTCOME_HEADER, outcome.format_header().encode()), *self.answer_headers]
+        if self._awaits_continue:  # the client may send its body now, or never
+            headers = [*headers, (b"connection", b"close")]
         self.status = status
         self._has_started = True
         if 200 <= status < 300 and self.on_accepted is not None:
             self.on_accepted()
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send_json(self, status: int, body: bytes, outcome: Outcome | None = None) -> None:
         """Send an answer that does not come from the engine."""

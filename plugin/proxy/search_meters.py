@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Histogram
 
-from querylift.plugin.flow import MAX_EXPRESSION_CHARS, MAX_REMEMBERED_EXPRESSIONS
 from querylift.plugin.outcome import Outcome
 from querylift.plugin.proxy.metrics import Metrics
+from querylift.plugin.search_memory import ExpressionMemory
 from querylift.plugin.settings import Settings
 
 OTHER_INDEX = "other"
@@ -27,14 +27,14 @@ class SearchMeters:
 
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
         self._metrics = metrics
-        self._labels: dict[str | None, str] = {}
         self._meters: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self.apply_settings(settings)
 
     def apply_settings(self, settings: Settings) -> None:
         """Use the tables of new settings."""
-        self._settings = settings
-        self._labels.clear()
+        self._labels = ExpressionMemory(
+            lambda index: settings.find_index_table_name(index) or OTHER_INDEX, unknown=OTHER_INDEX
+        )
         for name in settings.index:
             self._metrics.rejections.labels(name)
             for outcome in _SHOWN_OUTCOMES:
@@ -60,11 +60,4 @@ class SearchMeters:
 
     def find_label(self, index: str | None) -> str:
         """Return the name of the table that governs searches on the index expression, or `other`."""
-        label = self._labels.get(index)
-        if label is not None:
-            return label
-        if index is not None and len(index) > MAX_EXPRESSION_CHARS:
-            return OTHER_INDEX
-        if len(self._labels) >= MAX_REMEMBERED_EXPRESSIONS:
-            self._labels.clear()
-        return self._labels.setdefault(index, self._settings.find_index_table_name(index) or OTHER_INDEX)
+        return self._labels.get(index)

@@ -117,17 +117,26 @@ async def serve_proxy(
 
     `announce` gets one line once the proxy listens. `early_signals` holds a SIGHUP that came before it could be handled.
     """
-    await check_before_start(settings)
-    await run_servers(settings, read_settings, lambda: announce(format_greeting(settings)), early_signals=early_signals)
+    await run_servers(
+        settings,
+        read_settings,
+        lambda: announce(format_greeting(settings)),
+        certificate=await check_before_start(settings),
+        early_signals=early_signals,
+    )
 
 
-async def check_before_start(settings: Settings) -> None:
-    """Check what can be checked before anything is loaded. Raises SettingsError, MissingExtra."""
-    open_server_certificate(settings)
+async def check_before_start(settings: Settings) -> ServerCertificate | None:
+    """Check what can be checked before anything is loaded, and return the certificate if the settings name one.
+
+    Raises SettingsError, MissingExtra.
+    """
+    certificate = open_server_certificate(settings)
     await check_addresses(settings)
     if signer := build_signer(settings):
         await signer.start()  # before the engine is asked, so that missing credentials are the only thing said
     await check_settings_on_engine(settings)
+    return certificate
 
 
 async def run_servers(
@@ -135,17 +144,16 @@ async def run_servers(
     read_settings: Callable[[], Settings],
     announce: Callable[[], None],
     *,
+    certificate: ServerCertificate | None,
     start_listening: Callable[[GuardedServer], Awaitable[None]] | None = None,
-    certificate: ServerCertificate | None = None,
     stop_signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
     early_signals: Sequence[int] = (),
 ) -> None:
     """Serve until one of `stop_signals`. The settings must have been checked.
 
-    `start_listening` replaces listening on `listen`, and `certificate` replaces the one that the settings name.
+    `start_listening` replaces listening on `listen`.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    certificate = certificate or open_server_certificate(settings)
     async with open_proxy(settings) as proxy:
         loop = asyncio.get_running_loop()
         reloader = SettingsReloader(proxy, read_settings, certificate)
@@ -165,13 +173,7 @@ async def run_servers(
             else:
                 await _start_listening(server, address or "")
         announce()
-        await _run_until_drained(*servers)
-
-
-async def run_until_stopped(servers: Sequence[uvicorn.Server]) -> None:
-    """Serve until `stop_servers`, and finish what is under way."""
-    await asyncio.gather(*(server.main_loop() for server in servers))
-    await asyncio.gather(*(server.shutdown() for server in servers))
+        await run_until_stopped(*servers)
 
 
 class GuardedServer(uvicorn.Server):
@@ -232,16 +234,21 @@ async def _start_listening(server: uvicorn.Server, address: str) -> None:
 
 def _begin_draining(proxy: Proxy, server: uvicorn.Server) -> None:
     proxy.is_draining = True
+    stop_server(server)
+
+
+def stop_server(server: uvicorn.Server) -> None:
+    """Tell a server to stop."""
     server.should_exit = True
 
 
-async def _run_until_drained(server: uvicorn.Server, *admin_servers: uvicorn.Server) -> None:
-    """Serve until `server` is told to stop and has answered its requests. The admin page answers until then."""
+async def run_until_stopped(server: uvicorn.Server, *admin_servers: uvicorn.Server) -> None:
+    """Serve until `server` is told to stop and has answered its requests. Admin pages answer until then."""
     admin_loops = [asyncio.ensure_future(admin_server.main_loop()) for admin_server in admin_servers]
     await server.main_loop()
     await server.shutdown()
     for admin_server in admin_servers:
-        admin_server.should_exit = True
+        stop_server(admin_server)
     await asyncio.gather(*admin_loops)
     await asyncio.gather(*(admin_server.shutdown() for admin_server in admin_servers))
 
@@ -249,12 +256,6 @@ async def _run_until_drained(server: uvicorn.Server, *admin_servers: uvicorn.Ser
 def is_unix_socket(address: str) -> bool:
     """Whether an address is the path of a Unix socket. Only Querylift itself sets such a one, for its workers."""
     return address.startswith("/")
-
-
-def stop_servers(servers: Sequence[uvicorn.Server]) -> None:
-    """End `run_until_stopped` soon."""
-    for server in servers:
-        server.should_exit = True
 
 
 def format_greeting(settings: Settings) -> str:
@@ -267,7 +268,7 @@ def _describe_expansion(settings: Settings) -> str:
     """Return which generators expand searches on which indices: "expander:docs.expander, expanding on docs"."""
     indices_by_generators: dict[str, list[str]] = {}
     for index, table in settings.index.items():
-        names = table.generator or settings.generator
+        names = settings.get_generator_names(table)
         if settings.enabled and table.enabled and names != ("none",):
             indices_by_generators.setdefault(format_generator_names(names), []).append(index)
     if indices_by_generators:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from querylift.plugin.errors import QueryliftError, SettingsError
 from querylift.plugin.generators.factory import GENERATOR_TABLES
@@ -73,11 +73,7 @@ async def reload_settings(proxy: Proxy, read_settings: Callable[[], Settings]) -
     except QueryliftError as error:
         _log.error("the settings were not applied: %s", error)
         return
-    values_in_use = {name: getattr(proxy.settings, name) for name in RESTART_SETTINGS}
-    changed_names = [name for name, value in values_in_use.items() if getattr(settings, name) != value]
-    if changed_names:
-        _log.warning("a restart is needed for: %s", ", ".join(changed_names))
-    new_settings = settings.model_copy(update=values_in_use)
+    new_settings = keep_settings_in_use(settings, proxy.settings, RESTART_SETTINGS)
     try:
         await proxy.brokers.open_generators(new_settings, new_settings.list_generator_names())
     except QueryliftError as error:
@@ -86,6 +82,15 @@ async def reload_settings(proxy: Proxy, read_settings: Callable[[], Settings]) -
     set_log_format(settings.log)
     proxy.apply_settings(new_settings)
     _log.info("the settings were read again")
+
+
+def keep_settings_in_use(settings: Settings, settings_in_use: Settings, names: Sequence[str]) -> Settings:
+    """Return `settings` with those in use for `names`. Log a warning that names the ones that differ."""
+    values_in_use = {name: getattr(settings_in_use, name) for name in names}
+    changed_names = [name for name, value in values_in_use.items() if getattr(settings, name) != value]
+    if changed_names:
+        _log.warning("a restart is needed for: %s", ", ".join(changed_names))
+    return settings.model_copy(update=values_in_use)
 
 
 def reload_certificate(certificate: ServerCertificate) -> None:

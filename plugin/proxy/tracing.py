@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,6 +17,7 @@ from querylift.plugin.proxy.asgi_types import Scope
 from querylift.plugin.proxy.responder import Responder
 from querylift.plugin.proxy.routes import Route
 from querylift.plugin.settings import Settings
+from querylift.plugin.warning_pause import WarningPause
 
 try:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -193,12 +193,11 @@ class _RareWarnings(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._warned_s = -math.inf
+        self._warning_pause = WarningPause(_S_BETWEEN_WARNINGS, time.monotonic)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the message as one line without a traceback."""
-        if time.monotonic() - self._warned_s >= _S_BETWEEN_WARNINGS:
-            self._warned_s = time.monotonic()
+        if self._warning_pause.is_over():
             _log.warning("traces: %s", " ".join(record.getMessage().split()))
 
 

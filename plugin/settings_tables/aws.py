@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import field_validator, model_validator
 
@@ -17,14 +17,6 @@ class AwsSettings(SettingsTable):
     service: Literal["es", "aoss"] = "es"
     profile: str | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _check_region_is_given(cls, value: Any) -> Any:
-        """Refuse a table that sets other keys only: nothing would be signed."""
-        if isinstance(value, dict) and value and value.keys() <= {"service", "profile"}:
-            raise ValueError("region is missing; set aws.region, such as eu-central-1")
-        return value
-
     @field_validator("region")
     @classmethod
     def _check_region(cls, value: str | None) -> str | None:
@@ -34,6 +26,8 @@ class AwsSettings(SettingsTable):
 
     @model_validator(mode="after")
     def _check_region_is_set(self) -> Self:
-        if self.region is None and (self.service != "es" or self.profile is not None):
+        """Refuse a table that sets other keys only: nothing would be signed."""
+        is_left_out = bool(self.model_fields_set) and "region" not in self.model_fields_set
+        if self.region is None and (is_left_out or self.service != "es" or self.profile is not None):
             raise ValueError("region is missing; set aws.region, such as eu-central-1")
         return self

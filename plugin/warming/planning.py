@@ -98,7 +98,7 @@ def make_request_planner(settings: Settings, name: str, generator: Generator, in
     enabled_tables = [table for table in settings.index.values() if table.enabled]
     if not enabled_tables:
         raise SettingsError("the settings expand searches on no index; add a table like [index.products]")
-    tables = [table for table in enabled_tables if name in (table.generator or settings.generator)]
+    tables = [table for table in enabled_tables if name in settings.get_generator_names(table)]
     if not tables:
         raise SettingsError(f"no enabled index has the generator {name!r}; name another with --generator")
     return RequestPlanner.for_any_index(tables)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from querylift.plugin.experiments import find_ubi_block
 from querylift.plugin.flow import FlowResult
 
 MAX_ID_CHARS = 100
@@ -77,14 +78,10 @@ def read_ubi_marks(body: bytes) -> dict[str, str]:
     if b'"ubi"' not in body or len(body) > MAX_MARKED_BYTES:
         return {}
     try:
-        value: Any = json.loads(body)
+        block = find_ubi_block(json.loads(body))
     except (ValueError, RecursionError):
         return {}
-    for key in ("ext", "ubi"):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    if not isinstance(value, Mapping):
-        return {}
-    return {name: value[name][:MAX_ID_CHARS] for name in _MARKS if isinstance(value.get(name), str) and value[name]}
+    return {name: block[name][:MAX_ID_CHARS] for name in _MARKS if isinstance(block.get(name), str) and block[name]}
 
 
 def _read_client_header(headers: Sequence[tuple[bytes, bytes]]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
+
+from querylift.plugin.warning_pause import WarningPause
 
 _log = logging.getLogger("querylift")
 
@@ -67,7 +68,7 @@ class RecordQueue:
         self._lines: deque[str] = deque()
         self._has_work = asyncio.Event()
         self._is_closing = asyncio.Event()
-        self._warned_s = -math.inf
+        self._warning_pause = WarningPause(_S_BETWEEN_WARNINGS, time.monotonic)
         self._task = asyncio.ensure_future(self._write_until_closed())
 
     def add_line(self, line: str) -> None:
@@ -128,6 +129,5 @@ class RecordQueue:
             self._has_work.clear()
 
     def _warn(self, reason: str) -> None:
-        if time.monotonic() - self._warned_s >= _S_BETWEEN_WARNINGS:
-            self._warned_s = time.monotonic()
+        if self._warning_pause.is_over():
             _log.warning("query records for %s: %s", self._place.name, reason)

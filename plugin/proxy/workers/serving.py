@@ -33,16 +33,16 @@ from querylift.plugin.proxy.server import (
     format_greeting,
     run_servers,
     run_until_stopped,
-    stop_servers,
+    stop_server,
 )
-from querylift.plugin.proxy.settings_reload import reload_certificate
+from querylift.plugin.proxy.settings_reload import keep_settings_in_use, reload_certificate
 from querylift.plugin.proxy.workers.child import STOP_SIGNAL, Role
 from querylift.plugin.proxy.workers.fair_listener import ConnectionCounts, listen_fairly
 from querylift.plugin.proxy.workers.shared_admin import SharedAdmin
 from querylift.plugin.proxy.workers.shared_folder import SharedFolder, fit_to_worker
 from querylift.plugin.proxy.workers.supervisor import Supervisor
 from querylift.plugin.settings import Settings
-from querylift.plugin.tls import open_server_certificate
+from querylift.plugin.tls import ServerCertificate
 
 _log = logging.getLogger("querylift")
 _SHARED_SETTINGS = ("listen", "admin", "workers")
@@ -51,28 +51,28 @@ _SHARED_SETTINGS = ("listen", "admin", "workers")
 class SettingsHistory:
     """The settings that a worker may start with, newest first. Each fork of the supervisor takes the state of its moment.
 
-    `certificate` is the one that was last read without a fault. It is None without TLS.
+    `first` are those of the start, whose addresses and processes stay. `certificate` is the one that was last read without a
+    fault, and None without TLS.
     """
 
-    def __init__(self, settings: Settings, read_settings: Callable[[], Settings]) -> None:
+    def __init__(
+        self, settings: Settings, read_settings: Callable[[], Settings], certificate: ServerCertificate | None
+    ) -> None:
         self._read_settings = read_settings
-        self._first = settings
-        self.certificate = open_server_certificate(settings)
+        self.first = settings
+        self.certificate = certificate
         self.candidates = [settings]
 
     def read_current(self) -> Settings:
         """Return the settings of the file, with those that the processes share as they were. Raises SettingsError."""
-        shared = {name: getattr(self._first, name) for name in _SHARED_SETTINGS}
+        shared = {name: getattr(self.first, name) for name in _SHARED_SETTINGS}
         return self._read_settings().model_copy(update=shared)
 
     def reload(self) -> None:
         """Remember the settings of the file for the next worker, if they can be read, and the ones before them."""
         with contextlib.suppress(QueryliftError):  # every worker logs it
-            settings = self._read_settings()
-            changed_names = [name for name in _SHARED_SETTINGS if getattr(settings, name) != getattr(self._first, name)]
-            if changed_names:
-                _log.warning("a restart is needed for: %s", ", ".join(changed_names))
-            self.candidates = [self.read_current(), *self.candidates][:3]
+            settings = keep_settings_in_use(self._read_settings(), self.first, _SHARED_SETTINGS)
+            self.candidates = [settings, *self.candidates][:3]
         if self.certificate is not None:
             reload_certificate(self.certificate)
 
@@ -92,19 +92,18 @@ def serve_workers(
     if sys.platform != "linux":
         raise SettingsError(f"workers is {settings.workers}, and several workers need Linux; set it to 1")
     fit_to_worker(settings, folder, 1)  # raises now what would be wrong for every worker
-    asyncio.run(check_before_start(settings))
+    certificate = asyncio.run(check_before_start(settings))
     sockets = bind_address(settings.listen)
     admin_sockets = bind_address(settings.admin) if settings.admin is not None else []
     counts = ConnectionCounts(settings.workers)
-    history = SettingsHistory(settings, read_settings)
+    history = SettingsHistory(settings, read_settings, certificate)
     workers = [
         Role(f"worker {number}", partial(_run_worker, number, history, folder, sockets, counts))
         for number in range(1, settings.workers + 1)
     ]
     models = [Role("models", partial(_run_models, folder, sockets))] if _runs_models(settings) else []
-    admin_pages = [Role("admin page", partial(_run_admin, settings, history, folder, sockets, admin_sockets))]
-    if settings.admin is None:
-        admin_pages = []
+    admin_page = Role("admin page", partial(_run_admin, history, folder, sockets, admin_sockets))
+    admin_pages = [admin_page] if admin_sockets else []
 
     def note_end(role: Role, pid: int) -> None:
         mark_process_dead(pid, str(folder.metrics))  # type: ignore[no-untyped-call]
@@ -186,7 +185,6 @@ def _run_worker(
 
 
 def _run_admin(
-    settings: Settings,
     history: SettingsHistory,
     folder: SharedFolder,
     proxy_sockets: Sequence[socket.socket],
@@ -194,20 +192,19 @@ def _run_admin(
     announce_ready: Callable[[], None],
 ) -> None:
     _close_sockets(proxy_sockets)  # while any process has them open, they take connections
+    settings, certificate = history.first, history.certificate
     worker_sockets = [folder.admin_socket(number) for number in range(1, settings.workers + 1)]
     app = SharedAdmin(worker_sockets, folder.metrics)
-
-    certificate = history.certificate
 
     async def serve() -> None:
         server = create_server(app, settings.admin or "", ConnectionLimits(ADMIN_CONNECTIONS), certificate)
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(STOP_SIGNAL, stop_servers, [server])
+        loop.add_signal_handler(STOP_SIGNAL, stop_server, server)
         if certificate is not None:
             loop.add_signal_handler(signal.SIGHUP, reload_certificate, certificate)
         await server.startup(list(sockets))
         announce_ready()
-        await run_until_stopped([server])
+        await run_until_stopped(server)
 
     _run_on_event_loop(serve())
 

@@ -14,14 +14,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from yarl import URL
 
+from querylift.plugin.proxy.admin_messages import METRICS_MEDIA_TYPE, read_body, send_answer
 from querylift.plugin.proxy.asgi_types import Receive, Scope, Send
 
-METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SUMMED_NUMBERS = ("pending",)
 _PATIENCE_S = 90.0
 """How long a worker may take. An explanation may wait for a language model."""
 _QUICK_PATIENCE_S = 5.0
 _MAX_BODY_BYTES = 64_000_000
+"""The worker has a bound of its own."""
 _HOP_HEADERS = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"upgrade", b"expect"})
 
 
@@ -49,12 +50,7 @@ class SharedAdmin:
         if scope["type"] != "http":
             return
         answer = await self._build_answer(scope, receive)
-        headers = [
-            (b"content-type", answer.media_type.encode()),
-            (b"content-length", str(len(answer.body)).encode()),
-        ]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        await send_answer(send, answer.status, answer.media_type, answer.body)
 
     async def _build_answer(self, scope: Scope, receive: Receive) -> WorkerAnswer:
         if scope["path"] == "/metrics":
@@ -63,7 +59,7 @@ class SharedAdmin:
             return self._add_up_health(await self._ask_all_workers(scope))
         if scope["path"] in ("/_querylift/live", "/_querylift/ready"):
             return (await self._find_first_ok_answer(scope))[1]
-        body = await _read_body(receive)
+        body = await read_body(receive, _MAX_BODY_BYTES)
         socket, _ = await self._find_first_ok_answer({**scope, **_LIVE_QUESTION})
         answer = socket and await _ask_worker(socket, scope, body, patience_s=_PATIENCE_S)
         return answer or _NO_WORKER
@@ -145,16 +141,3 @@ async def _ask_worker(socket: Path, scope: Scope, body: bytes, *, patience_s: fl
             return WorkerAnswer(answer.status, media_type, await answer.read())
     except (aiohttp.ClientError, OSError, TimeoutError):
         return None
-
-
-async def _read_body(receive: Receive) -> bytes:
-    """Return the request body, and stop reading past `_MAX_BODY_BYTES`. The worker has a bound of its own."""
-    parts = []
-    size_bytes = 0
-    while size_bytes <= _MAX_BODY_BYTES:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        size_bytes += len(parts[-1])
-        if not message.get("more_body", False):
-            break
-    return b"".join(parts)
