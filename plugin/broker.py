@@ -293,7 +293,7 @@ class ExpansionBroker:
 
     def _log_generator_error(self, error: GeneratorError) -> None:
         """Log the error, at most once a second: an outage must not fill the log."""
-        if self._warning_pause.is_over():
+        if self._warning_pause.take_turn():
             _log.warning("no expansion: %s", error)
 
     def _pin_query(self, key: str, pin: str) -> None:

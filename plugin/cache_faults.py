@@ -47,7 +47,7 @@ class CacheFaults:
         one_line = " ".join(reason.split())[:_MAX_REASON_CHARS] or "no reason given"
         self._reasons |= dict.fromkeys(stops or (operation,), one_line)
         is_new = self._reasons.keys() != old_reasons.keys()
-        if self.is_logged and is_new and self._warning_pause.is_over():
+        if self.is_logged and is_new and self._warning_pause.take_turn():
             _log.warning("%s: %s; expansions are made without it", self.cache_name, self.describe_state())
 
     def record_success(self, operation: Operation) -> None:

@@ -14,8 +14,8 @@ class WarningPause:
         self._clock = clock
         self._warned_s = -math.inf
 
-    def is_over(self) -> bool:
-        """Whether a warning may pass now. If so, the next pause begins."""
+    def take_turn(self) -> bool:
+        """Return whether a warning may pass now. If so, the next pause begins."""
         now_s = self._clock()
         if now_s - self._warned_s < self._pause_s:
             return False

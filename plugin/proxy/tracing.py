@@ -197,7 +197,7 @@ class _RareWarnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the message as one line without a traceback."""
-        if self._warning_pause.is_over():
+        if self._warning_pause.take_turn():
             _log.warning("traces: %s", " ".join(record.getMessage().split()))
 
 

@@ -129,5 +129,5 @@ class RecordQueue:
             self._has_work.clear()
 
     def _warn(self, reason: str) -> None:
-        if self._warning_pause.is_over():
+        if self._warning_pause.take_turn():
             _log.warning("query records for %s: %s", self._place.name, reason)

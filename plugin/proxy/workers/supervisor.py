@@ -71,11 +71,14 @@ class Supervisor:
             self._stop_children()
 
     def _start_stage(self, stage: Sequence[Role]) -> None:
-        """Start the roles, and return when all serve. Raises ChildFailed."""
+        """Start the roles, and return when each has served. Raises ChildFailed when one ends before that."""
         for role in stage:
             self._start(role)
         while self._starting and not self._stops:
             for child in self._take_events(_POLL_S):
+                if child.check_ready():  # it served, if only for the moment until its report is read
+                    self._plan_replacement(child)
+                    continue
                 failure = child.take_failure()
                 raise failure or ChildFailed(f"{child.role.name} ended while it was starting; the log says more", 1)
 
