@@ -1,0 +1,1 @@
+"""`querylift judge`: one module for each command."""

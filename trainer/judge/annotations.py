@@ -1,0 +1,97 @@
+"""Annotations: what a teacher, or a person, said about pairs of a query and a document.
+
+A file of annotations holds one JSON object a line:
+{"query_id", "doc_id", "query", "document", "grade", "criteria", "reasoning", "model"}. Lines are only ever appended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from querylift.index_tools.corpora.json_rows import get_json_id, get_json_text, read_jsonl
+from querylift.index_tools.judging.grade_scale import GradeScale
+from querylift.plugin.errors import DataError
+
+CRITERIA = ("exactness", "topicality", "coverage", "contextual_fit")
+"""The four criteria of an annotation, each graded 0 to 3."""
+MAX_CRITERION_GRADE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One pair with its grade. `criteria` may be empty, and so may `reasoning`.
+
+    A pair without reasoning trains only the pass of the judge that reads no reasoning.
+    """
+
+    query_id: str
+    doc_id: str
+    query: str
+    document: str
+    grade: int
+    model: str
+    criteria: Mapping[str, int] = field(default_factory=dict)
+    reasoning: str = ""
+
+    @property
+    def pair_key(self) -> tuple[str, str]:
+        """The ids of the query and the document."""
+        return self.query_id, self.doc_id
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that `read_annotations` reads back."""
+        return {
+            "query_id": self.query_id,
+            "doc_id": self.doc_id,
+            "query": self.query,
+            "document": self.document,
+            "grade": self.grade,
+            "criteria": dict(self.criteria),
+            "reasoning": self.reasoning,
+            "model": self.model,
+        }
+
+
+def read_annotations(path: Path, scale: GradeScale) -> Iterator[Annotation]:
+    """Read the annotations of a file, which may be gzipped.
+
+    Raises DataError with path and line for a broken line or a grade off the scale, and SettingsError when the file
+    cannot be read.
+    """
+    for line_number, row in read_jsonl(path):
+        yield parse_annotation(row, path, line_number, scale)
+
+
+def parse_annotation(row: Mapping[str, Any], path: Path, line_number: int, scale: GradeScale) -> Annotation:
+    """Return the annotation that a row holds. `criteria`, `reasoning` and `model` may be missing. Raises DataError."""
+    ids = [get_json_id(path, line_number, row, names=(name,)) for name in ("query_id", "doc_id")]
+    texts = [get_json_text(path, line_number, row, names=(name,)) for name in ("query", "document")]
+    grade = row.get("grade")
+    if not scale.contains(grade):
+        raise DataError(
+            path, line_number, f"grade {grade!r} is off the scale; give a whole number from 0 to {scale.highest}"
+        )
+    assert isinstance(grade, int)
+    reasoning = row.get("reasoning") or ""
+    if not isinstance(reasoning, str):
+        raise DataError(path, line_number, f"'reasoning' is {reasoning!r}; write it as a text, or leave it out")
+    criteria = _parse_criteria(row.get("criteria") or {}, path, line_number)
+    return Annotation(*ids, *texts, grade, str(row.get("model") or "unknown"), criteria, reasoning)
+
+
+def _parse_criteria(value: object, path: Path, line_number: int) -> dict[str, int]:
+    if not isinstance(value, Mapping):
+        raise DataError(path, line_number, f"'criteria' is {value!r}; write an object, or leave it out")
+    for name, grade in value.items():
+        if name not in CRITERIA:
+            raise DataError(path, line_number, f"criterion {name!r} is unknown; use {', '.join(CRITERIA)}")
+        if isinstance(grade, bool) or not isinstance(grade, int) or not 0 <= grade <= MAX_CRITERION_GRADE:
+            raise DataError(
+                path,
+                line_number,
+                f"criterion {name!r} is {grade!r}; give a whole number from 0 to {MAX_CRITERION_GRADE}",
+            )
+    return dict(value)
