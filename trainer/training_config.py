@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,6 +19,8 @@ from querylift.plugin.expansion import MAX_TOKENS, MAX_WORDS
 _Positive = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Count = Annotated[int, Field(ge=1)]
+_FOLDER = "configs"
+"""The folder of the packaged configurations of `querylift train`, inside this package."""
 
 
 class ConfigSection(BaseModel):
@@ -44,8 +46,8 @@ class LoraOptions(ConfigSection):
     target: str | tuple[str, ...] = "all-linear"
 
 
-class FineTuningOptions(ConfigSection):
-    """The settings that `[sft]` and `[dpo]` share. A step is one update of the weights."""
+class TrainingLoopOptions(ConfigSection):
+    """The settings of every training of a language model. A step is one update of the weights."""
 
     epochs: _Positive = 1
     learning_rate: _Positive = 1e-4
@@ -56,20 +58,25 @@ class FineTuningOptions(ConfigSection):
     scheduler: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: _Positive = 1.0
-    max_words: Annotated[int, Field(ge=1, le=MAX_WORDS)] = MAX_WORDS
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = MAX_TOKENS
     validation_share: _Share = 0.05
     validation_steps: _Count = 50
     logging_steps: _Count = 10
     save_steps: Annotated[int, Field(ge=0)] = 100
 
 
+class FineTuningOptions(TrainingLoopOptions):
+    """The settings that `[sft]` and `[dpo]` share: those of the training, and where a passage is cut."""
+
+    max_words: Annotated[int, Field(ge=1, le=MAX_WORDS)] = MAX_WORDS
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = MAX_TOKENS
+
+
 class SftOptions(FineTuningOptions):
     """`[sft]`: supervised fine-tuning on expansions."""
 
 
-class DpoOptions(FineTuningOptions):
-    """`[dpo]`: direct preference optimisation (arXiv 2305.18290). `loss` is one of TRL's `loss_type`s."""
+class PreferenceOptions(TrainingLoopOptions):
+    """Direct preference optimisation (arXiv 2305.18290). `loss` is one of TRL's `loss_type`s."""
 
     learning_rate: _Positive = 2e-5
     batch_size: _Count = 16
@@ -81,7 +88,7 @@ class DpoOptions(FineTuningOptions):
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
-    def _check_label_smoothing(self) -> DpoOptions:
+    def _check_label_smoothing(self) -> PreferenceOptions:
         if self.label_smoothing and self.loss not in ("robust", "exo_pair"):
             raise ValueError(f"label_smoothing does nothing with loss {self.loss!r}; use robust, or set it to 0")
         if self.loss == "exo_pair" and not self.label_smoothing:
@@ -89,14 +96,24 @@ class DpoOptions(FineTuningOptions):
         return self
 
 
-class SamplingOptions(ConfigSection):
-    """`[sample]`: how the student samples its own expansions."""
+class DpoOptions(PreferenceOptions, FineTuningOptions):
+    """`[dpo]`: direct preference optimisation on pairs of passages."""
+
+
+class TokenSamplingOptions(ConfigSection):
+    """How a language model samples several texts after one prompt."""
 
     samples: _Count = 8
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_k: _Count = 50
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch_size: _Count = 128
+    max_tokens: _Count = MAX_TOKENS
+
+
+class SamplingOptions(TokenSamplingOptions):
+    """`[sample]`: how the student samples its own expansions."""
+
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = MAX_TOKENS
 
 
@@ -134,20 +151,31 @@ class PipelineStep(ConfigSection):
     per_seed: bool = False
 
 
-class TrainingConfig(ConfigSection):
-    """A whole configuration file."""
+class FineTuningConfig(ConfigSection):
+    """The parts of a configuration that SFT and DPO need, whatever the model is to write."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    model: ModelOptions = ModelOptions()
+    lora: LoraOptions = LoraOptions()
+    sft: TrainingLoopOptions = TrainingLoopOptions()
+    dpo: PreferenceOptions = PreferenceOptions()
+
+
+class TrainingConfig(FineTuningConfig):
+    """A whole configuration file of `querylift train`."""
+
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = ()
     held_out: tuple[str, ...] = ()
     variables: dict[str, str] = {}
     step: tuple[PipelineStep, ...] = ()
-    model: ModelOptions = ModelOptions()
-    lora: LoraOptions = LoraOptions()
     sft: SftOptions = SftOptions()
     dpo: DpoOptions = DpoOptions()
     sample: SamplingOptions = SamplingOptions()
     expander: ExpanderTrainingOptions = ExpanderTrainingOptions()
+
+
+AnyConfig = TypeVar("AnyConfig", bound=ConfigSection)
+"""The class of a configuration file."""
 
 
 def load_training_config(path: Path | None) -> TrainingConfig:
@@ -157,32 +185,46 @@ def load_training_config(path: Path | None) -> TrainingConfig:
     """
     if path is None:
         return parse_training_config({})
-    return parse_training_config(_read_toml(path), source=str(path))
+    return parse_training_config(read_config_file(path), source=str(path))
 
 
 def parse_training_config(values: Mapping[str, Any], *, source: str = "settings") -> TrainingConfig:
     """Validate `values`. Raises SettingsError with `source`, the key, its value and the remedy."""
+    return validate_config(TrainingConfig, values, source=source)
+
+
+def validate_config(
+    config_class: type[AnyConfig], values: Mapping[str, Any], *, source: str, folder: str = _FOLDER
+) -> AnyConfig:
+    """Return `values` as a `config_class`. `folder` is named as the place that shows every setting.
+
+    Raises SettingsError with `source`, the key, its value and the remedy.
+    """
     try:
-        return TrainingConfig.model_validate(values)
+        return config_class.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(f"{source}: {_describe_error(error.errors(include_url=False)[0])}") from None
+        raise SettingsError(f"{source}: {_describe_error(error.errors(include_url=False)[0], folder)}") from None
 
 
-def list_packaged_configs() -> tuple[str, ...]:
-    """Return the names of the configurations that come with the package."""
-    names = [file.name for file in files("querylift.trainer").joinpath("configs").iterdir()]
+def list_packaged_configs(folder: str = _FOLDER) -> tuple[str, ...]:
+    """Return the names of the configurations that come with the package in `folder`."""
+    names = [file.name for file in files("querylift.trainer").joinpath(folder).iterdir()]
     return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_config_file(path: Path, *, folder: str = _FOLDER) -> dict[str, Any]:
+    """Return the values of the TOML file at `path`, or of the packaged one of that name in `folder`.
+
+    Raises SettingsError when it cannot be read.
+    """
     try:
-        if not path.is_file() and str(path) in list_packaged_configs():
-            text = files("querylift.trainer").joinpath("configs", f"{path}.toml").read_text(encoding="utf-8")
+        if not path.is_file() and str(path) in list_packaged_configs(folder):
+            text = files("querylift.trainer").joinpath(folder, f"{path}.toml").read_text(encoding="utf-8")
         else:
             text = path.read_text(encoding="utf-8-sig")
         return tomllib.loads(text)
     except FileNotFoundError:
-        names = ", ".join(list_packaged_configs())
+        names = ", ".join(list_packaged_configs(folder))
         raise SettingsError(f"{path} does not exist; name a configuration file, or one of {names}") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}); name a configuration file") from None
@@ -190,10 +232,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not TOML: {error}; correct that line") from None
 
 
-def _describe_error(error: Any) -> str:
+def _describe_error(error: Any, folder: str) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{key} is not a setting; trainer/configs shows them all"
+        return f"{key} is not a setting; trainer/{folder} shows them all"
     problem = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}: {problem}"

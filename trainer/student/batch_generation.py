@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import DynamicCache
 
-from querylift.trainer.training_config import SamplingOptions
+from querylift.trainer.training_config import TokenSamplingOptions
 
 _MIN_UNFINISHED_SHARE = 0.75
 """Finished passages are removed from the batch below this share of unfinished ones. Removing them costs a copy."""
@@ -48,7 +48,12 @@ class _Batch:
 
 
 def generate_batch(
-    prompts: Sequence[list[int]], model: Any, *, options: SamplingOptions, stop_ids: torch.Tensor, draws: torch.Tensor
+    prompts: Sequence[list[int]],
+    model: Any,
+    *,
+    options: TokenSamplingOptions,
+    stop_ids: torch.Tensor,
+    draws: torch.Tensor,
 ) -> list[list[WrittenToken]]:
     """Return the tokens after each prompt. The end token is the last, unless the passage reached `max_tokens`."""
     batch, draws, stop_ids = _read_prompts(prompts, model), draws.to(model.device), stop_ids.to(model.device)
@@ -135,7 +140,7 @@ def _append_tokens(batch: _Batch, token_ids: torch.Tensor, model: Any) -> None:
     batch.position = batch.position + 1
 
 
-def _choose_tokens(logits: torch.Tensor, draws: torch.Tensor, options: SamplingOptions) -> torch.Tensor:
+def _choose_tokens(logits: torch.Tensor, draws: torch.Tensor, options: TokenSamplingOptions) -> torch.Tensor:
     """Return the next token of every row: the likeliest at temperature 0, else one of the `top_k` and `top_p` likeliest.
 
     `draws` holds a random number from 0 to 1 for every row. It decides by inverse transform sampling.

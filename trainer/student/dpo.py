@@ -17,7 +17,7 @@ from querylift.trainer.rewards.pair_file import PassagePair, read_passage_pairs
 from querylift.trainer.student import libraries, models, shared_training, training_texts
 from querylift.trainer.student.shared_training import Say, TrainingResult
 from querylift.trainer.student.training_texts import Completion
-from querylift.trainer.training_config import DpoOptions, TrainingConfig
+from querylift.trainer.training_config import DpoOptions, FineTuningConfig, TrainingConfig
 
 _REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
@@ -91,7 +91,7 @@ def _train(
 def make_trainer(
     model: Any,
     tokenizer: Any,
-    config: TrainingConfig,
+    config: FineTuningConfig,
     training: Sequence[PreferenceExample],
     validation: Sequence[PreferenceExample],
     *,

@@ -19,7 +19,7 @@ from querylift.plugin.expansion import STOP_STRINGS, build_prompt, clean_query
 from querylift.trainer.candidates import Candidate, JsonLinesAppender, read_candidates
 from querylift.trainer.student.batch_generation import WrittenToken, generate_batch
 from querylift.trainer.student.training_texts import encode_text
-from querylift.trainer.training_config import SamplingOptions
+from querylift.trainer.training_config import SamplingOptions, TokenSamplingOptions
 
 STUDENT_METHOD = "student"
 LOG_PROBABILITY_PARAM = "logprob"
@@ -41,7 +41,12 @@ class Sample(NamedTuple):
     logprob: float
 
 
-class _SampleRequest(NamedTuple):
+class SampleRequest(NamedTuple):
+    """A text to sample after the tokens of a prompt.
+
+    `query` and `number` decide the random numbers, so they tell all requests of one seed apart.
+    """
+
     query_id: str
     query: str
     number: int
@@ -61,16 +66,28 @@ def sample_passages(
 
     `is_wanted(query_id, number)` selects the samples to write.
     """
-    stop_ids = find_stop_ids(tokenizer)
     requests = [
-        _SampleRequest(query_id, clean_query(query), number, encode_text(build_prompt(query), tokenizer))
+        SampleRequest(query_id, clean_query(query), number, encode_text(build_prompt(query), tokenizer))
         for query_id, query in queries.items()
         for number in range(_count_samples(options))
         if is_wanted(query_id, number)
     ]
-    requests.sort(key=lambda request: len(request.prompt_ids))
-    for start in range(0, len(requests), options.batch_size):
-        rows = requests[start : start + options.batch_size]
+    yield from sample_requests(model, tokenizer, requests, options, seed=seed, stop_ids=find_stop_ids(tokenizer))
+
+
+def sample_requests(
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[SampleRequest],
+    options: TokenSamplingOptions,
+    *,
+    seed: int,
+    stop_ids: torch.Tensor,
+) -> Iterator[Sample]:
+    """Yield one text for each request. A token of `stop_ids` ends it. Short prompts come first."""
+    by_length = sorted(requests, key=lambda request: len(request.prompt_ids))
+    for start in range(0, len(by_length), options.batch_size):
+        rows = by_length[start : start + options.batch_size]
         draws = torch.stack([_draw_random_numbers(request, seed, options.max_tokens) for request in rows])
         prompts = [request.prompt_ids for request in rows]
         with torch.no_grad():
@@ -125,8 +142,20 @@ def write_samples(
 def find_stop_ids(tokenizer: Any) -> torch.Tensor:
     """Return the sorted ids of the tokens that end a passage.
 
-    They are the special tokens of `STOP_STRINGS` and all tokens with a line break in their text. Raises SettingsError when the
-    tokenizer lacks the end token of ChatML.
+    They are those of `find_end_ids` and all tokens with a line break in their text. Raises SettingsError when the tokenizer
+    lacks the end token of ChatML.
+    """
+    texts = tokenizer.batch_decode(
+        [[token_id] for token_id in range(len(tokenizer))], clean_up_tokenization_spaces=False
+    )
+    line_break_ids = {token_id for token_id, text in enumerate(texts) if "\n" in text}
+    return torch.tensor(sorted(line_break_ids.union(find_end_ids(tokenizer).tolist())))
+
+
+def find_end_ids(tokenizer: Any) -> torch.Tensor:
+    """Return the sorted ids of the special tokens of `STOP_STRINGS`, which end any text that a model writes.
+
+    Raises SettingsError when the tokenizer lacks the end token of ChatML.
     """
     special_tokens = [stop for stop in STOP_STRINGS if stop.startswith("<|")]
     stop_ids = {
@@ -136,10 +165,6 @@ def find_stop_ids(tokenizer: Any) -> torch.Tensor:
     }
     if tokenizer.convert_tokens_to_ids(STOP_STRINGS[0]) not in stop_ids:
         raise SettingsError(f"the tokenizer has no token {STOP_STRINGS[0]}; name a model that speaks ChatML")
-    texts = tokenizer.batch_decode(
-        [[token_id] for token_id in range(len(tokenizer))], clean_up_tokenization_spaces=False
-    )
-    stop_ids |= {token_id for token_id, text in enumerate(texts) if "\n" in text}
     return torch.tensor(sorted(stop_ids))
 
 
@@ -164,14 +189,14 @@ def _make_request(candidate: Candidate) -> Candidate:
     return replace(candidate, params=params)
 
 
-def _draw_random_numbers(request: _SampleRequest, seed: int, count: int) -> torch.Tensor:
+def _draw_random_numbers(request: SampleRequest, seed: int, count: int) -> torch.Tensor:
     """Return the passage's own random numbers from 0 to 1, one for each token."""
     digest = hashlib.sha256(f"{seed}\0{request.number}\0{request.query}".encode()).digest()
     return torch.rand(count, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
 
 
 def _make_sample(
-    request: _SampleRequest, tokens: Sequence[WrittenToken], tokenizer: Any, *, stop_ids: Collection[int]
+    request: SampleRequest, tokens: Sequence[WrittenToken], tokenizer: Any, *, stop_ids: Collection[int]
 ) -> Sample:
     token_ids = tuple(token.id for token in tokens)
     text_ids = token_ids[:-1] if token_ids[-1] in stop_ids else token_ids

@@ -10,10 +10,11 @@ from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import expansion_from_text
 from querylift.trainer.candidates import Candidate, read_candidates
 from querylift.trainer.student import libraries, model_bases, models, shared_training, training_texts
-from querylift.trainer.student.shared_training import Say, TrainingResult
-from querylift.trainer.training_config import SftOptions, TrainingConfig
+from querylift.trainer.student.shared_training import Say, TrainingExample, TrainingResult
+from querylift.trainer.training_config import FineTuningConfig, SftOptions, TrainingConfig, TrainingLoopOptions
 
-_NO_LABEL = -100
+NO_LABEL = -100
+"""The label of a token that the loss ignores."""
 
 
 class SftExample(NamedTuple):
@@ -58,7 +59,7 @@ def make_examples(candidates: Iterable[Candidate], tokenizer: Any, options: SftO
         if expansion_from_text(completion.text.removesuffix(models.END_TOKEN)) is None:  # no word would be served
             continue
         input_ids = [*completion.prompt_ids, *completion.ids]
-        labels = [_NO_LABEL] * len(completion.prompt_ids) + completion.ids
+        labels = [NO_LABEL] * len(completion.prompt_ids) + completion.ids
         key = (candidate.query_id, tuple(input_ids))
         examples.setdefault(key, SftExample(candidate.query_id, input_ids, labels))
     return list(examples.values())
@@ -73,7 +74,7 @@ def _train(
     if not examples:
         raise SettingsError(f"{', '.join(map(str, files))} has no candidate with a word in it; name another file")
     if str(base) in model_bases.RANDOM_BASES and config.lora.rank:
-        base = _save_random_base(model, tokenizer, out=out)
+        base = shared_training.save_random_base(model, tokenizer, out=out)
     training, validation = training_texts.split_by_query(examples, config.sft.validation_share)
     device = libraries.choose_device()
     say(f"{len(training)} training passages, {len(validation)} validation passages of other queries, on {device}")
@@ -84,30 +85,23 @@ def _train(
     )
 
 
-def _save_random_base(model: Any, tokenizer: Any, *, out: Path) -> Path:
-    """Save a model that was made on the spot beside its adapter: another machine may not make the same one."""
-    if shared_training.is_first_process():
-        models.save_model(model, tokenizer, out / "base")
-    return out / "base"
-
-
 @libraries.hide_harmless_warnings()
 def make_trainer(
     model: Any,
     tokenizer: Any,
-    config: TrainingConfig,
-    training: Sequence[SftExample],
-    validation: Sequence[SftExample],
+    config: FineTuningConfig,
+    training: Sequence[TrainingExample],
+    validation: Sequence[TrainingExample],
     *,
     out: Path,
     seed: int,
+    options: TrainingLoopOptions | None = None,
 ) -> Any:
-    """Return TRL's trainer. Nothing is trained yet."""
+    """Return TRL's trainer for rows of tokens with labels. Nothing is trained yet. `options` replaces `config.sft`."""
     from trl import SFTConfig, SFTTrainer
 
-    arguments = shared_training.make_trainer_arguments(
-        config, config.sft, out=out, seed=seed, validate=bool(validation)
-    )
+    options = options or config.sft
+    arguments = shared_training.make_trainer_arguments(config, options, out=out, seed=seed, validate=bool(validation))
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**arguments, completion_only_loss=True),

@@ -9,19 +9,27 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.manifest import Manifest
 from querylift.trainer.student import libraries, model_bases, models
-from querylift.trainer.training_config import FineTuningOptions, LoraOptions, TrainingConfig
+from querylift.trainer.training_config import FineTuningConfig, LoraOptions, TrainingLoopOptions
 
 Say = Callable[[str], None]
 """Prints a line for the user."""
+
+
+class TrainingExample(Protocol):
+    """An example that a trainer of TRL can learn from."""
+
+    def to_row(self) -> dict[str, Any]:
+        """Return a row for TRL's trainer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,7 @@ class TrainingResult:
 
 
 def make_trainer_arguments(
-    config: TrainingConfig, options: FineTuningOptions, *, out: Path, seed: int, validate: bool
+    config: FineTuningConfig, options: TrainingLoopOptions, *, out: Path, seed: int, validate: bool
 ) -> dict[str, Any]:
     """Return the `TrainingArguments` that both stages share, as keyword arguments.
 
@@ -127,7 +135,7 @@ def _is_complete(checkpoint: Path) -> bool:
 
 
 def make_training_manifest(
-    out: Path, stage: str, files: Sequence[Path], config: TrainingConfig, *, base: str | Path, seed: int
+    out: Path, stage: str, files: Sequence[Path], config: FineTuningConfig, *, base: str | Path, seed: int
 ) -> Manifest:
     """Return the manifest of a training stage: its input files, base, settings and seed.
 
@@ -136,8 +144,24 @@ def make_training_manifest(
     if not files:
         raise SettingsError(f"{stage} has nothing to train on; name one JSONL file or more")
     inputs = {f"rows {number}": path for number, path in enumerate(files, 1)}
-    inputs |= model_bases.list_model_inputs(base, name="base")
-    settings: dict[str, Any] = config.model_dump(mode="json", include={"model", "lora", stage})
+    return make_model_manifest(out, stage, inputs, config, sections=(stage,), base=base, seed=seed)
+
+
+def make_model_manifest(
+    out: Path,
+    stage: str,
+    inputs: Mapping[str, Path],
+    config: FineTuningConfig,
+    *,
+    sections: Collection[str],
+    base: str | Path,
+    seed: int,
+    other_settings: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Return the manifest of a model that is trained from `base`. The `sections` of `config` decide the result."""
+    inputs = {**inputs, **model_bases.list_model_inputs(base, name="base")}
+    settings: dict[str, Any] = config.model_dump(mode="json", include={"model", "lora", *sections})
+    settings |= other_settings or {}
     settings["model"]["base"] = "an input" if "base" in inputs else str(base)
     return Manifest(
         out,
@@ -194,6 +218,13 @@ def _leave_process_group() -> None:
 def silence_other_processes(say: Say) -> Say:
     """Return `say` in the first process, and a function that prints nothing in the others."""
     return say if is_first_process() else lambda line: None
+
+
+def save_random_base(model: Any, tokenizer: Any, *, out: Path) -> Path:
+    """Save a model that was made on the spot beside its adapter: another machine may not make the same one."""
+    if is_first_process():
+        models.save_model(model, tokenizer, out / "base")
+    return out / "base"
 
 
 def install_cpu_head(trainer: Any) -> None:
