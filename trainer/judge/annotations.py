@@ -6,10 +6,11 @@ A file of annotations holds one JSON object a line:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from querylift.index_tools.corpora.json_rows import get_json_id, get_json_text, read_jsonl
 from querylift.index_tools.judging.grade_scale import GradeScale
@@ -55,6 +56,13 @@ class Annotation:
         }
 
 
+class MergedAnnotations(NamedTuple):
+    """Annotations with each pair once. `conflict_count` is the number of pairs that had different grades."""
+
+    annotations: list[Annotation]
+    conflict_count: int
+
+
 def read_annotations(path: Path, scale: GradeScale) -> Iterator[Annotation]:
     """Read the annotations of a file, which may be gzipped.
 
@@ -95,3 +103,22 @@ def _parse_criteria(value: object, path: Path, line_number: int) -> dict[str, in
                 f"criterion {name!r} is {grade!r}; give a whole number from 0 to {MAX_CRITERION_GRADE}",
             )
     return dict(value)
+
+
+def merge_duplicates(annotations: Iterable[Annotation]) -> MergedAnnotations:
+    """Return one annotation for each pair, in the order in which the pairs first come.
+
+    The grade that most rows of a pair give wins, and the lower one in a tie. The first row with that grade stays whole, so
+    its criteria and its reasoning belong to the grade.
+    """
+    rows_by_pair: dict[tuple[str, str], list[Annotation]] = {}
+    for annotation in annotations:
+        rows_by_pair.setdefault(annotation.pair_key, []).append(annotation)
+    conflict_count = sum(len({row.grade for row in rows}) > 1 for rows in rows_by_pair.values())
+    return MergedAnnotations([_choose_row(rows) for rows in rows_by_pair.values()], conflict_count)
+
+
+def _choose_row(rows: list[Annotation]) -> Annotation:
+    counts = Counter(row.grade for row in rows)
+    majority_grade = min(counts, key=lambda grade: (-counts[grade], grade))
+    return next(row for row in rows if row.grade == majority_grade)

@@ -37,16 +37,16 @@ _SENTENCES: Mapping[str, tuple[str, str, str, str]] = {
         "It stays on topic.",
     ),
     "coverage": (
-        "It covers none of the subject.",
-        "It covers little of the subject.",
-        "It covers much of the subject.",
-        "It covers the whole subject.",
+        "None of it treats the query.",
+        "Little of it treats the query.",
+        "Much of it treats the query.",
+        "All of it treats the query.",
     ),
     "contextual_fit": (
-        "Its context does not fit.",
-        "Its context fits loosely.",
-        "Its context mostly fits.",
-        "Its context fits well.",
+        "It gives no background.",
+        "It gives little background.",
+        "It gives some background.",
+        "It gives good background.",
     ),
 }
 """What the text says about each criterion, by its grade 0 to 3."""

@@ -26,7 +26,7 @@ CRITERIA_GRADES = {"exactness": 3, "topicality": 3, "coverage": 2, "contextual_f
 def test_the_reasoning_names_facts_and_then_each_criterion() -> None:
     assert describe_reasoning(CRITERIA_GRADES, FACTS, DOCUMENT) == (
         "It mentions some key facts: Soil erosion; Water runoff on slopes. It lacks Sedimentation of rivers. "
-        "It gives the exact answer. It stays on topic. It covers much of the subject. Its context fits loosely."
+        "It gives the exact answer. It stays on topic. Much of it treats the query. It gives little background."
     )
 
 
