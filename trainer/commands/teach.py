@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -22,6 +20,7 @@ from querylift.index_tools.commands.options import (
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.files import compute_json_digest
 from querylift.trainer.commands.arguments import check_split
+from querylift.trainer.commands.endpoint_options import confirm_cost, format_left_requests, format_price
 from querylift.trainer.commands.held_out import choose_held_out_splits, held_out_or_other_splits_option
 from querylift.trainer.commands.teach_options import build_sources, check_options, list_given_options, source_options
 
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
     from querylift.trainer.candidates import Candidate
     from querylift.trainer.manifest import Manifest
     from querylift.trainer.teaching.plan import TeachingPlan
-    from querylift.trainer.teaching.prompts import UsageEstimate
-    from querylift.trainer.teaching.sources import CandidateSource, EndpointSource, Sources, TeachingTask
+    from querylift.trainer.teaching.sources import CandidateSource, Sources, TeachingTask
 
 
 @click.command()
@@ -108,7 +106,8 @@ def teach(
     with manifest.record_run() as results:
         results["dropped"] = collected.dropped
         if sources.endpoint.plan and not options["yes"]:
-            _confirm_cost(sources.endpoint, sources.endpoint.plan, collected.teacher_requests, out)
+            usage = sources.endpoint.estimate_usage(collected.teacher_requests, out)
+            confirm_cost(usage, sources.endpoint.plan)
         results.update(_write_candidates(sources, collected, out))
         click.echo(json.dumps(results, indent=2) if as_json else _format_summary(out, results))
         # This is inside the block, so that the manifest does not record an incomplete stage as done.
@@ -206,31 +205,6 @@ def _collect_without_leaks(sources: Sources, task: TeachingTask, *, drop_leaks: 
     return collected
 
 
-def _confirm_cost(endpoint: EndpointSource, plan: TeachingPlan, requests: Sequence[Candidate], out: Path) -> None:
-    """Ask on the terminal before a run that costs money. Raises SettingsError when there is no terminal."""
-    usage = endpoint.estimate_usage(requests, out)
-    if not usage.cost:
-        return
-    sentence = _format_usage(usage, plan)
-    if not sys.stdin.isatty():
-        raise SettingsError(f"{sentence}; no terminal can ask you, so agree with --yes")
-    click.confirm(f"{sentence}. Go on?", abort=True, err=True)
-
-
-def _format_usage(usage: UsageEstimate, plan: TeachingPlan) -> str:
-    budget = f", stopping at {plan.token_budget:,} tokens" if plan.token_budget else ""
-    return (
-        f"{usage.requests:,} requests to {plan.model} take about {usage.tokens_in:,} prompt tokens and at most "
-        f"{usage.tokens_out:,} answer tokens, and cost at most about {_format_price(usage.cost or 0)}{budget}"
-    )
-
-
-def _format_price(amount: float) -> str:
-    """Return the amount with two decimals, or with as many as show two digits."""
-    decimals = 1 - math.floor(math.log10(amount)) if 0 < amount < 0.1 else 2
-    return f"{amount:,.{decimals}f}"
-
-
 def _write_candidates(sources: Sources, collected: _CollectedCandidates, out: Path) -> dict[str, Any]:
     """Append complete candidates and answers to `out`, and return the counts of each source as JSON."""
     from querylift.trainer.teaching.candidate_files import append_candidates
@@ -249,13 +223,9 @@ def _write_candidates(sources: Sources, collected: _CollectedCandidates, out: Pa
 
 def _raise_when_incomplete(results: Mapping[str, Any], plan: TeachingPlan | None, out: Path) -> None:
     """Raise GeneratorError when requests are unanswered, or when no candidate was written."""
-    left, failed, tokens_in = (results.get("teacher", {}).get(name, 0) for name in ("left", "failed", "tokens_in"))
-    if plan and left + failed:
-        remedy = "run the same command again to go on"
-        if left and not tokens_in:
-            remedy = f"raise --token-budget: {plan.token_budget:,} does not pay for the first of them"
-        requests = "1 request is" if left + failed == 1 else f"{left + failed:,} requests are"
-        raise GeneratorError(f"{requests} left: {failed:,} failed, {left:,} beyond the token budget; {remedy}")
+    counts = {name: results.get("teacher", {}).get(name, 0) for name in ("left", "failed", "tokens_in")}
+    if plan and (sentence := format_left_requests(**counts, plan=plan)):
+        raise GeneratorError(sentence)
     if not out.stat().st_size:
         raise GeneratorError(f"{out} holds no candidate: every collected text is empty; check the source's texts")
 
@@ -276,4 +246,4 @@ def _format_teaching_result(result: Mapping[str, Any]) -> str:
         "teacher: {written:,} written, {empty:,} without words, {refused:,} refused, {failed:,} failed; "
         "{tokens_in:,} prompt and {tokens_out:,} answer tokens"
     ).format(**result)
-    return line + (f", cost {_format_price(result['cost'])}" if result["cost"] is not None else "")
+    return line + (f", cost {format_price(result['cost'])}" if result["cost"] is not None else "")

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.commands.arguments import parse_conditions, split_prefix
+from querylift.trainer.commands.endpoint_options import PACE_OPTIONS
 
 if TYPE_CHECKING:
     from querylift.trainer.teaching.plan import TeachingPlan
@@ -47,16 +48,7 @@ _ENDPOINT_OPTIONS = (
     click.option(
         "--seed", type=int, default=0, show_default=True, help="Seed for the draws of examples, documents and queries."
     ),
-    click.option("--concurrency", type=int, default=8, show_default=True, help="Requests that run at the same time."),
-    click.option("--requests-per-minute", type=float, help="Highest rate of requests [default: no limit]."),
-    click.option(
-        "--token-budget",
-        type=int,
-        help="Tokens that this run may use, in prompts and answers together [default: no limit].",
-    ),
-    click.option("--price-in", type=float, help="Price of a million prompt tokens."),
-    click.option("--price-out", type=float, help="Price of a million answer tokens."),
-    click.option("--yes", is_flag=True, help="Start a run that costs money without asking."),
+    *PACE_OPTIONS,
 )
 _FILE_OPTIONS = (
     click.option(
@@ -118,8 +110,8 @@ def source_options(command: _Command) -> _Command:
 
 def build_sources(options: Mapping[str, Any]) -> Sources:
     """Return the four sources as the options describe them. Raises SettingsError when a value is wrong."""
+    from querylift.trainer.chat.endpoint_plan import choose_api_key
     from querylift.trainer.teaching import sources
-    from querylift.trainer.teaching.teacher import choose_api_key
 
     endpoint = sources.EndpointSource(_build_plan(options), api_key=choose_api_key(os.environ))
     where = parse_conditions(options["where"])

@@ -102,7 +102,7 @@ def describe_reasoning(criteria: Mapping[str, int], facts: QueryFacts | None, do
 
 def find_mentioned_facts(facts: QueryFacts, document: str) -> list[str]:
     """Return those of the nuggets that the document mentions, in their order. The module says the rule."""
-    document_stems = set(_list_stems(document))
+    document_stems = set(list_content_stems(document))
     return [nugget for nugget in facts.nuggets if _is_mentioned(nugget, document_stems)]
 
 
@@ -135,12 +135,12 @@ def _join_facts(nuggets: Sequence[str]) -> str:
 
 
 def _is_mentioned(nugget: str, document_stems: Collection[str]) -> bool:
-    fact_stems = set(_list_stems(nugget))
+    fact_stems = set(list_content_stems(nugget))
     return bool(fact_stems) and len(fact_stems.intersection(document_stems)) >= _MENTIONED_SHARE * len(fact_stems)
 
 
-def _list_stems(text: str) -> Iterator[str]:
-    """Yield the stem of each content word."""
+def list_content_stems(text: str) -> Iterator[str]:
+    """Yield the stem of each content word of a text, in their order."""
     for word in _WORD.findall(text.lower()):
         if word not in _FUNCTION_WORDS:
             ending = next((e for e in _ENDINGS if word.endswith(e) and len(word) - len(e) >= _MIN_STEM_CHARS), "")

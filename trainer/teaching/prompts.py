@@ -12,6 +12,7 @@ from typing import Any
 
 from querylift.plugin.expansion import clean_query
 from querylift.trainer.candidates import Candidate
+from querylift.trainer.chat.endpoint_plan import UsageEstimate
 from querylift.trainer.teaching.plan import FEW_SHOT, TEACHER_PROMPT_VERSION, TeachingPlan
 
 PASSAGE_WORDS = 60
@@ -23,8 +24,6 @@ _SYSTEM = (
     "contains. Write the passage alone, as plain prose: no introduction, no heading, no list, no remark about the task."
 )
 _TASK = "Search query: "
-_TURN_TOKENS = 8
-"""About as many tokens as a chat template adds to each message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +33,6 @@ class FewShotExample:
     query_id: str
     query: str = field(repr=False)
     passage: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class UsageEstimate:
-    """What a run will use. `tokens_in` is an estimate; `tokens_out` and `cost` are upper bounds."""
-
-    requests: int
-    tokens_in: int
-    tokens_out: int
-    cost: float | None
 
 
 def list_requests(queries: Mapping[str, str], plan: TeachingPlan) -> Iterator[Candidate]:
@@ -96,15 +85,4 @@ def estimate_usage(
     requests: Sequence[Candidate], plan: TeachingPlan, *, examples: Sequence[FewShotExample] = ()
 ) -> UsageEstimate:
     """Estimate the tokens and the cost of `requests`. Every answer counts at full length."""
-    tokens_in = sum(
-        estimate_tokens(build_request_messages(request, examples, shots=plan.shots)) for request in requests
-    )
-    tokens_out = len(requests) * plan.max_tokens
-    return UsageEstimate(len(requests), tokens_in, tokens_out, plan.compute_cost(tokens_in, tokens_out))
-
-
-def estimate_tokens(messages: Sequence[Mapping[str, str]]) -> int:
-    """Estimate the tokens of chat messages: four ASCII characters a token, and one token for every other character."""
-    texts = [message["content"] for message in messages]
-    ascii_chars = sum(len(text.encode("ascii", "ignore")) for text in texts)
-    return ascii_chars // 4 + sum(map(len, texts)) - ascii_chars + _TURN_TOKENS * len(texts)
+    return plan.estimate_usage(build_request_messages(request, examples, shots=plan.shots) for request in requests)

@@ -18,10 +18,11 @@ from querylift.index_tools.corpora.corpus import Corpus
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
 from querylift.trainer.candidates import Candidate
+from querylift.trainer.chat.endpoint_plan import UsageEstimate
 from querylift.trainer.leaks import HeldOutSplit, collect_leaked_ids, find_leaks
 from querylift.trainer.teaching.candidate_files import read_imported_candidates
 from querylift.trainer.teaching.plan import FEW_SHOT, ZERO_SHOT, TeachingPlan
-from querylift.trainer.teaching.prompts import FewShotExample, UsageEstimate, estimate_usage, list_requests
+from querylift.trainer.teaching.prompts import FewShotExample, estimate_usage, list_requests
 from querylift.trainer.teaching.relevant_documents import draw_examples, read_document_candidates
 from querylift.trainer.teaching.teacher import ask_teacher, find_unanswered_requests
 

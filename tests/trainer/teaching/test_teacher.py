@@ -13,13 +13,7 @@ from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.trainer.candidates import read_candidates
 from querylift.trainer.teaching.plan import TeachingPlan
 from querylift.trainer.teaching.prompts import FewShotExample, estimate_usage, list_requests
-from querylift.trainer.teaching.teacher import (
-    RequestPacer,
-    TeachingResult,
-    ask_teacher,
-    choose_api_key,
-    find_unanswered_requests,
-)
+from querylift.trainer.teaching.teacher import TeachingResult, ask_teacher, find_unanswered_requests
 from tests.helpers.llama_server import run_llama_server
 from tests.helpers.teacher_server import (
     PASSAGE,
@@ -42,12 +36,6 @@ def _ask_for_missing(tmp_path: Path, server: TeacherServer, *, api_key: str = "k
             )
 
     return asyncio.run(run())
-
-
-def test_the_teachers_own_key_comes_before_that_of_openai() -> None:
-    assert choose_api_key({"OPENAI_API_KEY": "o", "QUERYLIFT_TEACHER_API_KEY": "t"}) == "t"
-    assert choose_api_key({"OPENAI_API_KEY": "o", "QUERYLIFT_TEACHER_API_KEY": ""}) == "o"
-    assert choose_api_key({}) == "none"
 
 
 def test_answers_are_cleaned_counted_and_written_with_their_request(tmp_path: Path) -> None:
@@ -215,23 +203,6 @@ def test_concurrency_limits_the_open_requests(tmp_path: Path) -> None:
     server = TeacherServer(answer_slowly)
     assert _ask_for_missing(tmp_path, server, samples=4, concurrency=3).written == 12
     assert server.most_open_requests == 3
-
-
-def test_requests_are_spread_over_the_minute() -> None:
-    pauses_s: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        pauses_s.append(seconds)
-
-    async def record_pauses(per_minute: float | None) -> list[float]:
-        pauses_s.clear()
-        pacer = RequestPacer(per_minute, clock=lambda: 1000.0, sleep=sleep)
-        for _ in range(4):
-            await pacer.wait_for_turn()
-        return list(pauses_s)
-
-    assert asyncio.run(record_pauses(30)) == [2.0, 4.0, 6.0]
-    assert asyncio.run(record_pauses(None)) == []
 
 
 @pytest.mark.model
