@@ -53,7 +53,7 @@ def test_the_wheel_has_the_files_that_are_no_modules(wheel: zipfile.ZipFile) -> 
         "trainer/results/results.html.jinja",
     ]
     configs = {Path(name).name for name in others if "/configs/" in name}
-    assert configs == {path.name for path in (ROOT / "trainer/configs").glob("*.toml")}
+    assert configs == {path.name for path in (ROOT / "trainer/configs").rglob("*.toml")}
 
 
 def test_the_version_is_the_newest_one_of_the_changelog() -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import expansion_from_text
 from querylift.trainer.candidates import Candidate, read_candidates
-from querylift.trainer.student import libraries, model_bases, models, shared_training, training_texts
+from querylift.trainer.student import libraries, models, shared_training, training_texts
 from querylift.trainer.student.shared_training import Say, TrainingExample, TrainingResult
 from querylift.trainer.training_config import FineTuningConfig, SftOptions, TrainingConfig, TrainingLoopOptions
 
@@ -73,8 +73,7 @@ def _train(
     examples = make_examples(candidates, tokenizer, config.sft)
     if not examples:
         raise SettingsError(f"{', '.join(map(str, files))} has no candidate with a word in it; name another file")
-    if str(base) in model_bases.RANDOM_BASES and config.lora.rank:
-        base = shared_training.save_random_base(model, tokenizer, out=out)
+    base = shared_training.store_random_base(base, model, tokenizer, config, out=out)
     training, validation = training_texts.split_by_query(examples, config.sft.validation_share)
     device = libraries.choose_device()
     say(f"{len(training)} training passages, {len(validation)} validation passages of other queries, on {device}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -200,6 +200,18 @@ def is_first_process() -> bool:
     return bool(_get_process_state().is_main_process)
 
 
+def count_processes() -> int:
+    """The number of processes that train together."""
+    return int(_get_process_state().num_processes)
+
+
+@contextmanager
+def let_first_process_go_first() -> Iterator[None]:
+    """Run the block in the first process, and only then in the others."""
+    with _get_process_state().main_process_first():
+        yield
+
+
 def _get_process_state() -> Any:
     """Return accelerate's state. Without `cpu=True`, accelerate takes every process on a CPU for the only one."""
     from accelerate import PartialState
@@ -220,8 +232,15 @@ def silence_other_processes(say: Say) -> Say:
     return say if is_first_process() else lambda line: None
 
 
-def save_random_base(model: Any, tokenizer: Any, *, out: Path) -> Path:
-    """Save a model that was made on the spot beside its adapter: another machine may not make the same one."""
+def store_random_base(
+    base: str | Path, model: Any, tokenizer: Any, config: FineTuningConfig, *, out: Path
+) -> str | Path:
+    """Return the base that the adapter in `out` should name.
+
+    It is `base`. A model that was made on the spot is saved beside its adapter: another machine may not make the same one.
+    """
+    if str(base) not in model_bases.RANDOM_BASES or not config.lora.rank:
+        return base
     if is_first_process():
         models.save_model(model, tokenizer, out / "base")
     return out / "base"

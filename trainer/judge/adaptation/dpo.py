@@ -1,0 +1,162 @@
+"""DPO on the teacher's own answers: it learns to write answers with a higher reward.
+
+The teacher samples several answers for each annotated pair. The reward scores them. The best and the worst one train it, by
+`querylift.trainer.student.dpo`. Answers and pairs stay in the output folder: answers.jsonl and pairs.jsonl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from querylift.index_tools.commands.options import show_progress
+from querylift.index_tools.judging.grade_scale import GradeScale
+from querylift.plugin.errors import SettingsError
+from querylift.trainer.judge.adaptation.adaptation_config import AdaptationConfig
+from querylift.trainer.judge.adaptation.answer_pairs import (
+    AnswerPair,
+    choose_answers,
+    compute_mean_scores,
+    write_answer_pairs,
+)
+from querylift.trainer.judge.adaptation.chat_rows import (
+    format_answer,
+    has_whole_answer,
+    make_answer_completion,
+    make_prompt,
+    raise_on_unsupported_scale,
+)
+from querylift.trainer.judge.adaptation.rewards import ScoredAnswer, score_answer
+from querylift.trainer.judge.adaptation.sampled_answers import AnswersByPair, sample_missing_answers
+from querylift.trainer.judge.annotations import Annotation, merge_duplicates, read_annotations
+from querylift.trainer.judge.prompts import JUDGE_PROMPT_VERSION
+from querylift.trainer.student import libraries, models, shared_training
+from querylift.trainer.student.dpo import PreferenceExample, make_trainer
+from querylift.trainer.student.shared_training import Say, TrainingResult
+from querylift.trainer.student.training_texts import split_by_query
+
+ANSWERS_FILE, PAIRS_FILE = "answers.jsonl", "pairs.jsonl"
+
+
+def train_on_own_answers(
+    file: Path, config: AdaptationConfig, *, model: str | Path, out: Path, scale: GradeScale, seed: int, say: Say
+) -> TrainingResult:
+    """Let `model` answer the pairs of the annotations in `file`, and train it on its best and worst answers.
+
+    Writes answers, pairs, an adapter (or a whole model), curves and a manifest into `out`. A run that was killed goes on
+    with the answers that it lacks, or from its last checkpoint. A run that is complete is not repeated. `examples` of the
+    result counts pairs of answers, and `left_out` annotations without one. Raises SettingsError, DataError and MissingExtra.
+    """
+    raise_on_unsupported_scale(scale)
+    manifest = shared_training.make_model_manifest(
+        out,
+        "judge dpo",
+        {"annotations": file},
+        config,
+        sections=("sample", "reward", "dpo"),
+        base=model,
+        seed=seed,
+        other_settings={"scale": scale.name, "prompt_version": JUDGE_PROMPT_VERSION},
+    )
+    return shared_training.train_once(
+        manifest, lambda: _train(file, config, base=model, out=out, scale=scale, seed=seed, say=say), out=out, say=say
+    )
+
+
+def _train(
+    file: Path, config: AdaptationConfig, *, base: str | Path, out: Path, scale: GradeScale, seed: int, say: Say
+) -> TrainingResult:
+    all_annotations = list(read_annotations(file, scale))
+    annotations, conflict_count = merge_duplicates(all_annotations)
+    say(
+        f"plan: {base} writes {config.sample.samples} answers to each of {len(annotations):,} annotated pairs of {file}, "
+        f"{config.sample.max_tokens} tokens or fewer; the best and the worst of each train it, "
+        f"{config.dpo.epochs:g} epochs; {conflict_count:,} pairs had different grades"
+    )
+    _check_before_sampling(annotations, file)
+    model, tokenizer = models.load_model_and_tokenizer(base, dtype=config.model.dtype, seed=seed)
+    prompts = {
+        annotation.pair_key: make_prompt(annotation, scale, tokenizer, max_tokens=config.dpo.max_prompt_tokens)
+        for annotation in annotations
+    }
+    with show_progress("sampling", len(annotations) * config.sample.samples) as advance:
+        answers = sample_missing_answers(
+            model.to(libraries.choose_device()),
+            tokenizer,
+            annotations,
+            list(prompts.values()),
+            config.sample,
+            path=out / ANSWERS_FILE,
+            seed=seed,
+            progress=advance,
+        )
+    pairs = choose_answer_pairs(annotations, answers, config, scale, say=say)
+    if not pairs:
+        raise SettingsError(
+            f"no pair of answers to {file} differs by dpo.min_margin {config.dpo.min_margin:g} in its reward; "
+            "set it lower, sample more answers, or fine-tune the model first"
+        )
+    write_answer_pairs(pairs, out / PAIRS_FILE)
+    base = shared_training.store_random_base(base, model, tokenizer, config, out=out)
+    examples = [_make_example(pair, prompts[pair.query_id, pair.doc_id], tokenizer) for pair in pairs]
+    training, validation = split_by_query(examples, config.dpo.validation_share)
+    device = libraries.choose_device()
+    say(f"{len(training)} training pairs, {len(validation)} validation pairs of other queries, on {device}")
+    trainer = make_trainer(model, tokenizer, config, training, validation, out=out, seed=seed)
+    left_out = len(all_annotations) - len(pairs)
+    return shared_training.train_and_save(
+        trainer, tokenizer, out=out, base=base, examples=len(training), left_out=left_out, say=say
+    )
+
+
+def _check_before_sampling(annotations: Sequence[Annotation], file: Path) -> None:
+    if not annotations:
+        raise SettingsError(f"{file} has no annotation; make some with `querylift judge annotate`")
+    if shared_training.count_processes() > 1:
+        raise SettingsError(
+            f"adapt dpo samples in one process, and {shared_training.count_processes()} were started; "
+            "run it without accelerate launch"
+        )
+
+
+def choose_answer_pairs(
+    annotations: Sequence[Annotation],
+    answers: AnswersByPair,
+    config: AdaptationConfig,
+    scale: GradeScale,
+    *,
+    say: Say,
+) -> list[AnswerPair]:
+    """Return the pair of answers of each annotation that has one. Print the mean reward of all sampled answers."""
+    pairs: list[AnswerPair] = []
+    all_sampled: list[ScoredAnswer] = []
+    for annotation in annotations:
+        sampled = [
+            score_answer(answers[annotation.pair_key][number], annotation, scale, config.reward)
+            for number in range(config.sample.samples)
+        ]
+        all_sampled += sampled
+        chosen_and_rejected = choose_answers(
+            sampled, _score_annotation(annotation, config, scale), min_margin=config.dpo.min_margin
+        )
+        if chosen_and_rejected:
+            pairs.append(AnswerPair(*annotation.pair_key, *chosen_and_rejected))
+    means = ", ".join(f"{name} {value:.2f}" for name, value in compute_mean_scores(all_sampled).items())
+    say(f"sampled answers: {means}; {len(pairs)} of {len(annotations)} annotations give a pair")
+    return pairs
+
+
+def _score_annotation(annotation: Annotation, config: AdaptationConfig, scale: GradeScale) -> ScoredAnswer | None:
+    """Return the annotation's own answer with its reward, None when it has no whole answer or must not be chosen."""
+    if not config.dpo.include_annotation or not has_whole_answer(annotation):
+        return None
+    return score_answer(format_answer(annotation), annotation, scale, config.reward)
+
+
+def _make_example(pair: AnswerPair, prompt: str, tokenizer: Any) -> PreferenceExample:
+    return PreferenceExample(
+        pair.query_id,
+        make_answer_completion(prompt, pair.chosen.text, tokenizer),
+        make_answer_completion(prompt, pair.rejected.text, tokenizer),
+    )
