@@ -171,7 +171,7 @@ def parse_output(output: str, *, query: str) -> Expansion | None:
     Expansions that people wrote, as in a table, are read by `expansion_from_text`. It knows no query, because such an
     expansion may be in another language on purpose.
     """
-    prose = clean_prose(_cut_at_stop_string(_remove_thinking(output).strip()))
+    prose = clean_prose(_cut_at_stop_string(remove_thinking(output).strip()))
     expansion = expansion_from_text(prose)
     if expansion is None:
         return None
@@ -181,7 +181,7 @@ def parse_output(output: str, *, query: str) -> Expansion | None:
 
 def clean_prose(text: str) -> str:
     """Return a large model's answer on one line, without thinking, lead-in ("Certainly! Here is...") and markup."""
-    return " ".join(_remove_markup(_remove_lead_in(_remove_markdown(_remove_thinking(text)))).split())
+    return " ".join(_remove_markup(_remove_lead_in(_remove_markdown(remove_thinking(text)))).split())
 
 
 def expansion_from_text(text: str) -> Expansion | None:
@@ -280,7 +280,7 @@ def _remove_markdown(text: str) -> str:
     return _BLOCK_MARKUP.sub(" ", _EMPHASIS.sub("", text))
 
 
-def _remove_thinking(text: str) -> str:
+def remove_thinking(text: str) -> str:
     """Remove the thinking, closed or not. Its opening tag may be missing, as some chat templates put it into the prompt."""
     return _THINKING_WITHOUT_OPENING.sub(" ", _THINKING.sub(" ", text))
 

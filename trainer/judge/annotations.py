@@ -19,6 +19,8 @@ from querylift.plugin.errors import DataError
 CRITERIA = ("exactness", "topicality", "coverage", "contextual_fit")
 """The four criteria of an annotation, each graded 0 to 3."""
 MAX_CRITERION_GRADE = 3
+UNKNOWN_MODEL = "unknown"
+"""The model of a row that names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,8 @@ def read_annotations(path: Path, scale: GradeScale) -> Iterator[Annotation]:
 
 def parse_annotation(row: Mapping[str, Any], path: Path, line_number: int, scale: GradeScale) -> Annotation:
     """Return the annotation that a row holds. `criteria`, `reasoning` and `model` may be missing. Raises DataError."""
-    ids = [get_json_id(path, line_number, row, names=(name,)) for name in ("query_id", "doc_id")]
-    texts = [get_json_text(path, line_number, row, names=(name,)) for name in ("query", "document")]
+    query_id, doc_id = (get_json_id(path, line_number, row, names=(name,)) for name in ("query_id", "doc_id"))
+    query, document = (get_json_text(path, line_number, row, names=(name,)) for name in ("query", "document"))
     grade = row.get("grade")
     if not scale.contains(grade):
         raise DataError(
@@ -86,11 +88,13 @@ def parse_annotation(row: Mapping[str, Any], path: Path, line_number: int, scale
     reasoning = row.get("reasoning") or ""
     if not isinstance(reasoning, str):
         raise DataError(path, line_number, f"'reasoning' is {reasoning!r}; write it as a text, or leave it out")
-    criteria = _parse_criteria(row.get("criteria") or {}, path, line_number)
-    return Annotation(*ids, *texts, grade, str(row.get("model") or "unknown"), criteria, reasoning)
+    criteria = parse_criteria(row.get("criteria") or {}, path, line_number)
+    model = str(row.get("model") or UNKNOWN_MODEL)
+    return Annotation(query_id, doc_id, query, document, grade, model, criteria, reasoning)
 
 
-def _parse_criteria(value: object, path: Path, line_number: int) -> dict[str, int]:
+def parse_criteria(value: object, path: Path, line_number: int) -> dict[str, int]:
+    """Return the criteria of a row, which may lack some. Raises DataError."""
     if not isinstance(value, Mapping):
         raise DataError(path, line_number, f"'criteria' is {value!r}; write an object, or leave it out")
     for name, grade in value.items():

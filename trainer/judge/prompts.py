@@ -52,11 +52,10 @@ _DOCUMENT_TAG = re.compile(r"</?\s*document\s*>", re.IGNORECASE)
 def build_judge_messages(query: str, document: str, scale: GradeScale) -> list[dict[str, str]]:
     """Return the chat messages that ask for the grade of a document."""
     steps = _UMBRELA_STEPS if scale.name == UMBRELA else _CRITERIA_STEPS
-    quoted_document = _DOCUMENT_TAG.sub(" ", document)  # so that no document ends its own quotation
-    text = (
-        f"Query: {query}\n\n<document>\n{quoted_document}\n</document>\n\n{steps} The grades mean:\n{_list_meanings(scale)}\n\n"
-        f"Answer with one JSON object and nothing else, with its keys in this order:\n{_format_shape(scale)}"
-    )
+    question = f"Query: {_quote_text(query)}\n\n<document>\n{_quote_text(document)}\n</document>"
+    task = f"{steps} The grades mean:\n{_list_meanings(scale)}"
+    form = f"Answer with one JSON object and nothing else, with its keys in this order:\n{_format_shape(scale)}"
+    text = "\n\n".join((question, task, form))
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": text}]
 
 
@@ -76,6 +75,11 @@ def build_answer_schema(scale: GradeScale) -> dict[str, object]:
     grades = {name: {"type": "integer", "enum": list(range(highest + 1))} for name, highest in bounds.items()}
     properties = {"reasoning": {"type": "string"}, **grades}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def _quote_text(text: str) -> str:
+    """Return a text that cannot end its own quotation, nor become a special token of the model."""
+    return _DOCUMENT_TAG.sub(" ", text).replace("<|", "< |")
 
 
 def _list_graded_names(scale: GradeScale) -> tuple[str, ...]:
