@@ -25,12 +25,13 @@ from querylift.index_tools.engine import (
 )
 from querylift.index_tools.indexing import CONTENTS_FIELD
 from querylift.plugin.broker import ExpansionBroker
-from querylift.plugin.brokers import ExpansionBrokers
+from querylift.plugin.brokers import ExpansionBrokers, open_brokers
 from querylift.plugin.engine.access import ANONYMOUS_ACCESS, EngineAccess
 from querylift.plugin.errors import EngineError
 from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow_async, search_flow
 from querylift.plugin.outcome import OUTCOME_HEADER
 from querylift.plugin.proxy.rejection import REJECTED
+from querylift.plugin.settings import Settings
 
 DEFAULT_DEPTH = 1000
 _SEARCHES_PER_REQUEST = 32
@@ -127,6 +128,32 @@ async def expand_all(
 
     results = await asyncio.gather(*(expand_query(text) for text in queries.values()))
     return dict(zip(queries, results, strict=True))
+
+
+async def expand_with_generators(
+    settings: Settings,
+    queries: Mapping[str, str],
+    *,
+    index: str,
+    depth: int = DEFAULT_DEPTH,
+    format_body: BodyFormatter = format_search_body,
+    progress: Callable[[int], None] = lambda count: None,
+) -> dict[str, FlowResult]:
+    """Return the result of expanding each query as `expand_all` does, with the generators that the settings name for `index`.
+
+    The generators are open during the call. Raises SettingsError and MissingExtra when one cannot be opened.
+    """
+    async with open_brokers(settings, settings.find_generator_names(index)) as brokers:
+        rules = ExpansionRules(settings, clock=time.monotonic)
+        return await expand_all(
+            queries,
+            index=index,
+            rules=rules,
+            broker=brokers,
+            depth=depth,
+            format_body=format_body,
+            progress=progress,
+        )
 
 
 def search_offline(

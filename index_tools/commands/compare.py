@@ -14,6 +14,8 @@ import click
 from querylift.index_tools.corpora.records import Qrels, Run
 from querylift.index_tools.corpora.trec_files import read_qrels, read_run
 from querylift.index_tools.evaluation.measures import LABELS, MAIN_MEASURE, MEASURES, Evaluation, evaluate_run
+from querylift.index_tools.judging.grade_source import GradeSource
+from querylift.index_tools.judging.judged_qrels import find_grade_source
 from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -79,16 +81,27 @@ def compare(
     qrels = read_qrels(qrels_path)
     a, b = (_measure_run(path, qrels, qrels_path, relevant_from=relevant_from) for path in (run_a, run_b))
     comparison = compare_runs(a.evaluation.per_query[measure], b.evaluation.per_query[measure])
+    judged_by = find_grade_source(qrels_path)
     if report_path is not None:
         _write_html_report(
-            report_path, a, b, comparison, qrels=qrels, corpus=qrels_path.name, measure=measure, grade=relevant_from
+            report_path,
+            a,
+            b,
+            comparison,
+            qrels=qrels,
+            corpus=qrels_path.name,
+            measure=measure,
+            grade=relevant_from,
+            judged_by=judged_by,
         )
     if as_json:
-        click.echo(json.dumps(_comparison_to_json(a, b, comparison, measure=measure), indent=2))
+        values = _comparison_to_json(a, b, comparison, measure=measure)
+        click.echo(json.dumps(values | {"judged_by": judged_by.to_json() if judged_by else None}, indent=2))
     else:
-        click.echo(
-            "\n".join(replace_unprintable(line) for line in _iter_output_lines(a, b, comparison, measure=measure))
-        )
+        lines = [*_iter_output_lines(a, b, comparison, measure=measure)]
+        if judged_by is not None:
+            lines += ["", judged_by.sentence]
+        click.echo("\n".join(map(replace_unprintable, lines)))
 
 
 def _measure_run(path: Path, qrels: Qrels, qrels_path: Path, *, relevant_from: int) -> _MeasuredRun:
@@ -187,6 +200,7 @@ def _write_html_report(
     corpus: str,
     measure: str,
     grade: int,
+    judged_by: GradeSource | None,
 ) -> None:
     from querylift.index_tools.evaluation.html_report import Report, SystemRow, write_report
 
@@ -200,7 +214,7 @@ def _write_html_report(
         SystemRow(names[1], b.evaluation, comparison, details=details),
     )
     today = date.today().isoformat()
-    write_report(path, Report(systems, corpus, date=today, measure=measure, relevant_from=grade))
+    write_report(path, Report(systems, corpus, date=today, measure=measure, relevant_from=grade, judged_by=judged_by))
     click.echo(f"wrote {path}", err=True)
 
 

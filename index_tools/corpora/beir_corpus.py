@@ -15,7 +15,7 @@ from typing import Any
 from querylift.index_tools.corpora.corpus import Corpus
 from querylift.index_tools.corpora.document_files import iter_documents_of_files
 from querylift.index_tools.corpora.records import Document
-from querylift.index_tools.corpora.split_files import find_split_files, pair_split_files
+from querylift.index_tools.corpora.split_files import find_split_files, locate_split_qrels, pair_split_files
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.text_files import read_whole_text
 
@@ -37,10 +37,12 @@ def open_beir_corpus(path: str) -> Corpus:
     has_documents = _find_documents_file(folder) is not None
     if not topics and not has_documents:
         raise SettingsError(f"{path!r} has no corpus.jsonl; name a folder in BEIR's layout")
-    splits = pair_split_files(topics, _find_qrels_files(folder))
+    qrels = _find_qrels_files(folder)
+    splits = pair_split_files(topics, qrels)
     facts = _read_about_file(folder / CORPUS_ABOUT_FILE)
     reader = partial(_iter_documents, folder)
-    return Corpus(folder.resolve().name, reader, splits, has_documents=has_documents, **facts)
+    paths = locate_split_qrels(topics, qrels)
+    return Corpus(folder.resolve().name, reader, splits, has_documents=has_documents, qrels_paths=paths, **facts)
 
 
 def _iter_documents(folder: Path) -> Iterator[Document]:

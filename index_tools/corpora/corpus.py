@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 from querylift.index_tools.corpora.records import Document, Qrels, Queries
@@ -30,6 +31,8 @@ class Corpus:
     """False when there are only queries and judgments, which suffice to measure an index that exists."""
     document_finder: Callable[[Collection[str]], Iterator[Document]] | None = field(default=None, repr=False)
     """Finds documents by their ids, where that is quicker than reading all of them."""
+    qrels_paths: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    """The file of judgments of each split that has one. A model's judgments are told by what lies beside the file."""
 
     @property
     def split_names(self) -> tuple[str, ...]:

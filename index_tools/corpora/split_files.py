@@ -12,16 +12,19 @@ from querylift.index_tools.corpora.records import Queries
 from querylift.index_tools.corpora.trec_files import iter_qrels, read_qrels, read_topics
 from querylift.plugin.errors import DataError, SettingsError
 
+SIDECAR_SUFFIX = ".judged.jsonl"
+"""The end of the name of a file that names the model which judged the file of qrels beside it."""
+
 
 def find_split_files(paths: Iterable[Path], pattern: str) -> dict[str, Path]:
     """Return the file of each split, by the group `split` of `pattern`; '' is the file that names no split.
 
-    Raise SettingsError when two files belong to one split.
+    A sidecar of a file of qrels is no file of a split. Raise SettingsError when two files belong to one split.
     """
     files: dict[str, Path] = {}
     for path in sorted(paths):
         match = re.fullmatch(pattern, path.name)
-        if match is None:
+        if match is None or path.name.endswith(SIDECAR_SUFFIX):
             continue
         name = match["split"] or ""
         if name in files:
@@ -36,6 +39,12 @@ def pair_split_files(topics: Mapping[str, Path], qrels: Mapping[str, Path]) -> d
     if "" in topics and ("" in qrels or not names):
         names = ["", *names]
     return {name or UNNAMED_SPLIT: partial(_read_judged_queries, name, topics, qrels) for name in names}
+
+
+def locate_split_qrels(topics: Mapping[str, Path], qrels: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the file of judgments of each split that `pair_split_files` returns and that has one."""
+    paths = {name: qrels.get(name) or qrels.get("") for name in pair_split_files(topics, qrels)}
+    return {name: path for name, path in paths.items() if path is not None}
 
 
 def _read_judged_queries(name: str, topics: Mapping[str, Path], qrels: Mapping[str, Path]) -> JudgedQueries:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from querylift.index_tools.corpora.corpus import Corpus, JudgedQueries
+from querylift.index_tools.corpora.corpus import Corpus
 from querylift.index_tools.corpora.document_files import iter_documents_of_files
 from querylift.index_tools.corpora.records import Document
-from querylift.index_tools.corpora.split_files import find_split_files, pair_split_files
+from querylift.index_tools.corpora.split_files import find_split_files, locate_split_qrels, pair_split_files
 from querylift.plugin.errors import SettingsError
 
 _ROLE = re.compile(r"(?:documents|topics|qrels)=")
@@ -37,7 +37,7 @@ def _open_folder(folder: Path) -> Corpus:
         raise SettingsError(
             f"{str(folder)!r} has no documents.* and no topics.*; call its files documents.trec, topics.txt and qrels.txt"
         )
-    return _make_corpus(folder.resolve().name, documents, pair_split_files(topics, qrels), source=str(folder))
+    return _make_corpus(folder.resolve().name, documents, topics, qrels, source=str(folder))
 
 
 def _make_corpus_of_files(location: str) -> Corpus:
@@ -50,14 +50,20 @@ def _make_corpus_of_files(location: str) -> Corpus:
     documents = [files["documents"]] if "documents" in files else []
     topics, qrels = ({"": files[role]} if role in files else {} for role in ("topics", "qrels"))
     name = (documents[0] if documents else files["topics"]).name.split(".")[0]
-    return _make_corpus(name, documents, pair_split_files(topics, qrels), source=f"trec:{location}")
+    return _make_corpus(name, documents, topics, qrels, source=f"trec:{location}")
 
 
 def _make_corpus(
-    name: str, documents: Sequence[Path], splits: Mapping[str, Callable[[], JudgedQueries]], *, source: str
+    name: str, documents: Sequence[Path], topics: Mapping[str, Path], qrels: Mapping[str, Path], *, source: str
 ) -> Corpus:
     reader = partial(_iter_documents, documents, source)
-    return Corpus(name, reader, splits, has_documents=bool(documents))
+    return Corpus(
+        name,
+        reader,
+        pair_split_files(topics, qrels),
+        has_documents=bool(documents),
+        qrels_paths=locate_split_qrels(topics, qrels),
+    )
 
 
 def _iter_documents(documents: Sequence[Path], source: str) -> Iterator[Document]:

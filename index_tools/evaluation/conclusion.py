@@ -13,6 +13,7 @@ from itertools import islice
 
 from querylift.index_tools.evaluation.comparison import Comparison
 from querylift.index_tools.evaluation.html_report import Report, format_query_count
+from querylift.index_tools.judging.grade_source import GradeSource
 from querylift.index_tools.searching import SearchedRun
 from querylift.index_tools.text_columns import WIDTH, replace_unprintable
 from querylift.plugin.outcome import REASONS
@@ -68,6 +69,7 @@ def format_observations(report: Report, runs: Mapping[str, SearchedRun], counts:
         if searched.refusals:
             names_by_sentence.setdefault(describe_refusals(searched.refusals), []).append(name)
     lines += [f"{' and '.join(names)}: {sentence}" for sentence, names in names_by_sentence.items()]
+    lines += list_judge_lines(report)
     lines.append(f"judged documents: {describe_judged_documents(report)}")
     shares = [(row.name, row.evaluation.unjudged_share) for row in report.systems]
     shown_shares = ", ".join(f"{share:.0%} {name}" for name, share in shares if share is not None)
@@ -79,16 +81,39 @@ def format_observations(report: Report, runs: Mapping[str, SearchedRun], counts:
     )
 
 
+def list_judge_lines(report: Report) -> list[str]:
+    """Return which model judged and how well it agrees with people, and which queries it left without a relevant document.
+
+    The list is empty when people judged.
+    """
+    if report.judged_by is None:
+        return []
+    lines = [report.judged_by.sentence]
+    if left_out := len(report.systems[0].evaluation.without_relevant):
+        lines.append(
+            f"not counted: {format_query_count(left_out)} without a document of grade {report.relevant_from} or more"
+        )
+    return lines
+
+
 def describe_judged_documents(report: Report) -> str:
     """Return "345", or "345, 12 of them not in the index"."""
     missing = f", {report.missing_document_count:,} of them not in the index" if report.missing_document_count else ""
     return f"{report.judged_document_count:,}{missing}"
 
 
-def format_advice(index: str, comparison: Comparison, counts: OutcomeCounts, index_settings: str) -> str:
+def format_advice(
+    index: str,
+    comparison: Comparison,
+    counts: OutcomeCounts,
+    index_settings: str,
+    *,
+    judged_by: GradeSource | None = None,
+) -> str:
     """Say what to put into querylift.toml after this measurement. At least one query was expanded.
 
-    `index_settings` holds the measured settings as TOML lines. It is empty when a proxy has them already.
+    `index_settings` holds the measured settings as TOML lines. It is empty when a proxy has them already. `judged_by` is the
+    model on whose grades the advice rests, and None when people judged.
     """
     if comparison.verdict == "helps":
         toml = f'To switch it on:\n\n[index."{index}"]\n{index_settings}'
@@ -103,6 +128,11 @@ def format_advice(index: str, comparison: Comparison, counts: OutcomeCounts, ind
         )
     if counts.failed:
         advice += f"\n{counts.failed} expansions failed. Correct that, and measure again before you rely on this."
+    if judged_by is not None:
+        advice += (
+            f"\nThis rests on the grades of a model, {judged_by.judge}, and not on people's.\n"
+            "Compare it with a person's grades by `querylift judge sample` and `querylift judge check`."
+        )
     return advice
 
 

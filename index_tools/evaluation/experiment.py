@@ -15,6 +15,8 @@ from querylift.index_tools.evaluation.comparison import MAX_LISTED_QUERIES, Comp
 from querylift.index_tools.evaluation.conclusion import OutcomeCounts
 from querylift.index_tools.evaluation.html_report import SHOWN_HITS, Hit, QueryDetail, Report, SystemRow
 from querylift.index_tools.evaluation.measures import MAIN_MEASURE, Evaluation, evaluate_run
+from querylift.index_tools.judging.grade_source import GradeSource
+from querylift.index_tools.judging.judged_qrels import find_grade_source
 from querylift.index_tools.searching import SearchedRun
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.outcome import REASONS
@@ -29,7 +31,11 @@ _MODE_REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The judged queries of one split, and the index to search with them."""
+    """The queries of one split with their judgments, and the index to search with them.
+
+    `judged_by` is the model that made the judgments, and None when people made them. A task whose judgments a model makes
+    after the searches has none before.
+    """
 
     corpus: str
     split: str
@@ -37,6 +43,7 @@ class Task:
     queries: Mapping[str, str]
     qrels: Qrels
     relevant_from: int = 1
+    judged_by: GradeSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +64,29 @@ def create_task(corpus: Corpus, split: str | None, index: str) -> Task:
         raise SettingsError(f"--split is {split!r}; {corpus.name} has: {', '.join(splits) or 'no judged split'}")
     qrels = corpus.read_qrels(split)
     queries = {query_id: text for query_id, text in corpus.read_queries(split).items() if query_id in qrels}
-    return Task(corpus.name, split, index, queries, qrels, corpus.relevant_from)
+    return Task(corpus.name, split, index, queries, qrels, corpus.relevant_from, find_judging_model(corpus, split))
+
+
+def find_judging_model(corpus: Corpus, split: str) -> GradeSource | None:
+    """Return the model that judged a split's queries, or None when people did."""
+    path = corpus.qrels_paths.get(split)
+    return find_grade_source(path) if path else None
 
 
 def check_baseline_hits(task: Task, baseline: System) -> None:
-    """Raise SettingsError when no search has a hit, or no hit is judged: the field or the index is a wrong one."""
+    """Raise SettingsError when no search has a hit, or no hit is judged: the field or the index is a wrong one.
+
+    Of a task without judgments, only the hits are checked.
+    """
     run, refusals = baseline.searched.run, baseline.searched.refusals
     if refusals and len(refusals) == len(run):
         reason = next(iter(refusals.values()))
         raise SettingsError(f"{task.index} refuses every search: {reason}; name what to search with --field or --body")
     if not any(run.values()):
         raise SettingsError(f"no query finds anything on {task.index}; name what to search with --field or --body")
-    if not any(doc_id in task.qrels[query_id] for query_id, doc_ids in run.items() for doc_id in doc_ids):
+    if task.qrels and not any(
+        doc_id in task.qrels[query_id] for query_id, doc_ids in run.items() for doc_id in doc_ids
+    ):
         raise SettingsError(
             f"{task.index} holds no judged document of {task.corpus}; index that corpus, or name another"
         )
@@ -106,6 +124,7 @@ def create_report(
         relevant_from=task.relevant_from,
         judged_document_count=len(judged_ids),
         missing_document_count=_count_missing_documents(task, judged_ids, (baseline, *systems), engine),
+        judged_by=task.judged_by,
     )
 
 
@@ -128,6 +147,8 @@ def report_to_json(report: Report, systems: Mapping[str, System]) -> dict[str, A
         "engine": report.engine,
         "mode": report.mode,
         "weight": report.weight,
+        "judged_by": report.judged_by.to_json() if report.judged_by else None,
+        "relevant_from": report.relevant_from,
         "judged_documents": {"count": report.judged_document_count, "not_in_index": report.missing_document_count},
         "systems": [_row_to_json(row, systems.get(row.name)) for row in report.systems],
     }

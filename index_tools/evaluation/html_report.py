@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from querylift.index_tools.evaluation.comparison import Comparison
 from querylift.index_tools.evaluation.measures import LABELS, MAIN_MEASURE, SUMMARY_MEASURES, Evaluation
+from querylift.index_tools.judging.grade_source import GradeSource
 from querylift.plugin.errors import MissingExtra, SettingsError
 from querylift.plugin.files import open_for_replacement
 
@@ -92,6 +93,8 @@ class Report:
     judged_document_count: int = 0
     missing_document_count: int = 0
     """How many of the judged documents are not in the index."""
+    judged_by: GradeSource | None = None
+    """The model that made the judgments, and None when people made them."""
 
     def __post_init__(self) -> None:
         lacks_comparison = [system.comparison is None for system in self.systems]
@@ -120,6 +123,7 @@ class Report:
             ("Corpus", self.corpus),
             ("Split", self.split),
             ("Queries", f"{self.systems[0].evaluation.query_count:,}"),
+            ("Judged by", self.judged_by.label if self.judged_by else ""),
             ("Judged documents", f"{self.judged_document_count:,}" if self.judged_document_count else ""),
             ("Not in the index", f"{self.missing_document_count:,} judged" if self.missing_document_count else ""),
             ("Index", self.index),

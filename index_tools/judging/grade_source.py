@@ -1,0 +1,70 @@
+"""Which model's grades stand in place of people's judgments. Every table and report that rests on them says so."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from querylift.index_tools.judging.grader import Grader
+
+NOT_MEASURED = "its agreement with people was not measured; run `querylift judge check`"
+
+
+@dataclass(frozen=True, slots=True)
+class GradeSource:
+    """The names of a judge and of its teacher, and the day of the grades, such as 2026-11-29.
+
+    `agreement` is a sentence about how well the judge agrees with people. It is empty when nothing is known about that.
+    """
+
+    judge: str
+    teacher: str
+    day: str
+    agreement: str = ""
+
+    @property
+    def label(self) -> str:
+        """Such as "judge-minilm (taught by qwen3-235b)"."""
+        return f"{self.judge} (taught by {self.teacher})"
+
+    @property
+    def sentence(self) -> str:
+        """Such as "judged by judge-minilm (taught by qwen3-235b); its agreement with people was not measured"."""
+        return "; ".join(filter(None, (f"judged by {self.label}", self.agreement)))
+
+    def to_json(self) -> dict[str, str]:
+        """Return the names, the day and the agreement for a program."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedJudge:
+    """A judge that is ready to grade, and a sentence about how well it agrees with people."""
+
+    grader: Grader
+    agreement: str = NOT_MEASURED
+
+    @property
+    def source(self) -> GradeSource:
+        """What tables and reports say about the grades that it gives today."""
+        return GradeSource(self.grader.name, self.grader.teacher, date.today().isoformat(), self.agreement)
+
+
+def open_recorded_judge(folder: Path) -> OpenedJudge:
+    """Open the judge in `folder`, with the agreement that its record holds. Raises SettingsError for a broken folder."""
+    from querylift.index_tools.judging.judge_folder import open_judge, read_judge_record
+
+    return OpenedJudge(open_judge(folder), describe_agreement(read_judge_record(folder).agreement))
+
+
+def describe_agreement(agreement: Any) -> str:
+    """Return the agreement of a judge's record as a sentence. None means that it was not measured."""
+    if agreement is None:
+        return NOT_MEASURED
+    values = agreement if isinstance(agreement, dict) else agreement.model_dump()
+    return (
+        f"its agreement with people: kappa {values['kappa_grades']:.2f} over all grades, "
+        f"{values['kappa_relevant']:.2f} over relevant or not ({values['queries']} queries, {values['source']})"
+    )

@@ -1,0 +1,103 @@
+"""`querylift judge check`: compare a judge with a sheet that a person graded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from querylift.index_tools.commands.options import load_settings_with_options, show_progress
+from querylift.trainer.commands.judge.query_options import add_grading_options
+
+if TYPE_CHECKING:
+    from querylift.index_tools.judging.grader import Grader
+    from querylift.index_tools.judging.sheet_check import SheetAgreement
+    from querylift.plugin.settings import Settings
+
+
+@click.command()
+@click.argument("sheet", type=click.Path(path_type=Path))
+@add_grading_options
+@click.option("--record", is_flag=True, help="Write the agreement into the judge's record, for reports to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def check(
+    sheet: Path,
+    config: Path | None,
+    engine: str | None,
+    index: str,
+    judge_folder: Path,
+    fields: tuple[str, ...],
+    record: bool,
+    as_json: bool,
+) -> None:
+    """Compare a judge with SHEET, which a person graded.
+
+    SHEET is a file of `querylift judge sample` with ratings. The judge grades the same pairs. The command prints how well
+    both agree: Cohen's kappa over all grades and over relevant or not, macro F1, and how often which grades met. Rows
+    without a rating are left out and counted.
+    """
+    from querylift.index_tools.judging.judge_folder import open_judge
+
+    settings = load_settings_with_options(config, engine=engine)
+    grader = open_judge(judge_folder)
+    agreement = compare_with_sheet(settings, grader, sheet, index=index, fields=fields)
+    if record:
+        record_agreement(judge_folder, agreement, source=sheet.name)
+    click.echo(json.dumps(asdict(agreement), indent=2) if as_json else format_agreement(agreement, grader))
+
+
+def compare_with_sheet(
+    settings: Settings, grader: Grader, sheet: Path, *, index: str, fields: tuple[str, ...] = ()
+) -> SheetAgreement:
+    """Return the agreement of the judge with the person who graded the sheet."""
+    from querylift.index_tools.engine import Engine
+    from querylift.index_tools.judging.document_texts import DEFAULT_TEXT_FIELDS
+    from querylift.index_tools.judging.rating_sheet import read_rated_sheet
+    from querylift.index_tools.judging.sheet_check import check_sheet
+
+    rated_sheet = read_rated_sheet(sheet, grader.scale)
+    with Engine(settings) as engine, show_progress("grading", len(rated_sheet.pairs)) as advance:
+        return check_sheet(
+            rated_sheet, grader, engine=engine, index=index, fields=fields or DEFAULT_TEXT_FIELDS, progress=advance
+        )
+
+
+def format_agreement(agreement: SheetAgreement, grader: Grader) -> str:
+    """Return the agreement as lines for a person."""
+    from querylift.index_tools.text_columns import align_columns
+
+    scale = grader.scale
+    rows = [("person", *(f"judge {grade}" for grade in scale.grades))]
+    rows += [(str(grade), *map(str, counts)) for grade, counts in zip(scale.grades, agreement.confusions, strict=True)]
+    lines = [
+        f"judge          {grader.name} (taught by {grader.teacher})",
+        f"rated pairs    {agreement.pair_count} of {agreement.query_count} queries; "
+        f"{agreement.unrated_count} without a rating, left out",
+        f"kappa, grades  {_format_value(agreement.kappa_grades, agreement.kappa_grades_interval)}",
+        f"kappa, {scale.relevant_from} or more  "
+        f"{_format_value(agreement.kappa_relevant, agreement.kappa_relevant_interval)}",
+        f"macro F1       {agreement.macro_f1:.3f}",
+        "",
+        align_columns(rows),
+    ]
+    return "\n".join(lines)
+
+
+def record_agreement(judge_folder: Path, agreement: SheetAgreement, *, source: str) -> None:
+    """Write the agreement into the record of the judge, in place of an earlier one."""
+    from querylift.index_tools.judging.judge_folder import write_agreement
+
+    values: dict[str, Any] = {
+        "queries": agreement.query_count,
+        "kappa_grades": agreement.kappa_grades,
+        "kappa_relevant": agreement.kappa_relevant,
+        "source": source,
+    }
+    write_agreement(judge_folder, values)
+
+
+def _format_value(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.3f} (95% interval {interval[0]:.3f} to {interval[1]:.3f})"
