@@ -258,7 +258,7 @@ def _ask_and_count(pairs: list[UngradedPair], chosen: ChosenPairs, plan: Annotat
 def _format_summary(out: Path, results: Mapping[str, Any]) -> str:
     pairs = "pairs: {pairs:,} chosen, {known:,} there before, {textless:,} left out without text"
     if results["hitless"]:
-        pairs += ", {hitless:,} queries without a hit"
+        pairs += ", queries without a hit: {hitless:,}"
     teacher = (
         "teacher: {asked:,} asked, {written:,} written ({repaired:,} of them repaired), {dropped:,} dropped, "
         "{refused:,} refused, {failed:,} failed, {left:,} left; {tokens_in:,} prompt and {tokens_out:,} answer tokens"

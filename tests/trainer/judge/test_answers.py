@@ -1,0 +1,66 @@
+"""A teacher's answer is read from whatever stands around it, and its faults are told."""
+
+import pytest
+
+from querylift.index_tools.judging.grade_scale import DEFAULT_SCALE, parse_scale
+from querylift.trainer.judge.answers import MalformedAnswer, parse_judge_answer
+from tests.helpers.judge_server import CRITERIA_GRADES, format_judge_answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        format_judge_answer(),
+        f"```json\n{format_judge_answer()}\n```",
+        f"Sure! Here is my judgment:\n{format_judge_answer()}\nI hope that helps {{smile}}.",
+        f"<think>Perhaps {format_judge_answer(grade=0)}?</think>\n{format_judge_answer()}",
+        f"It looks like {format_judge_answer(grade=1)}. After a second look: {format_judge_answer()}",
+        f'{format_judge_answer()} {{"note": "done"}}',
+        format_judge_answer(grade="2", exactness=2.0),
+        format_judge_answer(remark="more than asked"),
+    ],
+    ids=["alone", "fenced", "in prose", "after thinking", "twice", "before another object", "as texts", "more keys"],
+)
+def test_the_answer_is_found(text: str) -> None:
+    answer = parse_judge_answer(text, DEFAULT_SCALE)
+    assert (answer.grade, answer.criteria, answer.reasoning) == (2, CRITERIA_GRADES, "It names the cause.")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("The grade is 2.", "it holds no JSON object"),
+        ('{"reasoning": "It was cut o', "it holds no complete JSON object"),
+        ("[" * 5000 + "{" * 5000, "it holds no complete JSON object"),
+        ("<think>{}</think>", "it holds no JSON object"),
+        ("{}", '"reasoning" is missing'),
+        (format_judge_answer(grade=None), '"grade" is null; it must be a whole number from 0 to 3'),
+        (format_judge_answer(grade=4), '"grade" is 4; it must be a whole number from 0 to 3'),
+        (format_judge_answer(grade=True), '"grade" is true; it must be'),
+        (format_judge_answer(grade=1.5), '"grade" is 1.5; it must be'),
+        (format_judge_answer(coverage=7), '"coverage" is 7; it must be a whole number from 0 to 3'),
+        (format_judge_answer(coverage=None), '"coverage" is missing'),
+        (format_judge_answer(reasoning=" "), '"reasoning" must be a text that is not empty'),
+        (format_judge_answer(reasoning=["a"]), '"reasoning" must be a text that is not empty'),
+    ],
+)
+def test_a_fault_is_told_in_one_clause(text: str, fault: str) -> None:
+    with pytest.raises(MalformedAnswer) as caught:
+        parse_judge_answer(text, DEFAULT_SCALE)
+    assert str(caught.value).startswith(fault)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_scale_bounds_the_grade() -> None:
+    assert parse_judge_answer(format_judge_answer(grade=5), parse_scale("5")).grade == 5
+    with pytest.raises(MalformedAnswer, match=r"from 0 to 1$"):
+        parse_judge_answer(format_judge_answer(), parse_scale("binary"))
+
+
+def test_the_umbrela_scale_needs_no_criteria() -> None:
+    answer = parse_judge_answer(
+        '{"reasoning": "r", "match": 3, "trustworthiness": 2, "grade": 3}', parse_scale("umbrela")
+    )
+    assert (answer.grade, answer.criteria) == (3, {})
+    with_criteria = parse_judge_answer(format_judge_answer(), parse_scale("umbrela"))
+    assert with_criteria.criteria == CRITERIA_GRADES
