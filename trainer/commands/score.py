@@ -21,10 +21,12 @@ from querylift.index_tools.commands.options import (
 from querylift.plugin.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
+    from querylift.index_tools.corpora.corpus import Corpus
+    from querylift.index_tools.judging.grade_source import OpenedJudge
     from querylift.plugin.settings import Settings
     from querylift.trainer.candidates import Candidate
     from querylift.trainer.rewards.labels import Labels
-    from querylift.trainer.rewards.scoring import RewardOptions, ScoringResult
+    from querylift.trainer.rewards.scoring import CandidatePool, RewardOptions, ScoringResult
 
 
 @click.command()
@@ -34,13 +36,23 @@ if TYPE_CHECKING:
 @click.option("--split", help="Split of the corpus [default: its only one].")
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path),
-    help="TREC qrels file, for example of a judge, in place of the corpus's judgments.",
+    "labels_text",
+    metavar="FILE|judge:FOLDER",
+    help="TREC qrels file, or a judge that grades the first documents of all searches, in place of the corpus's judgments.",
+)
+@click.option(
+    "--judge-field",
+    "judge_fields",
+    multiple=True,
+    help="Field that the judge reads of a document. May be repeated [default: title and text].",
+)
+@click.option(
+    "--same-model", is_flag=True, help="Allow a judge that is, or was taught by, the model of the candidates."
 )
 @click.option(
     "--relevant-from",
     type=click.IntRange(min=1),
-    help="Lowest grade that counts as relevant for recall [default: the corpus's, or 1].",
+    help="Lowest grade that counts as relevant for recall [default: the corpus's or the judge's, or 1].",
 )
 @click.option("--prefix", default="", help="Prefix of the query ids in CANDIDATES, which the labels' ids lack.")
 @click.option("--index", required=True, help="Index to search.")
@@ -85,6 +97,29 @@ def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **opt
     The reward says how much better the engine ranks the relevant documents with the candidate than without it.
     The candidate is added to the search as the proxy would add it. When the engine stops answering, the command waits.
     It keeps every ranking, so that you can stop it and run it again.
+
+    A judge grades the first ten documents of each query's own search and of all its candidates' rewrites. Any other
+    document counts as not relevant.
+    """
+    from querylift.index_tools.judging.grade_source import open_recorded_judge
+    from querylift.trainer.rewards.judge_labels import JUDGE_PREFIX
+
+    labels_text: str | None = options["labels_text"]
+    judge_folder = None
+    if labels_text is not None and labels_text.startswith(JUDGE_PREFIX):
+        judge_folder = Path(labels_text.removeprefix(JUDGE_PREFIX))
+    judge = open_recorded_judge(judge_folder) if judge_folder is not None else None
+    settings = load_settings_with_options(config, engine=options["engine"])
+    results = score_file(candidates, out, settings, judge, options | {"judge_folder": judge_folder})
+    click.echo(json.dumps(results, indent=2) if as_json else _format_summary(results))
+
+
+def score_file(
+    candidates: Path, out: Path, settings: Settings, judge: OpenedJudge | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Score a file of candidates, write the scored ones to `out` with a manifest, and return the manifest's results.
+
+    `options` are those of the command by their names. With a judge, the labels are its grades.
     """
     from querylift.index_tools.engine import Engine
     from querylift.trainer.candidates import read_candidates
@@ -101,13 +136,21 @@ def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **opt
         mix=dict(_parse_share(item) for item in options["mix"]),
         max_words=options["max_words"],
     )
-    inputs = {"candidates": candidates} | ({"labels": options["labels"]} if options["labels"] else {})
-    check_output_file(out, inputs=inputs.values())
+    inputs = {"candidates": candidates}
+    if options["labels_text"] is not None:
+        inputs |= {"judge": options["judge_folder"]} if judge else {"labels": Path(options["labels_text"])}
+    check_output_file(out, inputs=filter(None, inputs.values()))
     all_candidates = list(read_candidates(candidates))
-    labels = _load_labels(options, all_candidates)
-    _check_candidates(candidates, all_candidates, labels)
-    settings = load_settings_with_options(config, engine=options["engine"])
-    manifest_settings = _collect_manifest_settings(reward_options, labels, settings)
+    if not all_candidates:
+        raise SettingsError(f"{candidates} holds no candidate; write candidates there with `querylift train teach`")
+    manifest_settings = _collect_manifest_settings(reward_options, settings)
+    if judge is None:
+        labels = _load_labels(options, all_candidates)
+        _check_labelled(candidates, all_candidates, labels)
+        manifest_settings |= _describe_labels(labels, options)
+    else:
+        _check_judged_candidates(all_candidates, judge, options)
+        manifest_settings |= {"labels": f"judge:{judge.grader.name}", "judged_by": _describe_judge(judge, options)}
     manifest = Manifest(out, stage="score", inputs=inputs, settings=manifest_settings, is_folder=False)
     # The client logs a traceback for every failed attempt. `EngineRetry` reports a failure once.
     logging.getLogger("opensearch").setLevel(logging.CRITICAL)
@@ -115,34 +158,89 @@ def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **opt
     cache_path = options["cache"] or out.with_name("rankings.sqlite")
     with manifest.record_run() as results:
         started_s = time.monotonic()
-        with (
-            Engine(settings) as engine,
-            RankingCache(cache_path) as cache,
-            show_progress("scoring", len(all_candidates)) as advance,
-        ):
-            scoring = score_candidates(
-                all_candidates,
-                engine=engine,
-                settings=settings,
-                labels=labels,
-                options=reward_options,
-                cache=cache,
-                retry=retry,
-                progress=advance,
-            )
-        if scoring.index_changed:
+        with Engine(settings) as engine, RankingCache(cache_path) as cache:
+            searching: dict[str, Any] = {
+                "engine": engine,
+                "settings": settings,
+                "options": reward_options,
+                "cache": cache,
+                "retry": retry,
+            }
+            pooled = None
+            if judge is not None:
+                labels, pooled = _judge_candidates(all_candidates, judge, searching, options)
+            with show_progress("scoring", len(all_candidates)) as advance:
+                scoring = score_candidates(all_candidates, labels=labels, progress=advance, **searching)
+        if scoring.index_changed or (pooled is not None and pooled.fingerprint != scoring.fingerprint):
             raise EngineError(
                 f"the index {reward_options.index!r} changed while it was searched; score again once nothing writes to it"
             )
         write_scored_candidates(out, scoring.scored)
         results |= _summarise(scoring, len(all_candidates), took_s=time.monotonic() - started_s)
-    click.echo(json.dumps(dict(manifest.results), indent=2) if as_json else _format_summary(dict(manifest.results)))
+        results |= {key: value for key, value in manifest_settings.items() if key == "judged_by"}
+        if pooled is not None:
+            graded_count = sum(map(len, labels.qrels.values()))
+            results |= {"graded_pairs": graded_count, "labels_sha256": labels.compute_digest()}
+            results |= {"searches": pooled.search_count + scoring.search_count, "from_cache": pooled.cache_hits}
+    return dict(manifest.results)
 
 
-def _check_candidates(path: Path, candidates: Sequence[Candidate], labels: Labels) -> None:
-    """Raise SettingsError when there are no candidates, or none of a query with a relevant document."""
-    if not candidates:
-        raise SettingsError(f"{path} holds no candidate; write candidates there with `querylift train teach`")
+def _check_judged_candidates(candidates: Sequence[Candidate], judge: OpenedJudge, options: dict[str, Any]) -> None:
+    """Raise SettingsError when the judge would judge its own candidates, or the corpus has other texts of the queries."""
+    from querylift.index_tools.judging.model_names import check_different_models
+
+    models = dict.fromkeys(candidate.model for candidate in candidates)
+    check_different_models(models, judge.grader, allow_same=options["same_model"])
+    if options["corpus"] is not None:
+        _load_corpus_of_candidates(options, candidates)
+
+
+def _judge_candidates(
+    candidates: Sequence[Candidate], judge: OpenedJudge, searching: dict[str, Any], options: dict[str, Any]
+) -> tuple[Labels, CandidatePool]:
+    """Search for all candidates, and return the judge's grades of the first documents, and the pool of these."""
+    from querylift.index_tools.judging.document_texts import DEFAULT_TEXT_FIELDS
+    from querylift.trainer.rewards.judge_labels import make_judge_labels
+    from querylift.trainer.rewards.scoring import pool_candidates
+
+    with show_progress("searching", len(candidates)) as advance:
+        pooled = pool_candidates(candidates, progress=advance, **searching)
+    with show_progress("grading", pooled.pool.pair_count) as advance:
+        judged = make_judge_labels(
+            pooled,
+            candidates,
+            judge.grader,
+            engine=searching["engine"],
+            index=options["index"],
+            relevant_from=options["relevant_from"],
+            fields=options["judge_fields"] or DEFAULT_TEXT_FIELDS,
+            progress=advance,
+        )
+    return judged.labels, pooled
+
+
+def _describe_judge(judge: OpenedJudge, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides the judge's grades beside its folder, whose digest is among the inputs."""
+    return {
+        "judge": judge.grader.name,
+        "teacher": judge.grader.teacher,
+        "fields": list(options["judge_fields"]),
+        "relevant_from": options["relevant_from"] or judge.grader.scale.relevant_from,
+    }
+
+
+def _describe_labels(labels: Labels, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the name and the digest of labels, and the model that made them when its sidecar lies beside the file."""
+    from querylift.index_tools.judging.judged_qrels import find_grade_source
+
+    path = options["labels_text"]
+    source = find_grade_source(Path(path)) if path is not None else None
+    judged_by = {"judged_by": source.to_json()} if source else {}
+    return {"labels": labels.source, "labels_sha256": labels.compute_digest(), **judged_by}
+
+
+def _check_labelled(path: Path, candidates: Sequence[Candidate], labels: Labels) -> None:
+    """Raise SettingsError when no candidate is of a query with a relevant document."""
     if not labels.select_usable_qrels().keys() & {candidate.query_id for candidate in candidates}:
         raise SettingsError(
             f"no query of {path} (the first is {candidates[0].query_id!r}) has a relevant document in {labels.source}; "
@@ -150,16 +248,14 @@ def _check_candidates(path: Path, candidates: Sequence[Candidate], labels: Label
         )
 
 
-def _collect_manifest_settings(reward_options: RewardOptions, labels: Labels, settings: Settings) -> dict[str, Any]:
-    """Return the settings that decide the rewards. The state of the index is one of the results."""
+def _collect_manifest_settings(reward_options: RewardOptions, settings: Settings) -> dict[str, Any]:
+    """Return the settings that decide the rewards, without the labels. The state of the index is one of the results."""
     index_settings = settings.find_index_settings(reward_options.index)
     return {
         "index": reward_options.index,
         "weights": reward_options.weights,
         "mix": reward_options.mix,
         "max_words": reward_options.max_words,
-        "labels": labels.source,
-        "labels_sha256": labels.compute_digest(),
         "table": index_settings.model_dump(exclude={"weight", "enabled"}) if index_settings else {},
     }
 
@@ -200,16 +296,28 @@ def _parse_share(text: str) -> tuple[str, float]:
 
 def _load_labels(options: dict[str, Any], candidates: Sequence[Candidate]) -> Labels:
     """Load the judgments that score the candidates, of the corpus or of a file. Raises SettingsError when there are none."""
-    from querylift.index_tools.corpora.corpus_names import load_corpus
-    from querylift.plugin.expansion import clean_query
     from querylift.trainer.rewards.labels import load_split_labels, read_labels
 
+    path, prefix = options["labels_text"], options["prefix"]
     if options["corpus"] is None:
-        if options["labels"] is None:
-            raise SettingsError("no judgments are named; give --corpus with judgments, or --labels FILE")
+        if path is None:
+            raise SettingsError(
+                "no judgments are named; give --corpus with judgments, or --labels FILE or judge:FOLDER"
+            )
         if options["split"] is not None:
             raise SettingsError(f"--split is {options['split']!r} without a corpus; give --corpus, or leave it out")
-        return read_labels(options["labels"], relevant_from=options["relevant_from"] or 1, prefix=options["prefix"])
+        return read_labels(Path(path), relevant_from=options["relevant_from"] or 1, prefix=prefix)
+    corpus, split = _load_corpus_of_candidates(options, candidates)
+    if path is not None:
+        return read_labels(Path(path), relevant_from=corpus.relevant_from, prefix=prefix)
+    return load_split_labels(corpus, split, prefix=prefix)
+
+
+def _load_corpus_of_candidates(options: dict[str, Any], candidates: Sequence[Candidate]) -> tuple[Corpus, str]:
+    """Return the corpus and the split. Raises SettingsError when a candidate's query has another text there."""
+    from querylift.index_tools.corpora.corpus_names import load_corpus
+    from querylift.plugin.expansion import clean_query
+
     corpus = load_corpus(options["corpus"], relevant_from=options["relevant_from"])
     split = options["split"]
     if split is None and len(corpus.split_names) == 1:
@@ -222,9 +330,7 @@ def _load_labels(options: dict[str, Any], candidates: Sequence[Candidate]) -> La
                 f"query {candidate.query_id!r} has another text in {options['corpus']} than in the candidates; "
                 "name the candidates' corpus"
             )
-    if options["labels"] is not None:
-        return read_labels(options["labels"], relevant_from=corpus.relevant_from, prefix=options["prefix"])
-    return load_split_labels(corpus, split, prefix=options["prefix"])
+    return corpus, split
 
 
 def _format_summary(results: dict[str, Any]) -> str:
@@ -235,6 +341,10 @@ def _format_summary(results: dict[str, Any]) -> str:
         f"speed        {results['candidates_per_s']:g} candidates/s",
         f"spread       {results['queries_with_spread']} of {results['queries']} queries have candidates that differ",
     ]
+    if results.get("judged_by"):
+        judge = results["judged_by"]
+        pairs = f", {results['graded_pairs']} pairs" if "graded_pairs" in results else ""
+        lines.append(f"judged by    {judge['judge']} (taught by {judge['teacher']}){pairs}")
     lines += [f"refused      {reason}" for reason in results["refusals"]]
     lines += [f"not expanded {count} ({reason})" for reason, count in results["not_expanded"].items()]
     lines += [f"mean reward  {mean:+.4f} {method}" for method, mean in results["mean_reward"].items()]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.evaluation.measures import MAIN_MEASURE, REWARD_MEASURES, SUMMARY_MEASURES
+from querylift.index_tools.judging.pooling import DEFAULT_POOL_DEPTH, Pool
 from querylift.index_tools.searching import BodyFormatter, format_search_body
 from querylift.plugin.broker import Answer
 from querylift.plugin.errors import SettingsError
@@ -173,12 +174,58 @@ def score_candidates(
             scored=tuple(scored),
             unlabelled=scorer.unlabelled,
             rejections=scorer.rejections,
-            not_expanded=dict(scorer.not_expanded),
+            not_expanded=scorer.not_expanded,
             search_count=ranker.search_count,
             cache_hits=ranker.cache_hits,
             fingerprint=ranker.fingerprint,
             index_changed=ranker.has_index_changed(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatePool:
+    """The first documents of the searches that score candidates, for a judge to grade.
+
+    `fingerprint` is that of the index. `search_count` and `cache_hits` count the searches that were made, and those that
+    were in the cache.
+    """
+
+    pool: Pool
+    fingerprint: str
+    search_count: int
+    cache_hits: int
+
+
+def pool_candidates(
+    candidates: Iterable[Candidate],
+    *,
+    engine: Engine,
+    settings: Settings,
+    options: RewardOptions,
+    cache: RankingCache,
+    retry: EngineRetry,
+    depth: int = DEFAULT_POOL_DEPTH,
+    progress: Callable[[int], None] = lambda count: None,
+) -> CandidatePool:
+    """Return the first `depth` documents of every query's own search and of all its candidates' rewrites.
+
+    `cache` gets the rankings, so that `score_candidates` searches nothing again. `progress` is called with the number of
+    candidates so far. Raises EngineError as `score_candidates` does.
+    """
+    ranker = Ranker(engine, options.index, cache=cache, retry=retry)
+    search_maker = _SearchMaker(settings, options)
+    doc_ids: dict[str, dict[str, None]] = {}
+    candidate_count = 0
+    for block in split_into_batches(candidates, _BLOCK_SIZE):
+        prepared = [search_maker.make_searches(candidate) for candidate in block]
+        rankings = ranker.find_rankings(body for searches in prepared for body in searches.bodies)
+        for searches in prepared:
+            first_ids = (doc_id for body in searches.bodies for doc_id in rankings.get(body, ())[:depth])
+            doc_ids.setdefault(searches.candidate.query_id, {}).update(dict.fromkeys(first_ids))
+        candidate_count += len(block)
+        progress(candidate_count)
+    pool = Pool({query_id: tuple(ids) for query_id, ids in doc_ids.items() if ids}, {})
+    return CandidatePool(pool, ranker.fingerprint, ranker.search_count, ranker.cache_hits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +241,32 @@ class _CandidateSearches:
     bodies: Sequence[bytes]
 
 
+class _SearchMaker:
+    """Makes the search bodies of candidates, and counts why some are sent without their expansion."""
+
+    def __init__(self, settings: Settings, options: RewardOptions) -> None:
+        self._options = options
+        self._rules = {
+            weight: ExpansionRules(enable_index(settings, options.index, weight=weight), clock=time.monotonic)
+            for weight in options.weights
+        }
+        self.not_expanded: Counter[str] = Counter()
+
+    def make_searches(self, candidate: Candidate) -> _CandidateSearches:
+        """Return the candidate with its expansion, its passage and its search bodies."""
+        expansion = make_served_expansion(candidate, max_words=self._options.max_words)
+        passage = _make_passage(candidate, expansion, self._options.max_words)
+        return _CandidateSearches(candidate, expansion, passage, self._make_bodies(candidate, expansion))
+
+    def _make_bodies(self, candidate: Candidate, expansion: Expansion | None) -> list[bytes]:
+        """Return the original search and its rewrites. A rewrite that does not apply is the original search."""
+        original = self._options.format_body(candidate.query, DEPTH)
+        results = [_rewrite(original, self._options.index, rules, expansion) for rules in self._rules.values()]
+        if results[0].body is None:
+            self.not_expanded[results[0].outcome.format_header()] += 1
+        return [original, *(original if result.body is None else result.body for result in results)]
+
+
 class _BlockScorer:
     """Scores blocks of candidates, and counts those that it cannot score."""
 
@@ -203,14 +276,15 @@ class _BlockScorer:
         self._labels = labels
         self._qrels = labels.select_usable_qrels()
         self._measure = Measurer(self._qrels, options.measures, relevant_from=labels.relevant_from)
-        self._rules = {
-            weight: ExpansionRules(enable_index(settings, options.index, weight=weight), clock=time.monotonic)
-            for weight in options.weights
-        }
+        self._search_maker = _SearchMaker(settings, options)
         self._basis = _make_basis(ranker, settings, labels, options)
         self.unlabelled = 0
         self.rejections: dict[str, str] = {}
-        self.not_expanded: Counter[str] = Counter()
+
+    @property
+    def not_expanded(self) -> Mapping[str, int]:
+        """How often each reason kept an expansion out of a search."""
+        return dict(self._search_maker.not_expanded)
 
     def score_block(self, block: Sequence[Candidate]) -> Iterator[ScoredCandidate]:
         """Yield the block's candidates with their rewards, less those that cannot be scored."""
@@ -230,19 +304,8 @@ class _BlockScorer:
     def _prepare_bodies(self, candidates: Iterable[Candidate], prepared: list[_CandidateSearches]) -> Iterator[bytes]:
         """Yield the search bodies of all candidates, and add each candidate with its bodies to `prepared`."""
         for candidate in candidates:
-            expansion = make_served_expansion(candidate, max_words=self._options.max_words)
-            passage = _make_passage(candidate, expansion, self._options.max_words)
-            bodies = self._make_bodies(candidate, expansion)
-            prepared.append(_CandidateSearches(candidate, expansion, passage, bodies))
-            yield from bodies
-
-    def _make_bodies(self, candidate: Candidate, expansion: Expansion | None) -> list[bytes]:
-        """Return the original search and its rewrites. A rewrite that does not apply is the original search."""
-        original = self._options.format_body(candidate.query, DEPTH)
-        results = [_rewrite(original, self._options.index, rules, expansion) for rules in self._rules.values()]
-        if results[0].body is None:
-            self.not_expanded[results[0].outcome.format_header()] += 1
-        return [original, *(original if result.body is None else result.body for result in results)]
+            prepared.append(self._search_maker.make_searches(candidate))
+            yield from prepared[-1].bodies
 
     def _measure_rankings(
         self, prepared: Iterable[_CandidateSearches], rankings: Mapping[bytes, list[str]]
