@@ -66,7 +66,7 @@ def check_sheet(
     missing_ids = sorted({pair.doc_id for pair in sheet.pairs} - texts.keys())
     if missing_ids:
         raise SettingsError(
-            f"{index} has no text of {len(missing_ids)} documents of the sheet, such as {missing_ids[0]!r}; "
+            f"{index} has no text of document {missing_ids[0]!r} of the sheet ({len(missing_ids)} such documents); "
             "name the index and the fields that the sheet was made from"
         )
     pairs = [QueryDocumentPair(pair.query, texts[pair.doc_id]) for pair in sheet.pairs]
