@@ -56,9 +56,7 @@ def check_thresholds(thresholds: Sequence[int], *, highest: int) -> None:
     """Raise SettingsError when there is not one threshold for each grade from 1 to `highest`, or when they fall."""
     text = ", ".join(map(str, thresholds))
     if len(thresholds) != highest:
-        raise SettingsError(
-            f"--cut is given {len(thresholds)} times ({text or 'none'}); give it {highest} times, once for each grade above 0"
-        )
+        raise SettingsError(f"--cut is {text or 'missing'}; give it once for each grade from 1 to {highest}")
     if list(thresholds) != sorted(thresholds) or not all(1 <= cut <= MAX_SUM for cut in thresholds):
         raise SettingsError(f"--cut is {text}; give rising sums of the criteria, from 1 to {MAX_SUM}")
 

@@ -60,7 +60,7 @@ def test_default_thresholds_fit_every_scale() -> None:
 @pytest.mark.parametrize(
     ("cuts", "sentence"),
     [
-        ((5, 7), r"--cut is given 2 times \(5, 7\); give it 3 times"),
+        ((5, 7), "--cut is 5, 7; give it once for each grade from 1 to 3"),
         ((7, 5, 10), "--cut is 7, 5, 10; give rising sums"),
         ((5, 7, 13), "from 1 to 12"),
         ((0, 7, 12), "from 1 to 12"),
