@@ -165,11 +165,23 @@ def sft(
 @_annotations_option
 @_scale_option
 @_out_option
+@click.option(
+    "--answers",
+    type=click.Path(path_type=Path),
+    help="File for the sampled answers, which a repeated command uses again [default: OUT-answers.jsonl].",
+)
 @_config_option
 @seed_option
 @_json_option
 def dpo(
-    model: str, annotations: Path, scale: str, out: Path, config: Path | None, seed: int | None, as_json: bool
+    model: str,
+    annotations: Path,
+    scale: str,
+    out: Path,
+    answers: Path | None,
+    config: Path | None,
+    seed: int | None,
+    as_json: bool,
 ) -> None:
     """Let a model answer annotated pairs, and train it on its best and worst answers.
 
@@ -185,6 +197,7 @@ def dpo(
         adaptation_config,
         model=model,
         out=out,
+        answers_path=answers,
         scale=parse_scale(scale),
         seed=adaptation_config.seed if seed is None else seed,
         say=_choose_say(as_json),

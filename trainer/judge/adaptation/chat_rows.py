@@ -101,11 +101,9 @@ def hide_special_tokens(text: str) -> str:
 
 
 def _cut_to_tokens(text: str, tokenizer: Any, count: int) -> str:
-    """Return the beginning of `text` that its first `count` tokens make, "" when `count` is not above 0."""
-    if count <= 0:
-        return ""
+    """Return the whole characters that the first `count` tokens of `text` make. It has more tokens than `count`."""
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    return text[: offsets[count - 1][1]]
+    return text[: offsets[max(count, 0)][0]]  # where the first token that is left out begins
 
 
 def _render_prompt(query: str, document: str, scale: GradeScale, tokenizer: Any) -> str:

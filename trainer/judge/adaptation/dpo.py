@@ -1,7 +1,8 @@
 """DPO on the teacher's own answers: it learns to write answers with a higher reward.
 
 The teacher samples several answers for each annotated pair. The reward scores them. The best and the worst one train it, by
-`querylift.trainer.student.dpo`. Answers and pairs stay in the output folder: answers.jsonl and pairs.jsonl.
+`querylift.trainer.student.dpo`. The pairs stay in the output folder, in pairs.jsonl. The answers are a file of their own, so
+that another reward or margin can use them again.
 """
 
 from __future__ import annotations
@@ -31,22 +32,32 @@ from querylift.trainer.judge.adaptation.rewards import ScoredAnswer, score_answe
 from querylift.trainer.judge.adaptation.sampled_answers import AnswersByPair, sample_missing_answers
 from querylift.trainer.judge.annotations import Annotation, merge_duplicates, read_annotations
 from querylift.trainer.judge.prompts import JUDGE_PROMPT_VERSION
-from querylift.trainer.student import libraries, models, shared_training
+from querylift.trainer.manifest import Manifest
+from querylift.trainer.student import libraries, model_bases, models, shared_training
 from querylift.trainer.student.dpo import PreferenceExample, make_trainer
 from querylift.trainer.student.shared_training import Say, TrainingResult
 from querylift.trainer.student.training_texts import split_by_query
 
-ANSWERS_FILE, PAIRS_FILE = "answers.jsonl", "pairs.jsonl"
+PAIRS_FILE = "pairs.jsonl"
 
 
 def train_on_own_answers(
-    file: Path, config: AdaptationConfig, *, model: str | Path, out: Path, scale: GradeScale, seed: int, say: Say
+    file: Path,
+    config: AdaptationConfig,
+    *,
+    model: str | Path,
+    out: Path,
+    answers_path: Path | None = None,
+    scale: GradeScale,
+    seed: int,
+    say: Say,
 ) -> TrainingResult:
     """Let `model` answer the pairs of the annotations in `file`, and train it on its best and worst answers.
 
-    Writes answers, pairs, an adapter (or a whole model), curves and a manifest into `out`. A run that was killed goes on
-    with the answers that it lacks, or from its last checkpoint. A run that is complete is not repeated. `examples` of the
-    result counts pairs of answers, and `left_out` annotations without one. Raises SettingsError, DataError and MissingExtra.
+    Writes the answers to `answers_path`, by default OUT-answers.jsonl, and pairs, an adapter (or a whole model), curves and a
+    manifest into `out`. A run that was killed goes on with the answers that it lacks, or from its last checkpoint. A run that
+    is complete is not repeated. `examples` of the result counts training pairs, and `left_out` annotations without a pair.
+    Raises SettingsError, DataError and MissingExtra.
     """
     raise_on_unsupported_scale(scale)
     manifest = shared_training.make_model_manifest(
@@ -60,12 +71,32 @@ def train_on_own_answers(
         other_settings={"scale": scale.name, "prompt_version": JUDGE_PROMPT_VERSION},
     )
     return shared_training.train_once(
-        manifest, lambda: _train(file, config, base=model, out=out, scale=scale, seed=seed, say=say), out=out, say=say
+        manifest,
+        lambda: _train(
+            file,
+            config,
+            base=model,
+            out=out,
+            answers_path=answers_path or out.with_name(f"{out.name}-answers.jsonl"),
+            scale=scale,
+            seed=seed,
+            say=say,
+        ),
+        out=out,
+        say=say,
     )
 
 
 def _train(
-    file: Path, config: AdaptationConfig, *, base: str | Path, out: Path, scale: GradeScale, seed: int, say: Say
+    file: Path,
+    config: AdaptationConfig,
+    *,
+    base: str | Path,
+    out: Path,
+    answers_path: Path,
+    scale: GradeScale,
+    seed: int,
+    say: Say,
 ) -> TrainingResult:
     all_annotations = list(read_annotations(file, scale))
     annotations, conflict_count = merge_duplicates(all_annotations)
@@ -80,16 +111,11 @@ def _train(
         annotation.pair_key: make_prompt(annotation, scale, tokenizer, max_tokens=config.dpo.max_prompt_tokens)
         for annotation in annotations
     }
-    with show_progress("sampling", len(annotations) * config.sample.samples) as advance:
+    answers_manifest = _open_answers_manifest(file, config, base=base, path=answers_path, scale=scale, seed=seed)
+    with answers_manifest.record_run(), show_progress("sampling", len(prompts) * config.sample.samples) as advance:
+        device = libraries.choose_device()
         answers = sample_missing_answers(
-            model.to(libraries.choose_device()),
-            tokenizer,
-            annotations,
-            list(prompts.values()),
-            config.sample,
-            path=out / ANSWERS_FILE,
-            seed=seed,
-            progress=advance,
+            model.to(device), tokenizer, prompts, config.sample, path=answers_path, seed=seed, progress=advance
         )
     pairs = choose_answer_pairs(annotations, answers, config, scale, say=say)
     if not pairs:
@@ -101,7 +127,6 @@ def _train(
     base = shared_training.store_random_base(base, model, tokenizer, config, out=out)
     examples = [_make_example(pair, prompts[pair.query_id, pair.doc_id], tokenizer) for pair in pairs]
     training, validation = split_by_query(examples, config.dpo.validation_share)
-    device = libraries.choose_device()
     say(f"{len(training)} training pairs, {len(validation)} validation pairs of other queries, on {device}")
     trainer = make_trainer(model, tokenizer, config, training, validation, out=out, seed=seed)
     left_out = len(all_annotations) - len(pairs)
@@ -118,6 +143,29 @@ def _check_before_sampling(annotations: Sequence[Annotation], file: Path) -> Non
             f"adapt dpo samples in one process, and {shared_training.count_processes()} were started; "
             "run it without accelerate launch"
         )
+
+
+def _open_answers_manifest(
+    file: Path, config: AdaptationConfig, *, base: str | Path, path: Path, scale: GradeScale, seed: int
+) -> Manifest:
+    """Open the manifest of the sampled answers. Their number may grow, and the reward may change."""
+    inputs = model_bases.list_model_inputs(base, name="model")
+    settings = {
+        **config.sample.model_dump(exclude={"samples", "batch_size"}),
+        "max_prompt_tokens": config.dpo.max_prompt_tokens,
+        "model": "an input" if "model" in inputs else str(base),
+        "dtype": config.model.dtype,
+        "scale": scale.name,
+        "prompt_version": JUDGE_PROMPT_VERSION,
+    }
+    return Manifest(
+        path,
+        stage="judge answers",
+        inputs={"annotations": file, **inputs},
+        settings=settings,
+        seed=seed,
+        is_folder=False,
+    )
 
 
 def choose_answer_pairs(

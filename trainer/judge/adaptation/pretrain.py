@@ -93,9 +93,10 @@ def _train(
         f"plan: pre-train {base} on up to {options.max_documents:,} documents of {source.name}, in blocks of "
         f"{options.block_tokens:,} tokens, {options.epochs:g} epochs"
     )
-    documents_path = out / "documents.jsonl"
-    documents = _store_documents(source, documents_path, count=options.max_documents, seed=seed)
+    # The model first: one that cannot be loaded must leave the output folder free for another.
     model, tokenizer = models.load_model_and_tokenizer(base, dtype=config.model.dtype, seed=seed)
+    documents_path = out / "documents.jsonl"
+    documents = store_documents(source, documents_path, count=options.max_documents, seed=seed)
     base = shared_training.store_random_base(base, model, tokenizer, config, out=out)
     validation_ids = choose_validation_queries((document.doc_id for document in documents), options.validation_share)
     training, validation = (
@@ -123,7 +124,7 @@ def _train(
     return result
 
 
-def _store_documents(source: DomainSource, path: Path, *, count: int, seed: int) -> list[Document]:
+def store_documents(source: DomainSource, path: Path, *, count: int, seed: int) -> list[Document]:
     """Return the documents of an earlier attempt, or read and store them. Other processes wait for the first one."""
     with shared_training.let_first_process_go_first():
         if not path.is_file():

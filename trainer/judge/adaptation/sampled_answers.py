@@ -5,7 +5,7 @@ A file holds one JSON object a line: {"query_id", "doc_id", "number", "text"}.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from querylift.index_tools.corpora.json_rows import get_json_id, get_json_text, 
 from querylift.plugin.errors import DataError
 from querylift.trainer.candidates import JsonLinesAppender
 from querylift.trainer.judge.adaptation.adaptation_config import AnswerSamplingOptions
-from querylift.trainer.judge.annotations import Annotation
 from querylift.trainer.student.sampling import SampleRequest, find_end_ids, sample_requests
 from querylift.trainer.student.training_texts import encode_text
 
@@ -24,29 +23,31 @@ AnswersByPair = dict[tuple[str, str], dict[int, str]]
 def sample_missing_answers(
     model: Any,
     tokenizer: Any,
-    annotations: Sequence[Annotation],
-    prompts: Sequence[str],
+    prompts: Mapping[tuple[str, str], str],
     options: AnswerSamplingOptions,
     *,
     path: Path,
     seed: int,
     progress: Callable[[int], None] = lambda count: None,
 ) -> AnswersByPair:
-    """Append the answers that the file lacks, and return all of them. `prompts` has one prompt for each annotation.
+    """Append the answers that the file lacks, and return all of them. `prompts` has the prompt of each pair.
 
-    A prompt and the number of an answer decide its random numbers. `progress` is called with the number of answers so far.
+    A prompt and the number of an answer decide its random numbers. `progress` is called with the number of answers so far,
+    those of an earlier attempt included.
     """
+    pair_keys = list(prompts)
     with JsonLinesAppender(path) as appender:  # removes an incomplete last line
         answers = read_answers(path)
         requests = [
             SampleRequest(str(position), prompt, number, encode_text(prompt, tokenizer))
-            for position, (annotation, prompt) in enumerate(zip(annotations, prompts, strict=True))
+            for position, (pair_key, prompt) in enumerate(prompts.items())
             for number in range(options.samples)
-            if number not in answers.get(annotation.pair_key, {})
+            if number not in answers.get(pair_key, {})
         ]
         samples = sample_requests(model, tokenizer, requests, options, seed=seed, stop_ids=find_end_ids(tokenizer))
-        for count, sample in enumerate(samples, 1):
-            query_id, doc_id = annotations[int(sample.query_id)].pair_key
+        earlier_count = len(prompts) * options.samples - len(requests)
+        for count, sample in enumerate(samples, earlier_count + 1):
+            query_id, doc_id = pair_keys[int(sample.query_id)]
             row = {"query_id": query_id, "doc_id": doc_id, "number": sample.number, "text": sample.text}
             appender.append(row)
             answers.setdefault((query_id, doc_id), {})[sample.number] = sample.text
