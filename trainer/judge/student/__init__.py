@@ -1,0 +1,1 @@
+"""The small judge: a BERT with one classifier, trained by contrastive reasoning self-distillation."""

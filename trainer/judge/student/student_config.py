@@ -1,0 +1,104 @@
+"""The configuration of a judge's training: a TOML file that is validated when it is read.
+
+arXiv 2510.11056 describes the method, Contrastive Reasoning Self-Distillation. It does not publish temperature, weights,
+stop-gradient or batch size. The defaults here are our own choices, so a judge trained with them replicates nothing.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from querylift.index_tools.fast_expander.encoder_conversion import PACKAGED_ENCODER_NAME
+from querylift.index_tools.judging.judge_folder import Reading
+from querylift.plugin.errors import SettingsError
+from querylift.trainer.training_config import ConfigSection
+
+_Positive = Annotated[float, Field(gt=0)]
+_NotNegative = Annotated[float, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+_Count = Annotated[int, Field(ge=1)]
+_Tokens = Annotated[int, Field(ge=3, le=512)]
+Method = Literal["crsd", "standard", "soft", "kl"]
+
+
+class StudentOptions(ConfigSection):
+    """`[student]`: the base, how it reads a pair, and how much of each text it reads.
+
+    Only the `trained_layers` upper layers learn. The embeddings and the layers below keep their weights.
+    """
+
+    base: str = PACKAGED_ENCODER_NAME
+    reading: Reading = "apart"
+    trained_layers: _Count = 2
+    query_tokens: _Tokens = 32
+    document_tokens: _Tokens = 96
+    reasoning_tokens: _Tokens = 48
+
+
+class JudgeTrainingOptions(ConfigSection):
+    """`[training]`: which pairs the judge learns from, and how.
+
+    `method` is one of: `crsd`, the whole method; `standard`, the pass without reasoning alone; `soft`, that pass with the
+    teacher's criteria as soft labels; `kl`, both passes, with their probabilities pulled together and not their vectors.
+    `max_pairs` pairs are drawn, as many of each grade as there are.
+    """
+
+    method: Method = "crsd"
+    epochs: _Count = 2
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    learning_rate: _Positive = 2e-5
+    classifier_learning_rate: _Positive = 5e-5
+    weight_decay: _NotNegative = 0.01
+    warmup_share: _Share = 0.1
+    max_grad_norm: _Positive = 1.0
+    max_pairs: Annotated[int, Field(ge=2)] = 4000
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class LossOptions(ConfigSection):
+    """`[loss]`: the terms of the loss beside the cross-entropy of the standard pass, which weighs 1.
+
+    `contrast_weight` is that of the InfoNCE term, or of the KL term of the method `kl`. `direction` says whose vectors are
+    pulled: `to_reasoning` contrasts each standard vector with all reasoning vectors of the batch, `both` does the reverse too.
+    `stop_gradient` keeps the reasoning pass from moving towards the standard pass.
+    """
+
+    reasoning_weight: _NotNegative = 1.0
+    contrast_weight: _NotNegative = 0.1
+    temperature: _Positive = 0.1
+    direction: Literal["to_reasoning", "both"] = "to_reasoning"
+    stop_gradient: bool = True
+
+
+class JudgeConfig(ConfigSection):
+    """The whole file. Every section may be left out."""
+
+    student: StudentOptions = StudentOptions()
+    training: JudgeTrainingOptions = JudgeTrainingOptions()
+    loss: LossOptions = LossOptions()
+
+
+def load_judge_config(path: Path | None, **training_changes: Any) -> JudgeConfig:
+    """Read the configuration in `path`, or the defaults when it is None. Raises SettingsError.
+
+    `training_changes` replace settings of `[training]`. A change of None changes nothing.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); name a configuration file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML ({error}); mend the file") from None
+    changes = {key: value for key, value in training_changes.items() if value is not None}
+    if isinstance(values.get("training", {}), dict):
+        values["training"] = values.get("training", {}) | changes
+    try:
+        return JudgeConfig.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise SettingsError(f"{path or 'the options'}: {place} is {fault['input']!r}: {fault['msg']}") from None

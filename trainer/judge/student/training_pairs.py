@@ -1,0 +1,68 @@
+"""The pairs that a judge learns from: chosen so that every grade is there, and what the teacher said of each."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from querylift.index_tools.corpora.trec_files import read_qrels, read_topics
+from querylift.index_tools.judging.grade_scale import GradeScale
+from querylift.plugin.errors import DataError, SettingsError
+from querylift.trainer.judge.annotations import CRITERIA, MAX_CRITERION_GRADE, Annotation
+
+
+def choose_balanced_pairs(annotations: Sequence[Annotation], *, max_pairs: int, seed: int) -> list[Annotation]:
+    """Return up to `max_pairs` annotations, as many of each grade as there are, in a random order.
+
+    A grade that has fewer than its share leaves the difference to the others.
+    """
+    generator = random.Random(seed)
+    by_grade: dict[int, list[Annotation]] = defaultdict(list)
+    for annotation in annotations:
+        by_grade[annotation.grade].append(annotation)
+    chosen: list[Annotation] = []
+    groups = sorted(by_grade.values(), key=len)
+    for position, group in enumerate(groups):
+        share = (max_pairs - len(chosen)) // (len(groups) - position)
+        chosen += generator.sample(group, min(share, len(group)))
+    generator.shuffle(chosen)
+    return chosen
+
+
+def check_grades(annotations: Sequence[Annotation], *, source: str) -> None:
+    """Raise SettingsError when there are no annotations, or when all have one grade."""
+    grades = {annotation.grade for annotation in annotations}
+    if not grades:
+        raise SettingsError(f"{source} holds no annotation; write some with `querylift judge annotate`")
+    if len(grades) == 1:
+        raise SettingsError(
+            f"all {len(annotations)} annotations of {source} have grade {grades.pop()}; a judge learns from two grades or more"
+        )
+
+
+def compute_soft_labels(annotation: Annotation, scale: GradeScale) -> list[float]:
+    """Return a probability for each grade: half for the grade itself, half shared by the two grades next to the criteria.
+
+    The criteria's sum, on the scale, lies between two grades, and the nearer one gets more. Without all four criteria the
+    grade gets everything.
+    """
+    probabilities = [0.0] * len(scale.grades)
+    if set(annotation.criteria) != set(CRITERIA):
+        probabilities[annotation.grade] = 1.0
+        return probabilities
+    place = sum(annotation.criteria.values()) / (MAX_CRITERION_GRADE * len(CRITERIA)) * scale.highest
+    lower = min(int(place), scale.highest - 1)
+    probabilities[annotation.grade] += 0.5
+    probabilities[lower] += 0.5 * (lower + 1 - place)
+    probabilities[lower + 1] += 0.5 * (place - lower)
+    return probabilities
+
+
+def read_query_ids(path: Path) -> frozenset[str]:
+    """Return the ids of the queries in a file of queries or of judgments. Raises DataError, SettingsError."""
+    try:
+        return frozenset(read_qrels(path))
+    except DataError:
+        return frozenset(read_topics(path))
