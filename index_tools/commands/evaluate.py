@@ -19,7 +19,6 @@ from querylift.index_tools.commands.options import (
 )
 from querylift.plugin.errors import QueryliftError, SettingsError
 from querylift.plugin.settings import Settings, enable_index, format_generator_names, replace_generator
-from querylift.plugin.text_files import read_whole_text
 
 if TYPE_CHECKING:
     from querylift.index_tools.engine import Engine
@@ -248,24 +247,14 @@ def _load_settings(config: Path | None, options: dict[str, Any]) -> Settings:
 
 
 def _choose_body_formatter(fields: tuple[str, ...], body: Path | None, options: dict[str, Any]) -> BodyFormatter:
-    from querylift.index_tools.searching import (
-        QUERY_PLACEHOLDER,
-        format_search_body,
-        make_match_formatter,
-        make_template_formatter,
-    )
+    from querylift.index_tools.commands.search_body import read_body_formatter
+    from querylift.index_tools.searching import format_search_body, make_match_formatter
 
     if body is None:
         return make_match_formatter(fields) if fields else format_search_body
     if options["fields"]:
         raise SettingsError("--field and --body are both given; leave out --field, because a body names its own fields")
-    try:
-        template = json.loads(read_whole_text(body))
-    except (RecursionError, ValueError) as error:
-        raise SettingsError(f"--body is {body}, which cannot be read as JSON ({error}); name another file") from None
-    if not isinstance(template, dict) or QUERY_PLACEHOLDER not in json.dumps(template):
-        raise SettingsError(f"--body is {body}, which lacks {QUERY_PLACEHOLDER}; write it in place of the query")
-    return make_template_formatter(template)
+    return read_body_formatter(body)
 
 
 def _measure_over_http(settings: Settings, task: Task, proxy_url: str, search_options: dict[str, Any]) -> System:

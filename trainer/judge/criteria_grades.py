@@ -35,8 +35,9 @@ def grade_by_thresholds(total: int, thresholds: Sequence[int]) -> int:
 def choose_thresholds(sums: Sequence[int], grades: Sequence[int], *, highest: int | None = None) -> tuple[int, ...]:
     """Return one threshold for each grade from 1 to `highest`, so that grades become as frequent as in `grades`.
 
-    The threshold of grade g is the smallest sum for which the share of `sums` at or above it is nearest to the share of
-    `grades` at or above g. The two need not be of the same pairs. `highest` is by default the highest of `grades`.
+    Each sum c has a share of `sums` at or above it, and each grade g a share of `grades` at or above it. The threshold of g
+    is the smallest c whose share is nearest to that of g. The two need not be of the same pairs. `highest` is by default the
+    highest of `grades`.
     A grade below 0 counts as 0. Raises ValueError when one of the two is empty.
     """
     if not sums or not grades:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ MALFORMED = "I would say: 2 of 3."
 
 
 def _make_plan(url: str = "http://127.0.0.1:9/v1", **changes: Any) -> AnnotatePlan:
-    return AnnotatePlan(**({"model": "m", "base_url": url, "max_tokens": 60, "concurrency": 1} | changes))
+    return replace(AnnotatePlan("m", url, max_tokens=60, concurrency=1), **changes)
 
 
 def _annotate_missing(
@@ -49,7 +50,8 @@ def _annotate_missing(
 def test_valid_answers_become_annotations(tmp_path: Path) -> None:
     out, server = tmp_path / "out.jsonl", TeacherServer(make_judge_handler(format_judge_answer()))
     result = _annotate_missing(out, server, price_in=1.0, price_out=2.0)
-    assert result == AnnotateResult(asked=3, written=3, tokens_in=150, tokens_out=30, cost=pytest.approx(210 / 1e6))
+    assert replace(result, cost=None) == AnnotateResult(asked=3, written=3, tokens_in=150, tokens_out=30)
+    assert result.cost == pytest.approx(210 / 1e6)
     assert next(read_annotations(out, DEFAULT_SCALE)) == Annotation(
         "1", "d1", "why is snow white", "Document 1.", 2, "m", CRITERIA_GRADES, "It names the cause."
     )
@@ -189,5 +191,6 @@ def test_json_mode_is_asked_for_with_and_without_a_schema(tmp_path: Path) -> Non
 
 def test_the_estimate_counts_one_request_for_each_pair() -> None:
     usage = estimate_annotating(PAIRS, _make_plan(scale=parse_scale("umbrela"), price_out=1.0))
-    assert (usage.requests, usage.tokens_out, usage.cost) == (3, 180, pytest.approx(180 / 1e6))
+    assert (usage.requests, usage.tokens_out) == (3, 180)
+    assert usage.cost == pytest.approx(180 / 1e6)
     assert 600 < usage.tokens_in < 1500
