@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from querylift.index_tools.commands.options import engine_option, load_settings_with_options
+from querylift.index_tools.commands.options import engine_option, load_settings_with_options, show_progress
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.commands.options import seed_option
 
@@ -201,6 +201,7 @@ def dpo(
         scale=parse_scale(scale),
         seed=adaptation_config.seed if seed is None else seed,
         say=_choose_say(as_json),
+        show_progress=show_progress,
     )
     _print_result(result, as_json=as_json)
 

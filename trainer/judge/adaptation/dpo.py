@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from querylift.index_tools.commands.options import show_progress
 from querylift.index_tools.judging.grade_scale import GradeScale
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.judge.adaptation.adaptation_config import AdaptationConfig
@@ -38,6 +37,9 @@ from querylift.trainer.student.dpo import PreferenceExample, make_trainer
 from querylift.trainer.student.shared_training import Say, TrainingResult
 from querylift.trainer.student.training_texts import split_by_query
 
+if TYPE_CHECKING:
+    from querylift.trainer.teaching.sources import ProgressBar
+
 PAIRS_FILE = "pairs.jsonl"
 
 
@@ -51,13 +53,14 @@ def train_on_own_answers(
     scale: GradeScale,
     seed: int,
     say: Say,
+    show_progress: ProgressBar,
 ) -> TrainingResult:
     """Let `model` answer the pairs of the annotations in `file`, and train it on its best and worst answers.
 
     Writes the answers to `answers_path`, by default OUT-answers.jsonl, and pairs, an adapter (or a whole model), curves and a
     manifest into `out`. A run that was killed goes on with the answers that it lacks, or from its last checkpoint. A run that
     is complete is not repeated. `examples` of the result counts training pairs, and `left_out` annotations without a pair.
-    Raises SettingsError, DataError and MissingExtra.
+    `show_progress` opens a bar for the sampling. Raises SettingsError, DataError and MissingExtra.
     """
     raise_on_unsupported_scale(scale)
     manifest = shared_training.make_model_manifest(
@@ -81,6 +84,7 @@ def train_on_own_answers(
             scale=scale,
             seed=seed,
             say=say,
+            show_progress=show_progress,
         ),
         out=out,
         say=say,
@@ -97,6 +101,7 @@ def _train(
     scale: GradeScale,
     seed: int,
     say: Say,
+    show_progress: ProgressBar,
 ) -> TrainingResult:
     all_annotations = list(read_annotations(file, scale))
     annotations, conflict_count = merge_duplicates(all_annotations)

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("trl", reason="needs the training stack: pip install '.[train]'")
 
+from querylift.index_tools.commands.options import show_progress
 from querylift.index_tools.corpora.records import Document
 from querylift.index_tools.judging.grade_scale import DEFAULT_SCALE, SCALES
 from querylift.plugin.errors import DataError, SettingsError
@@ -67,6 +68,7 @@ class Chain(NamedTuple):
             "scale": DEFAULT_SCALE,
             "seed": 0,
             "say": print_nothing,
+            "show_progress": show_progress,
         }
         file = options.pop("file", self.annotations)
         return dpo.train_on_own_answers(file, config or self.config, out=out, **(arguments | options))
@@ -288,7 +290,14 @@ def test_the_large_configuration_runs_through_all_steps_on_a_small_qwen(tmp_path
     pretrain.pretrain_on_documents(SOURCE, config, model=model, out=tmp_path / "pretrain", seed=0, say=print_nothing)
     _fine_tune(file, tmp_path / "sft", config, model=tmp_path / "pretrain")
     result = dpo.train_on_own_answers(
-        file, config, model=tmp_path / "sft", out=tmp_path / "dpo", scale=DEFAULT_SCALE, seed=0, say=print_nothing
+        file,
+        config,
+        model=tmp_path / "sft",
+        out=tmp_path / "dpo",
+        scale=DEFAULT_SCALE,
+        seed=0,
+        say=print_nothing,
+        show_progress=show_progress,
     )
     assert result.steps > 0
     adapted, _ = models.load_model_and_tokenizer(tmp_path / "dpo", dtype=config.model.dtype)
