@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from querylift.index_tools.judging.grader import Grader
+from querylift.plugin.files import compute_json_digest
+
+if TYPE_CHECKING:
+    from querylift.index_tools.judging.judge_folder import Agreement
 
 NOT_MEASURED = "its agreement with people was not measured; run `querylift judge check`"
 
@@ -41,10 +45,14 @@ class GradeSource:
 
 @dataclass(frozen=True, slots=True)
 class OpenedJudge:
-    """A judge that is ready to grade, and a sentence about how well it agrees with people."""
+    """A judge that is ready to grade, and a sentence about how well it agrees with people.
+
+    `digest` is the SHA-256 of everything that decides its grades.
+    """
 
     grader: Grader
     agreement: str = NOT_MEASURED
+    digest: str = ""
 
     @property
     def source(self) -> GradeSource:
@@ -56,15 +64,16 @@ def open_recorded_judge(folder: Path) -> OpenedJudge:
     """Open the judge in `folder`, with the agreement that its record holds. Raises SettingsError for a broken folder."""
     from querylift.index_tools.judging.judge_folder import open_judge, read_judge_record
 
-    return OpenedJudge(open_judge(folder), describe_agreement(read_judge_record(folder).agreement))
+    grader, record = open_judge(folder), read_judge_record(folder)
+    digest = compute_json_digest(record.model_dump(mode="json", exclude={"agreement"}))
+    return OpenedJudge(grader, describe_agreement(record.agreement), digest)
 
 
-def describe_agreement(agreement: Any) -> str:
+def describe_agreement(agreement: Agreement | None) -> str:
     """Return the agreement of a judge's record as a sentence. None means that it was not measured."""
     if agreement is None:
         return NOT_MEASURED
-    values = agreement if isinstance(agreement, dict) else agreement.model_dump()
     return (
-        f"its agreement with people: kappa {values['kappa_grades']:.2f} over all grades, "
-        f"{values['kappa_relevant']:.2f} over relevant or not ({values['queries']} queries, {values['source']})"
+        f"its agreement with people: kappa {agreement.kappa_grades:.2f} over all grades, "
+        f"{agreement.kappa_relevant:.2f} over relevant or not ({agreement.queries} queries, {agreement.source})"
     )

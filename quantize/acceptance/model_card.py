@@ -59,6 +59,7 @@ def format_table(result: GateResult) -> str:
         lines.append(f"{_format_row(decision.measurement, figures)} {'passes' if decision.passes else 'FAILS'}")
     lines.append("RAM: largest memory of the worker in MB.")
     lines.append("lower: the lower end of a one-sided 95% interval of the change.")
+    lines += [f"{task.index}: {task.judged_by.sentence}" for task in result.tasks if task.judged_by]
     return "\n".join(lines)
 
 
@@ -84,7 +85,7 @@ def convert_to_json(result: GateResult) -> dict[str, Any]:
     return {
         "bound": result.bound,
         "queries": len(result.reference.ndcg),
-        "collections": [{"corpus": task.corpus, "split": task.split, "index": task.index} for task in result.tasks],
+        "collections": [_convert_task(task) for task in result.tasks],
         "engine": result.engine,
         "rules": result.rules,
         "threads": result.threads,
@@ -163,7 +164,9 @@ def _format_card(result: GateResult, about: Mapping[str, str]) -> str:
     digests = "\n".join(f"| `{path.name}` | `{compute_file_digest(path)}` |" for path in paths)
     description = "\n".join(f"- **{key}**: {value}" for key, value in about.items())
     collections = ", ".join(
-        f"{task.corpus} {task.split} ({len(task.queries)} queries, index {task.index})" for task in result.tasks
+        f"{task.corpus} {task.split} ({len(task.queries)} queries, index {task.index}"
+        f"{f', {task.judged_by.sentence}' if task.judged_by else ''})"
+        for task in result.tasks
     )
     return f"""# {result.reference.model_file.path.stem}
 
@@ -189,6 +192,11 @@ A model that writes expansions for Querylift, as GGUF files of several sizes.
 |---|---|
 {digests}
 """
+
+
+def _convert_task(task: Task) -> dict[str, Any]:
+    judged_by = {"judged_by": task.judged_by.to_json()} if task.judged_by else {}
+    return {"corpus": task.corpus, "split": task.split, "index": task.index, **judged_by}
 
 
 def _format_card_row(measurement: LevelMeasurement, indices: Sequence[str], figures: Sequence[str]) -> list[str]:

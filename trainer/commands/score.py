@@ -105,12 +105,11 @@ def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **opt
     from querylift.trainer.rewards.judge_labels import JUDGE_PREFIX
 
     labels_text: str | None = options["labels_text"]
-    judge_folder = None
+    judge = None
     if labels_text is not None and labels_text.startswith(JUDGE_PREFIX):
-        judge_folder = Path(labels_text.removeprefix(JUDGE_PREFIX))
-    judge = open_recorded_judge(judge_folder) if judge_folder is not None else None
+        judge = open_recorded_judge(Path(labels_text.removeprefix(JUDGE_PREFIX)))
     settings = load_settings_with_options(config, engine=options["engine"])
-    results = score_file(candidates, out, settings, judge, options | {"judge_folder": judge_folder})
+    results = score_file(candidates, out, settings, judge, options)
     click.echo(json.dumps(results, indent=2) if as_json else _format_summary(results))
 
 
@@ -137,9 +136,9 @@ def score_file(
         max_words=options["max_words"],
     )
     inputs = {"candidates": candidates}
-    if options["labels_text"] is not None:
-        inputs |= {"judge": options["judge_folder"]} if judge else {"labels": Path(options["labels_text"])}
-    check_output_file(out, inputs=filter(None, inputs.values()))
+    if judge is None and options["labels_text"] is not None:
+        inputs["labels"] = Path(options["labels_text"])
+    check_output_file(out, inputs=inputs.values())
     all_candidates = list(read_candidates(candidates))
     if not all_candidates:
         raise SettingsError(f"{candidates} holds no candidate; write candidates there with `querylift train teach`")
@@ -220,10 +219,11 @@ def _judge_candidates(
 
 
 def _describe_judge(judge: OpenedJudge, options: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides the judge's grades beside its folder, whose digest is among the inputs."""
+    """Return the names of the judge, and what decides its grades."""
     return {
         "judge": judge.grader.name,
         "teacher": judge.grader.teacher,
+        "digest": judge.digest,
         "fields": list(options["judge_fields"]),
         "relevant_from": options["relevant_from"] or judge.grader.scale.relevant_from,
     }

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from querylift.index_tools.evaluation.conclusion import describe_refusals
+from querylift.index_tools.judging.grade_source import GradeSource
 from querylift.trainer.results.records import RowResult
 from querylift.trainer.results.table_settings import RowSettings
 
@@ -14,10 +15,18 @@ EXPANDED_OUTCOMES = ("expanded", "cached")
 
 
 def list_collection_notes(
-    results: Mapping[str, RowResult], rows: Sequence[RowSettings], teacher: str | None
+    results: Mapping[str, RowResult],
+    rows: Sequence[RowSettings],
+    teacher: str | None,
+    *,
+    judged_by: GradeSource | None = None,
 ) -> tuple[str, ...]:
-    """Return the notes about a missing teacher, unusual comparisons, refused searches and queries without an expansion."""
+    """Return the notes about a judging model, a missing teacher, unusual comparisons, refused searches and unexpanded queries.
+
+    `judged_by` is the model that made the judgments, and None when people made them.
+    """
     return (
+        *([judged_by.sentence] if judged_by else ()),
         *_write_teacher_notes(results, teacher),
         *_write_comparison_notes(results, rows),
         *_write_refusal_notes(results),

@@ -10,7 +10,7 @@ from datetime import date
 
 from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.evaluation.experiment import Task
+from querylift.index_tools.evaluation.experiment import Task, find_judging_model
 from querylift.index_tools.evaluation.measures import MAIN_MEASURE, evaluate_run
 from querylift.index_tools.searching import SearchedRun, expand_all, search_offline
 from querylift.plugin.broker import open_broker
@@ -61,7 +61,7 @@ def measure_rows(
                 query_count=len(next(iter(results.values())).per_query),
                 mode=(settings.find_index_settings(task.index) or IndexSettings()).mode,
                 rows=results,
-                notes=list_collection_notes(results, table.row, table.teacher),
+                notes=list_collection_notes(results, table.row, table.teacher, judged_by=task.judged_by),
             )
         )
     return Results(
@@ -87,7 +87,8 @@ def _create_task(collection: CollectionSettings, engine: Engine) -> Task:
             "make it with `querylift index`, or name another"
         )
     split = collection.split or corpus.split_names[0]
-    return Task(corpus.name, split, collection.index, queries, qrels, corpus.relevant_from)
+    judged_by = find_judging_model(corpus, split)
+    return Task(corpus.name, split, collection.index, queries, qrels, corpus.relevant_from, judged_by)
 
 
 def _measure_row(

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from querylift.index_tools.commands.evaluate import evaluate, evaluate_index
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.judging.grade_source import OpenedJudge, describe_agreement
+from querylift.index_tools.judging.judge_folder import Agreement
 from querylift.plugin.commands.main import querylift
 from querylift.plugin.errors import QueryliftError, SettingsError
 from querylift.plugin.settings import enable_index, parse_settings, replace_generator
@@ -28,7 +29,7 @@ DOCUMENTS = {
     "d3": {"contents": "heart muscle", "title": "", "text": "heart attack muscle"},
     "d4": {"contents": "nerve", "text": "a nerve"},
 }
-AGREEMENT = describe_agreement({"queries": 40, "kappa_grades": 0.312, "kappa_relevant": 0.44, "source": "sheet.csv"})
+AGREEMENT = describe_agreement(Agreement(queries=40, kappa_grades=0.312, kappa_relevant=0.44, source="sheet.csv"))
 
 
 @pytest.fixture(scope="module")

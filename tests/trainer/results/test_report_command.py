@@ -189,6 +189,13 @@ def test_an_index_of_another_corpus_is_no_result(run: Report, folder: Path) -> N
     assert str(error).endswith("no query finds a relevant document on results-test; index tiny there")
 
 
+@pytest.mark.engine
+def test_a_collection_that_a_model_judged_names_the_model(run: Report, folder: Path) -> None:
+    line = {"query_id": "q1", "doc_id": "a2", "model": "judge-a", "teacher": "teacher-b", "date": "2026-11-29"}
+    (folder / "tiny/qrels.tsv.judged.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    assert "* judged by judge-a (taught by teacher-b)\n" in run(TABLE).stdout
+
+
 @pytest.mark.parametrize("weight", ["0", "11", "nan"])
 def test_a_wrong_weight_given_is_one_sentence(folder: Path, weight: str) -> None:
     (folder / "table.toml").write_text(TABLE, encoding="utf-8")

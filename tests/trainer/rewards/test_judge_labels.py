@@ -34,15 +34,11 @@ pytestmark = pytest.mark.engine
 
 def score_with_judge(engine: Engine, folder: Path, *arguments: str, grader: WordOverlapGrader) -> dict[str, Any]:
     """Do what the command does with `--labels judge:FOLDER`, and return the results of its manifest."""
-    judge_folder = folder / "judge"
-    judge_folder.mkdir(exist_ok=True)
-    (judge_folder / "model.onnx").write_bytes(b"weights")
     path, _, _, *fixed = write_score_arguments(folder, engine.url)
-    parameters = score.make_context("score", [path, "--labels", f"judge:{judge_folder}", *fixed, *arguments]).params
+    parameters = score.make_context("score", [path, "--labels", "judge:unused", *fixed, *arguments]).params
     options = {name: value for name, value in parameters.items() if name not in ("candidates", "out")}
-    options["judge_folder"] = judge_folder
     settings = parse_settings({"engine": engine.url})
-    return score_file(Path(path), parameters["out"], settings, OpenedJudge(grader), options)
+    return score_file(Path(path), parameters["out"], settings, OpenedJudge(grader, digest="ab12"), options)
 
 
 def test_the_pool_has_the_first_documents_of_every_search_and_the_second_pass_searches_nothing(engine: Engine) -> None:
@@ -69,13 +65,14 @@ def test_the_command_records_the_judge_and_what_it_graded(engine: Engine, tmp_pa
     assert results["judged_by"] == {
         "judge": "word-overlap",
         "teacher": "dictionary-1b",
+        "digest": "ab12",
         "fields": [],
         "relevant_from": 2,
     }
     assert (results["searches"], results["from_cache"], results["graded_pairs"] > 20) == (9, 0, True)
     manifest = json.loads((tmp_path / "out" / "scored.jsonl.manifest.json").read_text())
     assert manifest["settings"]["labels"] == "judge:word-overlap"
-    assert manifest["inputs"]["judge"]["sha256"]
+    assert manifest["settings"]["judged_by"]["digest"] == "ab12"
     again = score_with_judge(engine, tmp_path, grader=WordOverlapGrader())
     assert (again["searches"], again["from_cache"]) == (0, 9)
     assert again["mean_reward"] == results["mean_reward"]
