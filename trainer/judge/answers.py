@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from querylift.index_tools.judging.grade_scale import GradeScale
 from querylift.plugin.expansion import remove_thinking
 from querylift.trainer.judge.annotations import CRITERIA, MAX_CRITERION_GRADE
-from querylift.trainer.judge.prompts import UMBRELA
+from querylift.trainer.judge.prompts import MIN_REASONING_CHARS, UMBRELA
 
 
 def _refuse_boolean(value: Any) -> Any:
@@ -30,7 +30,7 @@ class JudgeAnswer(BaseModel):
 
     model_config = ConfigDict(frozen=True, str_strip_whitespace=True)
 
-    reasoning: Annotated[str, Field(min_length=1)]
+    reasoning: Annotated[str, Field(min_length=MIN_REASONING_CHARS)]
     grade: Annotated[int, BeforeValidator(_refuse_boolean)]
     exactness: _CriterionGrade | None = None
     topicality: _CriterionGrade | None = None
@@ -94,7 +94,7 @@ def _describe_fault(error: ValidationError, scale: GradeScale) -> str:
     if fault["type"] == "missing":
         return f'"{name}" is missing'
     if name == "reasoning":
-        return '"reasoning" must be a text that is not empty'
+        return f'"reasoning" must be a text of at least {MIN_REASONING_CHARS} characters'
     highest = scale.highest if name == "grade" else MAX_CRITERION_GRADE
     value = json.dumps(fault["input"], ensure_ascii=False)[:40]
     return f'"{name}" is {value}; it must be a whole number from 0 to {highest}'

@@ -20,6 +20,9 @@ UMBRELA = "umbrela"
 """The name of the scale whose prompt asks for no criteria."""
 REASONING_WORDS = 50
 """Words of a reasoning that the prompt asks for at most."""
+MIN_REASONING_CHARS = 10
+"""A shorter reasoning is malformed. Small models write a lone grade there."""
+_MAX_REASONING_CHARS = 8 * REASONING_WORDS
 
 _SYSTEM = (
     "You judge search results. You are shown a search query and one document that a search engine found. Judge the document "
@@ -70,10 +73,11 @@ def build_repair_messages(messages: Messages, answer: str, fault: str, scale: Gr
 
 
 def build_answer_schema(scale: GradeScale) -> dict[str, object]:
-    """Return the JSON schema of the answer, for endpoints that take one."""
+    """Return the JSON schema of the answer, for endpoints that take one. It bounds the reasoning, so that the answer ends."""
     bounds = dict.fromkeys(_list_graded_names(scale), MAX_CRITERION_GRADE) | {"grade": scale.highest}
     grades = {name: {"type": "integer", "enum": list(range(highest + 1))} for name, highest in bounds.items()}
-    properties = {"reasoning": {"type": "string"}, **grades}
+    reasoning = {"type": "string", "minLength": MIN_REASONING_CHARS, "maxLength": _MAX_REASONING_CHARS}
+    properties = {"reasoning": reasoning, **grades}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 

@@ -40,8 +40,8 @@ def test_the_answer_is_found(text: str) -> None:
         (format_judge_answer(grade=1.5), '"grade" is 1.5; it must be'),
         (format_judge_answer(coverage=7), '"coverage" is 7; it must be a whole number from 0 to 3'),
         (format_judge_answer(coverage=None), '"coverage" is missing'),
-        (format_judge_answer(reasoning=" "), '"reasoning" must be a text that is not empty'),
-        (format_judge_answer(reasoning=["a"]), '"reasoning" must be a text that is not empty'),
+        (format_judge_answer(reasoning=" 1        "), '"reasoning" must be a text of at least 10 characters'),
+        (format_judge_answer(reasoning=["a"]), '"reasoning" must be a text of at least 10 characters'),
     ],
 )
 def test_a_fault_is_told_in_one_clause(text: str, fault: str) -> None:
@@ -59,7 +59,7 @@ def test_the_scale_bounds_the_grade() -> None:
 
 def test_the_umbrela_scale_needs_no_criteria() -> None:
     answer = parse_judge_answer(
-        '{"reasoning": "r", "match": 3, "trustworthiness": 2, "grade": 3}', parse_scale("umbrela")
+        '{"reasoning": "It answers.", "match": 3, "trustworthiness": 2, "grade": 3}', parse_scale("umbrela")
     )
     assert (answer.grade, answer.criteria) == (3, {})
     with_criteria = parse_judge_answer(format_judge_answer(), parse_scale("umbrela"))

@@ -276,5 +276,6 @@ def _raise_when_incomplete(results: Mapping[str, Any], plan: AnnotatePlan, out: 
         raise GeneratorError(sentence)
     if not sum(results["grades"].values()):
         raise GeneratorError(
-            f"{out} holds no annotation by {plan.model}: no answer was usable; try --json-mode, or another --model"
+            f"{out} holds no annotation by {plan.model}: no answer was usable; "
+            "try --json-mode or --json-schema, or another --model"
         )

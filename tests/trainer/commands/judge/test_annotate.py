@@ -246,14 +246,16 @@ def test_a_real_small_model_is_asked_and_every_pair_is_accounted_for(
     engine: str, queries: Path, tmp_path: Path
 ) -> None:
     arguments = _list_arguments(engine, queries, "--limit", 1, "--first", 1, "--random", 0, "--max-words", 5, "--json")
-    arguments += ["--scale", "umbrela", "--max-tokens", "24"]
+    arguments += ["--scale", "umbrela"]
     with run_llama_server(tmp_path) as url:
-        free = _invoke(*arguments, "--endpoint", url, "--out", tmp_path / "free.jsonl")
+        free = _invoke(*arguments, "--endpoint", url, "--out", tmp_path / "free.jsonl", "--max-tokens", 20)
         bound = _invoke(*arguments, "--endpoint", url, "--out", tmp_path / "bound.jsonl", "--json-schema")
-    for result in (free, bound):
-        counts = json.loads(result.stdout)
-        assert counts["asked"] == 1 == counts["written"] + counts["dropped"]
-        assert counts["tokens_in"] > 250
-        assert counts["failed"] == counts["refused"] == counts["left"] == 0
-    # So few tokens end amid the reasoning, but the schema makes the answer begin as it should.
-    assert isinstance(bound.exception, GeneratorError)
+    free_counts, bound_counts = (json.loads(result.stdout) for result in (free, bound))
+    # So small a model writes no JSON by itself, and has no room for it here. The schema leaves it nothing else to write.
+    assert (free_counts["asked"], free_counts["dropped"], free_counts["written"]) == (1, 1, 0)
+    assert isinstance(free.exception, GeneratorError)
+    assert (bound_counts["asked"], bound_counts["written"], bound_counts["repaired"]) == (1, 1, 0)
+    assert min(free_counts["tokens_in"], bound_counts["tokens_in"]) > 250
+    (row,) = read_annotations(tmp_path / "bound.jsonl", DEFAULT_SCALE)
+    assert (row.query, row.document, row.model) == ("why is snow white", "snow", "m")
+    assert 10 <= len(row.reasoning) <= 400
