@@ -44,7 +44,7 @@ _scale_option = click.option(
     "--scale",
     default="graded",
     show_default=True,
-    help="Scale of the grades: graded, umbrela, binary, or the highest grade.",
+    help="Scale of the grades: graded, binary, or the highest grade.",
 )
 
 

@@ -73,7 +73,7 @@ def make_prompt(annotation: Annotation, scale: GradeScale, tokenizer: Any, *, ma
 
     Raises SettingsError when the prompt is longer without any document.
     """
-    document = hide_special_tokens(annotation.document)
+    document = annotation.document
     prompt = _render_prompt(annotation.query, document, scale, tokenizer)
     excess = len(encode_text(prompt, tokenizer)) - max_tokens
     while excess > 0 and document:
@@ -107,5 +107,5 @@ def _cut_to_tokens(text: str, tokenizer: Any, count: int) -> str:
 
 
 def _render_prompt(query: str, document: str, scale: GradeScale, tokenizer: Any) -> str:
-    messages = build_judge_messages(hide_special_tokens(query), document, scale)
+    messages = build_judge_messages(query, document, scale)  # it hides special tokens
     return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
