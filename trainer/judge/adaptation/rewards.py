@@ -3,10 +3,12 @@
 * label: 1 - |answer's grade - annotation's grade| / highest grade of the scale
 * consistency: 1 - |mean of the answer's criteria / 3 - answer's grade / highest grade of the scale|
 * grounding: the share of the reasoning's different content words that occur in the query or the document
-* length: 1 when the reasoning has `min_words` to `max_words` words, else the ratio of the number to the nearest bound
-* format: 0 when the answer is no JSON object, else the share of its fields that are there and valid.
+* length: 1 when the reasoning has `min_words` to `max_words` words. Below it is words / `min_words`, above `max_words` / words
+* format: 0 when the answer is no JSON object, else the share of its fields that are there and valid
 
-An answer that is a JSON object among other words counts as none, although `querylift judge annotate` would read it. The reward is the mean of the dimensions by their weights in `[reward]`. A dimension whose fields the answer lacks is 0.
+A JSON object among other words counts as none here, although `querylift judge annotate` would read it.
+
+The reward is the mean of the dimensions by their weights in `[reward]`. A dimension whose fields the answer lacks is 0.
 """
 
 from __future__ import annotations
