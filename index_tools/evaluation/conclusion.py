@@ -131,7 +131,7 @@ def format_advice(
     if judged_by is not None:
         advice += (
             f"\nThis rests on the grades of a model, {judged_by.judge}, and not on people's.\n"
-            "Compare it with a person's grades by `querylift judge sample` and `querylift judge check`."
+            "Compare it with a person's: `querylift judge sample`, then `querylift judge check`."
         )
     return advice
 

@@ -70,19 +70,20 @@ def format_agreement(agreement: SheetAgreement, grader: Grader) -> str:
     from querylift.index_tools.text_columns import align_columns
 
     scale = grader.scale
-    rows = [("person", *(f"judge {grade}" for grade in scale.grades))]
-    rows += [(str(grade), *map(str, counts)) for grade, counts in zip(scale.grades, agreement.confusions, strict=True)]
-    lines = [
-        f"judge          {grader.name} (taught by {grader.teacher})",
-        f"rated pairs    {agreement.pair_count} of {agreement.query_count} queries; "
+    rows = [("", *(f"judge {grade}" for grade in scale.grades))]
+    for grade, counts in zip(scale.grades, agreement.confusions, strict=True):
+        rows.append((f"person {grade}", *map(str, counts)))
+    facts = {
+        "judge": f"{grader.name} (taught by {grader.teacher})",
+        "rated pairs": f"{agreement.pair_count} of {agreement.query_count} queries; "
         f"{agreement.unrated_count} without a rating, left out",
-        f"kappa, grades  {_format_value(agreement.kappa_grades, agreement.kappa_grades_interval)}",
-        f"kappa, {scale.relevant_from} or more  "
-        f"{_format_value(agreement.kappa_relevant, agreement.kappa_relevant_interval)}",
-        f"macro F1       {agreement.macro_f1:.3f}",
-        "",
-        align_columns(rows),
-    ]
+        "kappa, grades": _format_value(agreement.kappa_grades, agreement.kappa_grades_interval),
+        f"kappa, {scale.relevant_from} or more": _format_value(
+            agreement.kappa_relevant, agreement.kappa_relevant_interval
+        ),
+        "macro F1": f"{agreement.macro_f1:.3f}",
+    }
+    lines = [*(f"{name:<18}{value}" for name, value in facts.items()), "", align_columns(rows)]
     return "\n".join(lines)
 
 

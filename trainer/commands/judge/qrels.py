@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 @click.option(
     "--same-model", is_flag=True, help="Allow a judge that is, or was taught by, the model of one of the systems."
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File of TREC qrels to write.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), metavar="FILE", help="File of TREC qrels to write."
+)
 def qrels(config: Path | None, engine: str | None, judge_folder: Path, **options: Any) -> None:
     """Let a judge grade the first documents of several systems.
 

@@ -200,9 +200,9 @@ def test_a_person_who_agrees_with_the_judge_gives_kappa_1(engine: Engine, folder
     assert (agreement.pair_count, agreement.unrated_count) == (16, 4)
     assert (agreement.kappa_grades, agreement.kappa_relevant, agreement.macro_f1) == (1, 1, 1)
     text = format_agreement(agreement, grader)
-    assert f"rated pairs    16 of {agreement.query_count} queries; 4 without a rating, left out" in text
-    assert "kappa, grades  1.000 (95% interval " in text
-    assert "person  judge 0  judge 1  judge 2  judge 3" in text
+    assert f"rated pairs       16 of {agreement.query_count} queries; 4 without a rating, left out" in text
+    assert "kappa, grades     1.000 (95% interval 1.000 to 1.000)" in text
+    assert "judge 0  judge 1  judge 2  judge 3\nperson 0" in text
 
 
 def test_a_person_who_contradicts_the_judge_gives_a_kappa_below_0(engine: Engine, folder: Path) -> None:
