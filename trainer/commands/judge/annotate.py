@@ -31,6 +31,7 @@ from querylift.trainer.commands.judge.query_options import add_query_options
 if TYPE_CHECKING:
     from querylift.index_tools.searching import BodyFormatter
     from querylift.plugin.settings import Settings
+    from querylift.trainer.chat.endpoint_plan import UsageEstimate
     from querylift.trainer.judge.annotate_run import AnnotatePlan
     from querylift.trainer.judge.pair_choice import ChosenPairs, UngradedPair
     from querylift.trainer.manifest import Manifest
@@ -97,7 +98,7 @@ _ENDPOINT_OPTIONS = (
     click.option(
         "--json-schema",
         is_flag=True,
-        help="Send the schema of the answer with --json-mode, as llama-cpp-python and some services read it.",
+        help="Ask for JSON by a schema, in the way that llama-cpp-python and some services read it.",
     ),
     click.option("--max-tokens", type=int, default=400, show_default=True, help="Longest answer, in tokens."),
     *PACE_OPTIONS,
@@ -146,7 +147,7 @@ def annotate(engine: str | None, config: Path | None, out: Path, dry_run: bool, 
     if dry_run:
         pairs = find_ungraded_pairs(chosen.pairs, out, model=plan.model, scale=plan.scale)
         usage = estimate_annotating(pairs, plan)
-        click.echo(json.dumps(asdict(usage), indent=2) if as_json else f"{format_usage(usage, plan)}.")
+        click.echo(json.dumps(asdict(usage), indent=2) if as_json else _format_estimate(usage, plan))
         return
     with manifest.record_run() as results:
         pairs = find_ungraded_pairs(chosen.pairs, out, model=plan.model, scale=plan.scale)
@@ -233,7 +234,11 @@ def _agree_on_usage(pairs: list[UngradedPair], plan: AnnotatePlan, *, agreed: bo
     if usage.cost and not agreed:
         confirm_cost(usage, plan)
     else:
-        click.echo(f"{format_usage(usage, plan)}.", err=True)
+        click.echo(_format_estimate(usage, plan), err=True)
+
+
+def _format_estimate(usage: UsageEstimate, plan: AnnotatePlan) -> str:
+    return f"{format_usage(usage, plan)}. A malformed answer takes a second request."
 
 
 def _ask_and_count(pairs: list[UngradedPair], chosen: ChosenPairs, plan: AnnotatePlan, out: Path) -> dict[str, Any]:
