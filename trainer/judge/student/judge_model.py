@@ -22,7 +22,8 @@ _BERT_REMEDY = "name a BERT folder with config.json, model.safetensors and token
 class JudgeModel:
     """A BERT, a tokenizer and a classifier with a row for each grade.
 
-    The lower layers never change while a judge trains, so their output is kept for each text that `keep_states` was asked for.
+    The lower layers never change while a judge trains, so `kept_states` keeps their output for each text that `keep_states`
+    was asked for. Judges of the same base and the same `trained_layers` may share it.
     """
 
     def __init__(self, bert: Any, tokenizer: Any, options: StudentOptions, *, grade_count: int) -> None:
@@ -45,7 +46,7 @@ class JudgeModel:
         self.classifier = torch.nn.Linear(feature_count, grade_count)
         torch.nn.init.zeros_(self.classifier.weight)
         torch.nn.init.zeros_(self.classifier.bias)
-        self._states: dict[tuple[int, ...], Any] = {}
+        self.kept_states: dict[tuple[int, ...], Any] = {}
 
     def list_layer_parameters(self) -> list[Any]:
         """Return the parameters of the layers that learn."""
@@ -100,12 +101,12 @@ class JudgeModel:
 
     def _iter_states(self, texts: Sequence[tuple[int, ...]], *, keep_states: bool) -> Iterable[Any]:
         """Yield the output of the lower layers for each text: shape (tokens, width)."""
-        unknown = [text for text in texts if text not in self._states]
+        unknown = [text for text in texts if text not in self.kept_states]
         fresh = dict(zip(unknown, self._run_lower_layers(unknown), strict=True)) if unknown else {}
         if keep_states:
-            self._states.update({text: states.half() for text, states in fresh.items()})
+            self.kept_states.update({text: states.half() for text, states in fresh.items()})
         for text in texts:
-            yield (fresh[text] if text in fresh else self._states[text]).float()
+            yield (fresh[text] if text in fresh else self.kept_states[text]).float()
 
     def _run_lower_layers(self, texts: Sequence[tuple[int, ...]]) -> list[Any]:
         import torch

@@ -157,9 +157,13 @@ def predict_probabilities(
     annotations: Sequence[Annotation],
     *,
     with_reasoning: bool = False,
+    keep_states: bool = False,
     progress: Callable[[int], None] = lambda count: None,
 ) -> list[list[float]]:
-    """Return the probability of each grade for each pair, in their order. `with_reasoning` runs the reasoning pass."""
+    """Return the probability of each grade for each pair, in their order. `with_reasoning` runs the reasoning pass.
+
+    `keep_states` is that of `JudgeModel.compute_features`.
+    """
     import torch
 
     model.set_training(False)
@@ -172,7 +176,8 @@ def predict_probabilities(
     done = 0
     with torch.no_grad():
         for positions in _split(order, _PREDICTION_BATCH_SIZE):
-            logits = model.classifier(model.compute_features([pairs[position] for position in positions]))
+            features = model.compute_features([pairs[position] for position in positions], keep_states=keep_states)
+            logits = model.classifier(features)
             for position, row in zip(positions, logits.softmax(dim=1).tolist(), strict=True):
                 probabilities[position] = row
             done += len(positions)
