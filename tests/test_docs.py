@@ -9,9 +9,12 @@ import pytest
 from pydantic import BaseModel
 
 import querylift
+from querylift.index_tools.judging.judge_folder import JudgeRecord
 from querylift.plugin.outcome import REASONS
 from querylift.plugin.settings import Settings, parse_settings
 from querylift.plugin.settings_tables.index import IndexSettings
+from querylift.trainer.judge.adaptation.adaptation_config import AdaptationConfig
+from querylift.trainer.judge.student.student_config import JudgeConfig
 from tests.helpers.paths import ROOT
 
 DOCUMENTED = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
@@ -25,6 +28,19 @@ def _tables() -> dict[str, str]:
 def _keys(part: str) -> set[str]:
     rows = [line for line in part.splitlines() if line.startswith("| `")]
     return {key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+def _read_part(path: str, heading: str) -> str:
+    """Return what stands under a heading of a page, up to the next heading."""
+    page = (ROOT / path).read_text(encoding="utf-8")
+    (part,) = re.findall(rf"^##+ {re.escape(heading)}\n(.*?)(?=^##|\Z)", page, flags=re.M | re.S)
+    return str(part)
+
+
+def _read_defaults(part: str, *, column: int = 2) -> dict[str, object]:
+    """Return the values of a table by their keys. `column` counts from 1."""
+    rows = [line.split("|") for line in part.splitlines() if line.startswith("| `")]
+    return {row[1].strip(" `"): tomllib.loads(f"value = {row[column].strip(' `')}")["value"] for row in rows}
 
 
 def _models() -> dict[str, type[BaseModel]]:
@@ -52,6 +68,36 @@ def test_the_example_of_the_settings_page_is_valid() -> None:
     example = re.search(r"```toml\n(.*?)```", DOCUMENTED, flags=re.S)
     assert example is not None
     assert parse_settings(tomllib.loads(example[1])).index["docs"].fields == ("title", "text")
+
+
+@pytest.mark.parametrize("section", ["student", "training", "loss"])
+def test_every_setting_of_a_judge_is_documented_with_its_default(section: str) -> None:
+    part = _read_part("docs/reference/judge.md", f"`[{section}]`")
+    assert _read_defaults(part) == getattr(JudgeConfig(), section).model_dump()
+
+
+@pytest.mark.parametrize("section", ["model", "lora", "pretrain", "sft", "sample", "reward", "dpo"])
+def test_every_setting_of_the_adaptation_is_documented_with_its_default(section: str) -> None:
+    in_three = ["pretrain", "sft", "dpo"]
+    if section in in_three:
+        shared = _read_part("docs/reference/judge.md", "Adaptation `[pretrain]`, `[sft]` and `[dpo]`")
+        documented = _read_defaults(shared, column=2 + in_three.index(section))
+        documented |= _read_defaults(_read_part("docs/reference/judge.md", f"Adaptation `[{section}]` alone"))
+    else:
+        documented = _read_defaults(_read_part("docs/reference/judge.md", f"Adaptation `[{section}]`"))
+    assert documented == getattr(AdaptationConfig(), section).model_dump()
+
+
+def test_the_choices_of_a_judge_that_the_concepts_name_are_the_defaults() -> None:
+    choices = _read_defaults(_read_part("docs/concepts.md", "What we chose ourselves"))
+    config = JudgeConfig().model_dump()
+    assert len(choices) == 6
+    assert choices == {name: config[name.split(".")[0]][name.split(".")[1]] for name in choices}
+
+
+def test_every_key_of_a_judges_record_is_documented() -> None:
+    part = _read_part("docs/reference/judge.md", "Folder of a judge")
+    assert _keys(part) == set(JudgeRecord.model_fields)
 
 
 def test_every_reason_is_documented() -> None:
@@ -90,8 +136,8 @@ def test_every_term_of_the_glossary_stands_there_once() -> None:
 
 def test_every_command_has_help() -> None:
     names = [
-        "ab", "compare", "demo", "evaluate", "expander", "explain", "export-table", "index", "node", "quantize", "serve",
-        "table", "train", "warm",
+        "ab", "compare", "demo", "evaluate", "expander", "explain", "export-table", "index", "judge", "node", "quantize",
+        "serve", "table", "train", "warm",
     ]  # fmt: skip
     listed = subprocess.run([sys.executable, "-m", "querylift", "--help"], capture_output=True, text=True, check=True)
     commands = listed.stdout.split("Commands:")[1]
