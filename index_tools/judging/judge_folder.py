@@ -124,7 +124,8 @@ def open_judge(folder: Path) -> OnnxJudge:
     record = read_judge_record(folder)
     if not record.files:
         raise SettingsError(
-            f"{folder} holds a trained judge that was not exported; run `querylift judge export {folder}`"
+            f"{folder} holds a trained judge that was not exported; "
+            "run `querylift judge export` on it, and name the folder that this command writes"
         )
     for name in SERVED_FILES:
         path = folder / name
@@ -139,13 +140,12 @@ class OnnxJudge:
     """A judge that onnxruntime runs on one thread. It is a `Grader`."""
 
     def __init__(self, folder: Path, record: JudgeRecord) -> None:
-        import numpy as np
-
         self._record = record
-        self._tokenizer = _load_tokenizer(folder / TOKENIZER_FILE)
-        self._session = open_onnx_session(folder / MODEL_FILE)
-        with np.load(folder / CLASSIFIER_FILE, allow_pickle=False) as arrays:
-            self._weight, self._bias = arrays["weight"], arrays["bias"]
+        self._tokenizer = load_judge_tokenizer(folder / TOKENIZER_FILE)
+        self._session = open_onnx_session(folder / MODEL_FILE, remedy=_REMEDY)
+        self._weight, self._bias = read_classifier(
+            folder / CLASSIFIER_FILE, record, width=self._session.get_outputs()[0].shape[2]
+        )
 
     @property
     def name(self) -> str:
@@ -233,7 +233,29 @@ def combine_vectors(query: Vector, document: Vector) -> Vector:
     return combined
 
 
-def _load_tokenizer(path: Path) -> Any:
+def read_classifier(path: Path, record: JudgeRecord, *, width: int, remedy: str = _REMEDY) -> tuple[Vector, Vector]:
+    """Return the weights, shape (grades, features), and the offsets, shape (grades,), of a judge's classifier.
+
+    `width` is that of the encoder's vectors. Raises SettingsError when the file is damaged or does not fit to the record.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            weight, bias = arrays["weight"], arrays["bias"]
+    except Exception as error:  # a cut file raises errors of zipfile, numpy or the system
+        raise SettingsError(f"{path} is damaged ({error}); {remedy}") from None
+    grade_count, feature_count = len(record.meanings), width if record.reading == "joint" else 2 * width + 1
+    if weight.shape != (grade_count, feature_count) or bias.shape != (grade_count,):
+        raise SettingsError(
+            f"{path} has weights of the shape {weight.shape}, and {RECORD_FILE} and the encoder need "
+            f"{(grade_count, feature_count)}; {remedy}"
+        )
+    return weight, bias
+
+
+def load_judge_tokenizer(path: Path, *, remedy: str = _REMEDY) -> Any:
+    """Load a tokenizer that reads whole texts. It must put a first and a last token around each. Raises SettingsError."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -241,7 +263,9 @@ def _load_tokenizer(path: Path) -> Any:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise SettingsError(f"{path} cannot be read as a tokenizer ({error}); {_REMEDY}") from None
+        raise SettingsError(f"{path} cannot be read as a tokenizer ({error}); {remedy}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    if len(tokenizer.encode("").ids) != 2:
+        raise SettingsError(f"{path} does not put a first and a last token around each text; {remedy}")
     return tokenizer

@@ -135,7 +135,7 @@ def _load_tokenizer(path: Path, max_tokens: int) -> Any:
     return tokenizer
 
 
-def open_onnx_session(path: Path) -> Any:
+def open_onnx_session(path: Path, *, remedy: str = "build the expander again") -> Any:
     """Load an ONNX file that runs on one thread. Raises SettingsError, MissingExtra."""
     switch_off_telemetry()
     try:
@@ -149,4 +149,4 @@ def open_onnx_session(path: Path) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class for every fault, and exports none of them
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SettingsError(f"{path} cannot be read as an encoder ({reason}); build the expander again") from None
+        raise SettingsError(f"{path} cannot be read as an encoder ({reason}); {remedy}") from None

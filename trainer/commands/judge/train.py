@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from querylift.index_tools.commands.options import show_progress
+from querylift.plugin.errors import SettingsError
 from querylift.trainer.commands.options import seed_option
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def train(annotations: tuple[Path, ...], out: Path, as_json: bool, **options: An
     without it what it gives with it. A run that was stopped begins again; it takes minutes.
     """
     from querylift.index_tools.judging.grade_scale import parse_scale
+    from querylift.trainer.judge.student.judge_model import BASE_FILES, check_bert_folder, find_base_folder
     from querylift.trainer.judge.student.student_config import load_judge_config
     from querylift.trainer.manifest import Manifest
     from querylift.trainer.student.libraries import check_training_packages
@@ -53,35 +56,56 @@ def train(annotations: tuple[Path, ...], out: Path, as_json: bool, **options: An
     scale = parse_scale(options["scale_text"])
     config = load_judge_config(options["config"], method=options["method"], seed=options["seed"])
     check_training_packages()
-    excluded = options["without_queries"]
-    merged = _read_annotations(annotations, scale, excluded)
+    name, excluded = options["name"] or out.resolve().name, options["without_queries"]
+    base = find_base_folder(config.student.base)
+    check_bert_folder(base)
+    _check_out_folder(out, base)
+    merged, left_out = _read_annotations(annotations, scale, excluded)
     inputs = {f"annotations {number}": path for number, path in enumerate(annotations, 1)}
+    inputs |= {f"base {file_name}": base / file_name for file_name in BASE_FILES}
     manifest = Manifest(
         out,
         stage="judge train",
         inputs=inputs | ({"without queries": excluded} if excluded else {}),
-        settings=config.model_dump() | {"scale": scale.meanings, "name": options["name"] or out.resolve().name},
+        settings=config.model_dump() | {"scale": asdict(scale), "name": name},
         seed=config.training.seed,
         is_folder=True,
     )
     if not manifest.is_done:
         with manifest.record_run() as results:
-            results |= _train(merged, config, scale, out=out, name=options["name"] or out.resolve().name)
+            results |= _train(merged, config, scale, out=out, name=name) | {"left_out": left_out}
     click.echo(
         json.dumps(dict(manifest.results), indent=2) if as_json else _format_summary(dict(manifest.results), out)
     )
 
 
-def _read_annotations(paths: tuple[Path, ...], scale: GradeScale, excluded: Path | None) -> MergedAnnotations:
-    """Return the annotations of all files, each pair once, without those of queries that are not to be learned from."""
+def _check_out_folder(out: Path, base: Path) -> None:
+    """Raise SettingsError when `out` is the base, or a folder with files that no training wrote."""
+    from querylift.trainer.manifest import locate_manifest
+
+    if out.resolve() == base.resolve():
+        raise SettingsError(f"--out is {out}, which is the base; name another folder")
+    if out.is_dir() and any(out.iterdir()) and not locate_manifest(out, is_folder=True).exists():
+        raise SettingsError(f"--out is {out}, which holds files but no training; name another folder")
+
+
+def _read_annotations(
+    paths: tuple[Path, ...], scale: GradeScale, excluded: Path | None
+) -> tuple[MergedAnnotations, int]:
+    """Return the annotations of all files, each pair once, and the number of lines that were left out.
+
+    Lines of queries that are not to be learned from are left out.
+    """
     from querylift.trainer.judge.annotations import merge_duplicates, read_annotations
     from querylift.trainer.judge.student.training_pairs import check_grades, read_query_ids
 
     excluded_ids = read_query_ids(excluded) if excluded else frozenset()
-    rows = [row for path in paths for row in read_annotations(path, scale) if row.query_id not in excluded_ids]
+    all_rows = [row for path in paths for row in read_annotations(path, scale)]
+    rows = [row for row in all_rows if row.query_id not in excluded_ids]
     merged = merge_duplicates(rows)
-    check_grades(merged.annotations, source=", ".join(map(str, paths)))
-    return merged
+    source = ", ".join(map(str, paths))
+    check_grades(merged.annotations, source=f"{source} without the queries of {excluded}" if excluded else source)
+    return merged, len(all_rows) - len(rows)
 
 
 def _train(
@@ -130,5 +154,7 @@ def _format_summary(results: dict[str, Any], out: Path) -> str:
         lines.append(
             f"duplicates   {results['conflicting_duplicates']} pairs had several grades; the majority's was taken"
         )
+    if results["left_out"]:
+        lines.append(f"left out     {results['left_out']} annotations of the queries of --without-queries")
     lines += [f"judge        {out}", f"next         querylift judge export {out} --out {out}.served"]
     return "\n".join(lines)

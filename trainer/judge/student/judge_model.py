@@ -11,11 +11,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from querylift.index_tools.fast_expander.encoder_conversion import PACKAGED_ENCODER_NAME, find_packaged_encoder
+from querylift.index_tools.fast_expander.encoder_conversion import (
+    PACKAGED_ENCODER_NAME,
+    SUPPORTED_BERT,
+    find_packaged_encoder,
+)
+from querylift.index_tools.judging.judge_folder import load_judge_tokenizer
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.judge.student.student_config import StudentOptions
 from querylift.trainer.student.libraries import silence_libraries
 
+BASE_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+"""The files of a base that decide what a judge learns from it."""
 _BERT_REMEDY = "name a BERT folder with config.json, model.safetensors and tokenizer.json"
 
 
@@ -65,7 +72,7 @@ class JudgeModel:
         options = self.options
         query_ids = self._tokenize(query, options.query_tokens)
         document_ids = self._tokenize(document, options.document_tokens)
-        if reasoning:
+        if reasoning.strip():
             document_ids += self._tokenize(reasoning, options.reasoning_tokens)[1:]
         return (query_ids + document_ids[1:],) if options.reading == "joint" else (query_ids, document_ids)
 
@@ -134,22 +141,39 @@ def load_judge_model(options: StudentOptions, *, grade_count: int, folder: Path 
     Raises SettingsError when the weights cannot be used.
     """
     silence_libraries()
-    from tokenizers import Tokenizer
     from transformers import BertModel
 
+    is_base = folder is None
     folder = folder or find_base_folder(options.base)
     check_bert_folder(folder)
     try:
-        bert = BertModel.from_pretrained(
-            folder, local_files_only=True, attn_implementation="sdpa", add_pooling_layer=False
+        bert, report = BertModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            attn_implementation="sdpa",
+            add_pooling_layer=False,
+            output_loading_info=True,
         )
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # transformers, safetensors and tokenizers have no common class
+    except Exception as error:  # transformers and safetensors have no common class
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SettingsError(f"{folder} cannot be loaded ({reason}); {_BERT_REMEDY}") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    if missing := sorted(report["missing_keys"]):
+        raise SettingsError(f"{folder / 'model.safetensors'} lacks the weights {missing[0]}; {_BERT_REMEDY}")
+    tokenizer = load_judge_tokenizer(folder / "tokenizer.json", remedy=_BERT_REMEDY)
+    if is_base:
+        check_text_lengths(options, max_tokens=int(bert.config.max_position_embeddings))
     return JudgeModel(bert.float(), tokenizer, options, grade_count=grade_count)
+
+
+def check_text_lengths(options: StudentOptions, *, max_tokens: int) -> None:
+    """Raise SettingsError when the longest text is longer than the `max_tokens` tokens that the base can read."""
+    total = options.document_tokens + options.reasoning_tokens - 1
+    names = "student.document_tokens and student.reasoning_tokens"
+    if options.reading == "joint":
+        total += options.query_tokens - 1
+        names = f"student.query_tokens, {names}"
+    if total > max_tokens:
+        raise SettingsError(f"{names} make {total} tokens, and {options.base} reads at most {max_tokens}; lower them")
 
 
 def find_base_folder(base: str) -> Path:
@@ -165,7 +189,7 @@ def find_base_folder(base: str) -> Path:
 
 def check_bert_folder(folder: Path) -> None:
     """Raise SettingsError when a file is missing, or when the model is no BERT whose graph can be exported."""
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+    for name in BASE_FILES:
         if not (folder / name).is_file():
             raise SettingsError(f"{folder} lacks {name}; {_BERT_REMEDY}")
     try:
@@ -175,6 +199,11 @@ def check_bert_folder(folder: Path) -> None:
         raise SettingsError(f"{folder / 'config.json'} cannot be read ({error!r}); {_BERT_REMEDY}") from None
     if kind != "bert":
         raise SettingsError(f"{folder} holds a model of type {kind!r}, not a BERT; {_BERT_REMEDY}")
+    for key, supported in SUPPORTED_BERT.items():
+        if config.get(key, supported) != supported:
+            raise SettingsError(
+                f"{folder}: {key} is {config[key]!r}, and only {supported!r} can be exported; name another BERT folder"
+            )
 
 
 def _run_layers(layers: Iterable[Any], hidden: Any, mask: Any) -> Any:

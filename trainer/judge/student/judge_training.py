@@ -19,7 +19,7 @@ from querylift.trainer.judge.student.student_config import JudgeConfig
 from querylift.trainer.judge.student.training_pairs import choose_balanced_pairs, compute_soft_labels
 
 MAX_CALIBRATION_PAIRS = 1500
-MIN_CALIBRATION_PAIRS = 50
+"""The number of pairs that the thresholds are chosen on, where there are as many."""
 _SORTED_BATCHES = 16
 """Pairs are sorted by length within this many batches, so that a batch has little padding."""
 _PREDICTION_BATCH_SIZE = 64
@@ -60,21 +60,20 @@ def train_judge(
 ) -> TrainingSummary:
     """Train `model` in place. `progress` is called with the number of pairs trained so far.
 
-    The thresholds are chosen on annotations that were not trained on, where there are `MIN_CALIBRATION_PAIRS` of them.
+    The thresholds are chosen on a random sample of all annotations. What was not trained on would not do: the pairs to train
+    on are balanced, so hardly any of the rare grades would be left.
     """
     import torch
 
     options = config.training
     torch.manual_seed(options.seed)
     chosen = choose_balanced_pairs(annotations, max_pairs=options.max_pairs, seed=options.seed)
-    chosen_keys = {annotation.pair_key for annotation in chosen}
     examples = [make_example(model, annotation, scale, config) for annotation in chosen]
     if model.options.reading == "apart":
         fit_cosine_classifier(model, examples)
     losses = _run_epochs(model, examples, config, progress)
-    others = [annotation for annotation in annotations if annotation.pair_key not in chosen_keys]
-    calibration = others if len(others) >= MIN_CALIBRATION_PAIRS else list(annotations)
-    calibration = random.Random(options.seed).sample(calibration, min(len(calibration), MAX_CALIBRATION_PAIRS))
+    sample_size = min(len(annotations), MAX_CALIBRATION_PAIRS)
+    calibration = random.Random(options.seed).sample(list(annotations), sample_size)
     thresholds = choose_grade_thresholds(
         compute_expected_grades(predict_probabilities(model, calibration)),
         [annotation.grade for annotation in calibration],
@@ -86,7 +85,7 @@ def train_judge(
 
 def make_example(model: JudgeModel, annotation: Annotation, scale: GradeScale, config: JudgeConfig) -> TrainingExample:
     """Return the annotation as token ids. A method that reads no reasoning gets none."""
-    needs_reasoning = config.training.method in ("crsd", "kl") and annotation.reasoning.strip()
+    needs_reasoning = config.training.method in ("crsd", "kl") and bool(annotation.reasoning.strip())
     return TrainingExample(
         annotation.grade,
         tuple(compute_soft_labels(annotation, scale)),

@@ -6,9 +6,9 @@ import shutil
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from querylift.index_tools.fast_expander.encoder_conversion import quantize_onnx_file, write_bert_graph
+from querylift.index_tools.fast_expander.encoder_folder import read_json_object
 from querylift.index_tools.judging.grade_scale import GradeScale
 from querylift.index_tools.judging.judge_folder import (
     CLASSIFIER_FILE,
@@ -17,6 +17,8 @@ from querylift.index_tools.judging.judge_folder import (
     SERVED_FILES,
     TOKENIZER_FILE,
     JudgeRecord,
+    load_judge_tokenizer,
+    read_classifier,
     read_judge_record,
     write_judge_record,
 )
@@ -25,7 +27,8 @@ from querylift.plugin.files import compute_file_digest
 from querylift.trainer.judge.student.judge_model import JudgeModel, load_judge_model
 from querylift.trainer.judge.student.student_config import StudentOptions
 
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+_REMEDY = "train the judge again with `querylift judge train`"
 
 
 def make_record(
@@ -71,7 +74,6 @@ def save_judge(model: JudgeModel, record: JudgeRecord, folder: Path) -> None:
 
 def load_judge(folder: Path) -> tuple[JudgeModel, JudgeRecord]:
     """Load a trained judge, to run it with PyTorch. Raises SettingsError when the folder is not complete."""
-    import numpy as np
     import torch
 
     record = read_trained_record(folder)
@@ -83,9 +85,10 @@ def load_judge(folder: Path) -> tuple[JudgeModel, JudgeRecord]:
         document_tokens=record.document_tokens,
     )
     model = load_judge_model(options, grade_count=len(record.meanings), folder=folder)
-    with np.load(folder / CLASSIFIER_FILE, allow_pickle=False) as arrays, torch.no_grad():
-        model.classifier.weight.copy_(torch.from_numpy(arrays["weight"]))
-        model.classifier.bias.copy_(torch.from_numpy(arrays["bias"]))
+    weight, bias = read_classifier(folder / CLASSIFIER_FILE, record, width=model.width, remedy=_REMEDY)
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.from_numpy(weight))
+        model.classifier.bias.copy_(torch.from_numpy(bias))
     return model, record
 
 
@@ -95,9 +98,11 @@ def export_judge(folder: Path, out: Path) -> JudgeRecord:
     The weights get eight bits. Raises SettingsError when the folder is not complete, MissingExtra.
     """
     record = read_trained_record(folder)
-    if out.exists() and not (out / RECORD_FILE).is_file() and any(out.iterdir()):
-        raise SettingsError(f"--out is {out}, which holds files but no judge; name another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    check_export_folder(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"--out is {out}, which cannot be made ({error.strerror}); name another folder") from None
     with TemporaryDirectory(dir=out) as work:
         quantize_onnx_file(write_bert_graph(folder, Path(work) / "float32.onnx"), out / MODEL_FILE)
     for name in (TOKENIZER_FILE, CLASSIFIER_FILE):
@@ -108,27 +113,28 @@ def export_judge(folder: Path, out: Path) -> JudgeRecord:
     return exported
 
 
+def check_export_folder(out: Path) -> None:
+    """Raise SettingsError when `out` is a file, a trained judge, or a folder with files that no export wrote."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise SettingsError(f"--out is {out}, which is a file; name a folder")
+    names = {path.name for path in out.iterdir()}
+    if WEIGHTS_FILE in names:
+        raise SettingsError(f"--out is {out}, which holds a trained model; name another folder")
+    if RECORD_FILE not in names and names - set(SERVED_FILES):
+        raise SettingsError(f"--out is {out}, which holds files but no judge; name another folder")
+
+
 def read_trained_record(folder: Path) -> JudgeRecord:
-    """Return the record of a trained judge. Raises SettingsError when a file is missing, or the classifier is damaged."""
+    """Return the record of a trained judge. Raises SettingsError when a file is missing, or a small one is damaged."""
     record = read_judge_record(folder)
-    for name in (WEIGHTS_FILE, "config.json", TOKENIZER_FILE, CLASSIFIER_FILE):
+    if record.files:
+        raise SettingsError(f"{folder} holds an exported judge; name the folder that `querylift judge train` wrote")
+    for name in (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, CLASSIFIER_FILE):
         if not (folder / name).is_file():
-            raise SettingsError(f"{folder} lacks {name}; train the judge again with `querylift judge train`")
-    _check_classifier(folder / CLASSIFIER_FILE, grade_count=len(record.meanings))
+            raise SettingsError(f"{folder} lacks {name}; {_REMEDY}")
+    load_judge_tokenizer(folder / TOKENIZER_FILE, remedy=_REMEDY)
+    width = int(read_json_object(folder / CONFIG_FILE).get("hidden_size", 0))
+    read_classifier(folder / CLASSIFIER_FILE, record, width=width, remedy=_REMEDY)
     return record
-
-
-def _check_classifier(path: Path, *, grade_count: int) -> None:
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            shapes: Any = (arrays["weight"].shape[0], arrays["bias"].shape[0])
-    except Exception as error:  # a cut file raises errors of zipfile, numpy or the system
-        raise SettingsError(
-            f"{path} is damaged ({error}); train the judge again with `querylift judge train`"
-        ) from None
-    if shapes != (grade_count, grade_count):
-        raise SettingsError(
-            f"{path} has {shapes[0]} grades, and {RECORD_FILE} has {grade_count}; train the judge again"
-        )

@@ -48,7 +48,7 @@ class JudgeTrainingOptions(ConfigSection):
     """
 
     method: Method = "crsd"
-    epochs: _Count = 2
+    epochs: _Count = 1
     batch_size: Annotated[int, Field(ge=2)] = 32
     learning_rate: _Positive = 2e-5
     classifier_learning_rate: _Positive = 5e-5

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from querylift.index_tools.corpora.trec_files import read_qrels, read_topics
+from querylift.index_tools.corpora.trec_files import iter_qrels, read_topics
 from querylift.index_tools.judging.grade_scale import GradeScale
 from querylift.plugin.errors import DataError, SettingsError
 from querylift.trainer.judge.annotations import CRITERIA, MAX_CRITERION_GRADE, Annotation
@@ -61,8 +61,18 @@ def compute_soft_labels(annotation: Annotation, scale: GradeScale) -> list[float
 
 
 def read_query_ids(path: Path) -> frozenset[str]:
-    """Return the ids of the queries in a file of queries or of judgments. Raises DataError, SettingsError."""
+    """Return the ids of the queries in a file of queries or of judgments. Raises DataError, SettingsError.
+
+    A file whose lines are not all judgments is read as queries. When that fails too, the error is the one of the format that
+    the first line has.
+    """
     try:
-        return frozenset(read_qrels(path))
-    except DataError:
-        return frozenset(read_topics(path))
+        query_ids = frozenset(qrel.query_id for _, qrel in iter_qrels(path))
+    except DataError as qrels_error:
+        try:
+            query_ids = frozenset(read_topics(path))
+        except DataError as topics_error:
+            raise (qrels_error if qrels_error.line > 1 else topics_error) from None
+    if not query_ids:
+        raise SettingsError(f"{path} holds no query; name a file of queries or of judgments")
+    return query_ids
