@@ -1,15 +1,18 @@
 """The documents say what the code does."""
 
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 
+import click
 import pytest
 from pydantic import BaseModel
 
 import querylift
 from querylift.index_tools.judging.judge_folder import JudgeRecord
+from querylift.plugin.commands.main import querylift as querylift_command
 from querylift.plugin.outcome import REASONS
 from querylift.plugin.settings import Settings, parse_settings
 from querylift.plugin.settings_tables.index import IndexSettings
@@ -41,6 +44,16 @@ def _read_defaults(part: str, *, column: int = 2) -> dict[str, object]:
     """Return the values of a table by their keys. `column` counts from 1."""
     rows = [line.split("|") for line in part.splitlines() if line.startswith("| `")]
     return {row[1].strip(" `"): tomllib.loads(f"value = {row[column].strip(' `')}")["value"] for row in rows}
+
+
+def _find_command(arguments: list[str]) -> tuple[click.Command, list[str]]:
+    """Return the command that `arguments` name, and those arguments that come after its name."""
+    command: click.Command = querylift_command
+    while isinstance(command, click.Group):
+        _, subcommand, arguments = command.resolve_command(click.Context(command), arguments)
+        assert subcommand is not None
+        command = subcommand
+    return command, arguments
 
 
 def _models() -> dict[str, type[BaseModel]]:
@@ -143,6 +156,16 @@ def test_every_command_has_help() -> None:
     commands = listed.stdout.split("Commands:")[1]
     assert re.findall(r"^  ([\w-]+) ", commands, flags=re.M) == names
     assert "not installed" not in commands
+
+
+@pytest.mark.parametrize("page", ["evaluate", "judge", "train"])
+def test_every_command_of_a_page_has_only_options_that_there_are(page: str) -> None:
+    text = (ROOT / f"docs/how-to/{page}.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [line.partition("#")[0] for line in re.findall(r"^ {4,}querylift (.+)$", text, flags=re.M)]
+    assert len(commands) > 3
+    for line in commands:
+        command, arguments = _find_command(shlex.split(line))
+        command.make_context(line, arguments)  # raises UsageError for an unknown option, and for one that is missing
 
 
 def test_no_committed_file_names_a_registry_or_a_path_of_this_machine() -> None:
