@@ -89,22 +89,26 @@ class JudgeRecord(BaseModel):
         return GradeScale(self.scale_name, self.meanings, self.relevant_from)
 
 
-def read_judge_record(folder: Path) -> JudgeRecord:
-    """Read the record of the judge in `folder`. Raises SettingsError when there is none, or when it is damaged."""
+def read_judge_record(folder: Path, *, writer: str = "querylift judge export") -> JudgeRecord:
+    """Read the record of the judge in `folder`. Raises SettingsError when there is none, or when it is damaged.
+
+    `writer` is the command that writes such folders.
+    """
+    remedy = f"run `{writer}` again"
     path = folder / RECORD_FILE
     try:
         return JudgeRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SettingsError(
             f"{folder} holds no judge: {RECORD_FILE} cannot be read ({error.strerror}); "
-            "name a folder that `querylift judge export` wrote"
+            f"name a folder that `{writer}` wrote"
         ) from None
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"])) or RECORD_FILE
-        raise SettingsError(f"{path} is damaged ({place}: {fault['msg']}); {_REMEDY}") from None
+        raise SettingsError(f"{path} is damaged ({place}: {fault['msg']}); {remedy}") from None
     except ValueError as error:
-        raise SettingsError(f"{path} is not JSON ({error}); {_REMEDY}") from None
+        raise SettingsError(f"{path} is not JSON ({error}); {remedy}") from None
 
 
 def write_judge_record(folder: Path, record: JudgeRecord) -> None:
@@ -241,7 +245,7 @@ def read_classifier(path: Path, record: JudgeRecord, *, width: int, remedy: str 
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             weight, bias = arrays["weight"], arrays["bias"]
     except Exception as error:  # a cut file raises errors of zipfile, numpy or the system
         raise SettingsError(f"{path} is damaged ({error}); {remedy}") from None

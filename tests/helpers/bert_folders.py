@@ -59,7 +59,7 @@ def make_pair(query: str, document: str, grade: int, *, number: int = 0, reasoni
 
 def make_topic_pairs() -> list[Annotation]:
     """Return forty annotations: five queries on two documents of each grade, by the number of words that they share."""
-    annotations = []
+    annotations: list[Annotation] = []
     words = [word for topic in TOPICS.values() for word in topic]
     for number in range(5):
         query = words[number : number + 3]

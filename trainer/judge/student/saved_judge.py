@@ -128,7 +128,7 @@ def check_export_folder(out: Path) -> None:
 
 def read_trained_record(folder: Path) -> JudgeRecord:
     """Return the record of a trained judge. Raises SettingsError when a file is missing, or a small one is damaged."""
-    record = read_judge_record(folder)
+    record = read_judge_record(folder, writer="querylift judge train")
     if record.files:
         raise SettingsError(f"{folder} holds an exported judge; name the folder that `querylift judge train` wrote")
     for name in (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, CLASSIFIER_FILE):

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs the training stack: pip install '.[train]'")
+pytest.importorskip("trl", reason="needs the training stack: pip install '.[train]'")
+
+import torch
 
 from querylift.index_tools.judging.grade_scale import DEFAULT_SCALE
 from querylift.trainer.judge.annotations import Annotation
@@ -67,7 +69,7 @@ def compute_mean_cross_entropy(model: JudgeModel, features: Any, pairs: list[Ann
     """Return the mean of minus the logarithm of the right grade's probability."""
     probabilities = model.classifier(features).softmax(dim=1)
     terms = [-torch.log(probabilities[row, pair.grade]).item() for row, pair in enumerate(pairs)]
-    return sum(terms) / len(terms)
+    return float(sum(terms) / len(terms))
 
 
 def test_the_loss_is_the_weighted_sum_of_both_passes_and_the_contrast(model: JudgeModel) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs the training stack: pip install '.[train]'")
+pytest.importorskip("trl", reason="needs the training stack: pip install '.[train]'")
+
+import torch
 
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.judge.student.judge_model import JudgeModel, find_base_folder, load_judge_model
@@ -165,7 +167,7 @@ def test_texts_that_are_longer_than_the_base_reads_are_refused(copy: Path) -> No
 
 def test_more_trained_layers_than_there_are_and_an_unknown_base_are_refused(bert: Path) -> None:
     assert "student.trained_layers is 3, but" in read_error(bert, trained_layers=3)
-    with pytest.raises(SettingsError, match="student.base is 'bert-large', and there is no such folder; name a BERT"):
+    with pytest.raises(SettingsError, match=r"student\.base is 'bert-large', and there is no such folder; name a BERT"):
         load_judge_model(StudentOptions(base="bert-large"), grade_count=4)
 
 

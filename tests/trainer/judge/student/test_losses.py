@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs the training stack: pip install '.[train]'")
+pytest.importorskip("trl", reason="needs the training stack: pip install '.[train]'")
+
+import torch
 
 from querylift.trainer.judge.student.losses import compute_contrast, compute_divergence, compute_soft_cross_entropy
 from querylift.trainer.judge.student.student_config import LossOptions
