@@ -132,6 +132,7 @@ def evaluate_index(settings: Settings, corpus: str | None, judge: OpenedJudge | 
         report_to_json,
     )
     from querylift.index_tools.judging.judged_qrels import check_replaceable_qrels, list_judgments
+    from querylift.index_tools.judging.learned_queries import warn_about_learned_queries
     from querylift.index_tools.searching import search_offline
 
     out: Path | None = options["out"]
@@ -139,6 +140,8 @@ def evaluate_index(settings: Settings, corpus: str | None, judge: OpenedJudge | 
     if judge is not None:
         _check_judging_model(settings, judge, options)
     task = _create_task(corpus, judge, options)
+    if judge is not None:
+        warn_about_learned_queries(judge, task.queries.values())
     if out is not None and (judge is not None or task.judged_by is not None):
         check_replaceable_qrels(out / _QRELS_NAME)
     fields = options["fields"] or settings.index[options["name"]].fields

@@ -47,12 +47,14 @@ class GradeSource:
 class OpenedJudge:
     """A judge that is ready to grade, and a sentence about how well it agrees with people.
 
-    `digest` is the SHA-256 of everything that decides its grades.
+    `digest` is the SHA-256 of everything that decides its grades. `learned_queries` has digests of the queries that it
+    learned from.
     """
 
     grader: Grader
     agreement: str = NOT_MEASURED
     digest: str = ""
+    learned_queries: tuple[str, ...] = ()
 
     @property
     def source(self) -> GradeSource:
@@ -66,7 +68,7 @@ def open_recorded_judge(folder: Path) -> OpenedJudge:
 
     grader, record = open_judge(folder), read_judge_record(folder)
     digest = compute_json_digest(record.model_dump(mode="json", exclude={"agreement"}))
-    return OpenedJudge(grader, describe_agreement(record.agreement), digest)
+    return OpenedJudge(grader, describe_agreement(record.agreement), digest, record.learned_queries)
 
 
 def describe_agreement(agreement: Agreement | None) -> str:

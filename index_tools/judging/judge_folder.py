@@ -56,7 +56,8 @@ class JudgeRecord(BaseModel):
     """What judge.json holds. `thresholds` are the expected grades from which each grade above 0 is given.
 
     `query_tokens` and `document_tokens` are the most tokens that are read of each text. `files` has the SHA-256 of the
-    served files by name; a trained judge that was not exported has none.
+    served files by name; a trained judge that was not exported has none. `learned_queries` has digests of the queries
+    that the judge learned from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,6 +77,7 @@ class JudgeRecord(BaseModel):
     created: str
     agreement: Agreement | None = None
     files: Mapping[str, str] = {}
+    learned_queries: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check_thresholds(self) -> JudgeRecord:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from querylift.index_tools.commands.options import load_settings_with_options, show_progress
+from querylift.plugin.errors import SettingsError
 from querylift.trainer.commands.judge.query_options import add_grading_options
 
 if TYPE_CHECKING:
+    from querylift.index_tools.judging.grade_source import OpenedJudge
     from querylift.index_tools.judging.grader import Grader
     from querylift.index_tools.judging.sheet_check import SheetAgreement
     from querylift.plugin.settings import Settings
@@ -39,26 +41,41 @@ def check(
     both agree: Cohen's kappa over all grades and over relevant or not, macro F1, and how often which grades met. Rows
     without a rating are left out and counted.
     """
-    from querylift.index_tools.judging.judge_folder import open_judge
+    from querylift.index_tools.judging.grade_source import open_recorded_judge
 
     settings = load_settings_with_options(config, engine=engine)
-    grader = open_judge(judge_folder)
-    agreement = compare_with_sheet(settings, grader, sheet, index=index, fields=fields)
+    judge = open_recorded_judge(judge_folder)
+    agreement = compare_with_sheet(settings, judge, sheet, index=index, fields=fields, records=record)
     if record:
         record_agreement(judge_folder, agreement, source=sheet.name)
-    click.echo(json.dumps(asdict(agreement), indent=2) if as_json else format_agreement(agreement, grader))
+    click.echo(json.dumps(asdict(agreement), indent=2) if as_json else format_agreement(agreement, judge.grader))
 
 
 def compare_with_sheet(
-    settings: Settings, grader: Grader, sheet: Path, *, index: str, fields: tuple[str, ...] = ()
+    settings: Settings,
+    judge: OpenedJudge,
+    sheet: Path,
+    *,
+    index: str,
+    fields: tuple[str, ...] = (),
+    records: bool = False,
 ) -> SheetAgreement:
-    """Return the agreement of the judge with the person who graded the sheet."""
+    """Return the agreement of the judge with the person who graded the sheet.
+
+    With `records`, raises SettingsError when the judge learned from a query of the sheet. Without it, warns of that.
+    """
     from querylift.index_tools.engine import Engine
     from querylift.index_tools.judging.document_texts import DEFAULT_TEXT_FIELDS
+    from querylift.index_tools.judging.learned_queries import describe_learned_queries, warn_about_learned_queries
     from querylift.index_tools.judging.rating_sheet import read_rated_sheet
     from querylift.index_tools.judging.sheet_check import check_sheet
 
+    grader = judge.grader
     rated_sheet = read_rated_sheet(sheet, grader.scale)
+    queries = {pair.query for pair in rated_sheet.pairs}
+    if records and (warning := describe_learned_queries(judge.learned_queries, queries)):
+        raise SettingsError(f"{sheet} cannot be recorded: {warning}")
+    warn_about_learned_queries(judge, queries)
     with Engine(settings) as engine, show_progress("grading", len(rated_sheet.pairs)) as advance:
         return check_sheet(
             rated_sheet, grader, engine=engine, index=index, fields=fields or DEFAULT_TEXT_FIELDS, progress=advance

@@ -65,6 +65,7 @@ def judge_queries(settings: Settings, judge: OpenedJudge, options: dict[str, Any
     from querylift.index_tools.judging.document_texts import DEFAULT_TEXT_FIELDS
     from querylift.index_tools.judging.grading import grade_pool
     from querylift.index_tools.judging.judged_qrels import write_judged_qrels
+    from querylift.index_tools.judging.learned_queries import warn_about_learned_queries
     from querylift.index_tools.judging.model_names import check_different_models, list_expansion_models
     from querylift.index_tools.judging.pooling import pool_runs
     from querylift.index_tools.judging.query_source import load_queries
@@ -74,6 +75,7 @@ def judge_queries(settings: Settings, judge: OpenedJudge, options: dict[str, Any
     index, depth = options["index"], options["depth"]
     check_output_file(options["out"], inputs=filter(None, [options["queries_path"]]))
     named = load_queries(options["corpus"], split=options["split"], path=options["queries_path"])
+    warn_about_learned_queries(judge, named.queries.values())
     systems = choose_systems(settings, index, options["systems"])
     models = list_expansion_models(settings, filter(None, systems.values()))
     check_different_models(models, judge.grader, allow_same=options["same_model"])

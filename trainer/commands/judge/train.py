@@ -111,6 +111,7 @@ def _read_annotations(
 def _train(
     merged: MergedAnnotations, config: JudgeConfig, scale: GradeScale, *, out: Path, name: str
 ) -> dict[str, Any]:
+    from querylift.index_tools.judging.learned_queries import compute_query_digests
     from querylift.trainer.judge.student.judge_model import load_judge_model
     from querylift.trainer.judge.student.judge_training import train_judge
     from querylift.trainer.judge.student.saved_judge import make_record, save_judge
@@ -128,6 +129,7 @@ def _train(
         teacher=teachers,
         thresholds=summary.thresholds,
         annotation_count=len(annotations),
+        learned_queries=compute_query_digests(annotation.query for annotation in annotations),
     )
     save_judge(model, record, out)
     return {

@@ -39,6 +39,7 @@ def make_record(
     teacher: str,
     thresholds: tuple[float, ...],
     annotation_count: int,
+    learned_queries: tuple[str, ...] = (),
 ) -> JudgeRecord:
     """Return the record of a judge that was trained today."""
     return JudgeRecord(
@@ -53,6 +54,7 @@ def make_record(
         query_tokens=options.query_tokens,
         document_tokens=options.document_tokens,
         annotations=annotation_count,
+        learned_queries=learned_queries,
         created=date.today().isoformat(),
     )
 

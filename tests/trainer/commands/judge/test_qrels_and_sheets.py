@@ -14,6 +14,7 @@ from querylift.index_tools.corpora.trec_files import read_qrels
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.judging.grade_source import OpenedJudge
 from querylift.index_tools.judging.judged_qrels import find_grade_source
+from querylift.index_tools.judging.learned_queries import compute_query_digests
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.settings import Settings, parse_settings
 from querylift.trainer.commands.judge.check import compare_with_sheet, format_agreement
@@ -196,7 +197,9 @@ def test_a_person_who_agrees_with_the_judge_gives_kappa_1(engine: Engine, folder
     rows = write_sheet(engine)
     rate_sheet(rows, lambda number, row: "" if number < 4 else grade_as_judge(number, row))
     grader = WordOverlapGrader()
-    agreement = compare_with_sheet(parse_settings({"engine": engine.url}), grader, Path("sheet.csv"), index=INDEX)
+    agreement = compare_with_sheet(
+        parse_settings({"engine": engine.url}), OpenedJudge(grader), Path("sheet.csv"), index=INDEX
+    )
     assert (agreement.pair_count, agreement.unrated_count) == (16, 4)
     assert (agreement.kappa_grades, agreement.kappa_relevant, agreement.macro_f1) == (1, 1, 1)
     text = format_agreement(agreement, grader)
@@ -209,7 +212,7 @@ def test_a_person_who_contradicts_the_judge_gives_a_kappa_below_0(engine: Engine
     rows = write_sheet(engine)
     rate_sheet(rows, lambda number, row: 3 if grade_as_judge(number, row) < 2 else 0)
     agreement = compare_with_sheet(
-        parse_settings({"engine": engine.url}), WordOverlapGrader(), Path("sheet.csv"), index=INDEX
+        parse_settings({"engine": engine.url}), OpenedJudge(WordOverlapGrader()), Path("sheet.csv"), index=INDEX
     )
     assert agreement.kappa_grades < 0
     assert agreement.kappa_relevant == pytest.approx(-1, abs=0.3)
@@ -221,7 +224,7 @@ def test_too_few_ratings_are_refused(engine: Engine, folder: Path) -> None:
     rate_sheet(write_sheet(engine), lambda number, row: 1 if number < 9 else "")
     settings = parse_settings({"engine": engine.url})
     with pytest.raises(SettingsError, match="the sheet has 9 rated pairs and 11 without a rating; rate at least 10"):
-        compare_with_sheet(settings, WordOverlapGrader(), Path("sheet.csv"), index=INDEX)
+        compare_with_sheet(settings, OpenedJudge(WordOverlapGrader()), Path("sheet.csv"), index=INDEX)
 
 
 def test_a_sheet_of_another_index_is_refused(engine: Engine, folder: Path) -> None:
@@ -230,4 +233,17 @@ def test_a_sheet_of_another_index_is_refused(engine: Engine, folder: Path) -> No
     with pytest.raises(
         SettingsError, match=r"topics has no text of document 'other-.*' of the sheet \([0-9]+ such documents\)"
     ):
-        compare_with_sheet(settings, WordOverlapGrader(), Path("sheet.csv"), index=INDEX)
+        compare_with_sheet(settings, OpenedJudge(WordOverlapGrader()), Path("sheet.csv"), index=INDEX)
+
+
+def test_a_judge_that_learned_from_the_queries_of_a_sheet_is_warned_about_and_not_recorded(
+    engine: Engine, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_sheet(engine)
+    rate_sheet(rows, grade_as_judge)
+    judge = OpenedJudge(WordOverlapGrader(), learned_queries=compute_query_digests([rows[0]["query"].upper()]))
+    settings = parse_settings({"engine": engine.url})
+    compare_with_sheet(settings, judge, Path("sheet.csv"), index=INDEX)
+    assert "warning: the judge learned from 1 of these" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match=r"sheet\.csv cannot be recorded: the judge learned from 1 of these"):
+        compare_with_sheet(settings, judge, Path("sheet.csv"), index=INDEX, records=True)
