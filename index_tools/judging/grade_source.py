@@ -30,8 +30,8 @@ class GradeSource:
 
     @property
     def label(self) -> str:
-        """Such as "judge-minilm (taught by qwen3-235b)"."""
-        return f"{self.judge} (taught by {self.teacher})"
+        """Such as "judge-minilm (taught by qwen3-235b)". A large model that graded by itself has no teacher."""
+        return f"{self.judge} (taught by {self.teacher})" if self.teacher else self.judge
 
     @property
     def sentence(self) -> str:

@@ -40,14 +40,26 @@ def check_different_models(expansion_models: Iterable[str], grader: Grader, *, a
     """Raise SettingsError when a model that makes expansions is the judge or its teacher, unless `allow_same`."""
     if allow_same:
         return
-    judging_models = {normalize_model_name(name) for name in (grader.name, *split_model_names(grader.teacher))}
-    for text in dict.fromkeys(expansion_models):
-        for name in split_model_names(text):
-            if normalize_model_name(name) in judging_models - _UNKNOWN_NAMES:
-                raise SettingsError(
-                    f"{name} makes the expansions and also stands behind the judge {grader.name} "
-                    f"(taught by {grader.teacher}); use a judge of another model, or allow it with --same-model"
-                )
+    if name := _find_same_model(expansion_models, (grader.name, *split_model_names(grader.teacher))):
+        raise SettingsError(
+            f"{name} makes the expansions and also stands behind the judge {grader.name} "
+            f"(taught by {grader.teacher}); use a judge of another model, or allow it with --same-model"
+        )
+
+
+def check_other_model(expansion_models: Iterable[str], model: str) -> None:
+    """Raise SettingsError when a model that makes expansions is the large model `model`, which will grade documents."""
+    if name := _find_same_model(expansion_models, (model,)):
+        raise SettingsError(
+            f"{name} makes the expansions and would also judge them; name another --model, or allow it with --same-model"
+        )
+
+
+def _find_same_model(expansion_models: Iterable[str], judging_models: Iterable[str]) -> str:
+    """Return the first of the expansions' models that is one of the judging models, or "" when all differ."""
+    judging_names = {normalize_model_name(name) for name in judging_models} - _UNKNOWN_NAMES
+    names = (name for text in dict.fromkeys(expansion_models) for name in split_model_names(text))
+    return next((name for name in names if normalize_model_name(name) in judging_names), "")
 
 
 def list_expansion_models(settings: Settings, generator_names: Iterable[str]) -> list[str]:

@@ -1,9 +1,9 @@
-"""Choose the pairs that a teacher grades: of each query's ranking the first documents, and random ones further down."""
+"""Choose the pairs that a teacher grades: the first documents of one system or several, and random ones further down."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from querylift.index_tools.engine import Engine
@@ -41,13 +41,23 @@ class PairChoice:
         return self.depth if self.random else self.first
 
 
-def choose_pairs(run: Mapping[str, Sequence[str]], choice: PairChoice) -> Iterator[tuple[str, str]]:
-    """Yield the chosen (query_id, doc_id), query by query. The draw of a query depends on the seed and its id alone."""
+def choose_pairs(
+    run: Mapping[str, Sequence[str]], choice: PairChoice, *, pooled_ids: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yield the chosen (query_id, doc_id), query by query. The draw of a query depends on the seed and its id alone.
+
+    `run` is that of the plain search. `pooled_ids` replaces its first documents by those of several systems.
+    """
     for query_id, doc_ids in run.items():
         further_ids = doc_ids[choice.first : choice.depth]
         generator = random.Random(f"pairs:{choice.seed}:{query_id}")
         drawn_ids = generator.sample(further_ids, min(choice.random, len(further_ids)))
-        yield from ((query_id, doc_id) for doc_id in [*doc_ids[: choice.first], *drawn_ids])
+        first_ids = doc_ids[: choice.first] if pooled_ids is None else pooled_ids.get(query_id, ())
+        yield from ((query_id, doc_id) for doc_id in dict.fromkeys([*first_ids, *drawn_ids]))
+
+
+DocumentPooler = Callable[[Mapping[str, str]], Mapping[str, Sequence[str]]]
+"""Gives the documents to grade by query id. It takes the queries by their ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +88,18 @@ def collect_pairs(
     format_body: BodyFormatter = format_search_body,
     fields: Sequence[str] = DEFAULT_TEXT_FIELDS,
     max_words: int = DEFAULT_MAX_WORDS,
+    pool_documents: DocumentPooler | None = None,
 ) -> ChosenPairs:
     """Search the index with every query, choose documents, and return the pairs with the texts of `fields`.
 
+    `pool_documents` gives the first documents of several systems. Without it they are those of the plain search.
     Raises SettingsError when there is no such index, when no query finds anything, or when no document has a text.
     """
     if not engine.has_index(index):
         raise SettingsError(f"there is no index {index} at {engine.url}; name another with --index")
     searched = search_offline(engine, queries, index=index, depth=choice.hits, format_body=format_body)
     _check_hits(searched, index)
-    keys = list(choose_pairs(searched.run, choice))
+    keys = list(choose_pairs(searched.run, choice, pooled_ids=pool_documents(queries) if pool_documents else None))
     texts = fetch_document_texts(engine, index, {doc_id for _, doc_id in keys}, fields)
     pairs = [
         UngradedPair(query_id, doc_id, queries[query_id], cut_document(texts[doc_id], max_words))

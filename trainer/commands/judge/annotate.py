@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,11 +30,12 @@ from querylift.trainer.commands.endpoint_options import (
 from querylift.trainer.commands.judge.query_options import add_query_options
 
 if TYPE_CHECKING:
+    from querylift.index_tools.engine import Engine
     from querylift.index_tools.searching import BodyFormatter
     from querylift.plugin.settings import Settings
     from querylift.trainer.chat.endpoint_plan import UsageEstimate
     from querylift.trainer.judge.annotate_run import AnnotatePlan
-    from querylift.trainer.judge.pair_choice import ChosenPairs, UngradedPair
+    from querylift.trainer.judge.pair_choice import ChosenPairs, DocumentPooler, UngradedPair
     from querylift.trainer.manifest import Manifest
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -58,6 +60,16 @@ _CHOICE_OPTIONS = (
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw."),
     click.option("--limit", type=click.IntRange(1), help="Use only the first queries, up to this number."),
+    click.option(
+        "--system",
+        "systems",
+        multiple=True,
+        help="Grade the first documents of this system; repeatable: plain, expander, dense, feedback, or a generator "
+        "[default: plain].",
+    ),
+    click.option(
+        "--same-model", is_flag=True, help="Allow a model that also makes the expansions of one of the systems."
+    ),
 )
 _DOCUMENT_OPTIONS = (
     click.option(
@@ -120,6 +132,12 @@ def _add_options(command: _Command) -> _Command:
     required=True,
     help="File of annotations to write. A repeated command adds what the file lacks.",
 )
+@click.option(
+    "--qrels",
+    "qrels_path",
+    type=click.Path(path_type=Path),
+    help="Also write all grades of this model in --out to this file, as TREC qrels.",
+)
 @_add_options
 @engine_option
 @config_option
@@ -132,13 +150,17 @@ def annotate(engine: str | None, config: Path | None, out: Path, dry_run: bool, 
     the documents of the index for each query. The model grades the first ones, and
     random ones further down. Its answer is a reasoning, four criteria and a grade.
 
-    A malformed answer is sent back once with its fault, and then dropped.
+    A malformed answer is sent back once with its fault, and then dropped. With
+    --system and --qrels, the large model judges systems itself: see `compare`.
     """
     from querylift.index_tools.engine import Engine
+    from querylift.index_tools.judging.judged_qrels import check_replaceable_qrels
     from querylift.trainer.commands.output_checks import check_output_file
     from querylift.trainer.judge.annotate_run import estimate_annotating, find_ungraded_pairs
 
     plan = _build_plan(options)
+    if options["qrels_path"] is not None:
+        check_replaceable_qrels(options["qrels_path"])
     settings = load_settings_with_options(config, engine=engine)
     check_output_file(out, inputs=filter(None, [options["queries_path"], options["body"]]))
     with Engine(settings) as connection:
@@ -153,7 +175,9 @@ def annotate(engine: str | None, config: Path | None, out: Path, dry_run: bool, 
         pairs = find_ungraded_pairs(chosen.pairs, out, model=plan.model, scale=plan.scale)
         _agree_on_usage(pairs, plan, agreed=options["yes"])
         results.update(_ask_and_count(pairs, chosen, plan, out))
-        results["choice"] = {name: options[name] for name in ("first", "random", "depth", "seed", "limit")}
+        results["choice"] = {name: options[name] for name in ("first", "random", "depth", "seed", "limit", "systems")}
+        if options["qrels_path"] is not None:
+            _write_qrels(options["qrels_path"], plan, out)
         click.echo(json.dumps(results, indent=2) if as_json else _format_summary(out, results))
         # This is inside the block, so that the manifest does not record an incomplete run as done.
         _raise_when_incomplete(results, plan, out)
@@ -173,7 +197,7 @@ def _build_plan(options: Mapping[str, Any]) -> AnnotatePlan:
     )
 
 
-def _collect_pairs(engine: Any, settings: Settings, options: Mapping[str, Any]) -> ChosenPairs:
+def _collect_pairs(engine: Engine, settings: Settings, options: Mapping[str, Any]) -> ChosenPairs:
     from itertools import islice
 
     from querylift.index_tools.judging.query_source import load_queries
@@ -191,7 +215,52 @@ def _collect_pairs(engine: Any, settings: Settings, options: Mapping[str, Any]) 
         format_body=_choose_body_formatter(settings, options),
         fields=_choose_text_fields(options),
         max_words=options["max_words"],
+        pool_documents=_make_pooler(engine, settings, options) if options["systems"] else None,
     )
+
+
+def _make_pooler(engine: Engine, settings: Settings, options: Mapping[str, Any]) -> DocumentPooler:
+    """Return a function that pools the first documents of the systems that --system names.
+
+    Raises SettingsError when a system expands with the very model that will judge it.
+    """
+    from querylift.index_tools.judging.model_names import check_other_model, list_expansion_models
+    from querylift.index_tools.judging.pooling import pool_runs
+    from querylift.index_tools.judging.system_runs import choose_systems, search_systems
+
+    systems = choose_systems(settings, options["index"], options["systems"])
+    if not options["same_model"]:
+        check_other_model(list_expansion_models(settings, filter(None, systems.values())), options["model"])
+
+    def pool_documents(queries: Mapping[str, str]) -> Mapping[str, Sequence[str]]:
+        searched = search_systems(
+            engine,
+            settings,
+            queries,
+            index=options["index"],
+            systems=systems,
+            depth=options["first"],
+            format_body=_choose_body_formatter(settings, options),
+        )
+        for note in searched.notes:
+            click.echo(f"note: {note}", err=True)
+        return pool_runs(searched.runs, depth=options["first"]).doc_ids
+
+    return pool_documents
+
+
+def _write_qrels(path: Path, plan: AnnotatePlan, out: Path) -> None:
+    """Write the grades of the model in the file of annotations `out` as TREC qrels, with a sidecar that names the model."""
+    from querylift.index_tools.judging.grade_source import GradeSource
+    from querylift.index_tools.judging.judged_qrels import ModelJudgment, write_judged_qrels
+    from querylift.trainer.judge.annotations import read_annotations
+
+    judgments = [
+        ModelJudgment(row.query_id, row.doc_id, row.grade)
+        for row in read_annotations(out, plan.scale)
+        if row.model == plan.model
+    ]
+    write_judged_qrels(path, judgments, GradeSource(plan.model, "", date.today().isoformat()))
 
 
 def _choose_body_formatter(settings: Settings, options: Mapping[str, Any]) -> BodyFormatter:

@@ -14,8 +14,10 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner, Result
 
+from querylift.index_tools.corpora.trec_files import read_qrels
 from querylift.index_tools.engine import Engine, make_index_action
 from querylift.index_tools.judging.grade_scale import DEFAULT_SCALE
+from querylift.index_tools.judging.judged_qrels import find_grade_source
 from querylift.plugin.errors import GeneratorError, QueryliftError, SettingsError
 from querylift.plugin.settings import parse_settings
 from querylift.trainer.commands.judge.annotate import annotate
@@ -259,3 +261,37 @@ def test_a_real_small_model_is_asked_and_every_pair_is_accounted_for(
     (row,) = read_annotations(tmp_path / "bound.jsonl", DEFAULT_SCALE)
     assert (row.query, row.document, row.model) == ("why is snow white", "snow", "m")
     assert 10 <= len(row.reasoning) <= 400
+
+
+def test_a_large_model_grades_the_first_documents_of_several_systems_into_qrels(
+    engine: str, queries: Path, tmp_path: Path
+) -> None:
+    table, out, qrels = tmp_path / "table.jsonl", tmp_path / "out.jsonl", tmp_path / "m.qrels"
+    table.write_text(json.dumps({"query": "gravel", "text": "snow", "model": "writer"}) + "\n", encoding="utf-8")
+    systems = ("--system", "plain", "--system", f"table:{table}", "--random", 0)
+    arguments = (*_list_arguments(engine, queries, "--out", out), *systems, "--qrels", qrels)
+    server = TeacherServer(make_judge_handler(format_judge_answer(grade=2)))
+    assert _invoke_against_server(server, *arguments).exception is None
+    assert read_qrels(qrels) == {query_id: {"d0": 2, "d1": 2} for query_id in ("1", "2")}
+    source = find_grade_source(qrels)
+    assert source is not None and source.sentence == "judged by m"
+
+
+def test_a_large_model_that_wrote_the_expansions_may_not_grade_them(engine: str, queries: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.jsonl"
+    table.write_text(json.dumps({"query": "gravel", "text": "snow", "model": "org/M"}) + "\n", encoding="utf-8")
+    arguments = (*_list_arguments(engine, queries, "--out", tmp_path / "out.jsonl"), "--system", f"table:{table}")
+    server = TeacherServer(make_judge_handler(format_judge_answer()))
+    refused = _invoke_against_server(server, *arguments)
+    assert "org/M makes the expansions and would also judge them; name another --model" in str(refused.exception)
+    assert _invoke_against_server(server, *arguments, "--same-model").exception is None
+
+
+def test_a_persons_qrels_are_not_written_over_by_a_large_model(engine: str, queries: Path, tmp_path: Path) -> None:
+    qrels = tmp_path / "people.qrels"
+    qrels.write_text("1 0 d0 3\n", encoding="utf-8")
+    arguments = (*_list_arguments(engine, queries, "--out", tmp_path / "out.jsonl"), "--qrels", qrels)
+    server = TeacherServer(make_judge_handler(format_judge_answer()))
+    refused = _invoke_against_server(server, *arguments)
+    assert "was not written by a judge; name another file" in str(refused.exception)
+    assert qrels.read_text(encoding="utf-8") == "1 0 d0 3\n"
