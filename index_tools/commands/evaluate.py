@@ -138,7 +138,7 @@ def evaluate_index(settings: Settings, corpus: str | None, judge: OpenedJudge | 
     out: Path | None = options["out"]
     options |= {key: getattr(settings.index[options["name"]], key) for key in ("mode", "weight")}
     if judge is not None:
-        _check_judging_model(settings, judge, options)
+        judge = _check_judging_model(settings, judge, options)
     task = _create_task(corpus, judge, options)
     if judge is not None:
         warn_about_learned_queries(judge, task.queries.values())
@@ -175,9 +175,16 @@ def evaluate_index(settings: Settings, corpus: str | None, judge: OpenedJudge | 
         raise QueryliftError(explain_missing_conclusion(counts))
 
 
-def _check_judging_model(settings: Settings, judge: OpenedJudge, options: dict[str, Any]) -> None:
-    """Raise SettingsError when the judge would judge its own expansions. The models behind a proxy are not known here."""
-    from querylift.index_tools.judging.model_names import check_different_models, list_expansion_models
+def _check_judging_model(settings: Settings, judge: OpenedJudge, options: dict[str, Any]) -> OpenedJudge:
+    """Return the judge, with a remark when it shares its encoder with the expansions.
+
+    Raises SettingsError when it would judge its own expansions. The models behind a proxy are not known here.
+    """
+    from querylift.index_tools.judging.model_names import (
+        check_different_models,
+        describe_shared_encoder,
+        list_expansion_models,
+    )
 
     if options["via"] is not None:
         click.echo(
@@ -185,9 +192,11 @@ def _check_judging_model(settings: Settings, judge: OpenedJudge, options: dict[s
             f"make sure that none of them is {judge.grader.name} or its teacher {judge.grader.teacher}",
             err=True,
         )
-        return
-    names = settings.find_generator_names(options["name"])
-    check_different_models(list_expansion_models(settings, names), judge.grader, allow_same=options["same_model"])
+        return judge
+    models = list_expansion_models(settings, settings.find_generator_names(options["name"]))
+    check_different_models(models, judge.grader, allow_same=options["same_model"])
+    remark = describe_shared_encoder(models, judge.base)
+    return replace(judge, agreement=f"{judge.agreement}; {remark}") if remark else judge
 
 
 def _create_task(corpus: str | None, judge: OpenedJudge | None, options: dict[str, Any]) -> Task:

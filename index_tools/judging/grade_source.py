@@ -48,13 +48,14 @@ class OpenedJudge:
     """A judge that is ready to grade, and a sentence about how well it agrees with people.
 
     `digest` is the SHA-256 of everything that decides its grades. `learned_queries` has digests of the queries that it
-    learned from.
+    learned from, and `base` is the name of the encoder that its training began with.
     """
 
     grader: Grader
     agreement: str = NOT_MEASURED
     digest: str = ""
     learned_queries: tuple[str, ...] = ()
+    base: str = ""
 
     @property
     def source(self) -> GradeSource:
@@ -68,7 +69,7 @@ def open_recorded_judge(folder: Path) -> OpenedJudge:
 
     grader, record = open_judge(folder), read_judge_record(folder)
     digest = compute_json_digest(record.model_dump(mode="json", exclude={"agreement"}))
-    return OpenedJudge(grader, describe_agreement(record.agreement), digest, record.learned_queries)
+    return OpenedJudge(grader, describe_agreement(record.agreement), digest, record.learned_queries, record.base)
 
 
 def describe_agreement(agreement: Agreement | None) -> str:
@@ -76,6 +77,6 @@ def describe_agreement(agreement: Agreement | None) -> str:
     if agreement is None:
         return NOT_MEASURED
     return (
-        f"its agreement with people: kappa {agreement.kappa_grades:.2f} over all grades, "
-        f"{agreement.kappa_relevant:.2f} over relevant or not ({agreement.queries} queries, {agreement.source})"
+        f"its agreement with people: kappa {agreement.kappa_grades:z.2f} over all grades, "
+        f"{agreement.kappa_relevant:z.2f} over relevant or not ({agreement.queries} queries, {agreement.source})"
     )

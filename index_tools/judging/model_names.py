@@ -62,6 +62,16 @@ def _find_same_model(expansion_models: Iterable[str], judging_models: Iterable[s
     return next((name for name in names if normalize_model_name(name) in judging_names), "")
 
 
+def describe_shared_encoder(expansion_models: Iterable[str], base: str) -> str:
+    """Return a remark when the judge began as the encoder that makes the expansions, and "" when it did not.
+
+    Such a judge is allowed. It finds the documents relevant that the encoder finds similar, so it favours the expansions.
+    """
+    if not _find_same_model(expansion_models, (base,)):
+        return ""
+    return f"it began as {base}, which also makes the expansions, so it shows a larger gain than people see"
+
+
 def list_expansion_models(settings: Settings, generator_names: Iterable[str]) -> list[str]:
     """Return the names of the models behind generators, as far as the settings and their files name them.
 

