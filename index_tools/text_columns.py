@@ -21,6 +21,11 @@ def align_columns(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(_format_line(line, widths) for line in lines)
 
 
+def wrap_line(line: str) -> str:
+    """Wrap a line at 80 columns. The lines after the first one are indented by four spaces."""
+    return textwrap.fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
+
+
 def replace_unprintable(line: str) -> str:
     """Replace control characters by "?".
 

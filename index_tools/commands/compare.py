@@ -76,7 +76,7 @@ def compare(
     randomisation test.
     """
     from querylift.index_tools.evaluation.comparison import compare_runs
-    from querylift.index_tools.text_columns import replace_unprintable
+    from querylift.index_tools.text_columns import replace_unprintable, wrap_line
 
     qrels = read_qrels(qrels_path)
     a, b = (_measure_run(path, qrels, qrels_path, relevant_from=relevant_from) for path in (run_a, run_b))
@@ -100,7 +100,7 @@ def compare(
     else:
         lines = [*_iter_output_lines(a, b, comparison, measure=measure)]
         if judged_by is not None:
-            lines += ["", judged_by.sentence]
+            lines += ["", *wrap_line(judged_by.sentence).splitlines()]
         click.echo("\n".join(map(replace_unprintable, lines)))
 
 

@@ -13,7 +13,7 @@ from itertools import islice
 
 from querylift.index_tools.evaluation.comparison import Comparison
 from querylift.index_tools.evaluation.html_report import Report, format_query_count
-from querylift.index_tools.judging.grade_source import GradeSource
+from querylift.index_tools.judging.grade_source import NOT_MEASURED, GradeSource
 from querylift.index_tools.searching import SearchedRun
 from querylift.index_tools.text_columns import WIDTH, replace_unprintable
 from querylift.plugin.outcome import REASONS
@@ -82,13 +82,13 @@ def format_observations(report: Report, runs: Mapping[str, SearchedRun], counts:
 
 
 def list_judge_lines(report: Report) -> list[str]:
-    """Return which model judged and how well it agrees with people, and which queries it left without a relevant document.
+    """Return which model judged and how well it agrees with people, what recall counts, and how many queries are left out.
 
-    The list is empty when people judged.
+    The queries that are left out have no relevant document. The list is empty when people judged.
     """
     if report.judged_by is None:
         return []
-    lines = [report.judged_by.sentence]
+    lines = [report.judged_by.sentence, "recall counts graded documents only, and the judge grades first hits only"]
     if left_out := len(report.systems[0].evaluation.without_relevant):
         lines.append(
             f"not counted: {format_query_count(left_out)} without a document of grade {report.relevant_from} or more"
@@ -121,18 +121,19 @@ def format_advice(
     elif comparison.verdict == "harms":
         advice = f"It harms here. Leave expansion off on {index}."
     else:
-        query_count = format_query_count(len(comparison.differences))
+        # A judge may leave queries without a relevant document. They were expanded, but are not compared.
+        compared_count, searched_count = len(comparison.differences), sum(counts.by_outcome.values())
+        share = f", {counts.expanded} of them expanded" if compared_count == searched_count else ""
         advice = (
-            f"No difference beyond chance was seen with {query_count}, {counts.expanded} of them expanded.\n"
+            f"No difference beyond chance was seen with {format_query_count(compared_count)}{share}.\n"
             f"Leave expansion off on {index}."
         )
     if counts.failed:
         advice += f"\n{counts.failed} expansions failed. Correct that, and measure again before you rely on this."
     if judged_by is not None:
-        advice += (
-            f"\nThis rests on the grades of a model, {judged_by.judge}, and not on people's.\n"
-            "Compare it with a person's: `querylift judge sample`, then `querylift judge check`."
-        )
+        advice += f"\nThis rests on the grades of a model, {judged_by.judge}, and not on people's."
+        if judged_by.agreement == NOT_MEASURED:
+            advice += "\nCheck them against a person: `querylift judge sample`, then `judge check`."
     return advice
 
 

@@ -60,6 +60,8 @@ class ChatRun:
         self._consecutive_failures = 0
         self._max_failures = min(MAX_CONSECUTIVE_FAILURES, request_count)
         self.counts: Counter[str] = Counter(tokens_in=0, tokens_out=0)
+        self.last_failure = ""
+        """Why the last failed request failed, in a few words."""
 
     @property
     def cost(self) -> float | None:
@@ -129,11 +131,12 @@ class ChatRun:
             sentence = _FATAL_STATUSES[status].format(url=self._plan.public_url, model=self._plan.model)
             raise SettingsError(sentence) from error
         self.counts["failed"] += 1
+        self.last_failure = _describe_failure(error)
         self._consecutive_failures += 1
         if self._consecutive_failures >= self._max_failures:
             raise GeneratorError(
                 f"the teacher at {self._plan.public_url} failed {self._consecutive_failures} requests in a row "
-                f"({_describe_failure(error)}); what it wrote before is kept: run the same command again"
+                f"({self.last_failure}); what it wrote before is kept: run the same command again"
             ) from error
 
 

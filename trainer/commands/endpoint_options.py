@@ -40,8 +40,10 @@ def confirm_cost(usage: UsageEstimate, plan: EndpointPlan) -> None:
 
 def format_usage(usage: UsageEstimate, plan: EndpointPlan) -> str:
     """Return how many requests and tokens a run takes, and what it costs if a price is known."""
+    requests = "1 request" if usage.requests == 1 else f"{usage.requests:,} requests"
+    verb = "takes" if usage.requests == 1 else "take"
     tokens = (
-        f"{usage.requests:,} requests to {plan.model} take about {usage.tokens_in:,} prompt tokens and at most "
+        f"{requests} to {plan.model} {verb} about {usage.tokens_in:,} prompt tokens and at most "
         f"{usage.tokens_out:,} answer tokens"
     )
     cost = f", and cost at most about {format_price(usage.cost)}" if usage.cost is not None else ""
@@ -54,12 +56,16 @@ def format_price(amount: float) -> str:
     return f"{amount:,.{decimals}f}"
 
 
-def format_left_requests(*, failed: int, left: int, tokens_in: int, plan: EndpointPlan) -> str:
-    """Return how many requests are unanswered, and the remedy. The text is empty when all are answered."""
+def format_left_requests(*, failed: int, left: int, tokens_in: int, plan: EndpointPlan, last_failure: str = "") -> str:
+    """Return how many requests are unanswered, and the remedy. The text is empty when all are answered.
+
+    `last_failure` says why the last failed request failed. It is empty when that is not known.
+    """
     if not left + failed:
         return ""
     remedy = "run the same command again to go on"
     if left and not tokens_in:
         remedy = f"raise --token-budget: {plan.token_budget:,} does not pay for the first of them"
     requests = "1 request is" if left + failed == 1 else f"{left + failed:,} requests are"
-    return f"{requests} left: {failed:,} failed, {left:,} beyond the token budget; {remedy}"
+    reason = f" (the last one: {last_failure})" if last_failure else ""
+    return f"{requests} left: {failed:,} failed{reason}, {left:,} beyond the token budget; {remedy}"

@@ -54,7 +54,8 @@ class AnnotateResult:
     """The counts of a run, in pairs: asked = written + dropped + refused + failed + those whose repair was beyond the budget.
 
     `repaired` pairs are among the written ones. `dropped` pairs had two malformed answers. `refused` ones were refused by the
-    model or by a filter. `left` pairs have no answer because the token budget was spent.
+    model or by a filter. `left` pairs have no answer because the token budget was spent. `last_failure` says why the last
+    failed request failed, and is empty when none failed.
     """
 
     asked: int = 0
@@ -67,6 +68,7 @@ class AnnotateResult:
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float | None = None
+    last_failure: str = ""
 
 
 def find_ungraded_pairs(
@@ -157,7 +159,7 @@ class _AnnotateRun:
     def summarise(self) -> AnnotateResult:
         """Return the counts of the run."""
         counts = {**self._chat.counts, "left": self._chat.counts["left"] + len(self._queue)}
-        return AnnotateResult(**counts, cost=self._chat.cost)
+        return AnnotateResult(**counts, cost=self._chat.cost, last_failure=self._chat.last_failure)
 
     async def _record_answer(self, pair: UngradedPair, messages: Messages, text: str) -> None:
         """Write the answer, or ask once more when it is malformed."""

@@ -109,6 +109,22 @@ def parse_criteria(value: object, path: Path, line_number: int) -> dict[str, int
     return dict(value)
 
 
+def describe_missing_grades(counts: Mapping[int, int], scale: GradeScale) -> str:
+    """Return a sentence when a judge cannot learn from annotations with so many of each grade, or else "".
+
+    It needs two grades. One of them must count as relevant, or the judge will find no relevant document.
+    """
+    given_grades = [grade for grade, count in counts.items() if count]
+    if len(given_grades) == 1:
+        return f"all annotations have grade {given_grades[0]}, and a judge learns from two grades or more; add others"
+    if given_grades and max(given_grades) < scale.relevant_from:
+        return (
+            f"no annotation has a grade of {scale.relevant_from} or more, which counts as relevant, so a judge of them finds no "
+            "relevant document; add others, or name another --scale"
+        )
+    return ""
+
+
 def merge_duplicates(annotations: Iterable[Annotation]) -> MergedAnnotations:
     """Return one annotation for each pair, in the order in which the pairs first come.
 

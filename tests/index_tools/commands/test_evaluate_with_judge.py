@@ -115,7 +115,21 @@ def test_a_query_without_a_relevant_document_is_not_counted_and_told(
 ) -> None:
     write_text_file(folder / "queries.tsv", "q1\tnerve signal\nq2\tblood loss of the nerve\n")
     evaluate_with_judge(engine, "--queries", "queries.tsv")
-    assert "not counted: 1 query without a document of grade 2 or more" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "not counted: 1 query without a document of grade 2 or more" in output
+    assert "No difference beyond chance was seen with 1 query.\n" in output
+    assert "\nrecall counts graded documents only, and the judge grades first hits only\n" in output
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def test_only_a_judge_without_a_check_is_sent_to_a_person(
+    engine: Engine, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remedy = "Check them against a person: `querylift judge sample`, then `judge check`."
+    evaluate_with_judge(engine, "--queries", "queries.tsv")
+    assert remedy not in capsys.readouterr().out
+    evaluate_with_judge(engine, "--queries", "queries.tsv", judge=OpenedJudge(WordOverlapGrader()))
+    assert remedy in capsys.readouterr().out
 
 
 def test_peoples_judgments_in_the_folder_of_the_results_are_never_written_over(engine: Engine, folder: Path) -> None:

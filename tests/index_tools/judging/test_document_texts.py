@@ -53,3 +53,12 @@ def test_fields_that_no_document_has_are_an_error(engine: Engine) -> None:
         SettingsError, match="no document of document-texts-test has a text in nowhere; name the fields"
     ):
         fetch_document_texts(engine, INDEX, ["d1"], ["nowhere"])
+
+
+def test_a_named_field_that_no_document_has_is_warned_about_and_a_default_one_is_not(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fetch_document_texts(engine, INDEX, ["d2"]) == {"d2": "blood vessel of the heart"}
+    assert capsys.readouterr().err == ""
+    fetch_document_texts(engine, INDEX, ["d1", "d3"], ["product.name", "titel"])
+    assert capsys.readouterr().err == "warning: none of the 2 documents that are read has a text in titel\n"

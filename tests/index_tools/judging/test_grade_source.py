@@ -54,6 +54,11 @@ def test_an_agreement_is_told_with_both_kappas_and_where_they_come_from() -> Non
     )
 
 
+def test_an_agreement_just_below_chance_is_no_negative_zero() -> None:
+    agreement = Agreement(queries=43, kappa_grades=-0.002, kappa_relevant=-0.02, source="s.csv")
+    assert "kappa 0.00 over all grades, -0.02 over relevant or not" in describe_agreement(agreement)
+
+
 def test_a_source_without_an_agreement_is_named_alone() -> None:
     assert GradeSource("judge-a", "teacher-b", "2026-11-29").sentence == "judged by judge-a (taught by teacher-b)"
 

@@ -27,7 +27,7 @@ from querylift.trainer.commands.endpoint_options import (
     format_price,
     format_usage,
 )
-from querylift.trainer.commands.judge.query_options import add_query_options
+from querylift.trainer.commands.judge.query_options import add_query_options, format_train_command
 
 if TYPE_CHECKING:
     from querylift.index_tools.engine import Engine
@@ -157,6 +157,7 @@ def annotate(engine: str | None, config: Path | None, out: Path, dry_run: bool, 
     from querylift.index_tools.judging.judged_qrels import check_replaceable_qrels
     from querylift.trainer.commands.output_checks import check_output_file
     from querylift.trainer.judge.annotate_run import estimate_annotating, find_ungraded_pairs
+    from querylift.trainer.judge.annotations import describe_missing_grades
 
     plan = _build_plan(options)
     if options["qrels_path"] is not None:
@@ -181,6 +182,10 @@ def annotate(engine: str | None, config: Path | None, out: Path, dry_run: bool, 
         click.echo(json.dumps(results, indent=2) if as_json else _format_summary(out, results))
         # This is inside the block, so that the manifest does not record an incomplete run as done.
         _raise_when_incomplete(results, plan, out)
+        if warning := describe_missing_grades(results["grades"], plan.scale):
+            click.echo(f"warning: {warning}", err=True)
+        elif not as_json:
+            click.echo(f"next: {format_train_command(out, plan.scale)}")
 
 
 def _build_plan(options: Mapping[str, Any]) -> AnnotatePlan:
@@ -307,6 +312,8 @@ def _agree_on_usage(pairs: list[UngradedPair], plan: AnnotatePlan, *, agreed: bo
 
 
 def _format_estimate(usage: UsageEstimate, plan: AnnotatePlan) -> str:
+    if not usage.requests:
+        return "No request is needed, because the file holds all pairs."
     return f"{format_usage(usage, plan)}. A malformed answer takes a second request."
 
 
@@ -345,7 +352,7 @@ def _format_summary(out: Path, results: Mapping[str, Any]) -> str:
 
 def _raise_when_incomplete(results: Mapping[str, Any], plan: AnnotatePlan, out: Path) -> None:
     """Raise GeneratorError when pairs are unanswered, or when the file holds no annotation by the model."""
-    counts = {name: results[name] for name in ("failed", "left", "tokens_in")}
+    counts = {name: results[name] for name in ("failed", "left", "tokens_in", "last_failure")}
     if sentence := format_left_requests(**counts, plan=plan):
         raise GeneratorError(sentence)
     if not sum(results["grades"].values()):

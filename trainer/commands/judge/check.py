@@ -48,7 +48,11 @@ def check(
     agreement = compare_with_sheet(settings, judge, sheet, index=index, fields=fields, records=record)
     if record:
         record_agreement(judge_folder, agreement, source=sheet.name)
-    click.echo(json.dumps(asdict(agreement), indent=2) if as_json else format_agreement(agreement, judge.grader))
+    if as_json:
+        click.echo(json.dumps(asdict(agreement), indent=2))
+        return
+    click.echo(format_agreement(agreement, judge.grader))
+    click.echo(f"\n{_describe_record(judge_folder, record=record)}")
 
 
 def compare_with_sheet(
@@ -118,4 +122,11 @@ def record_agreement(judge_folder: Path, agreement: SheetAgreement, *, source: s
 
 
 def _format_value(value: float, interval: tuple[float, float]) -> str:
-    return f"{value:.3f} (95% interval {interval[0]:.3f} to {interval[1]:.3f})"
+    return f"{value:z.3f} (95% interval {interval[0]:z.3f} to {interval[1]:z.3f})"
+
+
+def _describe_record(judge_folder: Path, *, record: bool) -> str:
+    """Return whether the agreement is in the judge's record now, and how it gets there."""
+    if record:
+        return f"Both kappas are recorded in {judge_folder}. Tables and reports name them now."
+    return "Nothing was recorded. For tables and reports to name both kappas, add --record."

@@ -11,6 +11,7 @@ import click
 
 from querylift.index_tools.commands.options import show_progress
 from querylift.plugin.errors import DataError, SettingsError
+from querylift.trainer.commands.judge.query_options import format_train_command
 
 if TYPE_CHECKING:
     from querylift.index_tools.judging.grade_scale import GradeScale
@@ -72,11 +73,13 @@ def convert(files: tuple[Path, ...], out: Path, scale_name: str, as_json: bool, 
     """
     from querylift.index_tools.judging.grade_scale import parse_scale
     from querylift.trainer.commands.output_checks import check_output_file
+    from querylift.trainer.judge.annotations import describe_missing_grades
     from querylift.trainer.judge.conversion import convert_rows, read_imported_rows, select_model
     from querylift.trainer.judge.reasoning_template import read_facts
 
     scale = parse_scale(scale_name)
     check_output_file(out, inputs=filter(None, [*files, options["facts_path"], options["like_path"]]))
+    _check_no_answers(out)
     facts = read_facts(options["facts_path"]) if options["facts_path"] else {}
     all_rows = [row for path in files for row in read_imported_rows(path, scale)]
     selected = select_model(all_rows, options["model"])
@@ -98,6 +101,22 @@ def convert(files: tuple[Path, ...], out: Path, scale_name: str, as_json: bool, 
     _write_annotations(result.annotations, out)
     counts = _count_results(selected, result, scale, thresholds)
     click.echo(json.dumps(counts, indent=2) if as_json else _format_summary(out, counts))
+    if warning := describe_missing_grades(counts["grades"], scale):
+        click.echo(f"warning: {warning}", err=True)
+    elif not as_json:
+        click.echo(f"next: {format_train_command(out, scale)}")
+
+
+def _check_no_answers(out: Path) -> None:
+    """Raise SettingsError when the file has answers of `querylift judge annotate`, which may have cost money."""
+    from querylift.trainer.manifest import locate_manifest
+
+    manifest = locate_manifest(out, is_folder=False)
+    if out.exists() and manifest.exists():
+        raise SettingsError(
+            f"--out is {str(out)!r}, which holds answers of `querylift judge annotate`, as {manifest.name} shows; "
+            "name another file"
+        )
 
 
 def _choose_thresholds(rows: Sequence[ImportedRow], scale: GradeScale, options: Mapping[str, Any]) -> tuple[int, ...]:

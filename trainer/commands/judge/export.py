@@ -22,3 +22,8 @@ def export(folder: Path, out: Path) -> None:
     record = export_judge(folder, out)
     size_mb = sum((out / name).stat().st_size for name in record.files) / 1e6
     click.echo(f"{out}: judge {record.name}, {size_mb:.0f} MB, taught by {record.teacher}")
+    if record.agreement is None:
+        click.echo(
+            "Its agreement with people was not measured: `querylift judge sample`.\n"
+            f"next  querylift evaluate --judge {out}"
+        )

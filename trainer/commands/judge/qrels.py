@@ -11,6 +11,7 @@ import click
 
 from querylift.index_tools.commands.options import load_settings_with_options, show_progress
 from querylift.index_tools.judging.pooling import DEFAULT_POOL_DEPTH
+from querylift.index_tools.text_columns import wrap_line
 from querylift.trainer.commands.judge.query_options import add_grading_options, add_query_options
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def judge_queries(settings: Settings, judge: OpenedJudge, options: dict[str, Any
     for note in searched.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(_format_summary(_Summary(judge, len(named.queries), pool, graded)))
+    relevant_from = judge.grader.scale.relevant_from
+    click.echo(f"next       querylift compare A.run B.run --qrels {options['out']} --relevant-from {relevant_from}")
 
 
 def choose_body_formatter(settings: Settings, index: str, search_fields: Sequence[str]) -> BodyFormatter:
@@ -130,7 +133,7 @@ def _format_summary(summary: _Summary) -> str:
     counts = graded.count_grades()
     relevant_count = sum(count for grade, count in counts.items() if grade >= scale.relevant_from)
     lines = [
-        summary.judge.source.sentence,
+        wrap_line(summary.judge.source.sentence),
         f"queries    {summary.query_count}: {len(pool.doc_ids)} with a document",
         f"pairs      {len(graded.judgments)} graded, {relevant_count} relevant (grade {scale.relevant_from} or more)",
         f"grades     {_format_counts({grade: counts.get(grade, 0) for grade in scale.grades})}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -9,8 +10,15 @@ from typing import TypeVar
 import click
 
 from querylift.index_tools.commands.options import config_option, engine_option
+from querylift.index_tools.judging.grade_scale import GradeScale
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+def format_train_command(annotations: Path, scale: GradeScale) -> str:
+    """Return the command that trains a judge on a file of annotations on this scale."""
+    scale_arguments = [] if scale.name == "graded" else ["--scale", scale.name]
+    return shlex.join(["querylift", "judge", "train", str(annotations), *scale_arguments, "--out", "judge"])
 
 
 def add_grading_options(command: _Command) -> _Command:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,7 @@ def _read_annotations(
 
     Lines of queries that are not to be learned from are left out.
     """
-    from querylift.trainer.judge.annotations import merge_duplicates, read_annotations
+    from querylift.trainer.judge.annotations import describe_missing_grades, merge_duplicates, read_annotations
     from querylift.trainer.judge.student.training_pairs import check_grades, read_query_ids
 
     excluded_ids = read_query_ids(excluded) if excluded else frozenset()
@@ -105,6 +106,8 @@ def _read_annotations(
     merged = merge_duplicates(rows)
     source = ", ".join(map(str, paths))
     check_grades(merged.annotations, source=f"{source} without the queries of {excluded}" if excluded else source)
+    if warning := describe_missing_grades(Counter(row.grade for row in merged.annotations), scale):
+        click.echo(f"warning: {warning}", err=True)
     return merged, len(all_rows) - len(rows)
 
 

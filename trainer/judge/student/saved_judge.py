@@ -97,10 +97,12 @@ def load_judge(folder: Path) -> tuple[JudgeModel, JudgeRecord]:
 def export_judge(folder: Path, out: Path) -> JudgeRecord:
     """Write the served files of the trained judge in `folder` into `out`, and return their record.
 
-    The weights get eight bits. Raises SettingsError when the folder is not complete, MissingExtra.
+    The weights get eight bits. A judge that `out` holds already keeps the agreement that was recorded for it. Raises
+    SettingsError when the folder is not complete, MissingExtra.
     """
     record = read_trained_record(folder)
     check_export_folder(out)
+    earlier_record = _find_record(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -111,8 +113,18 @@ def export_judge(folder: Path, out: Path) -> JudgeRecord:
         shutil.copyfile(folder / name, out / name)
     files = {name: compute_file_digest(out / name) for name in SERVED_FILES}
     exported = record.model_copy(update={"files": files})
+    if earlier_record and earlier_record.model_copy(update={"agreement": None}) == exported:
+        exported = earlier_record
     write_judge_record(out, exported)
     return exported
+
+
+def _find_record(folder: Path) -> JudgeRecord | None:
+    """Return the record of the judge in `folder`, or None when there is none that can be read."""
+    try:
+        return read_judge_record(folder)
+    except SettingsError:
+        return None
 
 
 def check_export_folder(out: Path) -> None:

@@ -119,6 +119,7 @@ def test_a_repeated_command_adds_only_what_the_file_lacks(engine: str, queries: 
         "300 prompt and 60 answer tokens",
         "grades: 0: 0, 1: 6, 2: 4, 3: 0",
         f"annotations: {out}",
+        f"next: querylift judge train {out} --out judge",
     ]
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text(encoding="utf-8"))
     assert (manifest["done"], manifest["settings"]["prompt"], manifest["settings"]["index"]) == (True, "judge-1", INDEX)
@@ -176,6 +177,37 @@ def test_a_run_that_costs_money_needs_consent(engine: str, queries: Path, tmp_pa
     assert str(refusal.exception).endswith("no terminal can ask you, so agree with --yes")
     assert server.bodies == []
     assert _invoke_against_server(server, *arguments, "--yes").stdout.splitlines()[1].endswith("tokens, cost 0.00020")
+
+
+def test_a_finished_file_needs_no_request_and_a_single_grade_is_warned_about(
+    engine: str, queries: Path, tmp_path: Path
+) -> None:
+    arguments = _list_arguments(engine, queries, "--out", tmp_path / "out.jsonl", "--limit", 1, "--random", 0)
+    server = TeacherServer(make_judge_handler(format_judge_answer(grade=3)))
+    result = _invoke_against_server(server, *arguments)
+    assert "warning: all annotations have grade 3, and a judge learns from two grades or more" in result.stderr
+    assert "next: " not in result.stdout
+    again = _invoke(*arguments, "--endpoint", "http://127.0.0.1:9/v1", "--dry-run")
+    assert again.stdout == "No request is needed, because the file holds all pairs.\n"
+
+
+def test_requests_that_failed_are_told_with_the_reason_of_the_last_one(
+    engine: str, queries: Path, tmp_path: Path
+) -> None:
+    arguments = _list_arguments(engine, queries, "--out", tmp_path / "out.jsonl", "--concurrency", 1)
+    answer = make_judge_handler(format_judge_answer())
+
+    async def fail_once(request: web.Request) -> web.Response:
+        if len(server.bodies) == 1:
+            return web.json_response({"error": {"message": "too long"}}, status=400)
+        return await answer(request)
+
+    server = TeacherServer(fail_once)
+    result = _invoke_against_server(server, *arguments)
+    assert "1 failed" in result.stdout
+    sentence = str(result.exception)
+    assert sentence.startswith("1 request is left: 1 failed (the last one: 400 ")
+    assert sentence.endswith("), 0 beyond the token budget; run the same command again to go on")
 
 
 def test_a_spent_token_budget_is_told_and_the_run_can_go_on(engine: str, queries: Path, tmp_path: Path) -> None:

@@ -226,6 +226,31 @@ def test_wrong_options_are_told(corpus: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_answers_of_annotate_are_never_written_over(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "annotations.jsonl"
+    out.write_text("paid\n", encoding="utf-8")
+    (tmp_path / "annotations.jsonl.manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"annotations\.jsonl', which holds answers of `querylift judge annotate`"):
+        _run_convert(corpus / "qrels.tsv", "--corpus", corpus, "--out", out)
+    assert out.read_text(encoding="utf-8") == "paid\n"
+
+
+def test_grades_that_no_judge_can_learn_from_are_warned_about(corpus: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "qrels.txt", tmp_path / "out.jsonl"
+    arguments = ["--corpus", corpus, "--out", out]
+    path.write_text("1 0 d1 1\n1 0 d2 0\n", encoding="utf-8")
+    result = CliRunner().invoke(convert, list(map(str, [path, *arguments])))
+    assert "warning: no annotation has a grade of 2 or more, which counts as relevant" in result.stderr
+    assert "next: " not in result.stdout
+    result = CliRunner().invoke(convert, list(map(str, [path, *arguments, "--scale", "binary"])))
+    assert (result.stderr, result.stdout.splitlines()[-1]) == (
+        "", f"next: querylift judge train {out} --scale binary --out judge",
+    )  # fmt: skip
+    path.write_text("1 0 d1 1\n", encoding="utf-8")
+    result = CliRunner().invoke(convert, list(map(str, [path, *arguments])))
+    assert "warning: all annotations have grade 1, and a judge learns from two grades or more" in result.stderr
+
+
 @pytest.mark.data
 @pytest.mark.skipif(not (DATA / "judgments").is_dir(), reason="the judgments are not here")
 def test_the_criteria_of_a_large_model_become_annotations_of_nearly_all_pairs(tmp_path: Path) -> None:

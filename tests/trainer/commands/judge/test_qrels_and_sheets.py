@@ -90,9 +90,10 @@ def test_the_first_documents_of_all_systems_are_graded_and_the_model_is_recorded
 ) -> None:
     settings = parse_settings({"engine": engine.url, "generator": f"expander:{expander}"})
     output, _ = judge_and_read(settings, capsys, "--depth", "5")
-    assert output.startswith("judged by word-overlap (taught by dictionary-1b); its agreement with people was not")
+    assert output.startswith("judged by word-overlap (taught by dictionary-1b); its agreement with people was\n    not")
     assert "queries    8: 8 with a document" in output
     assert "systems    plain: 40, feedback: 40, expander: 40, dense: " in output
+    assert "next       querylift compare A.run B.run --qrels judged.qrels --relevant-from 2\n" in output
     judged = read_qrels(folder / "judged.qrels")
     assert judged.keys() == QUERIES.keys()
     assert judged["sea0"]["sea-0"] == 3
@@ -156,10 +157,12 @@ def test_queries_without_text_or_without_hits_are_refused(
 # --- judge sample and judge check
 
 
-def write_sheet(engine: Engine, *arguments: str) -> list[dict[str, str]]:
-    """Write sheet.csv and return its rows."""
+def write_sheet(engine: Engine, *arguments: str, learned_queries: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    """Write sheet.csv and return its rows. The judge learned from `learned_queries`."""
     options = parse_options(sample, "--out", "sheet.csv", "--pairs", "20", *arguments)
-    write_sample(parse_settings({"engine": engine.url}), WordOverlapGrader(), options)
+    judge = OpenedJudge(WordOverlapGrader(), learned_queries=compute_query_digests(learned_queries))
+    options |= {"judge_folder": Path("my judge"), "engine": None}
+    write_sample(parse_settings({"engine": engine.url}), judge, options)
     with Path("sheet.csv").open(encoding="utf-8-sig", newline="") as stream:
         return list(csv.DictReader(stream))
 
@@ -185,6 +188,24 @@ def test_a_sheet_is_drawn_over_queries_and_shows_no_grade_of_the_judge(engine: E
     assert {row["query"] for row in rows} == set(QUERIES.values())
     assert {grade_as_judge(0, row) for row in rows} == {1, 2, 3}
     assert (folder / "sheet.quepid.csv").read_text().startswith("query,docid,rating\n")
+
+
+def test_a_sheet_comes_with_the_command_that_compares_it(
+    engine: Engine, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sheet(engine, "--field", "text", "--field", "a title")
+    captured = capsys.readouterr()
+    command = "querylift judge check sheet.csv --judge 'my judge' --index topics --field text --field 'a title'"
+    assert captured.out.endswith(f"Then compare:\n  {command}\n")
+    assert "warning: none of the" in captured.err
+    assert "documents that are read has a text in a title\n" in captured.err
+
+
+def test_a_person_is_warned_before_the_work_when_the_judge_learned_from_the_queries(
+    engine: Engine, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sheet(engine, learned_queries=(QUERIES["sea0"], QUERIES["sea5"]))
+    assert "warning: the judge learned from 2 of these 8 queries" in capsys.readouterr().err
 
 
 def test_a_sheet_that_may_hold_ratings_is_not_written_over(engine: Engine, folder: Path) -> None:

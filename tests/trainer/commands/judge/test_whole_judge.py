@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,16 @@ def run(*arguments: str) -> str:
     return " ".join(result.output.split())
 
 
+def rate_alternately(sheet: Path) -> None:
+    """Rate the pairs of a sheet 0 and 3 in turn."""
+    with sheet.open(encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    with sheet.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, "rating": number % 2 * 3} for number, row in enumerate(rows))
+
+
 def annotate(documents: dict[str, Document]) -> list[Annotation]:
     return [
         Annotation(
@@ -93,7 +104,9 @@ def test_a_judge_learns_from_annotations_and_every_table_that_rests_on_it_names_
     write_text_file(tmp_path / "table.jsonl", TABLE)
     output = run("judge", "train", "annotations.jsonl", "--out", "trained", "--name", "judge-docs")
     assert "annotations 12 of 4 queries, by a-person trained on 12 pairs, 9 of them read with reasoning" in output
-    assert "judge judge-docs, 24 MB, taught by a-person" in run("judge", "export", "trained", "--out", "served")
+    output = run("judge", "export", "trained", "--out", "served")
+    assert "judge judge-docs, 24 MB, taught by a-person" in output
+    assert output.endswith("next querylift evaluate --judge served")
 
     shared = ("--index", INDEX, "--engine", url, "--judge", "served", "--queries", "queries.tsv")
     output = run("judge", "qrels", *shared, "--depth", "5", "--out", "judged.qrels")
@@ -111,3 +124,11 @@ def test_a_judge_learns_from_annotations_and_every_table_that_rests_on_it_names_
     assert "judged by judge-docs (taught by a-person); its agreement with people was not measured" in output
     assert "nDCG@10" in output
     assert "This rests on the grades of a model, judge-docs, and not on people's." in output
+
+    check = ("judge", "check", "sheet.csv", "--index", INDEX, "--engine", url, "--judge", "served")
+    run("judge", "sample", *shared, "--pairs", "12", "--out", "sheet.csv")
+    rate_alternately(tmp_path / "sheet.csv")
+    assert run(*check).endswith("Nothing was recorded. For tables and reports to name both kappas, add --record.")
+    assert run(*check, "--record").endswith("recorded in served. Tables and reports name them now.")
+    output = run("judge", "qrels", *shared, "--system", "plain", "--out", "again.qrels")
+    assert "its agreement with people: kappa " in output

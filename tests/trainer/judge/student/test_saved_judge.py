@@ -22,6 +22,7 @@ from querylift.index_tools.judging.judge_folder import (
     open_judge,
     read_judge_record,
     write_agreement,
+    write_judge_record,
 )
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.files import compute_file_digest
@@ -145,6 +146,19 @@ def test_an_export_replaces_an_earlier_one_and_an_unfinished_one(trained: Path, 
     export_judge(trained, exported_copy)
     assert {path.name for path in exported_copy.iterdir()} == {"judge.json", *SERVED_FILES}
     assert open_judge(exported_copy).grade_pairs(PAIRS[:1])
+
+
+def test_the_same_judge_keeps_its_agreement_when_it_is_exported_again(trained: Path, exported_copy: Path) -> None:
+    write_agreement(exported_copy, {"queries": 9, "kappa_grades": 0.3, "kappa_relevant": 0.4, "source": "sheet.csv"})
+    assert export_judge(trained, exported_copy).agreement is not None
+    assert read_judge_record(exported_copy).agreement is not None
+
+
+def test_another_judge_does_not_inherit_the_agreement_of_the_folder(trained_copy: Path, exported_copy: Path) -> None:
+    write_agreement(exported_copy, {"queries": 9, "kappa_grades": 0.3, "kappa_relevant": 0.4, "source": "sheet.csv"})
+    other_record = read_judge_record(trained_copy).model_copy(update={"thresholds": (0.1, 0.2, 0.3)})
+    write_judge_record(trained_copy, other_record)
+    assert export_judge(trained_copy, exported_copy).agreement is None
 
 
 # -- exported folders that cannot be opened -----------------------------------------------------------------------------
