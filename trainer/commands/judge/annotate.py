@@ -27,7 +27,11 @@ from querylift.trainer.commands.endpoint_options import (
     format_price,
     format_usage,
 )
-from querylift.trainer.commands.judge.query_options import add_query_options, format_train_command
+from querylift.trainer.commands.judge.query_options import (
+    add_query_options,
+    format_compare_command,
+    format_train_command,
+)
 
 if TYPE_CHECKING:
     from querylift.index_tools.engine import Engine
@@ -182,10 +186,18 @@ def annotate(engine: str | None, config: Path | None, out: Path, dry_run: bool, 
         click.echo(json.dumps(results, indent=2) if as_json else _format_summary(out, results))
         # This is inside the block, so that the manifest does not record an incomplete run as done.
         _raise_when_incomplete(results, plan, out)
-        if warning := describe_missing_grades(results["grades"], plan.scale):
+        warning = describe_missing_grades(results["grades"], plan.scale)
+        if warning and options["qrels_path"] is None:
             click.echo(f"warning: {warning}", err=True)
         elif not as_json:
-            click.echo(f"next: {format_train_command(out, plan.scale)}")
+            click.echo(f"next: {_choose_next_command(out, plan, options['qrels_path'])}")
+
+
+def _choose_next_command(out: Path, plan: AnnotatePlan, qrels_path: Path | None) -> str:
+    """Return the command that uses the grades: a comparison by the qrels, or else the training of a judge."""
+    if qrels_path is None:
+        return format_train_command(out, plan.scale)
+    return format_compare_command(qrels_path, plan.scale)
 
 
 def _build_plan(options: Mapping[str, Any]) -> AnnotatePlan:

@@ -12,7 +12,11 @@ import click
 from querylift.index_tools.commands.options import load_settings_with_options, show_progress
 from querylift.index_tools.judging.pooling import DEFAULT_POOL_DEPTH
 from querylift.index_tools.text_columns import wrap_line
-from querylift.trainer.commands.judge.query_options import add_grading_options, add_query_options
+from querylift.trainer.commands.judge.query_options import (
+    add_grading_options,
+    add_query_options,
+    format_compare_command,
+)
 
 if TYPE_CHECKING:
     from querylift.index_tools.judging.grade_source import OpenedJudge
@@ -105,8 +109,7 @@ def judge_queries(settings: Settings, judge: OpenedJudge, options: dict[str, Any
     for note in searched.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(_format_summary(_Summary(judge, len(named.queries), pool, graded)))
-    relevant_from = judge.grader.scale.relevant_from
-    click.echo(f"next       querylift compare A.run B.run --qrels {options['out']} --relevant-from {relevant_from}")
+    click.echo(f"next       {format_compare_command(options['out'], judge.grader.scale)}")
 
 
 def choose_body_formatter(settings: Settings, index: str, search_fields: Sequence[str]) -> BodyFormatter:

@@ -21,6 +21,12 @@ def format_train_command(annotations: Path, scale: GradeScale) -> str:
     return shlex.join(["querylift", "judge", "train", str(annotations), *scale_arguments, "--out", "judge"])
 
 
+def format_compare_command(qrels_path: Path, scale: GradeScale) -> str:
+    """Return the command that compares two runs by qrels of a judge. Such a file does not say which grades are relevant."""
+    arguments = ["--qrels", str(qrels_path), "--relevant-from", str(scale.relevant_from)]
+    return shlex.join(["querylift", "compare", "A.run", "B.run", *arguments])
+
+
 def add_grading_options(command: _Command) -> _Command:
     """Add the options that name the index, the judge, and the fields that it reads."""
     options = (
