@@ -15,7 +15,7 @@ from querylift.index_tools.corpora.records import Qrels, Run
 from querylift.index_tools.corpora.trec_files import read_qrels, read_run
 from querylift.index_tools.evaluation.measures import LABELS, MAIN_MEASURE, MEASURES, Evaluation, evaluate_run
 from querylift.index_tools.judging.grade_source import GradeSource
-from querylift.index_tools.judging.judged_qrels import find_grade_source
+from querylift.index_tools.judging.judged_qrels import choose_relevant_grade, find_grade_source
 from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ class _MeasuredRun:
 @click.option(
     "--relevant-from",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Lowest grade that counts as relevant, for MAP, MRR and recall.",
+    help="Lowest grade that counts as relevant, for MAP, MRR and recall [default: that of the judge's scale, or 1].",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option(
@@ -65,7 +63,7 @@ def compare(
     run_b: Path,
     qrels_path: Path,
     measure: str,
-    relevant_from: int,
+    relevant_from: int | None,
     as_json: bool,
     report_path: Path | None,
 ) -> None:
@@ -78,10 +76,10 @@ def compare(
     from querylift.index_tools.evaluation.comparison import compare_runs
     from querylift.index_tools.text_columns import replace_unprintable, wrap_line
 
-    qrels = read_qrels(qrels_path)
-    a, b = (_measure_run(path, qrels, qrels_path, relevant_from=relevant_from) for path in (run_a, run_b))
+    qrels, judged_by = read_qrels(qrels_path), find_grade_source(qrels_path)
+    grade = relevant_from or choose_relevant_grade(judged_by)
+    a, b = (_measure_run(path, qrels, qrels_path, relevant_from=grade) for path in (run_a, run_b))
     comparison = compare_runs(a.evaluation.per_query[measure], b.evaluation.per_query[measure])
-    judged_by = find_grade_source(qrels_path)
     if report_path is not None:
         _write_html_report(
             report_path,
@@ -91,7 +89,7 @@ def compare(
             qrels=qrels,
             corpus=qrels_path.name,
             measure=measure,
-            grade=relevant_from,
+            grade=grade,
             judged_by=judged_by,
         )
     if as_json:

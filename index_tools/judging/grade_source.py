@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from querylift.index_tools.judging.grader import Grader
 from querylift.plugin.files import compute_json_digest
@@ -21,12 +21,14 @@ class GradeSource:
     """The names of a judge and of its teacher, and the day of the grades, such as 2026-11-29.
 
     `agreement` is a sentence about how well the judge agrees with people. It is empty when nothing is known about that.
+    `relevant_from` is the lowest grade of the scale that counts as relevant, or None when it is not known.
     """
 
     judge: str
     teacher: str
     day: str
     agreement: str = ""
+    relevant_from: int | None = None
 
     @property
     def label(self) -> str:
@@ -38,8 +40,8 @@ class GradeSource:
         """Such as "judged by judge-minilm (taught by qwen3-235b); its agreement with people was not measured"."""
         return "; ".join(filter(None, (f"judged by {self.label}", self.agreement)))
 
-    def to_json(self) -> dict[str, str]:
-        """Return the names, the day and the agreement for a program."""
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields for a program."""
         return asdict(self)
 
 
@@ -60,7 +62,8 @@ class OpenedJudge:
     @property
     def source(self) -> GradeSource:
         """What tables and reports say about the grades that it gives today."""
-        return GradeSource(self.grader.name, self.grader.teacher, date.today().isoformat(), self.agreement)
+        grader, today = self.grader, date.today().isoformat()
+        return GradeSource(grader.name, grader.teacher, today, self.agreement, grader.scale.relevant_from)
 
 
 def open_recorded_judge(folder: Path) -> OpenedJudge:

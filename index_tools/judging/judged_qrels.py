@@ -1,8 +1,9 @@
 """Files of a model's grades: TREC qrels, and beside them a sidecar that names the model.
 
 A line of TREC qrels has no place for the model, the probability and the date. The sidecar FILE.judged.jsonl has one JSON
-object for each line of FILE: {"query_id", "doc_id", "grade", "probability", "model", "teacher", "date"}. A file of qrels
-with a sidecar was judged by a model; a file without one is taken for people's, and is never written over.
+object for each line of FILE: {"query_id", "doc_id", "grade", "probability", "model", "teacher", "date",
+"relevant_from"}. A file of qrels with a sidecar was judged by a model. A file without one is taken for people's, and is
+never written over.
 """
 
 from __future__ import annotations
@@ -72,7 +73,12 @@ def write_judged_qrels(path: Path, judgments: Sequence[ModelJudgment], source: G
     check_replaceable_qrels(path)
     sidecar = locate_sidecar(path)
     had_sidecar = sidecar.exists()
-    origin = {"model": source.judge, "teacher": source.teacher, "date": source.day}
+    origin = {
+        "model": source.judge,
+        "teacher": source.teacher,
+        "date": source.day,
+        "relevant_from": source.relevant_from,
+    }
     with open_for_replacement(sidecar) as stream:
         for judgment in judgments:
             row = {
@@ -98,6 +104,11 @@ def write_peoples_qrels(path: Path, qrels: Qrels) -> None:
         locate_sidecar(path).unlink()
 
 
+def choose_relevant_grade(source: GradeSource | None, *, default: int = 1) -> int:
+    """Return the lowest grade that counts as relevant: that of the model's scale where it is known, or else `default`."""
+    return default if source is None or source.relevant_from is None else source.relevant_from
+
+
 def find_grade_source(qrels_path: Path) -> GradeSource | None:
     """Return the model that judged a file of qrels, or None when the file has no sidecar.
 
@@ -107,11 +118,16 @@ def find_grade_source(qrels_path: Path) -> GradeSource | None:
     if not sidecar.exists():
         return None
     origins: dict[tuple[str, ...], None] = {}
+    relevant_grades: set[int | None] = set()
     for line_number, row in read_jsonl(sidecar):
         origin = row.get("model"), row.get("teacher"), row.get("date")
         if not all(isinstance(value, str) for value in origin):
             raise DataError(sidecar, line_number, "this line lacks 'model', 'teacher' or 'date'; judge the file again")
         origins[tuple(map(str, origin))] = None
+        relevant_from = row.get("relevant_from")
+        relevant_grades.add(relevant_from if isinstance(relevant_from, int) and relevant_from >= 1 else None)
     if not origins:
         return GradeSource("an unnamed model", "unknown", "")
-    return GradeSource(*(", ".join(dict.fromkeys(values)) for values in zip(*origins, strict=True)))
+    judge, teacher, day = (", ".join(dict.fromkeys(values)) for values in zip(*origins, strict=True))
+    relevant_from = relevant_grades.pop() if len(relevant_grades) == 1 else None
+    return GradeSource(judge, teacher, day, relevant_from=relevant_from)

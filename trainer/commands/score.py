@@ -296,7 +296,7 @@ def _parse_share(text: str) -> tuple[str, float]:
 
 def _load_labels(options: dict[str, Any], candidates: Sequence[Candidate]) -> Labels:
     """Load the judgments that score the candidates, of the corpus or of a file. Raises SettingsError when there are none."""
-    from querylift.trainer.rewards.labels import load_split_labels, read_labels
+    from querylift.trainer.rewards.labels import load_split_labels
 
     path, prefix = options["labels_text"], options["prefix"]
     if options["corpus"] is None:
@@ -306,11 +306,20 @@ def _load_labels(options: dict[str, Any], candidates: Sequence[Candidate]) -> La
             )
         if options["split"] is not None:
             raise SettingsError(f"--split is {options['split']!r} without a corpus; give --corpus, or leave it out")
-        return read_labels(Path(path), relevant_from=options["relevant_from"] or 1, prefix=prefix)
+        return _read_labels_file(Path(path), options, default_grade=1)
     corpus, split = _load_corpus_of_candidates(options, candidates)
     if path is not None:
-        return read_labels(Path(path), relevant_from=corpus.relevant_from, prefix=prefix)
+        return _read_labels_file(Path(path), options, default_grade=corpus.relevant_from)
     return load_split_labels(corpus, split, prefix=prefix)
+
+
+def _read_labels_file(path: Path, options: dict[str, Any], *, default_grade: int) -> Labels:
+    """Read a file of qrels. A model's sidecar beside it says what is relevant, unless the options do."""
+    from querylift.index_tools.judging.judged_qrels import choose_relevant_grade, find_grade_source
+    from querylift.trainer.rewards.labels import read_labels
+
+    relevant_from = options["relevant_from"] or choose_relevant_grade(find_grade_source(path), default=default_grade)
+    return read_labels(path, relevant_from=relevant_from, prefix=options["prefix"])
 
 
 def _load_corpus_of_candidates(options: dict[str, Any], candidates: Sequence[Candidate]) -> tuple[Corpus, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from querylift.index_tools.commands.compare import compare
 from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.index_tools.corpora.trec_files import read_qrels, write_run
 from querylift.index_tools.evaluation.experiment import create_task
@@ -15,6 +16,7 @@ from querylift.index_tools.judging.grade_source import GradeSource
 from querylift.index_tools.judging.judged_qrels import (
     ModelJudgment,
     check_replaceable_qrels,
+    choose_relevant_grade,
     find_grade_source,
     list_judgments,
     write_judged_qrels,
@@ -24,7 +26,7 @@ from querylift.plugin.commands.main import querylift
 from querylift.plugin.errors import DataError, SettingsError
 from tests.helpers.corpus_files import write_text_file
 
-SOURCE = GradeSource("judge-minilm", "qwen3-235b", "2026-11-29", "its agreement with people was not measured")
+SOURCE = GradeSource("judge-minilm", "qwen3-235b", "2026-11-29", "its agreement with people was not measured", 2)
 JUDGMENTS = (ModelJudgment("q1", "d1", 3, 0.91234), ModelJudgment("q1", "d2", 0, 0.5), ModelJudgment("q2", "d1", 1))
 
 
@@ -41,9 +43,10 @@ def test_the_grades_are_trec_qrels_and_the_sidecar_names_the_model(tmp_path: Pat
         "model": "judge-minilm",
         "teacher": "qwen3-235b",
         "date": "2026-11-29",
+        "relevant_from": 2,
     }
     assert rows[2]["probability"] is None
-    assert find_grade_source(path) == GradeSource("judge-minilm", "qwen3-235b", "2026-11-29")
+    assert find_grade_source(path) == GradeSource("judge-minilm", "qwen3-235b", "2026-11-29", relevant_from=2)
     assert list_judgments(read_qrels(path))[1] == ModelJudgment("q1", "d2", 0)
 
 
@@ -106,7 +109,7 @@ def test_a_corpus_whose_qrels_a_model_made_is_told_as_judged_by_it(tmp_path: Pat
     qrels_path.parent.mkdir(exist_ok=True)
     write_judged_qrels(qrels_path, JUDGMENTS, SOURCE)
     task = create_task(load_corpus(f"{kind}:{tmp_path}"), "dev" if kind == "beir" else None, "index")
-    assert task.judged_by == GradeSource("judge-minilm", "qwen3-235b", "2026-11-29")
+    assert task.judged_by == GradeSource("judge-minilm", "qwen3-235b", "2026-11-29", relevant_from=2)
     (qrels_path.parent / f"{qrels_path.name}.judged.jsonl").unlink()
     assert create_task(load_corpus(f"{kind}:{tmp_path}"), task.split, "index").judged_by is None
 
@@ -124,3 +127,22 @@ def test_compare_names_the_model_in_its_table_its_json_and_its_report(tmp_path: 
     assert "No person judged these documents." in page
     values = json.loads(CliRunner().invoke(querylift, [*arguments, "--json"], catch_exceptions=False).stdout)
     assert values["judged_by"]["judge"] == "judge-minilm"
+
+
+def test_the_sidecar_says_which_grades_are_relevant(tmp_path: Path) -> None:
+    path = tmp_path / "dev.qrels"
+    write_judged_qrels(path, JUDGMENTS, SOURCE)
+    assert choose_relevant_grade(find_grade_source(path)) == 2
+    assert choose_relevant_grade(None) == 1
+    assert choose_relevant_grade(GradeSource("judge-a", "", "2026-11-29"), default=3) == 3
+
+
+def test_compare_counts_relevant_documents_as_the_sidecar_says(tmp_path: Path) -> None:
+    write_judged_qrels(tmp_path / "dev.qrels", JUDGMENTS, SOURCE)
+    (tmp_path / "a.run").write_text("q1 Q0 d2 1 2 a\nq1 Q0 d1 2 1 a\nq2 Q0 d1 1 1 a\n")
+    (tmp_path / "b.run").write_text("q1 Q0 d1 1 1 b\nq2 Q0 d1 1 1 b\n")
+    arguments = [str(tmp_path / "a.run"), str(tmp_path / "b.run"), "--qrels", str(tmp_path / "dev.qrels"), "--json"]
+    by_sidecar = json.loads(CliRunner().invoke(compare, arguments).stdout)
+    assert (by_sidecar["queries"], by_sidecar["without_relevant"]) == (1, ["q2"])
+    by_option = json.loads(CliRunner().invoke(compare, [*arguments, "--relevant-from", "1"]).stdout)
+    assert (by_option["queries"], by_option["without_relevant"]) == (2, [])

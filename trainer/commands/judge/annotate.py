@@ -277,7 +277,8 @@ def _write_qrels(path: Path, plan: AnnotatePlan, out: Path) -> None:
         for row in read_annotations(out, plan.scale)
         if row.model == plan.model
     ]
-    write_judged_qrels(path, judgments, GradeSource(plan.model, "", date.today().isoformat()))
+    today = date.today().isoformat()
+    write_judged_qrels(path, judgments, GradeSource(plan.model, "", today, relevant_from=plan.scale.relevant_from))
 
 
 def _choose_body_formatter(settings: Settings, options: Mapping[str, Any]) -> BodyFormatter:
