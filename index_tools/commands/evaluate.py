@@ -181,8 +181,8 @@ def _check_judging_model(settings: Settings, judge: OpenedJudge, options: dict[s
     Raises SettingsError when it would judge its own expansions. The models behind a proxy are not known here.
     """
     from querylift.index_tools.judging.model_names import (
+        add_encoder_remark,
         check_different_models,
-        describe_shared_encoder,
         list_expansion_models,
     )
 
@@ -195,8 +195,7 @@ def _check_judging_model(settings: Settings, judge: OpenedJudge, options: dict[s
         return judge
     models = list_expansion_models(settings, settings.find_generator_names(options["name"]))
     check_different_models(models, judge.grader, allow_same=options["same_model"])
-    remark = describe_shared_encoder(models, judge.base)
-    return replace(judge, agreement=f"{judge.agreement}; {remark}") if remark else judge
+    return add_encoder_remark(judge, models)
 
 
 def _create_task(corpus: str | None, judge: OpenedJudge | None, options: dict[str, Any]) -> Task:

@@ -132,7 +132,7 @@ def format_advice(
         advice += f"\n{counts.failed} expansions failed. Correct that, and measure again before you rely on this."
     if judged_by is not None:
         advice += f"\nThis rests on the grades of a model, {judged_by.judge}, and not on people's."
-        if judged_by.agreement == NOT_MEASURED:
+        if judged_by.agreement.startswith(NOT_MEASURED):
             advice += "\nCheck them against a person: `querylift judge sample`, then `judge check`."
     return advice
 

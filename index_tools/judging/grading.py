@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from querylift.index_tools.corpora.records import Qrels
 from querylift.index_tools.engine import Engine
@@ -17,10 +17,14 @@ from querylift.plugin.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class GradedPool:
-    """The grades of a pool. `textless_count` is the number of pairs whose document has no text, and so no grade."""
+    """The grades of a pool, and the texts that were read, by document id.
+
+    `textless_count` is the number of pairs whose document has no text, and so no grade.
+    """
 
     judgments: tuple[ModelJudgment, ...]
     textless_count: int
+    texts: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def qrels(self) -> Qrels:
@@ -48,7 +52,9 @@ def grade_pool(
     when nothing can be graded, or the judge gives a grade that is not on its scale.
     """
     if not pool.pair_count:
-        raise SettingsError(f"no query finds a document on {index}, so there is nothing to grade; name what to search")
+        raise SettingsError(
+            f"no query finds a document on {index}, so there is nothing to grade; name other fields to search"
+        )
     doc_ids = {doc_id for ids in pool.doc_ids.values() for doc_id in ids}
     texts = fetch_document_texts(engine, index, doc_ids, fields)
     keys = [(query_id, doc_id) for query_id, ids in pool.doc_ids.items() for doc_id in ids if doc_id in texts]
@@ -61,4 +67,4 @@ def grade_pool(
                 f"{grader.scale.highest}; export the judge again"
             )
         judgments.append(ModelJudgment(query_id, doc_id, predicted.grade, predicted.probability))
-    return GradedPool(tuple(judgments), pool.pair_count - len(judgments))
+    return GradedPool(tuple(judgments), pool.pair_count - len(judgments), texts)

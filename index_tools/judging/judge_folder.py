@@ -39,9 +39,10 @@ _REMEDY = "export the judge again with `querylift judge export`"
 
 
 class Agreement(BaseModel):
-    """How well a judge agrees with people, on `queries` queries of `source` that it had not seen.
+    """How well a judge agrees with a person who rated a sheet. The judge did not learn from the queries of the sheet.
 
-    Both numbers are Cohen's kappa: over all grades, and over relevant or not.
+    `queries` is their number, and `source` the name of the sheet. Both kappas are Cohen's: over all grades, and over
+    relevant or not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,7 +127,10 @@ def write_agreement(folder: Path, agreement: Mapping[str, Any]) -> None:
 
 
 def open_judge(folder: Path) -> OnnxJudge:
-    """Open an exported judge. Raises SettingsError when a file is missing or not as it was written, MissingExtra."""
+    """Open an exported judge.
+
+    Raises SettingsError when a file is missing or was changed, and MissingExtra when a package is not installed.
+    """
     record = read_judge_record(folder)
     if not record.files:
         raise SettingsError(
@@ -226,8 +230,8 @@ def normalize_mean(tokens: Vector) -> Vector:
 def combine_vectors(query: Vector, document: Vector) -> Vector:
     """Return product, absolute difference and cosine of two vectors of length 1: shape (2 * width + 1,).
 
-    Product and difference are multiplied by the square root of the width, so that each number is about as large as the
-    cosine.
+    Product and difference are multiplied by the square root of the width. A difference is then about as large as the
+    cosine, and a product is smaller.
     """
     import numpy as np
 

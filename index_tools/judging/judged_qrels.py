@@ -42,7 +42,7 @@ def locate_sidecar(qrels_path: Path) -> Path:
 
 
 def check_replaceable_qrels(path: Path) -> None:
-    """Raise SettingsError when `path` holds judgments that no model made."""
+    """Raise SettingsError when `path` exists without a sidecar, because it may hold people's judgments then."""
     if path.exists() and not locate_sidecar(path).exists():
         raise SettingsError(
             f"{path} exists and was not written by a judge; name another file, so that no person's judgments are lost"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
+from querylift.index_tools.judging.grade_source import OpenedJudge
 from querylift.index_tools.judging.grader import Grader
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.settings import Settings
@@ -70,6 +72,12 @@ def describe_shared_encoder(expansion_models: Iterable[str], base: str) -> str:
     if not _find_same_model(expansion_models, (base,)):
         return ""
     return f"it began as {base}, which also makes the expansions, so it shows a larger gain than people see"
+
+
+def add_encoder_remark(judge: OpenedJudge, expansion_models: Iterable[str]) -> OpenedJudge:
+    """Return the judge, whose agreement says so when it began as the encoder that makes the expansions."""
+    remark = describe_shared_encoder(expansion_models, judge.base)
+    return replace(judge, agreement=f"{judge.agreement}; {remark}") if remark else judge
 
 
 def list_expansion_models(settings: Settings, generator_names: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ DEFAULT_POOL_DEPTH = 10
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The documents to grade by query. `system_counts` says how many pairs of the pool each system returned first."""
+    """The documents to grade by query. `system_counts` says how many pairs each system gave to the pool."""
 
     doc_ids: Mapping[str, Sequence[str]]
     system_counts: Mapping[str, int]

@@ -59,7 +59,7 @@ class RatedSheet:
 
 
 def draw_pairs(judgments: Sequence[ModelJudgment], count: int, *, seed: int) -> list[ModelJudgment]:
-    """Draw `count` pairs, or all where there are fewer: as many of each of the judge's grades, from as many queries as possible.
+    """Draw `count` pairs, or all where there are fewer: each grade of the judge equally often, from as many queries as can be.
 
     The grades take turns. A grade whose pairs are used up loses its turn. Of a grade's pairs, one of the query with the
     fewest drawn pairs comes next. The pairs are returned by query, in an order that does not show the judge's grades.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from querylift.index_tools.engine import Engine
@@ -30,7 +30,8 @@ Interval = tuple[float, float]
 class SheetAgreement:
     """How well a judge agrees with a person. Each interval holds 95% of the bootstrap values, over queries.
 
-    `confusions` has a row for each grade of the person, and a column for each grade of the judge.
+    `confusions` has a row for each grade of the person, and a column for each grade of the judge. `missing_count` rated pairs
+    are left out, because the index no longer has a text of their document.
     """
 
     pair_count: int
@@ -42,6 +43,7 @@ class SheetAgreement:
     kappa_relevant_interval: Interval
     macro_f1: float
     confusions: Sequence[Sequence[int]]
+    missing_count: int = 0
 
 
 def check_sheet(
@@ -55,7 +57,7 @@ def check_sheet(
 ) -> SheetAgreement:
     """Grade the rated pairs of a sheet, and compare the judge's grades with the person's.
 
-    Raises SettingsError when fewer than ten pairs are rated, or the index lacks a document of the sheet.
+    Raises SettingsError when fewer than ten pairs are rated, or when the index has texts of fewer than ten of them.
     """
     if len(sheet.pairs) < MIN_RATED_PAIRS:
         raise SettingsError(
@@ -64,17 +66,19 @@ def check_sheet(
         )
     texts = fetch_document_texts(engine, index, {pair.doc_id for pair in sheet.pairs}, fields)
     missing_ids = sorted({pair.doc_id for pair in sheet.pairs} - texts.keys())
-    if missing_ids:
+    rated_pairs = [pair for pair in sheet.pairs if pair.doc_id in texts]
+    if len(rated_pairs) < MIN_RATED_PAIRS:
         raise SettingsError(
             f"{index} has no text of document {missing_ids[0]!r} of the sheet ({len(missing_ids)} such documents); "
             "name the index and the fields that the sheet was made from"
         )
-    pairs = [QueryDocumentPair(pair.query, texts[pair.doc_id]) for pair in sheet.pairs]
+    pairs = [QueryDocumentPair(pair.query, texts[pair.doc_id]) for pair in rated_pairs]
     predicted = grader.grade_pairs(pairs, progress=progress)
     pairs_by_query: dict[str, list[GradePair]] = {}
-    for pair, prediction in zip(sheet.pairs, predicted, strict=True):
+    for pair, prediction in zip(rated_pairs, predicted, strict=True):
         pairs_by_query.setdefault(pair.query, []).append((pair.rating, prediction.grade))
-    return _compare_grades(pairs_by_query, grader.scale, unrated_count=sheet.unrated_count)
+    agreement = _compare_grades(pairs_by_query, grader.scale, unrated_count=sheet.unrated_count)
+    return replace(agreement, missing_count=len(sheet.pairs) - len(rated_pairs))
 
 
 def _compare_grades(

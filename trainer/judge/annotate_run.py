@@ -18,7 +18,7 @@ from querylift.trainer.candidates import JsonLinesAppender
 from querylift.trainer.chat.chat_run import ChatRun, open_chat_client, run_until_first_error
 from querylift.trainer.chat.endpoint_plan import EndpointPlan, Messages, UsageEstimate
 from querylift.trainer.judge.annotations import Annotation, read_annotations
-from querylift.trainer.judge.answers import JudgeAnswer, MalformedAnswer, parse_judge_answer
+from querylift.trainer.judge.answers import JudgeAnswer, MalformedAnswer, parse_judge_answer, replace_surrogates
 from querylift.trainer.judge.pair_choice import UngradedPair
 from querylift.trainer.judge.prompts import build_answer_schema, build_judge_messages, build_repair_messages
 
@@ -114,8 +114,9 @@ async def annotate_pairs(
 ) -> AnnotateResult:
     """Ask for the grade of every pair, and append each annotation to `out` as it arrives.
 
-    A malformed answer is sent back once with its fault. Stops before a request that could exceed the token budget. Raises as
-    `ChatRun.send_request` does. Annotations that were written before stay in the file.
+    A malformed answer is sent back once with its fault. Stops before a request that could exceed the token budget. Raises
+    SettingsError when the endpoint refuses the key or the model, and GeneratorError after several failed requests in a row.
+    Annotations that were written before stay in the file.
     """
     async with open_chat_client(plan, api_key=api_key) as client:
         with JsonLinesAppender(out) as appender:
@@ -163,6 +164,7 @@ class _AnnotateRun:
 
     async def _record_answer(self, pair: UngradedPair, messages: Messages, text: str) -> None:
         """Write the answer, or ask once more when it is malformed."""
+        text = replace_surrogates(text)
         try:
             answer = parse_judge_answer(text, self._plan.scale)
         except MalformedAnswer as error:

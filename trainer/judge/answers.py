@@ -13,6 +13,9 @@ from querylift.plugin.expansion import remove_thinking
 from querylift.trainer.judge.annotations import CRITERIA, MAX_CRITERION_GRADE
 from querylift.trainer.judge.prompts import MIN_REASONING_CHARS, UMBRELA
 
+_SHOWN_CHARS = 40
+"""How much of a wrong value a message shows."""
+
 
 def _refuse_boolean(value: Any) -> Any:
     """Return the value. Raises ValueError for true and false, which would count as 1 and 0."""
@@ -26,7 +29,7 @@ _CriterionGrade = Annotated[int, BeforeValidator(_refuse_boolean), Field(ge=0, l
 
 
 class JudgeAnswer(BaseModel):
-    """A teacher's answer. A prompt that asks for no criteria gets none."""
+    """A teacher's answer. A criterion is None when the answer does not grade it."""
 
     model_config = ConfigDict(frozen=True, str_strip_whitespace=True)
 
@@ -52,17 +55,27 @@ def parse_judge_answer(text: str, scale: GradeScale) -> JudgeAnswer:
 
     Of several JSON objects, the last one with a grade counts. All four criteria are needed, except on the scale `umbrela`.
     """
-    values = _find_answer_object(remove_thinking(text))
+    values = {
+        name: replace_surrogates(value) if isinstance(value, str) else value
+        for name, value in _find_answer_object(remove_thinking(replace_surrogates(text))).items()
+    }
     try:
         answer = JudgeAnswer.model_validate(values)
     except ValidationError as error:
         raise MalformedAnswer(_describe_fault(error, scale)) from None
     if not scale.contains(answer.grade):
-        raise MalformedAnswer(f'"grade" is {answer.grade}; it must be a whole number from 0 to {scale.highest}')
+        raise MalformedAnswer(
+            f'"grade" is {str(answer.grade)[:_SHOWN_CHARS]}; it must be a whole number from 0 to {scale.highest}'
+        )
     missing_names = [name for name in CRITERIA if name not in answer.criteria]
     if missing_names and scale.name != UMBRELA:
         raise MalformedAnswer(f'"{missing_names[0]}" is missing')
     return answer
+
+
+def replace_surrogates(text: str) -> str:
+    """Return the text with "?" for every half of a surrogate pair, which no file and no request can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _find_answer_object(text: str) -> dict[str, Any]:
@@ -96,5 +109,5 @@ def _describe_fault(error: ValidationError, scale: GradeScale) -> str:
     if name == "reasoning":
         return f'"reasoning" must be a text of at least {MIN_REASONING_CHARS} characters'
     highest = scale.highest if name == "grade" else MAX_CRITERION_GRADE
-    value = json.dumps(fault["input"], ensure_ascii=False)[:40]
+    value = replace_surrogates(json.dumps(fault["input"], ensure_ascii=False))[:_SHOWN_CHARS]
     return f'"{name}" is {value}; it must be a whole number from 0 to {highest}'

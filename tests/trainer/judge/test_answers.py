@@ -64,3 +64,18 @@ def test_the_umbrela_scale_needs_no_criteria() -> None:
     assert (answer.grade, answer.criteria) == (3, {})
     with_criteria = parse_judge_answer(format_judge_answer(), parse_scale("umbrela"))
     assert with_criteria.criteria == CRITERIA_GRADES
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_replaced_in_what_is_written_and_sent_back() -> None:
+    whole = '{"reasoning": "It names snow \\ud83d lines.", "exactness": 1, "topicality": 1, "coverage": 1, "contextual_fit": 1'
+    assert parse_judge_answer(whole + ', "grade": 1}', DEFAULT_SCALE).reasoning == "It names snow ? lines."
+    with pytest.raises(MalformedAnswer, match=r'"grade" is "\?"; it must be a whole number') as fault:
+        parse_judge_answer(whole + ', "grade": "\\ud83d"}', DEFAULT_SCALE)
+    assert str(fault.value).encode()
+
+
+def test_a_very_long_grade_is_shown_in_part() -> None:
+    text = '{"reasoning": "It names snow lines.", "exactness": 1, "topicality": 1, "coverage": 1, "contextual_fit": 1, "grade": '
+    with pytest.raises(MalformedAnswer) as fault:
+        parse_judge_answer(text + "9" * 400 + "}", DEFAULT_SCALE)
+    assert len(str(fault.value)) < 120

@@ -60,7 +60,7 @@ _CHOICE_OPTIONS = (
         type=click.IntRange(1, 10_000),
         default=200,
         show_default=True,
-        help="Last rank of a random document.",
+        help="Draw the random documents from ranks down to this one.",
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw."),
     click.option("--limit", type=click.IntRange(1), help="Use only the first queries, up to this number."),
@@ -69,7 +69,7 @@ _CHOICE_OPTIONS = (
         "systems",
         multiple=True,
         help="Grade the first documents of this system; repeatable: plain, expander, dense, feedback, or a generator "
-        "[default: plain].",
+        "such as table:FILE [default: plain].",
     ),
     click.option(
         "--same-model", is_flag=True, help="Allow a model that also makes the expansions of one of the systems."
@@ -181,11 +181,11 @@ def annotate(engine: str | None, config: Path | None, out: Path, dry_run: bool, 
         _agree_on_usage(pairs, plan, agreed=options["yes"])
         results.update(_ask_and_count(pairs, chosen, plan, out))
         results["choice"] = {name: options[name] for name in ("first", "random", "depth", "seed", "limit", "systems")}
-        if options["qrels_path"] is not None:
-            _write_qrels(options["qrels_path"], plan, out)
         click.echo(json.dumps(results, indent=2) if as_json else _format_summary(out, results))
         # This is inside the block, so that the manifest does not record an incomplete run as done.
         _raise_when_incomplete(results, plan, out)
+        if options["qrels_path"] is not None:
+            _write_qrels(options["qrels_path"], plan, out)
         warning = describe_missing_grades(results["grades"], plan.scale)
         if warning and options["qrels_path"] is None:
             click.echo(f"warning: {warning}", err=True)

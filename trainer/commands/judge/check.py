@@ -97,7 +97,8 @@ def format_agreement(agreement: SheetAgreement, grader: Grader) -> str:
     facts = {
         "judge": f"{grader.name} (taught by {grader.teacher})",
         "rated pairs": f"{agreement.pair_count} of {agreement.query_count} queries; "
-        f"{agreement.unrated_count} without a rating, left out",
+        f"{agreement.unrated_count} without a rating, left out"
+        + (f"; {agreement.missing_count} whose document is gone" if agreement.missing_count else ""),
         "kappa, grades": _format_value(agreement.kappa_grades, agreement.kappa_grades_interval),
         f"kappa, {scale.relevant_from} or more": _format_value(
             agreement.kappa_relevant, agreement.kappa_relevant_interval

@@ -149,7 +149,7 @@ def _read_texts(rows: Sequence[ImportedRow], options: Mapping[str, Any]) -> RowT
     corpus = load_corpus(options["corpus"])
     check_split(corpus, options["split"])
     if not corpus.has_documents:
-        raise SettingsError(f"{corpus.name!r} has no documents; name a corpus that has some")
+        raise SettingsError(f"{corpus.name!r} has no documents; name a corpus that has some with --corpus")
     return read_row_texts(rows, corpus, options["split"], max_words=options["max_words"])
 
 

@@ -71,7 +71,11 @@ def judge_queries(settings: Settings, judge: OpenedJudge, options: dict[str, Any
     from querylift.index_tools.judging.grading import grade_pool
     from querylift.index_tools.judging.judged_qrels import write_judged_qrels
     from querylift.index_tools.judging.learned_queries import warn_about_learned_queries
-    from querylift.index_tools.judging.model_names import check_different_models, list_expansion_models
+    from querylift.index_tools.judging.model_names import (
+        add_encoder_remark,
+        check_different_models,
+        list_expansion_models,
+    )
     from querylift.index_tools.judging.pooling import pool_runs
     from querylift.index_tools.judging.query_source import load_queries
     from querylift.index_tools.judging.system_runs import choose_systems, search_systems
@@ -84,6 +88,7 @@ def judge_queries(settings: Settings, judge: OpenedJudge, options: dict[str, Any
     systems = choose_systems(settings, index, options["systems"])
     models = list_expansion_models(settings, filter(None, systems.values()))
     check_different_models(models, judge.grader, allow_same=options["same_model"])
+    judge = add_encoder_remark(judge, models)
     with Engine(settings) as engine:
         searched = search_systems(
             engine,

@@ -22,7 +22,7 @@ def format_train_command(annotations: Path, scale: GradeScale) -> str:
 
 
 def format_compare_command(qrels_path: Path, scale: GradeScale) -> str:
-    """Return the command that compares two runs by qrels of a judge. Such a file does not say which grades are relevant."""
+    """Return the command that compares two runs by qrels of a judge. It names the lowest relevant grade."""
     arguments = ["--qrels", str(qrels_path), "--relevant-from", str(scale.relevant_from)]
     return shlex.join(["querylift", "compare", "A.run", "B.run", *arguments])
 

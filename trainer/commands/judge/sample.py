@@ -26,7 +26,7 @@ _QUERIES_PER_PAIR = 2
 @click.command()
 @add_query_options
 @add_grading_options
-@click.option("--pairs", type=click.IntRange(10, 10_000), default=50, show_default=True, help="Number of pairs.")
+@click.option("--pairs", type=click.IntRange(10, 10_000), default=50, show_default=True, help="Pairs in the sheet.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="CSV file to write, such as sheet.csv.")
 def sample(config: Path | None, engine: str | None, judge_folder: Path, **options: Any) -> None:
@@ -49,7 +49,7 @@ def write_sample(settings: Settings, judge: OpenedJudge, options: dict[str, Any]
     Warns when the judge learned from the queries, because `judge check --record` refuses a sheet of such queries.
     """
     from querylift.index_tools.engine import Engine
-    from querylift.index_tools.judging.document_texts import DEFAULT_TEXT_FIELDS, fetch_document_texts
+    from querylift.index_tools.judging.document_texts import DEFAULT_TEXT_FIELDS
     from querylift.index_tools.judging.grading import grade_pool
     from querylift.index_tools.judging.learned_queries import warn_about_learned_queries
     from querylift.index_tools.judging.pooling import DEFAULT_POOL_DEPTH, pool_runs
@@ -85,9 +85,11 @@ def write_sample(settings: Settings, judge: OpenedJudge, options: dict[str, Any]
             graded = grade_pool(
                 grader, pool, drawn_queries, engine=engine, index=index, fields=fields, progress=advance
             )
-        drawn = draw_pairs(graded.judgments, options["pairs"], seed=seed)
-        texts = fetch_document_texts(engine, index, {judgment.doc_id for judgment in drawn}, fields)
-    pairs = [SheetPair(drawn_queries[judgment.query_id], judgment.doc_id, texts[judgment.doc_id]) for judgment in drawn]
+    drawn = draw_pairs(graded.judgments, options["pairs"], seed=seed)
+    pairs = [
+        SheetPair(drawn_queries[judgment.query_id], judgment.doc_id, graded.texts[judgment.doc_id])
+        for judgment in drawn
+    ]
     write_rating_sheet(out, pairs)
     query_count = len({judgment.query_id for judgment in drawn})
     click.echo(

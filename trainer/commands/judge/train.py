@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     "--config", type=click.Path(path_type=Path), help="Configuration as a TOML file [default: built-in values]."
 )
 @click.option(
-    "--scale", "scale_text", default="graded", show_default=True, help="Scale of the grades, by name or highest grade."
+    "--scale",
+    "scale_text",
+    default="graded",
+    show_default=True,
+    help="Scale of the grades: graded (0-3), umbrela (0-3), binary (0-1), or the highest grade.",
 )
 @click.option("--name", help="Name of the judge in tables and reports [default: the name of --out].")
 @click.option(
@@ -98,11 +102,14 @@ def _read_annotations(
     Lines of queries that are not to be learned from are left out.
     """
     from querylift.trainer.judge.annotations import describe_missing_grades, merge_duplicates, read_annotations
-    from querylift.trainer.judge.student.training_pairs import check_grades, read_query_ids
+    from querylift.trainer.judge.student.training_pairs import (
+        check_grades,
+        leave_out_queries,
+        read_excluded_queries,
+    )
 
-    excluded_ids = read_query_ids(excluded) if excluded else frozenset()
     all_rows = [row for path in paths for row in read_annotations(path, scale)]
-    rows = [row for row in all_rows if row.query_id not in excluded_ids]
+    rows = leave_out_queries(all_rows, read_excluded_queries(excluded) if excluded else {})
     merged = merge_duplicates(rows)
     source = ", ".join(map(str, paths))
     check_grades(merged.annotations, source=f"{source} without the queries of {excluded}" if excluded else source)

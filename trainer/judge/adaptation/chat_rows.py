@@ -17,7 +17,10 @@ from querylift.trainer.student.training_texts import Completion, encode_text
 
 @dataclass(frozen=True, slots=True)
 class AnswerFields:
-    """The valid fields of an answer. `grade` is None, `criteria` lacks a name and `reasoning` is empty where one is not."""
+    """The valid fields of an answer.
+
+    A grade that is not valid is None, such a criterion is left out, and such a reasoning is empty.
+    """
 
     grade: int | None = None
     criteria: Mapping[str, int] = field(default_factory=dict)

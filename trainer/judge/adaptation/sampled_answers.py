@@ -32,8 +32,8 @@ def sample_missing_answers(
 ) -> AnswersByPair:
     """Append the answers that the file lacks, and return all of them. `prompts` has the prompt of each pair.
 
-    A prompt and the number of an answer decide its random numbers. `progress` is called with the number of answers so far,
-    those of an earlier attempt included.
+    The seed, the place of the prompt among `prompts` and the number of an answer decide its random numbers. `progress` is
+    called with the number of answers so far, those of an earlier attempt included.
     """
     pair_keys = list(prompts)
     with JsonLinesAppender(path) as appender:  # removes an incomplete last line

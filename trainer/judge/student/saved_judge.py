@@ -97,8 +97,8 @@ def load_judge(folder: Path) -> tuple[JudgeModel, JudgeRecord]:
 def export_judge(folder: Path, out: Path) -> JudgeRecord:
     """Write the served files of the trained judge in `folder` into `out`, and return their record.
 
-    The weights get eight bits. A judge that `out` holds already keeps the agreement that was recorded for it. Raises
-    SettingsError when the folder is not complete, MissingExtra.
+    The weights get eight bits. When `out` holds the same judge already, the agreement that was recorded for it stays.
+    Raises SettingsError when the folder is not complete, and MissingExtra when a package is not installed.
     """
     record = read_trained_record(folder)
     check_export_folder(out)

@@ -44,7 +44,7 @@ class JudgeTrainingOptions(ConfigSection):
 
     `method` is one of: `crsd`, the whole method; `standard`, the pass without reasoning alone; `soft`, that pass with the
     teacher's criteria as soft labels; `kl`, both passes, with their probabilities pulled together and not their vectors.
-    `max_pairs` pairs are drawn, as many of each grade as there are.
+    At most `max_pairs` pairs are drawn, in equal numbers of each grade as far as these reach. Fewer pairs are all used.
     """
 
     method: Method = "crsd"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from querylift.index_tools.corpora.trec_files import iter_qrels, read_topics
 from querylift.index_tools.judging.grade_scale import GradeScale
 from querylift.plugin.errors import DataError, SettingsError
+from querylift.plugin.expansion import fold_query
 from querylift.trainer.judge.annotations import CRITERIA, MAX_CRITERION_GRADE, Annotation
 
 
 def choose_balanced_pairs(annotations: Sequence[Annotation], *, max_pairs: int, seed: int) -> list[Annotation]:
-    """Return up to `max_pairs` annotations, as many of each grade as there are, in a random order.
+    """Return up to `max_pairs` annotations in a random order, in equal numbers of each grade as far as these reach.
 
-    A grade that has fewer than its share leaves the difference to the others.
+    A grade that has fewer than its share leaves the difference to the others. So all annotations are returned, balanced or
+    not, when there are no more than `max_pairs`.
     """
     generator = random.Random(seed)
     by_grade: dict[int, list[Annotation]] = defaultdict(list)
@@ -60,19 +62,30 @@ def compute_soft_labels(annotation: Annotation, scale: GradeScale) -> list[float
     return probabilities
 
 
-def read_query_ids(path: Path) -> frozenset[str]:
-    """Return the ids of the queries in a file of queries or of judgments. Raises DataError, SettingsError.
+def read_excluded_queries(path: Path) -> dict[str, str]:
+    """Return the queries in a file of queries or of judgments, by id. Raises DataError, SettingsError.
+
+    The text of a query is "" in a file of judgments.
 
     A file whose lines are not all judgments is read as queries. When that fails too, the error is the one of the format that
     the first line has.
     """
     try:
-        query_ids = frozenset(qrel.query_id for _, qrel in iter_qrels(path))
+        queries = {qrel.query_id: "" for _, qrel in iter_qrels(path)}
     except DataError as qrels_error:
         try:
-            query_ids = frozenset(read_topics(path))
+            queries = read_topics(path)
         except DataError as topics_error:
             raise (qrels_error if qrels_error.line > 1 else topics_error) from None
-    if not query_ids:
+    if not queries:
         raise SettingsError(f"{path} holds no query; name a file of queries or of judgments")
-    return query_ids
+    return queries
+
+
+def leave_out_queries(annotations: Iterable[Annotation], excluded: Mapping[str, str]) -> list[Annotation]:
+    """Return the annotations of all other queries. `excluded` are texts by query id; an id or an equal text excludes a query.
+
+    Letter case and spaces of a text do not count, and an empty text excludes nothing.
+    """
+    texts = {fold_query(text) for text in excluded.values() if text}
+    return [row for row in annotations if row.query_id not in excluded and fold_query(row.query) not in texts]

@@ -268,3 +268,12 @@ def test_a_judge_that_learned_from_the_queries_of_a_sheet_is_warned_about_and_no
     assert "warning: the judge learned from 1 of these" in capsys.readouterr().err
     with pytest.raises(SettingsError, match=r"sheet\.csv cannot be recorded: the judge learned from 1 of these"):
         compare_with_sheet(settings, judge, Path("sheet.csv"), index=INDEX, records=True)
+
+
+def test_a_rated_document_that_the_index_lost_is_left_out_and_counted(engine: Engine, folder: Path) -> None:
+    rows = write_sheet(engine)
+    rate_sheet([rows[0] | {"docid": "lost"}, *rows[1:]], lambda number, row: 1)
+    judge = OpenedJudge(WordOverlapGrader())
+    agreement = compare_with_sheet(parse_settings({"engine": engine.url}), judge, Path("sheet.csv"), index=INDEX)
+    assert (agreement.pair_count, agreement.missing_count) == (19, 1)
+    assert "1 whose document is gone" in format_agreement(agreement, judge.grader)

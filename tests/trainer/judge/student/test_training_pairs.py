@@ -14,7 +14,8 @@ from querylift.trainer.judge.student.training_pairs import (
     check_grades,
     choose_balanced_pairs,
     compute_soft_labels,
-    read_query_ids,
+    leave_out_queries,
+    read_excluded_queries,
 )
 from tests.helpers.corpus_files import write_text_file
 
@@ -105,7 +106,7 @@ def test_no_annotation_and_one_grade_alone_are_refused() -> None:
     ],
 )
 def test_query_ids_come_from_judgments_and_from_every_format_of_queries(tmp_path: Path, text: str) -> None:
-    assert read_query_ids(write_text_file(tmp_path / "queries", text)) == {"q1", "q2"}
+    assert read_excluded_queries(write_text_file(tmp_path / "queries", text)).keys() == {"q1", "q2"}
 
 
 @pytest.mark.parametrize(
@@ -119,11 +120,20 @@ def test_query_ids_come_from_judgments_and_from_every_format_of_queries(tmp_path
 )
 def test_a_faulty_line_is_named_in_the_words_of_its_format(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
-        read_query_ids(write_text_file(tmp_path / "queries", text))
+        read_excluded_queries(write_text_file(tmp_path / "queries", text))
 
 
 def test_a_file_without_a_query_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"/queries holds no query; name a file of queries or of judgments"):
-        read_query_ids(write_text_file(tmp_path / "queries", "\n"))
+        read_excluded_queries(write_text_file(tmp_path / "queries", "\n"))
     with pytest.raises(SettingsError, match=r"missing' cannot be read: No such file"):
-        read_query_ids(tmp_path / "missing")
+        read_excluded_queries(tmp_path / "missing")
+
+
+def test_a_query_is_left_out_by_its_id_or_by_its_text() -> None:
+    rows = [
+        Annotation(query_id, "d1", query, "words", 1, "m")
+        for query_id, query in (("q1", "one"), ("q2", "Two  words"), ("q3", "three"))
+    ]
+    assert [row.query_id for row in leave_out_queries(rows, {"q1": "", "other": "two words"})] == ["q3"]
+    assert leave_out_queries(rows, {}) == rows
