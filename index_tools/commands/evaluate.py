@@ -144,9 +144,8 @@ def evaluate_index(settings: Settings, corpus: str | None, judge: OpenedJudge | 
         warn_about_learned_queries(judge, task.queries.values())
     if out is not None and (judge is not None or task.judged_by is not None):
         check_replaceable_qrels(out / _QRELS_NAME)
-    fields = options["fields"] or settings.index[options["name"]].fields
     search_options = {
-        "format_body": _choose_body_formatter(fields, options["body"], options),
+        "format_body": _choose_body_formatter(settings, options),
         "depth": options["depth"],
     }
     with Engine(settings) as engine:
@@ -257,12 +256,12 @@ def _load_settings(config: Path | None, options: dict[str, Any]) -> Settings:
     return enable_index(settings, options["name"], **changes)
 
 
-def _choose_body_formatter(fields: tuple[str, ...], body: Path | None, options: dict[str, Any]) -> BodyFormatter:
-    from querylift.index_tools.commands.search_body import read_body_formatter
-    from querylift.index_tools.searching import format_search_body, make_match_formatter
+def _choose_body_formatter(settings: Settings, options: dict[str, Any]) -> BodyFormatter:
+    from querylift.index_tools.commands.search_body import make_field_formatter, read_body_formatter
 
+    body: Path | None = options["body"]
     if body is None:
-        return make_match_formatter(fields) if fields else format_search_body
+        return make_field_formatter(options["fields"] or settings.index[options["name"]].fields)
     if options["fields"]:
         raise SettingsError("--field and --body are both given; leave out --field, because a body names its own fields")
     return read_body_formatter(body)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from querylift.plugin.errors import SettingsError
@@ -28,6 +29,11 @@ class GradeScale:
     def grades(self) -> range:
         """All grades, lowest first."""
         return range(len(self.meanings))
+
+    def count_grades(self, grades: Iterable[int]) -> dict[int, int]:
+        """Return how often each grade of the scale occurs, lowest grade first."""
+        counts = Counter(grades)
+        return {grade: counts[grade] for grade in self.grades}
 
     def contains(self, grade: object) -> bool:
         """Return whether `grade` is a whole number on this scale. True and False are not."""

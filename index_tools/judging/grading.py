@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,10 +29,6 @@ class GradedPool:
     def qrels(self) -> Qrels:
         """The grades by query and document."""
         return collect_qrels(self.judgments)
-
-    def count_grades(self) -> dict[int, int]:
-        """Return the number of pairs with each grade that was given, lowest grade first."""
-        return dict(sorted(Counter(judgment.grade for judgment in self.judgments).items()))
 
 
 def grade_pool(

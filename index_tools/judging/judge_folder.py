@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from querylift.index_tools.judging.grade_scale import GradeScale
 from querylift.index_tools.judging.grader import PredictedGrade, QueryDocumentPair
-from querylift.plugin.errors import MissingExtra, SettingsError
-from querylift.plugin.fast_expander.encoder import open_onnx_session
+from querylift.plugin.errors import SettingsError
+from querylift.plugin.fast_expander.encoder import load_tokenizer, open_onnx_session
 from querylift.plugin.files import compute_file_digest, open_for_replacement
 
 if TYPE_CHECKING:
@@ -185,20 +185,15 @@ class OnnxJudge:
 
     def _read_pair(self, pair: QueryDocumentPair, vectors: dict[tuple[int, ...], Vector]) -> Vector:
         """Return what the classifier reads of a pair: shape (features,). `vectors` keeps those of texts read before."""
-        query = self._tokenize(pair.query, self._record.query_tokens)
-        document = self._tokenize(pair.document, self._record.document_tokens)
+        query = tokenize_text(self._tokenizer, pair.query, self._record.query_tokens)
+        document = tokenize_text(self._tokenizer, pair.document, self._record.document_tokens)
         if self._record.reading == "joint":
             first_token: Vector = self._run_encoder([*query, *document[1:]])[0]
             return first_token
         for ids in (query, document):
-            if tuple(ids) not in vectors:
-                vectors[tuple(ids)] = normalize_mean(self._run_encoder(ids))
-        return combine_vectors(vectors[tuple(query)], vectors[tuple(document)])
-
-    def _tokenize(self, text: str, max_tokens: int) -> list[int]:
-        """Return the token ids of a text, with the first and the last token that the model expects."""
-        ids: list[int] = self._tokenizer.encode(text).ids
-        return ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]
+            if ids not in vectors:
+                vectors[ids] = normalize_mean(self._run_encoder(ids))
+        return combine_vectors(vectors[query], vectors[document])
 
     def _run_encoder(self, ids: Sequence[int]) -> Vector:
         """Return the vector of each token: shape (tokens, width)."""
@@ -265,17 +260,20 @@ def read_classifier(path: Path, record: JudgeRecord, *, width: int, remedy: str 
 
 
 def load_judge_tokenizer(path: Path, *, remedy: str = _REMEDY) -> Any:
-    """Load a tokenizer that reads whole texts. It must put a first and a last token around each. Raises SettingsError."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise MissingExtra("tokenizers", "expander") from None
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise SettingsError(f"{path} cannot be read as a tokenizer ({error}); {remedy}") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    """Load a tokenizer that reads whole texts. It must put a first and a last token around each.
+
+    Raises SettingsError, MissingExtra.
+    """
+    tokenizer = load_tokenizer(path, remedy=remedy)
     if len(tokenizer.encode("").ids) != 2:
         raise SettingsError(f"{path} does not put a first and a last token around each text; {remedy}")
     return tokenizer
+
+
+def tokenize_text(tokenizer: Any, text: str, max_tokens: int) -> tuple[int, ...]:
+    """Return the token ids of a text, with the first and the last token that the model expects, `max_tokens` at most.
+
+    Training and serving both cut a text here.
+    """
+    ids = tuple(tokenizer.encode(text).ids)
+    return ids if len(ids) <= max_tokens else (*ids[: max_tokens - 1], ids[-1])

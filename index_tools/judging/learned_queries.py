@@ -5,20 +5,18 @@ A judge's record holds a digest of each query and not its words, because a query
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable
 
 import click
 
 from querylift.index_tools.judging.grade_source import OpenedJudge
 from querylift.plugin.expansion import fold_query
-
-_DIGEST_CHARS = 16
+from querylift.plugin.proxy.query_records.record import hash_query
 
 
 def compute_query_digests(queries: Iterable[str]) -> tuple[str, ...]:
     """Return the digest of each different query, in a fixed order. Letter case and spaces do not count."""
-    return tuple(sorted({_digest_query(query) for query in queries}))
+    return tuple(sorted({hash_query(fold_query(query)) for query in queries}))
 
 
 def count_learned_queries(digests: Collection[str], queries: Iterable[str]) -> int:
@@ -41,7 +39,3 @@ def warn_about_learned_queries(judge: OpenedJudge, queries: Collection[str]) -> 
     """Print the warning of `describe_learned_queries` to standard error, if there is one."""
     if warning := describe_learned_queries(judge.learned_queries, queries):
         click.echo(f"warning: {warning}", err=True)
-
-
-def _digest_query(query: str) -> str:
-    return hashlib.sha256(fold_query(query).encode()).hexdigest()[:_DIGEST_CHARS]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Vector: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 MODEL_FILE, TOKENIZER_FILE = "encoder.onnx", "tokenizer.json"
+_REMEDY = "build the expander again"
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 MAX_UNKNOWN_SHARE = 0.25
 """Largest share of a text's letters and digits that may be unknown to the tokenizer.
@@ -50,7 +51,7 @@ class Encoder:
 
     def __init__(self, folder: Path, settings: EncoderSettings) -> None:
         self._settings = settings
-        self._tokenizer = _load_tokenizer(folder / TOKENIZER_FILE, settings.max_tokens)
+        self._tokenizer = load_tokenizer(folder / TOKENIZER_FILE, max_tokens=settings.max_tokens)
         self._unknown_id = find_unknown_token_id(self._tokenizer)
         self._session = open_onnx_session(folder / MODEL_FILE)
         self._inputs = {model_input.name for model_input in self._session.get_inputs()}
@@ -121,7 +122,8 @@ def find_unknown_token_id(tokenizer: Any) -> int | None:
     return tokenizer.token_to_id(name)  # type: ignore[no-any-return]
 
 
-def _load_tokenizer(path: Path, max_tokens: int) -> Any:
+def load_tokenizer(path: Path, *, max_tokens: int | None = None, remedy: str = _REMEDY) -> Any:
+    """Load a tokenizer that does not pad. It cuts texts to `max_tokens`, or not at all. Raises SettingsError, MissingExtra."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -129,13 +131,16 @@ def _load_tokenizer(path: Path, max_tokens: int) -> Any:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise SettingsError(f"{path} cannot be read as a tokenizer ({error}); build the expander again") from None
+        raise SettingsError(f"{path} cannot be read as a tokenizer ({error}); {remedy}") from None
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
+    if max_tokens is None:
+        tokenizer.no_truncation()
+    else:
+        tokenizer.enable_truncation(max_tokens)
     return tokenizer
 
 
-def open_onnx_session(path: Path, *, remedy: str = "build the expander again") -> Any:
+def open_onnx_session(path: Path, *, remedy: str = _REMEDY) -> Any:
     """Load an ONNX file that runs on one thread. Raises SettingsError, MissingExtra."""
     switch_off_telemetry()
     try:

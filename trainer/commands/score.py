@@ -205,7 +205,7 @@ def _judge_candidates(
     with show_progress("searching", len(candidates)) as advance:
         pooled = pool_candidates(candidates, progress=advance, **searching)
     with show_progress("grading", pooled.pool.pair_count) as advance:
-        judged = make_judge_labels(
+        labels = make_judge_labels(
             pooled,
             candidates,
             judge.grader,
@@ -215,7 +215,7 @@ def _judge_candidates(
             fields=options["judge_fields"] or DEFAULT_TEXT_FIELDS,
             progress=advance,
         )
-    return judged.labels, pooled
+    return labels, pooled
 
 
 def _describe_judge(judge: OpenedJudge, options: dict[str, Any]) -> dict[str, Any]:
@@ -343,6 +343,8 @@ def _load_corpus_of_candidates(options: dict[str, Any], candidates: Sequence[Can
 
 
 def _format_summary(results: dict[str, Any]) -> str:
+    from querylift.index_tools.judging.grade_source import GradeSource
+
     lines = [
         f"candidates   {results['candidates']}: {results['scored']} scored, "
         f"{results['without_labels']} of queries without a relevant document, {results['refused']} refused",
@@ -352,8 +354,9 @@ def _format_summary(results: dict[str, Any]) -> str:
     ]
     if results.get("judged_by"):
         judge = results["judged_by"]
+        label = GradeSource(judge["judge"], judge["teacher"], "").label
         pairs = f", {results['graded_pairs']} pairs" if "graded_pairs" in results else ""
-        lines.append(f"judged by    {judge['judge']} (taught by {judge['teacher']}){pairs}")
+        lines.append(f"judged by    {label}{pairs}")
     lines += [f"refused      {reason}" for reason in results["refusals"]]
     lines += [f"not expanded {count} ({reason})" for reason, count in results["not_expanded"].items()]
     lines += [f"mean reward  {mean:+.4f} {method}" for method, mean in results["mean_reward"].items()]

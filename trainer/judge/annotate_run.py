@@ -6,7 +6,7 @@ the file lacks of the same model.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +95,8 @@ def find_ungraded_pairs(
 
 def count_grades(out: Path, scale: GradeScale, *, model: str) -> dict[int, int]:
     """Return how many annotations by `model` in `out` have each grade of the scale."""
-    counts = Counter(row.grade for row in read_annotations(out, scale) if row.model == model) if out.exists() else {}
-    return {grade: counts.get(grade, 0) for grade in scale.grades}
+    rows = read_annotations(out, scale) if out.exists() else ()
+    return scale.count_grades(row.grade for row in rows if row.model == model)
 
 
 def estimate_annotating(pairs: Iterable[UngradedPair], plan: AnnotatePlan) -> UsageEstimate:

@@ -6,8 +6,7 @@ criteria. A file that does not begin with "{" holds judgments in TREC or BEIR fo
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,12 +214,6 @@ def convert_rows(
         progress(count)
     merged = merge_duplicates(annotations)
     return ConversionResult(merged.annotations, merged.conflict_count, lost_count)
-
-
-def count_annotations(annotations: Collection[Annotation], scale: GradeScale) -> dict[int, int]:
-    """Return how many annotations have each grade of the scale."""
-    counts = Counter(annotation.grade for annotation in annotations)
-    return {grade: counts[grade] for grade in scale.grades}
 
 
 def _name_missing_model(row: ImportedRow) -> str:

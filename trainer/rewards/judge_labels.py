@@ -8,12 +8,11 @@ as recall@100, sees only graded documents.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from querylift.index_tools.engine import Engine
 from querylift.index_tools.judging.document_texts import DEFAULT_TEXT_FIELDS
 from querylift.index_tools.judging.grader import Grader
-from querylift.index_tools.judging.grading import GradedPool, grade_pool
+from querylift.index_tools.judging.grading import grade_pool
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.rewards.labels import Labels
@@ -21,14 +20,6 @@ from querylift.trainer.rewards.scoring import CandidatePool
 
 JUDGE_PREFIX = "judge:"
 """`--labels judge:FOLDER` names a judge in place of a file."""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedLabels:
-    """The labels, and the grades that they were made from."""
-
-    labels: Labels
-    graded: GradedPool
 
 
 def make_judge_labels(
@@ -41,7 +32,7 @@ def make_judge_labels(
     relevant_from: int | None = None,
     fields: Sequence[str] = DEFAULT_TEXT_FIELDS,
     progress: Callable[[int], None] = lambda count: None,
-) -> JudgedLabels:
+) -> Labels:
     """Grade the pool, and return the grades as labels. `relevant_from` is the judge's own when it is None.
 
     `progress` is called with the number of pairs graded so far. Raises SettingsError when nothing can be graded, or the
@@ -55,4 +46,4 @@ def make_judge_labels(
             f"{grader.name} gave no document of {index} the grade {labels.relevant_from} or more, so no candidate can be "
             "scored; check the index, or lower --relevant-from"
         )
-    return JudgedLabels(labels, graded)
+    return labels

@@ -48,7 +48,7 @@ def test_the_pool_has_the_first_documents_of_every_search_and_the_second_pass_se
         pooled = pool_candidates(
             CANDIDATES, engine=engine, settings=settings, options=OPTIONS, cache=cache, retry=EngineRetry()
         )
-        labels = make_judge_labels(pooled, CANDIDATES, grader, engine=engine, index=INDEX).labels
+        labels = make_judge_labels(pooled, CANDIDATES, grader, engine=engine, index=INDEX)
         scoring = score_on_engine(engine, labels=labels, cache=cache)
     assert pooled.search_count == 9
     assert scoring.search_count == 0
@@ -97,5 +97,9 @@ def test_a_file_that_a_judge_made_is_told_in_the_summary_and_the_manifest(engine
     (tmp_path / "judge.txt").unlink()
     write_judged_qrels(tmp_path / "judge.txt", list_judgments(QRELS), GradeSource("judge-a", "teacher-b", "2026-11-29"))
     assert "judged by    judge-a (taught by teacher-b)\n" in run_score_command(arguments)
+
+    write_judged_qrels(tmp_path / "judge.txt", list_judgments(QRELS), GradeSource("large-model", "", "2026-11-29"))
+    again = ["--out", str(tmp_path / "again.jsonl")]
+    assert "judged by    large-model\n" in run_score_command([*arguments, *again])
     manifest = json.loads((tmp_path / "out" / "scored.jsonl.manifest.json").read_text())
     assert manifest["settings"]["judged_by"]["judge"] == "judge-a"

@@ -282,11 +282,10 @@ def _write_qrels(path: Path, plan: AnnotatePlan, out: Path) -> None:
 
 
 def _choose_body_formatter(settings: Settings, options: Mapping[str, Any]) -> BodyFormatter:
-    from querylift.index_tools.commands.search_body import read_body_formatter
-    from querylift.trainer.commands.judge.qrels import choose_body_formatter
+    from querylift.index_tools.commands.search_body import choose_field_formatter, read_body_formatter
 
     if options["body"] is None:
-        return choose_body_formatter(settings, options["index"], options["search_fields"])
+        return choose_field_formatter(settings, options["index"], options["search_fields"])
     if options["search_fields"]:
         raise SettingsError("--search-field and --body are both given; a body names its own fields, so leave one out")
     return read_body_formatter(options["body"])

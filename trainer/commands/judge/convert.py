@@ -164,8 +164,6 @@ def _write_annotations(annotations: Sequence[Annotation], out: Path) -> None:
 def _count_results(
     selected: SelectedRows, result: ConversionResult, scale: GradeScale, thresholds: Sequence[int]
 ) -> dict[str, Any]:
-    from querylift.trainer.judge.conversion import count_annotations
-
     return {
         "rows": len(selected.rows),
         "other_models": selected.other_count,
@@ -174,7 +172,7 @@ def _count_results(
         "conflicts": result.conflict_count,
         "without_reasoning": sum(not annotation.reasoning for annotation in result.annotations),
         "cuts": list(thresholds),
-        "grades": count_annotations(result.annotations, scale),
+        "grades": scale.count_grades(annotation.grade for annotation in result.annotations),
     }
 
 

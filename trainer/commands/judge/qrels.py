@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from querylift.index_tools.judging.grade_source import OpenedJudge
     from querylift.index_tools.judging.grading import GradedPool
     from querylift.index_tools.judging.pooling import Pool
-    from querylift.index_tools.searching import BodyFormatter
     from querylift.plugin.settings import Settings
 
 
@@ -66,6 +65,7 @@ def qrels(config: Path | None, engine: str | None, judge_folder: Path, **options
 
 def judge_queries(settings: Settings, judge: OpenedJudge, options: dict[str, Any]) -> None:
     """Pool, grade, write, and print what was graded. `options` are those of the command by their names."""
+    from querylift.index_tools.commands.search_body import choose_field_formatter
     from querylift.index_tools.engine import Engine
     from querylift.index_tools.judging.document_texts import DEFAULT_TEXT_FIELDS
     from querylift.index_tools.judging.grading import grade_pool
@@ -97,7 +97,7 @@ def judge_queries(settings: Settings, judge: OpenedJudge, options: dict[str, Any
             index=index,
             systems=systems,
             depth=depth,
-            format_body=choose_body_formatter(settings, index, options["search_fields"]),
+            format_body=choose_field_formatter(settings, index, options["search_fields"]),
         )
         pool = pool_runs(searched.runs, depth=depth)
         with show_progress("grading", pool.pair_count) as advance:
@@ -117,15 +117,6 @@ def judge_queries(settings: Settings, judge: OpenedJudge, options: dict[str, Any
     click.echo(f"next       {format_compare_command(options['out'], judge.grader.scale)}")
 
 
-def choose_body_formatter(settings: Settings, index: str, search_fields: Sequence[str]) -> BodyFormatter:
-    """Return a formatter of searches on these fields, on those of the index's settings table, or on the default field."""
-    from querylift.index_tools.searching import format_search_body, make_match_formatter
-
-    table = settings.find_index_settings(index)
-    fields = tuple(search_fields) or (table.fields if table else ())
-    return make_match_formatter(fields) if fields else format_search_body
-
-
 @dataclass(frozen=True, slots=True)
 class _Summary:
     """What was graded, for a person."""
@@ -138,13 +129,13 @@ class _Summary:
 
 def _format_summary(summary: _Summary) -> str:
     scale, pool, graded = summary.judge.grader.scale, summary.pool, summary.graded
-    counts = graded.count_grades()
+    counts = scale.count_grades(judgment.grade for judgment in graded.judgments)
     relevant_count = sum(count for grade, count in counts.items() if grade >= scale.relevant_from)
     lines = [
         wrap_line(summary.judge.source.sentence),
         f"queries    {summary.query_count}: {len(pool.doc_ids)} with a document",
         f"pairs      {len(graded.judgments)} graded, {relevant_count} relevant (grade {scale.relevant_from} or more)",
-        f"grades     {_format_counts({grade: counts.get(grade, 0) for grade in scale.grades})}",
+        f"grades     {_format_counts(counts)}",
         f"systems    {_format_counts(pool.system_counts)}",
     ]
     if graded.textless_count:

@@ -11,7 +11,6 @@ import click
 
 from querylift.index_tools.commands.options import load_settings_with_options, show_progress
 from querylift.index_tools.text_columns import wrap_line
-from querylift.trainer.commands.judge.qrels import choose_body_formatter
 from querylift.trainer.commands.judge.query_options import add_grading_options, add_query_options
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ def write_sample(settings: Settings, judge: OpenedJudge, options: dict[str, Any]
 
     Warns when the judge learned from the queries, because `judge check --record` refuses a sheet of such queries.
     """
+    from querylift.index_tools.commands.search_body import choose_field_formatter
     from querylift.index_tools.engine import Engine
     from querylift.index_tools.judging.document_texts import DEFAULT_TEXT_FIELDS
     from querylift.index_tools.judging.grading import grade_pool
@@ -78,7 +78,7 @@ def write_sample(settings: Settings, judge: OpenedJudge, options: dict[str, Any]
             drawn_queries,
             index=index,
             depth=DEFAULT_POOL_DEPTH,
-            format_body=choose_body_formatter(settings, index, options["search_fields"]),
+            format_body=choose_field_formatter(settings, index, options["search_fields"]),
         )
         pool = pool_runs({"plain": searched.run})
         with show_progress("grading", pool.pair_count) as advance:

@@ -16,7 +16,7 @@ from querylift.index_tools.fast_expander.encoder_conversion import (
     SUPPORTED_BERT,
     find_packaged_encoder,
 )
-from querylift.index_tools.judging.judge_folder import load_judge_tokenizer
+from querylift.index_tools.judging.judge_folder import load_judge_tokenizer, tokenize_text
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.judge.student.student_config import StudentOptions
 from querylift.trainer.student.libraries import silence_libraries
@@ -70,10 +70,10 @@ class JudgeModel:
         Each text begins with the model's first token and ends with its last one. The reasoning comes behind the document.
         """
         options = self.options
-        query_ids = self._tokenize(query, options.query_tokens)
-        document_ids = self._tokenize(document, options.document_tokens)
+        query_ids = tokenize_text(self.tokenizer, query, options.query_tokens)
+        document_ids = tokenize_text(self.tokenizer, document, options.document_tokens)
         if reasoning.strip():
-            document_ids += self._tokenize(reasoning, options.reasoning_tokens)[1:]
+            document_ids += tokenize_text(self.tokenizer, reasoning, options.reasoning_tokens)[1:]
         return (query_ids + document_ids[1:],) if options.reading == "joint" else (query_ids, document_ids)
 
     def compute_features(self, pairs: Sequence[tuple[tuple[int, ...], ...]], *, keep_states: bool = False) -> Any:
@@ -93,10 +93,6 @@ class JudgeModel:
         scale = self.width**0.5
         cosine = (query * document).sum(1, keepdim=True)
         return torch.cat([query * document * scale, (query - document).abs() * scale, cosine], dim=1)
-
-    def _tokenize(self, text: str, max_tokens: int) -> tuple[int, ...]:
-        ids = tuple(self.tokenizer.encode(text).ids)
-        return ids if len(ids) <= max_tokens else (*ids[: max_tokens - 1], ids[-1])
 
     def _compute_vectors(self, texts: Sequence[tuple[int, ...]], *, keep_states: bool) -> Any:
         """Return a vector of each text: shape (texts, width). It is the first token's, or the mean over the tokens."""
