@@ -21,14 +21,7 @@ def compute_kappa(first: Sequence[int], second: Sequence[int], grades: Collectio
 
     Raises ValueError when there are no pairs, the lengths differ, or a grade is not in `grades`.
     """
-    _check_grades(first, second, grades)
-    count = len(first)
-    observed = sum(a == b for a, b in zip(first, second, strict=True)) / count
-    first_counts, second_counts = Counter(first), Counter(second)
-    if len(first_counts) == 1 and first_counts.keys() == second_counts.keys():
-        return 0.0
-    chance = math.fsum(first_counts[grade] * second_counts[grade] for grade in set(grades)) / count**2
-    return (observed - chance) / (1 - chance)
+    return compute_confusion_kappa(count_confusions(first, second, sorted(set(grades))))
 
 
 def compute_macro_f1(first: Sequence[int], second: Sequence[int], grades: Collection[int]) -> float:
@@ -37,12 +30,7 @@ def compute_macro_f1(first: Sequence[int], second: Sequence[int], grades: Collec
     The F1 of a grade is 2 * both / (first + second): the pairs with that grade from both raters, and from each.
     Raises ValueError as `compute_kappa` does.
     """
-    _check_grades(first, second, grades)
-    first_counts, second_counts = Counter(first), Counter(second)
-    both_counts = Counter(a for a, b in zip(first, second, strict=True) if a == b)
-    given_grades = sorted(first_counts.keys() | second_counts.keys())
-    f1_values = [2 * both_counts[grade] / (first_counts[grade] + second_counts[grade]) for grade in given_grades]
-    return math.fsum(f1_values) / len(f1_values)
+    return compute_confusion_f1(count_confusions(first, second, sorted(set(grades))))
 
 
 def compute_kendall_tau(first: Mapping[str, float], second: Mapping[str, float]) -> float:
@@ -72,6 +60,24 @@ def count_confusions(first: Sequence[int], second: Sequence[int], grades: Sequen
     _check_grades(first, second, grades)
     counts = Counter(zip(first, second, strict=True))
     return [[counts[row, column] for column in grades] for row in grades]
+
+
+def compute_confusion_kappa(confusions: Sequence[Sequence[float]]) -> float:
+    """Return the kappa of `compute_kappa` from the counts of `count_confusions`. They may not all be 0."""
+    count = math.fsum(map(math.fsum, confusions))
+    observed = math.fsum(row[position] for position, row in enumerate(confusions)) / count
+    columns = zip(*confusions, strict=True)
+    chance = math.fsum(math.fsum(row) * math.fsum(column) for row, column in zip(confusions, columns, strict=True))
+    chance /= count**2
+    return 0.0 if chance == 1 else (observed - chance) / (1 - chance)
+
+
+def compute_confusion_f1(confusions: Sequence[Sequence[float]]) -> float:
+    """Return the mean F1 of `compute_macro_f1` from the counts of `count_confusions`. They may not all be 0."""
+    columns = zip(*confusions, strict=True)
+    sums = [math.fsum(row) + math.fsum(column) for row, column in zip(confusions, columns, strict=True)]
+    f1_values = [2 * confusions[position][position] / total for position, total in enumerate(sums) if total]
+    return math.fsum(f1_values) / len(f1_values)
 
 
 def bootstrap_interval(

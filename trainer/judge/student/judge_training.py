@@ -16,7 +16,7 @@ from querylift.trainer.judge.annotations import Annotation
 from querylift.trainer.judge.student.judge_model import JudgeModel
 from querylift.trainer.judge.student.losses import compute_contrast, compute_divergence, compute_soft_cross_entropy
 from querylift.trainer.judge.student.student_config import JudgeConfig
-from querylift.trainer.judge.student.training_pairs import choose_balanced_pairs, compute_soft_labels
+from querylift.trainer.judge.student.training_pairs import choose_balanced_pairs, compute_mean_sums, compute_soft_labels
 
 MAX_CALIBRATION_PAIRS = 1500
 """The number of pairs that the thresholds are chosen on, where there are as many."""
@@ -68,7 +68,8 @@ def train_judge(
     options = config.training
     torch.manual_seed(options.seed)
     chosen = choose_balanced_pairs(annotations, max_pairs=options.max_pairs, seed=options.seed)
-    examples = [make_example(model, annotation, scale, config) for annotation in chosen]
+    mean_sums = compute_mean_sums(chosen, scale)
+    examples = [make_example(model, annotation, mean_sums, config) for annotation in chosen]
     if model.options.reading == "apart":
         fit_cosine_classifier(model, examples)
     losses = _run_epochs(model, examples, config, progress)
@@ -83,12 +84,17 @@ def train_judge(
     return TrainingSummary(len(examples), reasoning_count, tuple(losses), thresholds)
 
 
-def make_example(model: JudgeModel, annotation: Annotation, scale: GradeScale, config: JudgeConfig) -> TrainingExample:
-    """Return the annotation as token ids. A method that reads no reasoning gets none."""
+def make_example(
+    model: JudgeModel, annotation: Annotation, mean_sums: Sequence[float], config: JudgeConfig
+) -> TrainingExample:
+    """Return the annotation as token ids. A method that reads no reasoning gets none.
+
+    `mean_sums` are those of `compute_mean_sums`.
+    """
     needs_reasoning = config.training.method in ("crsd", "kl") and bool(annotation.reasoning.strip())
     return TrainingExample(
         annotation.grade,
-        tuple(compute_soft_labels(annotation, scale)),
+        tuple(compute_soft_labels(annotation, mean_sums)),
         model.tokenize_pair(annotation.query, annotation.document),
         model.tokenize_pair(annotation.query, annotation.document, annotation.reasoning) if needs_reasoning else None,
     )

@@ -30,14 +30,15 @@ def compute_contrast(standard: Any, reasoning: Any, options: LossOptions) -> Any
 def compute_divergence(standard_logits: Any, reasoning_logits: Any, options: LossOptions) -> Any:
     """Return the Kullback-Leibler divergence of the standard pass's probabilities from those of the reasoning pass.
 
-    It is the sum over grades of p_r * (log p_r - log p_s). Both logits are divided by the temperature first.
+    It is the sum over grades of p_r * (log p_r - log p_s). The temperature of the contrast has no part in it: at 0.1 it would
+    make nearly all probabilities 0 or 1.
     """
     from torch.nn.functional import kl_div, log_softmax
 
     targets = reasoning_logits.detach() if options.stop_gradient else reasoning_logits
     return kl_div(
-        log_softmax(standard_logits / options.temperature, dim=1),
-        log_softmax(targets / options.temperature, dim=1),
+        log_softmax(standard_logits, dim=1),
+        log_softmax(targets, dim=1),
         reduction="batchmean",
         log_target=True,
     )

@@ -36,7 +36,7 @@ class StudentOptions(ConfigSection):
     trained_layers: _Count = 2
     query_tokens: _Tokens = 32
     document_tokens: _Tokens = 96
-    reasoning_tokens: _Tokens = 48
+    reasoning_tokens: _Tokens = 80
 
 
 class JudgeTrainingOptions(ConfigSection):
@@ -51,7 +51,7 @@ class JudgeTrainingOptions(ConfigSection):
     epochs: _Count = 1
     batch_size: Annotated[int, Field(ge=2)] = 32
     learning_rate: _Positive = 2e-5
-    classifier_learning_rate: _Positive = 5e-5
+    classifier_learning_rate: _Positive = 1e-3
     weight_decay: _NotNegative = 0.01
     warmup_share: _Share = 0.1
     max_grad_norm: _Positive = 1.0

@@ -11,7 +11,8 @@ from querylift.index_tools.corpora.trec_files import iter_qrels, read_topics
 from querylift.index_tools.judging.grade_scale import GradeScale
 from querylift.plugin.errors import DataError, SettingsError
 from querylift.plugin.expansion import fold_query
-from querylift.trainer.judge.annotations import CRITERIA, MAX_CRITERION_GRADE, Annotation
+from querylift.trainer.judge.annotations import CRITERIA, Annotation
+from querylift.trainer.judge.criteria_grades import MAX_SUM, sum_criteria
 
 
 def choose_balanced_pairs(annotations: Sequence[Annotation], *, max_pairs: int, seed: int) -> list[Annotation]:
@@ -44,18 +45,36 @@ def check_grades(annotations: Sequence[Annotation], *, source: str) -> None:
         )
 
 
-def compute_soft_labels(annotation: Annotation, scale: GradeScale) -> list[float]:
+def compute_mean_sums(annotations: Iterable[Annotation], scale: GradeScale) -> list[float]:
+    """Return the mean sum of the criteria for each grade of `scale`. A mean below that of a lower grade is raised to it.
+
+    A grade without criteria gets a sum between those of its neighbours. Without any criteria the sums are spread evenly.
+    """
+    import numpy as np
+
+    sums: dict[int, list[int]] = defaultdict(list)
+    for annotation in annotations:
+        if set(annotation.criteria) == set(CRITERIA):
+            sums[annotation.grade].append(sum_criteria(annotation.criteria))
+    known = sorted(sums) or [0, scale.highest]
+    means = [float(np.mean(sums[grade])) for grade in known] if sums else [0.0, float(MAX_SUM)]
+    return [float(mean) for mean in np.interp(scale.grades, known, np.maximum.accumulate(means))]
+
+
+def compute_soft_labels(annotation: Annotation, mean_sums: Sequence[float]) -> list[float]:
     """Return a probability for each grade: half for the grade itself, half shared by the two grades next to the criteria.
 
-    The criteria's sum, on the scale, lies between two grades, and the nearer one gets more. Without all four criteria the
-    grade gets everything.
+    The sum of the criteria lies between the mean sums of two grades (`compute_mean_sums`), and the nearer one gets more.
+    Without all four criteria the grade gets everything.
     """
-    probabilities = [0.0] * len(scale.grades)
+    import numpy as np
+
+    probabilities = [0.0] * len(mean_sums)
     if set(annotation.criteria) != set(CRITERIA):
         probabilities[annotation.grade] = 1.0
         return probabilities
-    place = sum(annotation.criteria.values()) / (MAX_CRITERION_GRADE * len(CRITERIA)) * scale.highest
-    lower = min(int(place), scale.highest - 1)
+    place = float(np.interp(sum_criteria(annotation.criteria), mean_sums, range(len(mean_sums))))
+    lower = min(int(place), len(mean_sums) - 2)
     probabilities[annotation.grade] += 0.5
     probabilities[lower] += 0.5 * (lower + 1 - place)
     probabilities[lower + 1] += 0.5 * (place - lower)

@@ -25,6 +25,7 @@ PAIRS = [
     make_pair("planets comets", "galaxies moons eclipses", 1),
     make_pair("dough", "courts judges", 0),
 ]
+EVEN_SUMS = [0.0, 4.0, 8.0, 12.0]
 LOSS = {"reasoning_weight": 0.7, "contrast_weight": 0.3, "temperature": 0.5}
 
 
@@ -44,7 +45,7 @@ def model(bert: Path, request: pytest.FixtureRequest) -> JudgeModel:
 
 
 def make_examples(model: JudgeModel, config: JudgeConfig, pairs: list[Annotation]) -> list[TrainingExample]:
-    return [make_example(model, pair, DEFAULT_SCALE, config) for pair in pairs]
+    return [make_example(model, pair, EVEN_SUMS, config) for pair in pairs]
 
 
 def compute_loss(model: JudgeModel, pairs: list[Annotation], method: str, **loss: Any) -> float:

@@ -158,11 +158,11 @@ def test_a_tokenizer_without_a_first_and_a_last_token_is_refused(copy: Path) -> 
 
 
 def test_texts_that_are_longer_than_the_base_reads_are_refused(copy: Path) -> None:
-    sentence = read_error(copy, document_tokens=230)
+    sentence = read_error(copy, document_tokens=198)
     assert "student.document_tokens and student.reasoning_tokens make 277 tokens" in sentence
     assert "reads at most 256; lower them" in sentence
-    load_tiny_judge(copy, document_tokens=200)
-    assert "student.query_tokens, student.document_tokens" in read_error(copy, document_tokens=200, reading="joint")
+    load_tiny_judge(copy, document_tokens=170)
+    assert "student.query_tokens, student.document_tokens" in read_error(copy, document_tokens=170, reading="joint")
 
 
 def test_more_trained_layers_than_there_are_and_an_unknown_base_are_refused(bert: Path) -> None:

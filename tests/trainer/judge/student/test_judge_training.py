@@ -83,7 +83,7 @@ def test_the_cosine_alone_is_the_start_of_the_classifier(bert: Path) -> None:
     model, config = load_tiny_judge(bert), make_config()
     rows = [make_pair("boats", "boats", 3), make_pair("stars", "stars", 3)] * 4
     rows += [make_pair("boats", "courts judges", 0), make_pair("stars", "dough flour", 0)] * 4
-    fit_cosine_classifier(model, [make_example(model, row, DEFAULT_SCALE, config) for row in rows])
+    fit_cosine_classifier(model, [make_example(model, row, [0, 4, 8, 12], config) for row in rows])
     assert not model.classifier.weight[:, :-1].any()
     assert model.classifier.weight[3, -1] > model.classifier.weight[0, -1]
     probabilities = predict_probabilities(model, rows)

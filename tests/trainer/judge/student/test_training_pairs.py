@@ -13,6 +13,7 @@ from querylift.trainer.judge.annotations import CRITERIA, Annotation
 from querylift.trainer.judge.student.training_pairs import (
     check_grades,
     choose_balanced_pairs,
+    compute_mean_sums,
     compute_soft_labels,
     leave_out_queries,
     read_excluded_queries,
@@ -62,27 +63,45 @@ def test_the_choice_is_in_a_random_order_that_the_seed_decides() -> None:
         ((3, 3, 3, 3), 3, [0, 0, 0, 1]),
         ((0, 0, 0, 0), 0, [1, 0, 0, 0]),
         ((1, 1, 1, 1), 1, [0, 1, 0, 0]),
-        ((2, 2, 1, 1), 1, [0, 0.75, 0.25, 0]),  # the criteria lie at 1.5: half of a half for grade 1, and for grade 2
-        ((3, 3, 3, 2), 3, [0, 0, 0.125, 0.875]),  # at 2.75
-        ((0, 0, 0, 1), 3, [0.375, 0.125, 0, 0.5]),  # at 0.25, far from the grade
+        ((2, 2, 1, 1), 1, [0, 0.75, 0.25, 0]),  # the sum 6 lies between 4 and 8: half of a half for grade 1, and for grade 2
+        ((3, 3, 3, 2), 3, [0, 0, 0.125, 0.875]),  # 11
+        ((0, 0, 0, 1), 3, [0.375, 0.125, 0, 0.5]),  # 1, far from the grade
     ],
 )
 def test_soft_labels_are_half_the_grade_and_half_what_the_criteria_say(
     criteria: tuple[int, ...], grade: int, labels: list[float]
 ) -> None:
     row = Annotation("q", "d", "a", "b", grade, "m", dict(zip(CRITERIA, criteria, strict=True)))
-    assert compute_soft_labels(row, DEFAULT_SCALE) == pytest.approx(labels)
+    assert compute_soft_labels(row, [0, 4, 8, 12]) == pytest.approx(labels)
     assert sum(labels) == 1
 
 
 def test_soft_labels_without_all_criteria_are_the_grade_alone() -> None:
     row = Annotation("q", "d", "a", "b", 2, "m", {"exactness": 0, "topicality": 0})
-    assert compute_soft_labels(row, DEFAULT_SCALE) == [0, 0, 1, 0]
+    assert compute_soft_labels(row, [0, 4, 8, 12]) == [0, 0, 1, 0]
 
 
 def test_soft_labels_follow_the_length_of_the_scale() -> None:
     row = Annotation("q", "d", "a", "b", 0, "m", dict.fromkeys(CRITERIA, 1))
-    assert compute_soft_labels(row, parse_scale("binary")) == pytest.approx([0.5 + 0.5 * 2 / 3, 0.5 / 3])
+    assert compute_soft_labels(row, [0, 12]) == pytest.approx([0.5 + 0.5 * 2 / 3, 0.5 / 3])
+
+
+def make_row_with_sum(total: int, grade: int) -> Annotation:
+    """Return an annotation whose criteria have the sum `total`."""
+    values = [min(3, max(0, total - 3 * position)) for position in range(4)]
+    return Annotation("q", "d", "a", "b", grade, "m", dict(zip(CRITERIA, values, strict=True)))
+
+
+def test_the_sums_of_a_grade_are_those_of_its_annotations() -> None:
+    rows = [make_row_with_sum(total, grade) for total, grade in [(0, 0), (3, 0), (7, 1), (8, 1), (9, 2), (12, 3)]]
+    assert compute_mean_sums(rows, DEFAULT_SCALE) == [1.5, 7.5, 9, 12]
+    assert compute_soft_labels(rows[4], [1.5, 7.5, 9, 12]) == [0, 0, 1, 0]
+
+
+def test_a_grade_without_criteria_gets_a_sum_between_its_neighbours_and_no_sum_falls() -> None:
+    assert compute_mean_sums([make_row_with_sum(2, 0), make_row_with_sum(8, 3)], DEFAULT_SCALE) == [2, 4, 6, 8]
+    assert compute_mean_sums([make_row_with_sum(7, 0), make_row_with_sum(5, 3)], DEFAULT_SCALE) == [7, 7, 7, 7]
+    assert compute_mean_sums(make_rows(1, 1), parse_scale("binary")) == [0, 12]
 
 
 def test_no_annotation_and_one_grade_alone_are_refused() -> None:
