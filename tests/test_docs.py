@@ -108,6 +108,11 @@ def test_the_choices_of_a_judge_that_the_concepts_name_are_the_defaults() -> Non
     assert choices == {name: config[name.split(".")[0]][name.split(".")[1]] for name in choices}
 
 
+def test_the_packaged_configuration_of_a_judge_shows_every_setting_with_its_default() -> None:
+    lines = (ROOT / "trainer/configs/judge_student/judge-minilm.toml").read_text(encoding="utf-8")
+    assert tomllib.loads(lines) == JudgeConfig().model_dump()
+
+
 def test_every_key_of_a_judges_record_is_documented() -> None:
     part = _read_part("docs/reference/judge.md", "Folder of a judge")
     assert _keys(part) == set(JudgeRecord.model_fields)

@@ -35,7 +35,10 @@ PEOPLE = "people"
 
 @dataclass(frozen=True, slots=True)
 class ImportedRow:
-    """A row as its file has it. `grade` is None for criteria alone. Empty texts come from the corpus."""
+    """A row as its file has it. `grade` is None for criteria alone. Empty texts come from the corpus.
+
+    `is_judgment` is true of a row in TREC or BEIR form.
+    """
 
     path: Path
     line_number: int
@@ -47,6 +50,7 @@ class ImportedRow:
     reasoning: str = ""
     query: str = ""
     document: str = ""
+    is_judgment: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ def read_imported_rows(path: Path, scale: GradeScale) -> Iterator[ImportedRow]:
     for number, qrel in iter_qrels(path):
         grade = max(0, qrel.relevance)
         check_grade(grade, scale, path, number)
-        yield ImportedRow(path, number, qrel.query_id, qrel.doc_id, "", grade)
+        yield ImportedRow(path, number, qrel.query_id, qrel.doc_id, "", grade, is_judgment=True)
 
 
 def check_grade(grade: int, scale: GradeScale, path: Path, line_number: int) -> None:
@@ -201,7 +205,7 @@ def convert_rows(
         query = row.query or texts.queries.get(row.query_id, "")
         document = row.document or texts.documents.get(row.doc_id, "")
         if query and document:
-            model = row.model or default_model or _name_missing_model(row)
+            model = row.model or default_model or (PEOPLE if row.is_judgment else UNKNOWN_MODEL)
             grade, reasoning = row.grade, row.reasoning
             if grade is None:
                 grade = grade_by_thresholds(sum_criteria(row.criteria), thresholds)
@@ -214,11 +218,6 @@ def convert_rows(
         progress(count)
     merged = merge_duplicates(annotations)
     return ConversionResult(merged.annotations, merged.conflict_count, lost_count)
-
-
-def _name_missing_model(row: ImportedRow) -> str:
-    """Return `people` for a judgment, which has only a grade, and else `unknown`."""
-    return UNKNOWN_MODEL if row.criteria or row.query or row.document else PEOPLE
 
 
 def _require_rows(rows: list[ImportedRow], sentence: str) -> list[ImportedRow]:

@@ -6,16 +6,17 @@ stop-gradient or batch size. The defaults here are our own choices, so a judge t
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from querylift.index_tools.fast_expander.encoder_conversion import PACKAGED_ENCODER_NAME
 from querylift.index_tools.judging.judge_folder import Reading
-from querylift.plugin.errors import SettingsError
-from querylift.trainer.training_config import ConfigSection
+from querylift.trainer.training_config import ConfigSection, read_config_file, validate_config
+
+CONFIG_FOLDER = "configs/judge_student"
+"""The folder of the packaged configurations of `querylift judge train`, inside the package `trainer`."""
 
 _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
@@ -83,22 +84,13 @@ class JudgeConfig(ConfigSection):
 
 
 def load_judge_config(path: Path | None, **training_changes: Any) -> JudgeConfig:
-    """Read the configuration in `path`, or the defaults when it is None. Raises SettingsError.
+    """Read the configuration at `path`, or the packaged one of that name (`judge-minilm`). None gives the defaults.
 
-    `training_changes` replace settings of `[training]`. A change of None changes nothing.
+    `training_changes` replace settings of `[training]`. A change of None changes nothing. Raises SettingsError when the file
+    cannot be read or a value is wrong.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read ({error.strerror}); name a configuration file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not TOML ({error}); mend the file") from None
+    values = read_config_file(path, folder=CONFIG_FOLDER) if path else {}
     changes = {key: value for key, value in training_changes.items() if value is not None}
     if isinstance(values.get("training", {}), dict):
         values["training"] = values.get("training", {}) | changes
-    try:
-        return JudgeConfig.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise SettingsError(f"{path or 'the options'}: {place} is {fault['input']!r}: {fault['msg']}") from None
+    return validate_config(JudgeConfig, values, source=str(path or "the options"), folder=CONFIG_FOLDER)

@@ -141,11 +141,15 @@ def test_texts_that_annotations_lack_come_from_the_corpus(corpus: Path, tmp_path
     path = write_json_lines(tmp_path / "rows.jsonl", [{"query_id": 1, "doc_id": "d1", "grade": 2, "reasoning": "r"}])
     _run_convert(path, "--corpus", corpus, "--out", tmp_path / "out.jsonl")
     (row,) = read_annotations(tmp_path / "out.jsonl", DEFAULT_SCALE)
-    assert (row.query, row.document, row.reasoning) == (
+    assert (row.query, row.document, row.reasoning, row.model) == (
         "why is snow white",
         "Snow Ice crystals scatter all light.",
         "r",
+        "unknown",
     )
+    write_json_lines(path, [{"query_id": 1, "doc_id": "d1", "grade": 2}])
+    _run_convert(path, "--corpus", corpus, "--out", tmp_path / "out.jsonl")
+    assert [row.model for row in read_annotations(tmp_path / "out.jsonl", DEFAULT_SCALE)] == ["unknown"]
 
 
 def test_different_grades_of_a_pair_are_merged_and_counted(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ pytest.importorskip("trl", reason="needs the training stack: pip install '.[trai
 
 import torch
 
-from querylift.index_tools.judging.grade_scale import DEFAULT_SCALE
 from querylift.trainer.judge.annotations import Annotation
 from querylift.trainer.judge.student.judge_model import JudgeModel
 from querylift.trainer.judge.student.judge_training import TrainingExample, compute_batch_loss, make_example

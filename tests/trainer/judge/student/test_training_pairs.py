@@ -63,7 +63,11 @@ def test_the_choice_is_in_a_random_order_that_the_seed_decides() -> None:
         ((3, 3, 3, 3), 3, [0, 0, 0, 1]),
         ((0, 0, 0, 0), 0, [1, 0, 0, 0]),
         ((1, 1, 1, 1), 1, [0, 1, 0, 0]),
-        ((2, 2, 1, 1), 1, [0, 0.75, 0.25, 0]),  # the sum 6 lies between 4 and 8: half of a half for grade 1, and for grade 2
+        (
+            (2, 2, 1, 1),
+            1,
+            [0, 0.75, 0.25, 0],
+        ),  # the sum 6 lies between 4 and 8: half of a half for grade 1, and for grade 2
         ((3, 3, 3, 2), 3, [0, 0, 0.125, 0.875]),  # 11
         ((0, 0, 0, 1), 3, [0.375, 0.125, 0, 0.5]),  # 1, far from the grade
     ],
