@@ -64,29 +64,25 @@ _MIN_STEM_CHARS = 4
 
 @dataclass(frozen=True, slots=True)
 class QueryFacts:
-    """The key facts that a good answer to a query would state, and questions that it would answer."""
+    """The key facts that a good answer to a query would state."""
 
     query_id: str
     query: str
     nuggets: tuple[str, ...] = ()
-    questions: tuple[str, ...] = ()
 
 
 def read_facts(path: Path) -> dict[str, QueryFacts]:
-    """Read a JSONL file of {"query_id", "query", "nuggets", "questions"}, by query id. Raises DataError, SettingsError."""
+    """Read a JSONL file of {"query_id", "query", "nuggets"}, by query id. Raises DataError, SettingsError."""
     facts: dict[str, QueryFacts] = {}
     for number, row in read_jsonl(path):
         query_id = get_json_id(path, number, row, names=("query_id",))
         if query_id in facts:
             raise DataError(path, number, f"query {query_id!r} comes twice; keep one of the two lines")
-        lists: list[tuple[str, ...]] = []
-        for name in ("nuggets", "questions"):
-            texts = row.get(name, [])
-            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-                raise DataError(path, number, f"{name!r} is {texts!r}; write a list of texts, or leave it out")
-            lists.append(tuple(text for text in texts if text.strip()))
+        nuggets = row.get("nuggets", [])
+        if not isinstance(nuggets, list) or not all(isinstance(nugget, str) for nugget in nuggets):
+            raise DataError(path, number, f"'nuggets' is {nuggets!r}; write a list of texts, or leave it out")
         query = get_json_text(path, number, row, names=("query",))
-        facts[query_id] = QueryFacts(query_id, query, *lists)
+        facts[query_id] = QueryFacts(query_id, query, tuple(nugget for nugget in nuggets if nugget.strip()))
     return facts
 
 

@@ -78,7 +78,7 @@ def test_long_facts_are_cut() -> None:
 def test_facts_are_read_by_query(tmp_path: Path) -> None:
     path = tmp_path / "facts.jsonl"
     path.write_text('{"query_id": 7, "query": "q", "nuggets": ["a", " "], "questions": ["b?"]}\n', encoding="utf-8")
-    assert read_facts(path) == {"7": QueryFacts("7", "q", ("a",), ("b?",))}
+    assert read_facts(path) == {"7": QueryFacts("7", "q", ("a",))}
 
 
 @pytest.mark.parametrize(

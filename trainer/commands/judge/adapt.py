@@ -12,6 +12,7 @@ import click
 
 from querylift.index_tools.commands.options import engine_option, load_settings_with_options, show_progress
 from querylift.plugin.errors import SettingsError
+from querylift.trainer.commands.judge.query_options import scale_option
 from querylift.trainer.commands.options import seed_option
 
 if TYPE_CHECKING:
@@ -39,12 +40,6 @@ _annotations_option = click.option(
     type=click.Path(path_type=Path),
     required=True,
     help="File of annotations, as `querylift judge annotate` writes them.",
-)
-_scale_option = click.option(
-    "--scale",
-    default="graded",
-    show_default=True,
-    help="Scale of the grades: graded, binary, or the highest grade.",
 )
 
 
@@ -132,13 +127,13 @@ def pretrain(
 @adapt.command()
 @click.option("--model", required=True, help="Model to train: the output of another step, or any other model.")
 @_annotations_option
-@_scale_option
+@scale_option
 @_out_option
 @_config_option
 @seed_option
 @_json_option
 def sft(
-    model: str, annotations: Path, scale: str, out: Path, config: Path | None, seed: int | None, as_json: bool
+    model: str, annotations: Path, scale_text: str, out: Path, config: Path | None, seed: int | None, as_json: bool
 ) -> None:
     """Fine-tune a model on annotations: reasoning, criteria and grade, after the prompt of `querylift judge annotate`.
 
@@ -153,7 +148,7 @@ def sft(
         adaptation_config,
         model=model,
         out=out,
-        scale=parse_scale(scale),
+        scale=parse_scale(scale_text),
         seed=adaptation_config.seed if seed is None else seed,
         say=_choose_say(as_json),
     )
@@ -163,7 +158,7 @@ def sft(
 @adapt.command()
 @click.option("--model", required=True, help="Model to train: the output of `sft`, or any other model.")
 @_annotations_option
-@_scale_option
+@scale_option
 @_out_option
 @click.option(
     "--answers",
@@ -176,7 +171,7 @@ def sft(
 def dpo(
     model: str,
     annotations: Path,
-    scale: str,
+    scale_text: str,
     out: Path,
     answers: Path | None,
     config: Path | None,
@@ -198,7 +193,7 @@ def dpo(
         model=model,
         out=out,
         answers_path=answers,
-        scale=parse_scale(scale),
+        scale=parse_scale(scale_text),
         seed=adaptation_config.seed if seed is None else seed,
         say=_choose_say(as_json),
         show_progress=show_progress,

@@ -31,6 +31,7 @@ from querylift.trainer.commands.judge.query_options import (
     add_query_options,
     format_compare_command,
     format_train_command,
+    scale_option,
 )
 
 if TYPE_CHECKING:
@@ -102,12 +103,7 @@ _ENDPOINT_OPTIONS = (
         help="URL of an OpenAI-compatible API, up to and including /v1. QUERYLIFT_TEACHER_API_KEY holds the key.",
     ),
     click.option("--model", required=True, help="Name of the model that grades."),
-    click.option(
-        "--scale",
-        default="graded",
-        show_default=True,
-        help="Scale of the grades: graded (0-3), umbrela (0-3, with its own prompt), binary (0-1), or the highest grade.",
-    ),
+    scale_option,
     click.option(
         "--json-mode/--no-json-mode", default=False, help="Ask the server for JSON alone. Some servers cannot do it."
     ),
@@ -153,6 +149,7 @@ def annotate(engine: str | None, config: Path | None, out: Path, dry_run: bool, 
     The queries are those of CORPUS, judged or not, or of a file. The engine ranks
     the documents of the index for each query. The model grades the first ones, and
     random ones further down. Its answer is a reasoning, four criteria and a grade.
+    The scale `umbrela` has the prompt of UMBRELA.
 
     A malformed answer is sent back once with its fault, and then dropped. With
     --system and --qrels, the large model judges systems itself: see `compare`.
@@ -197,7 +194,7 @@ def _choose_next_command(out: Path, plan: AnnotatePlan, qrels_path: Path | None)
     """Return the command that uses the grades: a comparison by the qrels, or else the training of a judge."""
     if qrels_path is None:
         return format_train_command(out, plan.scale)
-    return format_compare_command(qrels_path, plan.scale)
+    return format_compare_command(qrels_path)
 
 
 def _build_plan(options: Mapping[str, Any]) -> AnnotatePlan:
@@ -208,7 +205,7 @@ def _build_plan(options: Mapping[str, Any]) -> AnnotatePlan:
     json_format = "schema" if options["json_schema"] else "object" if options["json_mode"] else "none"
     return AnnotatePlan(
         base_url=options["endpoint"],
-        scale=parse_scale(options["scale"]),
+        scale=parse_scale(options["scale_text"]),
         json_format=json_format,
         **{name: options[name] for name in names},
     )

@@ -11,7 +11,7 @@ import click
 
 from querylift.index_tools.commands.options import show_progress
 from querylift.plugin.errors import DataError, SettingsError
-from querylift.trainer.commands.judge.query_options import format_train_command
+from querylift.trainer.commands.judge.query_options import format_train_command, scale_option
 
 if TYPE_CHECKING:
     from querylift.index_tools.judging.grade_scale import GradeScale
@@ -28,13 +28,7 @@ if TYPE_CHECKING:
     "--model",
     help="Use only the rows of this model. Rows that name no model get this name [default: people, for judgments].",
 )
-@click.option(
-    "--scale",
-    "scale_name",
-    default="graded",
-    show_default=True,
-    help="Scale of the grades: graded (0-3), umbrela (0-3), binary (0-1), or the highest grade.",
-)
+@scale_option
 @click.option(
     "--facts",
     "facts_path",
@@ -62,7 +56,7 @@ if TYPE_CHECKING:
     help="Longest text of a document from the corpus, in words.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def convert(files: tuple[Path, ...], out: Path, scale_name: str, as_json: bool, **options: Any) -> None:
+def convert(files: tuple[Path, ...], out: Path, scale_text: str, as_json: bool, **options: Any) -> None:
     """Make annotations of the rows in FILES.
 
     A row is an annotation with a grade, or the four criteria of a model without a
@@ -77,7 +71,7 @@ def convert(files: tuple[Path, ...], out: Path, scale_name: str, as_json: bool, 
     from querylift.trainer.judge.conversion import convert_rows, read_imported_rows, select_model
     from querylift.trainer.judge.reasoning_template import read_facts
 
-    scale = parse_scale(scale_name)
+    scale = parse_scale(scale_text)
     check_output_file(out, inputs=filter(None, [*files, options["facts_path"], options["like_path"]]))
     _check_no_answers(out)
     facts = read_facts(options["facts_path"]) if options["facts_path"] else {}

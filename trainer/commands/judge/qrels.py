@@ -114,7 +114,7 @@ def judge_queries(settings: Settings, judge: OpenedJudge, options: dict[str, Any
     for note in searched.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(_format_summary(_Summary(judge, len(named.queries), pool, graded)))
-    click.echo(f"next       {format_compare_command(options['out'], judge.grader.scale)}")
+    click.echo(f"next       {format_compare_command(options['out'])}")
 
 
 @dataclass(frozen=True, slots=True)

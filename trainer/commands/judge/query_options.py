@@ -1,4 +1,4 @@
-"""Options of the commands that let a judge grade documents of an index."""
+"""What several commands of `querylift judge` share: options, and the next command that they print."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from querylift.index_tools.commands.options import config_option, engine_option
 from querylift.index_tools.judging.grade_scale import GradeScale
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
+scale_option = click.option(
+    "--scale",
+    "scale_text",
+    default="graded",
+    show_default=True,
+    help="Scale of the grades: graded (0-3), umbrela (0-3), binary (0-1), or the highest grade.",
+)
 
 
 def format_train_command(annotations: Path, scale: GradeScale) -> str:
@@ -21,10 +28,9 @@ def format_train_command(annotations: Path, scale: GradeScale) -> str:
     return shlex.join(["querylift", "judge", "train", str(annotations), *scale_arguments, "--out", "judge"])
 
 
-def format_compare_command(qrels_path: Path, scale: GradeScale) -> str:
-    """Return the command that compares two runs by qrels of a judge. It names the lowest relevant grade."""
-    arguments = ["--qrels", str(qrels_path), "--relevant-from", str(scale.relevant_from)]
-    return shlex.join(["querylift", "compare", "A.run", "B.run", *arguments])
+def format_compare_command(qrels_path: Path) -> str:
+    """Return the command that compares two runs by qrels of a judge."""
+    return shlex.join(["querylift", "compare", "A.run", "B.run", "--qrels", str(qrels_path)])
 
 
 def add_grading_options(command: _Command) -> _Command:

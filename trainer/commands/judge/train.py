@@ -12,6 +12,7 @@ import click
 
 from querylift.index_tools.commands.options import show_progress
 from querylift.plugin.errors import SettingsError
+from querylift.trainer.commands.judge.query_options import scale_option
 from querylift.trainer.commands.options import seed_option
 
 if TYPE_CHECKING:
@@ -26,13 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--config", type=click.Path(path_type=Path), help="Configuration as a TOML file [default: built-in values]."
 )
-@click.option(
-    "--scale",
-    "scale_text",
-    default="graded",
-    show_default=True,
-    help="Scale of the grades: graded (0-3), umbrela (0-3), binary (0-1), or the highest grade.",
-)
+@scale_option
 @click.option("--name", help="Name of the judge in tables and reports [default: the name of --out].")
 @click.option(
     "--method",

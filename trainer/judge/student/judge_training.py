@@ -135,7 +135,8 @@ def compute_batch_loss(model: JudgeModel, batch: Sequence[TrainingExample], conf
     import torch
 
     method, loss_options = config.training.method, config.loss
-    features = model.compute_features([example.standard_texts for example in batch], keep_states=True)
+    read_again = config.training.epochs > 1
+    features = model.compute_features([example.standard_texts for example in batch], keep_states=read_again)
     logits = model.classifier(features)
     grades = torch.tensor([example.grade for example in batch])
     if method == "soft":
@@ -145,7 +146,7 @@ def compute_batch_loss(model: JudgeModel, batch: Sequence[TrainingExample], conf
     if not reasoned:
         return loss
     reasoning_pairs = [texts for example in batch if (texts := example.reasoning_texts) is not None]
-    reasoning_features = model.compute_features(reasoning_pairs, keep_states=True)
+    reasoning_features = model.compute_features(reasoning_pairs, keep_states=read_again)
     reasoning_logits = model.classifier(reasoning_features)
     loss = loss + loss_options.reasoning_weight * torch.nn.functional.cross_entropy(reasoning_logits, grades[reasoned])
     if len(reasoned) < 2:

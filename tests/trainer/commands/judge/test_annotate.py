@@ -305,7 +305,7 @@ def test_a_large_model_grades_the_first_documents_of_several_systems_into_qrels(
     server = TeacherServer(make_judge_handler(format_judge_answer(grade=2)))
     result = _invoke_against_server(server, *arguments)
     assert result.exception is None
-    assert result.stdout.endswith(f"next: querylift compare A.run B.run --qrels {qrels} --relevant-from 2\n")
+    assert result.stdout.endswith(f"next: querylift compare A.run B.run --qrels {qrels}\n")
     assert read_qrels(qrels) == {query_id: {"d0": 2, "d1": 2} for query_id in ("1", "2")}
     source = find_grade_source(qrels)
     assert source is not None and source.sentence == "judged by m"
