@@ -167,6 +167,14 @@ def locate_manifest(out: Path, *, is_folder: bool | None = None) -> Path:
     return out / _MANIFEST_NAME if is_folder else out.with_name(f"{out.name}.{_MANIFEST_NAME}")
 
 
+def read_stage_state(out: Path) -> str:
+    """Return whether the output of a stage is "done", "begun" or still "to do". What it was made from is not compared."""
+    manifest = _read_manifest(locate_manifest(out))
+    if not manifest or not out.exists():
+        return "to do"
+    return "done" if manifest.get("done") else "begun"
+
+
 def compute_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, or of the names and bytes of the files directly in a folder.
 

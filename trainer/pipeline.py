@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from querylift.plugin.errors import SettingsError
+from querylift.trainer.manifest import read_stage_state
 from querylift.trainer.training_config import PipelineStep, TrainingConfig
 
 CONFIG_OPTIONS = {"sft": "config", "dpo": "config", "sample": "config", "expander": "training"}
@@ -23,6 +24,9 @@ STAGES_WITH_SEED = ("split", "teach", "pairs")
 """Stages that take a `--seed` and no configuration file."""
 STAGES_WITH_HELD_OUT = ("teach", "sft", "dpo", "expander")
 """Stages that refuse leaks. They get the file's held_out as `--held-out`."""
+
+NAMED_VARIABLES = ("corpus", "index", "engine", "endpoint", "model", "work")
+"""Variables that `querylift train run` has an option for. `--set` sets the others."""
 
 _VARIABLE = re.compile(r"\{(\w+)\}")
 StageRunner = Callable[[str, Sequence[str]], None]
@@ -46,13 +50,9 @@ def build_stage_calls(
     """Return the calls of all steps of `config`, which was read from `path`, in order.
 
     A step with `per_seed` gives one call for each of `seeds`; without `seeds`, for each seed of the file. `overrides` replaces
-    values of the file's variables. Raises SettingsError when a variable is not defined.
+    values of the file's variables. Raises SettingsError when a variable is not defined, or is required and not given.
     """
-    unknown = sorted(set(overrides) - set(config.variables))
-    if unknown:
-        names = ", ".join(config.variables) or "none"
-        raise SettingsError(f"{unknown[0]!r} is not a variable of {path}; its variables are: {names}")
-    variables = {**config.variables, **overrides}
+    variables = fill_variables(config, path=path, overrides=overrides)
     seeds = seeds or config.seeds or (config.seed,)
     calls = []
     for steps in _group_by_seeding(config.step):
@@ -60,6 +60,35 @@ def build_stage_calls(
             values = variables if seed is None else {**variables, "seed": str(seed)}
             calls += [_build_call(step, config, path, values) for step in steps]
     return calls
+
+
+def fill_variables(config: TrainingConfig, *, path: Path, overrides: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of all variables. Raises SettingsError when one is unknown, or is required and not given."""
+    names = list(dict.fromkeys([*config.variables, *config.required]))
+    unknown = sorted(set(overrides) - set(names))
+    if unknown:
+        raise SettingsError(
+            f"{unknown[0]!r} is not a variable of {path}; its variables are: {', '.join(names) or 'none'}"
+        )
+    missing = [name for name in config.required if not overrides.get(name)]
+    if missing:
+        remedy = f"--{missing[0]} VALUE" if missing[0] in NAMED_VARIABLES else f"--set {missing[0]}=VALUE"
+        raise SettingsError(f"{path} needs a value for {', '.join(missing)}; give {remedy}")
+    return {**config.variables, **overrides}
+
+
+def list_planned_stages(calls: Sequence[StageCall], outputs: Sequence[Path | None]) -> list[str]:
+    """Return a line for each call: its number, stage, output, and whether it is done, begun or still to do.
+
+    `outputs` holds the output of each call, or None.
+    """
+    states = [read_stage_state(output) if output else "to do" for output in outputs]
+    names = [str(output or "") for output in outputs]
+    width = max(map(len, names), default=0)
+    return [
+        f"{number:3}  {call.stage:8} {name:{width}}  {state}"
+        for number, (call, name, state) in enumerate(zip(calls, names, states, strict=True), 1)
+    ]
 
 
 def run_stage_calls(calls: Sequence[StageCall], run_stage: StageRunner, *, say: Callable[[str], None]) -> None:
@@ -82,7 +111,7 @@ def _group_by_seeding(steps: Sequence[PipelineStep]) -> Iterator[list[PipelineSt
 
 
 def _build_call(step: PipelineStep, config: TrainingConfig, path: Path, values: Mapping[str, str]) -> StageCall:
-    def fill_variables(text: Any) -> str:
+    def fill_text(text: Any) -> str:
         return _VARIABLE.sub(lambda match: _look_up_variable(match[1], values, step), str(text))
 
     options: dict[str, Any] = {}
@@ -93,13 +122,13 @@ def _build_call(step: PipelineStep, config: TrainingConfig, path: Path, values: 
     if "seed" in values and step.stage in (*CONFIG_OPTIONS, *STAGES_WITH_SEED):
         options["seed"] = values["seed"]
     options |= step.options
-    arguments = [fill_variables(argument) for argument in step.arguments]
+    arguments = [fill_text(argument) for argument in step.arguments]
     for name, value in options.items():
-        arguments += _format_option(name, value, fill_variables)
+        arguments += _format_option(name, value, fill_text)
     return StageCall(step.stage, tuple(arguments))
 
 
-def _format_option(name: str, value: Any, fill_variables: Callable[[Any], str]) -> list[str]:
+def _format_option(name: str, value: Any, fill_text: Callable[[Any], str]) -> list[str]:
     """Return the arguments of an option. `max-words = 40` is --max-words 40; `json = true` is --json, and false --no-json.
 
     A list repeats the option.
@@ -107,7 +136,7 @@ def _format_option(name: str, value: Any, fill_variables: Callable[[Any], str]) 
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     values = value if isinstance(value, list | tuple) else [value]
-    return [argument for item in values for argument in (f"--{name}", fill_variables(item))]
+    return [argument for item in values for argument in (f"--{name}", fill_text(item))]
 
 
 def _look_up_variable(name: str, values: Mapping[str, str], step: PipelineStep) -> str:

@@ -162,11 +162,15 @@ class FineTuningConfig(ConfigSection):
 
 
 class TrainingConfig(FineTuningConfig):
-    """A whole configuration file of `querylift train`."""
+    """A whole configuration file of `querylift train`.
+
+    `variables` stand in the steps as `{name}`. Those in `required` have no default, and must be given to a run.
+    """
 
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = ()
     held_out: tuple[str, ...] = ()
     variables: dict[str, str] = {}
+    required: tuple[str, ...] = ()
     step: tuple[PipelineStep, ...] = ()
     sft: SftOptions = SftOptions()
     dpo: DpoOptions = DpoOptions()

@@ -99,7 +99,8 @@ def test_every_call_is_announced_and_run_in_order() -> None:
 @pytest.mark.parametrize("name", list_packaged_configs())
 def test_the_steps_of_every_packaged_file_are_stages_with_their_own_options(name: str) -> None:
     config = load_training_config(Path(name))
-    for call in pipeline.build_stage_calls(config, path=Path(name), overrides={}):
+    values = dict.fromkeys(config.required, "x")
+    for call in pipeline.build_stage_calls(config, path=Path(name), overrides=values):
         assert call.stage in STAGES
         result = CliRunner().invoke(querylift, ["train", call.stage, "--help"], standalone_mode=False)
         for option in (argument for argument in call.arguments if argument.startswith("--")):
@@ -110,7 +111,8 @@ def test_a_dry_run_prints_the_commands_and_makes_nothing(tmp_path: Path) -> None
     file = tmp_path / "c.toml"
     file.write_text('[[step]]\nstage = "split"\narguments = ["builtin"]\noptions = { out = "made" }\n')
     result = CliRunner().invoke(querylift, ["train", "run", str(file), "--dry-run"], catch_exceptions=False)
-    assert result.output == "\n[1/1] querylift train split builtin --out made\n"
+    plan = f"plan of {file}:\n  1  split    made  to do\n"
+    assert result.output == f"{plan}\n[1/1] querylift train split builtin --out made\n"
     assert not (tmp_path / "made").exists()
 
 

@@ -21,7 +21,8 @@ STAGES = ("model", "lora", "sft", "sample", "dpo")
 
 
 def test_the_packaged_configurations_are_found_by_name() -> None:
-    assert list_packaged_configs() == ("index-words", "qwen3-0.6b", "qwen3-4b", "smoke", "smollm2-135m", "teacher-pool")
+    names = ("index-words", "paper", "qwen3-0.6b", "qwen3-4b", "smoke", "smollm2-135m", "teacher-pool")
+    assert list_packaged_configs() == names
     assert load_training_config(Path("smollm2-135m")).model.base == "smollm2-135m"
     assert load_training_config(Path("smoke")).model.base == "made:llama"
 
@@ -71,7 +72,7 @@ def test_a_wrong_setting_is_named_in_one_sentence(tmp_path: Path, text: str, sen
 
 def test_a_missing_file_is_named_with_the_packaged_ones() -> None:
     with pytest.raises(
-        SettingsError, match=r"gone\.toml does not exist; name a configuration file, or one of index-words, qwen3"
+        SettingsError, match=r"gone\.toml does not exist; name a configuration file, or one of index-words, paper, qwen3"
     ):
         load_training_config(Path("gone.toml"))
 

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from querylift.plugin.commands.repeated_options import refuse_repeated_options
 from querylift.plugin.errors import SettingsError
+from querylift.trainer.pipeline import NAMED_VARIABLES
 
 if TYPE_CHECKING:
     from querylift.trainer.pipeline import StageCall
+
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+_VARIABLE_HELP = {
+    "corpus": "Corpus with the judged queries.",
+    "index": "Index that holds the documents.",
+    "engine": "URL of the search engine.",
+    "endpoint": "URL of a teacher's OpenAI-compatible API, up to and including /v1.",
+    "model": "Name of the teacher's model.",
+    "work": "Folder for all outputs.",
+}
+
+
+def _add_variable_options(command: _Command) -> _Command:
+    """Add an option for each variable that has a name of its own."""
+    for name in reversed(NAMED_VARIABLES):
+        command = click.option(f"--{name}", help=_VARIABLE_HELP[name])(command)
+    return command
 
 
 @click.command()
@@ -20,13 +39,19 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", "seeds", type=click.IntRange(0), multiple=True, help="Seed to run with; repeatable [default: the file's]."
 )
+@_add_variable_options
 @click.option("--set", "overrides", metavar="NAME=VALUE", multiple=True, help="Set a variable of the file; repeatable.")
-@click.option("--dry-run", is_flag=True, help="Print the commands and run nothing.")
-def run(config: Path, seeds: tuple[int, ...], overrides: tuple[str, ...], dry_run: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Print the plan and the commands, and run nothing.")
+def run(
+    config: Path, seeds: tuple[int, ...], overrides: tuple[str, ...], dry_run: bool, **variables: str | None
+) -> None:
     """Run the steps of CONFIG, which is a TOML file or the name of a packaged configuration.
 
-    Finished stages are not run again, so a run that was stopped goes on. Before the first stage, the command checks that the
-    packages of all stages are installed, and that the engine has their indices.
+    The plan is printed first: every stage, its output, and whether it is done. Finished stages are not run again, so a run
+    that was stopped goes on. Before the first stage, the command checks that the packages of all stages are installed, and
+    that the engine has their indices.
+
+    The options from --corpus to --work set the variables of these names in CONFIG, for --set.
     """
     from querylift.trainer import pipeline
     from querylift.trainer.commands.requirements import check_requirements
@@ -36,11 +61,14 @@ def run(config: Path, seeds: tuple[int, ...], overrides: tuple[str, ...], dry_ru
     if not training_config.step:
         raise SettingsError(f"{config} has no [[step]]; name a file that has, or run the stages one by one")
     calls = pipeline.build_stage_calls(
-        training_config, path=config, seeds=seeds, overrides=dict(_parse_override(item) for item in overrides)
+        training_config, path=config, seeds=seeds, overrides=_collect_overrides(variables, overrides)
     )
     contexts = [_parse_call(call) for call in calls]
+    outputs = [context.params.get("out") for context in contexts]
     if not dry_run:
         check_requirements(contexts)
+    click.echo(f"plan of {config}:")
+    click.echo("\n".join(pipeline.list_planned_stages(calls, outputs)))
     pipeline.run_stage_calls(calls, _skip_stage if dry_run else _run_stage, say=click.echo)
 
 
@@ -67,6 +95,15 @@ def _run_stage(stage: str, arguments: Sequence[str]) -> None:
 
 def _skip_stage(stage: str, arguments: Sequence[str]) -> None:
     """Do nothing: a dry run only prints the commands."""
+
+
+def _collect_overrides(options: Mapping[str, str | None], overrides: Sequence[str]) -> dict[str, str]:
+    """Return the variables of the options and of --set. Raises SettingsError when both give one."""
+    values = dict(_parse_override(item) for item in overrides)
+    for name, value in options.items():
+        if value is not None and values.setdefault(name, value) != value:
+            raise SettingsError(f"--{name} is {value!r} and --set {name} is {values[name]!r}; give one of the two")
+    return values
 
 
 def _parse_override(item: str) -> tuple[str, str]:
