@@ -54,7 +54,7 @@ class ChatRun:
     """The requests of one run to one endpoint.
 
     `answered_before` requests of the same command got their answers in earlier runs. `counts` holds "refused" and "failed"
-    requests, "tokens_in" and "tokens_out". Callers add counts of their own.
+    requests, "unended" completions, "tokens_in" and "tokens_out". Callers add counts of their own.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ChatRun:
     async def send_prompt(self, prompt: str, **options: Any) -> str | None:
         """Do as `send_request` does, with a prompt that the model continues, and without a chat template."""
         create = partial(self._client.completions.create, prompt=prompt, **options)
-        return await self._send(create, wrap_prompt(prompt), _read_completion)
+        return await self._send(create, [{"content": prompt}], self._read_completion)
 
     async def _send(
         self,
@@ -150,6 +150,14 @@ class ChatRun:
         self._count_answer(is_empty=not clean_prose(content))
         self._record_success(usage, content)
         return content
+
+    def _read_completion(self, answer: Mapping[str, Any]) -> str:
+        """Return the text of a completion, and count it when it is cut. Raises GeneratorError for an answer of another shape."""
+        choice = answer["choices"][0]
+        if not isinstance(choice.get("text"), str):
+            raise GeneratorError("the endpoint's answer is not a completion")
+        self.counts["unended"] += choice.get("finish_reason") == "length"
+        return str(choice["text"])
 
     def _count_answer(self, *, is_empty: bool) -> None:
         """Count an answer. Raise GeneratorError when too many are empty."""
@@ -215,19 +223,6 @@ async def run_until_first_error(jobs: Iterable[Awaitable[None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def wrap_prompt(prompt: str) -> Messages:
-    """Return a prompt as one message, for `reserve_tokens`."""
-    return [{"content": prompt}]
-
-
-def _read_completion(answer: Mapping[str, Any]) -> str:
-    """Return the text of a completion. Raises GeneratorError when the answer has another shape."""
-    text = answer["choices"][0].get("text")
-    if not isinstance(text, str):
-        raise GeneratorError("the endpoint's answer is not a completion")
-    return text
 
 
 def _describe_failure(error: openai.APIError | GeneratorError | None) -> str:

@@ -160,7 +160,8 @@ def test_an_answer_of_thinking_alone_is_a_failure_and_the_log_says_so(caplog: py
     answer = _make_answer(None, reasoning_content="First I consider")
     assert asyncio.run(_answer_through_broker(answer)) == Outcome("error", "generator")
     assert caplog.messages == [
-        "no expansion: the endpoint's answer holds only thinking; set enable_thinking = false in [http], or name a model that does not think"
+        "no expansion: the endpoint's answer holds only thinking; "
+        "set enable_thinking = false in [http], or name a model that does not think"
     ]
 
 
