@@ -19,7 +19,7 @@ def build_extra_body(extra_body: Mapping[str, Any], *, enable_thinking: bool | N
     """
     for name in OWN_KEYS:
         if name in extra_body:
-            raise ValueError(f"Querylift sets {name!r} itself; leave it out")
+            raise ValueError(f"{name!r} is a key that Querylift sets itself; leave it out")
     try:
         json.dumps(extra_body, allow_nan=False)
     except (TypeError, ValueError) as error:
