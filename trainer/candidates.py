@@ -6,6 +6,7 @@ A file of candidates holds one JSON object a line, in the shape in which publish
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,11 @@ class Candidate:
         """A digest of everything but the text: two answers to one request have the same key."""
         request = [self.query_id, self.query, self.method, self.model, dict(self.params)]
         return compute_json_digest(request)[:24]
+
+    @property
+    def request_seed(self) -> int:
+        """A seed that differs between requests. With one fixed seed, a server would repeat the same sample."""
+        return int(hashlib.sha256(self.request_key.encode()).hexdigest()[:7], 16)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that `read_candidates` reads back."""

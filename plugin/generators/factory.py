@@ -134,6 +134,7 @@ def _make_http(argument: str, settings: Settings) -> Generator:
         model=settings.http.model,
         api_key=key.get_secret_value() if key else None,
         max_seconds=settings.http.max_seconds,
+        extra_body=settings.http.build_extra_body(),
     )
 
 

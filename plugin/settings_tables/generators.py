@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from querylift.plugin.engine.urls import split_http_url
+from querylift.plugin.generators.chat_request import build_extra_body, parse_extra_body
 from querylift.plugin.settings_tables.base import SettingsTable
 
 MAX_CACHE_S = 315_360_000
@@ -71,11 +72,29 @@ class FeedbackSettings(SettingsTable):
 
 
 class HttpSettings(SettingsTable):
-    """`[http]`: an OpenAI-compatible endpoint."""
+    """`[http]`: an OpenAI-compatible endpoint. `enable_thinking` None leaves it to the model whether it thinks."""
 
     model: str = "default"
     api_key: SecretStr | None = None
     max_seconds: Annotated[float, Field(gt=0)] = 10
+    enable_thinking: bool | None = None
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("extra_body", mode="before")
+    @classmethod
+    def _parse_environment_text(cls, value: Any) -> Any:
+        """Read the JSON text of an environment variable."""
+        return parse_extra_body(value) if isinstance(value, str) else value
+
+    @field_validator("extra_body")
+    @classmethod
+    def _check_extra_body(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        build_extra_body(value, enable_thinking=info.data.get("enable_thinking"))
+        return value
+
+    def build_extra_body(self) -> dict[str, Any]:
+        """Return the keys that every request gets beside Querylift's own."""
+        return build_extra_body(self.extra_body, enable_thinking=self.enable_thinking)
 
 
 def check_endpoint_url(value: str, *, key: str) -> str:

@@ -1,7 +1,8 @@
 """Write a whole model, as transformers or `querylift train merge` saves it, as a GGUF file that llama.cpp runs.
 
-A folder does not say for which prompt its model was trained. The file gets this version's `PROMPT_VERSION`, because whoever
-converts a model has just trained it. The file also holds the folder's name and a digest of its weights.
+A model whose chat template writes our prompt, or that has none, is a student. Its file gets this version's `PROMPT_VERSION`. A
+model with another template is untrained, and its file names no prompt. The file also holds the folder's name and a digest
+of its weights.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from querylift.plugin.chat_template import brings_other_prompt
 from querylift.plugin.expansion import PROMPT_VERSION, STOP_STRINGS
 from querylift.plugin.files import replace_file
 from querylift.plugin.generators.llama.model_file import PROMPT_VERSION_KEY
@@ -66,7 +68,6 @@ def _add_general_metadata(writer: gguf.GGUFWriter, name: str, number_type: str, 
     writer.add_name(name)
     writer.add_file_type(_FILE_TYPES[number_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_string(PROMPT_VERSION_KEY, PROMPT_VERSION)
     writer.add_array(STOP_KEY, list(STOP_STRINGS))
     writer.add_string(BASE_NAME_KEY, name)
     writer.add_string(BASE_SHA256_KEY, sha256)
@@ -100,6 +101,8 @@ def _add_tokenizer_metadata(writer: gguf.GGUFWriter, tokenizer: BpeTokenizer) ->
         writer.add_unk_token_id(tokenizer.unknown_id)
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
+    if not brings_other_prompt(tokenizer.chat_template):
+        writer.add_string(PROMPT_VERSION_KEY, PROMPT_VERSION)
     if tokenizer.chat_template:
         writer.add_chat_template(tokenizer.chat_template)
 

@@ -29,6 +29,14 @@ def make_answer(content: Any = PASSAGE, tokens_in: int = 50, tokens_out: int = 1
     return web.json_response(body)
 
 
+def make_completion(text: Any, *, finish_reason: str = "stop") -> web.Response:
+    """Return a completion with this text."""
+    choice = {"index": 0, "finish_reason": finish_reason, "text": text, "logprobs": None}
+    usage = {"prompt_tokens": 40, "completion_tokens": 5, "total_tokens": 45}
+    body = {"id": "a", "object": "text_completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    return web.json_response(body)
+
+
 async def answer_with_passage(request: web.Request) -> web.Response:
     """Answer every request with `PASSAGE`."""
     return make_answer()
@@ -61,7 +69,8 @@ class TeacherServer:
 
     async def __aenter__(self) -> TeacherServer:
         app = web.Application()
-        app.router.add_post("/v1/chat/completions", self._handle)
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            app.router.add_post(path, self._handle)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()

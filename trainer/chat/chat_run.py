@@ -6,11 +6,15 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from querylift.plugin.errors import GeneratorError, MissingExtra, SettingsError
-from querylift.plugin.generators.chat_answer import AnswerRefused, read_chat_answer
+from querylift.plugin.expansion import clean_prose
+from querylift.plugin.generators.chat_answer import AnswerRefused, OnlyThinking, read_chat_answer
+from querylift.trainer.chat.empty_answers import EmptyAnswerMeter
 from querylift.trainer.chat.endpoint_plan import API_KEY_VARIABLES, EndpointPlan, Messages, estimate_tokens
+from querylift.trainer.chat.throughput import Throughput
 
 if TYPE_CHECKING:
     import openai
@@ -49,13 +53,19 @@ class RequestPacer:
 class ChatRun:
     """The requests of one run to one endpoint.
 
-    `counts` holds "refused" and "failed" requests, "tokens_in" and "tokens_out". Callers add counts of their own.
+    `answered_before` requests of the same command got their answers in earlier runs. `counts` holds "refused" and "failed"
+    requests, "unended" completions, "tokens_in" and "tokens_out". Callers add counts of their own.
     """
 
-    def __init__(self, plan: EndpointPlan, client: openai.AsyncOpenAI, *, request_count: int) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(
+        self, plan: EndpointPlan, client: openai.AsyncOpenAI, *, request_count: int, answered_before: int = 0
+    ) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._started_s = self._clock()
         self._plan, self._client = plan, client
-        self._pacer = RequestPacer(plan.requests_per_minute, clock=loop.time, sleep=asyncio.sleep)
+        self._extra_body = plan.build_extra_body()
+        self._pacer = RequestPacer(plan.requests_per_minute, clock=self._clock, sleep=asyncio.sleep)
+        self._empty_answers = EmptyAnswerMeter(answered_before=answered_before)
         self._reserved_tokens = 0
         self._consecutive_failures = 0
         self._max_failures = min(MAX_CONSECUTIVE_FAILURES, request_count)
@@ -67,6 +77,10 @@ class ChatRun:
     def cost(self) -> float | None:
         """The price of the tokens so far, or None when no price is known."""
         return self._plan.compute_cost(self.counts["tokens_in"], self.counts["tokens_out"])
+
+    def measure_throughput(self, text_count: int) -> Throughput:
+        """Return the rate of so many texts since the run began."""
+        return Throughput(text_count, self._clock() - self._started_s)
 
     @contextmanager
     def reserve_tokens(self, messages: Messages) -> Iterator[bool]:
@@ -86,39 +100,74 @@ class ChatRun:
         """Wait for the turn, send the messages, and return the answer's text. `options` go into the request.
 
         Return None when the request failed or was refused, and count it. Raises SettingsError when the endpoint refuses the
-        key or the model, and GeneratorError after `MAX_CONSECUTIVE_FAILURES`.
+        key or the model. Raises GeneratorError after `MAX_CONSECUTIVE_FAILURES`, and when too many answers are empty.
         """
+        create = partial(self._client.chat.completions.create, messages=cast(Any, messages), **options)
+        return await self._send(create, messages, read_chat_answer)
+
+    async def send_prompt(self, prompt: str, **options: Any) -> str | None:
+        """Do as `send_request` does, with a prompt that the model continues, and without a chat template."""
+        create = partial(self._client.completions.create, prompt=prompt, **options)
+        return await self._send(create, [{"content": prompt}], self._read_completion)
+
+    async def _send(
+        self,
+        create: Callable[..., Awaitable[Any]],
+        messages: Messages,
+        read_text: Callable[[Mapping[str, Any]], str],
+    ) -> str | None:
+        """Call `create`, and return the text that `read_text` finds. `messages` are what the tokens are estimated by."""
         import openai
 
         await self._pacer.wait_for_turn()
-        untyped_messages: Any = messages
         try:
-            answer = await self._client.chat.completions.create(
-                model=self._plan.model, messages=untyped_messages, max_tokens=self._plan.max_tokens, **options
-            )
+            answer = await create(model=self._plan.model, max_tokens=self._plan.max_tokens, extra_body=self._extra_body)
         except openai.APIError as error:
             self._record_failure(error)
             return None
         if not getattr(answer, "choices", None):  # for example a web page, when the URL is not that of an API
             self._record_failure(None)
             return None
-        return self._read_answer(messages, answer.to_dict(warnings=False))
+        return self._read_answer(messages, answer.to_dict(warnings=False), read_text)
 
-    def _read_answer(self, messages: Messages, answer: Mapping[str, Any]) -> str | None:
+    def _read_answer(
+        self, messages: Messages, answer: Mapping[str, Any], read_text: Callable[[Mapping[str, Any]], str]
+    ) -> str | None:
         usage = answer.get("usage") or {}
         self.counts["tokens_in"] += usage.get("prompt_tokens") or estimate_tokens(messages)
         try:
-            content = read_chat_answer(answer)
+            content = read_text(answer)
         except AnswerRefused:
             self.counts["refused"] += 1
             self._record_success(usage, "")
             return None
         except GeneratorError as error:
             self.counts["tokens_out"] += usage.get("completion_tokens") or 0
+            if isinstance(error, OnlyThinking):
+                self._count_answer(is_empty=True)
             self._record_failure(error)
             return None
+        self._count_answer(is_empty=not clean_prose(content))
         self._record_success(usage, content)
         return content
+
+    def _read_completion(self, answer: Mapping[str, Any]) -> str:
+        """Return the text of a completion, and count it when it is cut. Raises GeneratorError for an answer of another shape."""
+        choice = answer["choices"][0]
+        if not isinstance(choice.get("text"), str):
+            raise GeneratorError("the endpoint's answer is not a completion")
+        self.counts["unended"] += choice.get("finish_reason") == "length"
+        return str(choice["text"])
+
+    def _count_answer(self, *, is_empty: bool) -> None:
+        """Count an answer. Raise GeneratorError when too many are empty."""
+        meter = self._empty_answers
+        meter.count_answer(is_empty=is_empty)
+        if meter.has_too_many:
+            raise GeneratorError(
+                f"{meter.empty_count:,} of {meter.answer_count:,} answers of {self._plan.model} at {self._plan.public_url} "
+                f"are empty, {self._plan.empty_answer_remedy}"
+            )
 
     def _record_success(self, usage: Mapping[str, int], content: str) -> None:
         self._consecutive_failures = 0
@@ -134,24 +183,32 @@ class ChatRun:
         self.last_failure = _describe_failure(error)
         self._consecutive_failures += 1
         if self._consecutive_failures >= self._max_failures:
+            remedy = "what it wrote before is kept: run the same command again"
+            if isinstance(error, OnlyThinking):
+                remedy = self._plan.empty_answer_remedy
             raise GeneratorError(
-                f"the teacher at {self._plan.public_url} failed {self._consecutive_failures} requests in a row "
-                f"({self.last_failure}); what it wrote before is kept: run the same command again"
+                f"the model at {self._plan.public_url} failed {self._consecutive_failures} requests in a row "
+                f"({self.last_failure}); {remedy}"
             ) from error
 
 
 @asynccontextmanager
 async def open_chat_client(plan: EndpointPlan, *, api_key: str) -> AsyncIterator[openai.AsyncOpenAI]:
-    """Open a client for the endpoint. It retries status 429, status 5xx and lost connections, and honours Retry-After."""
+    """Open a client for the endpoint, with a connection for each request that runs at the same time.
+
+    It retries status 429, status 5xx and lost connections, and honours Retry-After.
+    """
     try:
         import openai
     except ImportError as error:
         raise MissingExtra("openai", "train") from error
 
+    make_limits = type(openai.DEFAULT_CONNECTION_LIMITS)  # the HTTP library below differs between versions of openai
+    limits = make_limits(max_connections=plan.concurrency, max_keepalive_connections=plan.concurrency)
     options: dict[str, Any] = {
         "max_retries": plan.max_retries,
         "timeout": plan.timeout_s,
-        "http_client": openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=plan.timeout_s),
+        "http_client": openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=plan.timeout_s, limits=limits),
     }
     async with openai.AsyncOpenAI(base_url=plan.base_url, api_key=api_key, **options) as client:
         yield client

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.generators.chat_request import build_extra_body
 
 API_KEY_VARIABLES = ("QUERYLIFT_TEACHER_API_KEY", "OPENAI_API_KEY")
 _NO_API_KEY = "none"
@@ -37,6 +38,10 @@ class EndpointPlan:
     """Price of a million answer tokens."""
     max_retries: int = 6
     timeout_s: float = 300.0
+    enable_thinking: bool | None = None
+    """Whether a hybrid model thinks before it answers. None sends nothing, and leaves it to the model."""
+    extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Keys that every request gets beside Querylift's own."""
 
     positive_fields: ClassVar[tuple[str, ...]] = (
         "max_tokens",
@@ -53,6 +58,26 @@ class EndpointPlan:
                 raise SettingsError(f"{name} is {value}; name a number above 0")
         if urlsplit(self.base_url).scheme not in ("http", "https"):
             raise SettingsError(f"the endpoint is {self.public_url!r}; name a URL such as http://127.0.0.1:8000/v1")
+        try:
+            self.build_extra_body()
+        except ValueError as error:
+            raise SettingsError(f"--extra-body: {error}") from None
+
+    def build_extra_body(self) -> dict[str, Any]:
+        """Return the keys that every request gets beside Querylift's own."""
+        return build_extra_body(self.extra_body, enable_thinking=self.enable_thinking)
+
+    @property
+    def empty_answer_remedy(self) -> str:
+        """Why the answers may be empty, and what to do about it, as the end of a sentence."""
+        if self.enable_thinking is False:
+            return (
+                f"though it was asked not to think: raise --max-tokens above {self.max_tokens}, or name another --model"
+            )
+        return (
+            "probably because it spends its tokens thinking: give --no-thinking, "
+            f"or raise --max-tokens above {self.max_tokens}"
+        )
 
     @property
     def public_url(self) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,22 @@ from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
     from querylift.trainer.chat.endpoint_plan import EndpointPlan, UsageEstimate
+
+MODEL_OPTIONS = (
+    click.option(
+        "--thinking/--no-thinking",
+        "enable_thinking",
+        default=None,
+        help="Whether a model that can do both thinks before it answers. vLLM, SGLang and llama-server know this switch "
+        "[default: the model's own].",
+    ),
+    click.option(
+        "--extra-body",
+        metavar="JSON",
+        help="""JSON object whose keys are added to every request, such as '{"top_p": 0.8}'.""",
+    ),
+)
+"""How the model is asked beyond what every endpoint knows."""
 
 PACE_OPTIONS = (
     click.option("--concurrency", type=int, default=8, show_default=True, help="Requests that run at the same time."),
@@ -26,6 +43,18 @@ PACE_OPTIONS = (
     click.option("--yes", is_flag=True, help="Start a run that costs money without asking."),
 )
 """How fast the model is asked, and at what price."""
+
+
+def read_model_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `MODEL_OPTIONS` were given, as arguments of a plan. Raises SettingsError when --extra-body is no object."""
+    from querylift.plugin.generators.chat_request import parse_extra_body
+
+    text = options["extra_body"]
+    try:
+        extra_body = {} if text is None else parse_extra_body(text)
+    except ValueError as error:
+        raise SettingsError(f"--extra-body is {text!r}: {error}") from None
+    return {"enable_thinking": options["enable_thinking"], "extra_body": extra_body}
 
 
 def confirm_cost(usage: UsageEstimate, plan: EndpointPlan) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from querylift.index_tools.commands.options import show_progress
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.files import compute_json_digest
 from querylift.trainer.commands.arguments import split_prefix
 from querylift.trainer.commands.options import seed_option, training_config_option
+from querylift.trainer.commands.passage_writers import choose_writer
 
 if TYPE_CHECKING:
-    from querylift.trainer.candidates import Candidate
+    from querylift.trainer.commands.passage_writers import PassageWriter
     from querylift.trainer.training_config import SamplingOptions
 
 
@@ -37,6 +37,14 @@ if TYPE_CHECKING:
 )
 @click.option("--greedy", is_flag=True, help="Write one passage for each query, with the likeliest token each time.")
 @seed_option
+@click.option(
+    "--endpoint",
+    help="URL of a server that runs the student, up to and including /v1, such as vLLM or llama-server. MODEL is then the "
+    "name that the server knows. QUERYLIFT_TEACHER_API_KEY holds the key.",
+)
+@click.option(
+    "--concurrency", type=click.IntRange(1), help="Requests to --endpoint that run at the same time [default: 32]."
+)
 @click.option("--limit", type=click.IntRange(1), help="Use only the first queries, up to this number.")
 def sample(
     model: str,
@@ -47,6 +55,8 @@ def sample(
     temperature: float | None,
     greedy: bool,
     seed: int | None,
+    endpoint: str | None,
+    concurrency: int | None,
     limit: int | None,
 ) -> None:
     """Let MODEL, a folder or the name of a packaged model, write passages for QUERIES.
@@ -54,6 +64,8 @@ def sample(
     QUERIES are CORPUS:SPLIT, or files of queries. With NAME=QUERIES the ids become NAME:id, which keeps several sources apart.
     The passages are candidates for `score`. With --greedy they are what the model would serve, and
     `querylift evaluate --generator table:FILE` measures them.
+
+    A student reads the served prompt. An untrained chat model reads its own chat template, with thinking off.
     """
     from querylift.trainer.training_config import load_training_config
 
@@ -65,7 +77,8 @@ def sample(
         update={name: value for name, value in overrides.items() if value is not None}
     )
     limited_queries = dict(list(read_queries(queries).items())[:limit])
-    _write_passages(model, limited_queries, options, out=out, seed=training_config.seed if seed is None else seed)
+    writer = choose_writer(model, options, endpoint=endpoint, concurrency=concurrency)
+    _write_passages(writer, limited_queries, options, out=out, seed=training_config.seed if seed is None else seed)
 
 
 def read_queries(sources: tuple[str, ...]) -> dict[str, str]:
@@ -94,37 +107,33 @@ def _read_source(source: str) -> Mapping[str, str]:
     return corpus.read_queries(split)
 
 
-def _write_passages(model: str, queries: Mapping[str, str], options: SamplingOptions, *, out: Path, seed: int) -> None:
+def _write_passages(
+    writer: PassageWriter, queries: Mapping[str, str], options: SamplingOptions, *, out: Path, seed: int
+) -> None:
     from querylift.trainer.manifest import Manifest
-    from querylift.trainer.student import libraries, model_bases
+    from querylift.trainer.student import libraries
 
     libraries.check_training_packages()
     libraries.silence_libraries()
-    from querylift.trainer.student.sampling import find_missing_samples
+    from querylift.trainer.student.sampling import count_samples, find_missing_samples
 
-    name = model if model in (model_bases.PACKAGED_BASE, *model_bases.RANDOM_BASES) else Path(model).resolve().name
-    settings = {"model": name, **options.model_dump(exclude={"samples", "batch_size"})}
-    inputs = model_bases.list_model_inputs(model, name="model")
+    settings = {"model": writer.name, **options.model_dump(exclude={"samples", "batch_size"})}
+    settings |= writer.get_manifest_settings()
+    inputs = writer.get_manifest_inputs()
     manifest = Manifest(out, stage="sample", inputs=inputs, settings=settings, seed=seed, is_folder=False)
     with manifest.record_run() as results:
         # This may repair the end of the file, so no other process may be writing.
-        unwritten = find_missing_samples(queries, options, out=out, name=name, seed=seed)
-        if unwritten:
-            _sample_passages(model, unwritten, options, out=out, seed=seed)
+        unwritten = find_missing_samples(queries, options, out=out, name=writer.name, seed=seed)
+        known = len(queries) * count_samples(options) - len(unwritten)
         digest = compute_json_digest(queries)
-        results.update(written=len(unwritten), queries=len(queries), queries_sha256=digest)
-    click.echo(f"{len(unwritten)} passages for {len(queries)} queries written to {out}")
+        results.update(written=0, queries=len(queries), queries_sha256=digest)
+        if unwritten:
+            results.update(writer.write(unwritten, out=out, seed=seed, known=known))
+    click.echo(_format_summary(results, out, options))
 
 
-def _sample_passages(
-    model: str, unwritten: Mapping[tuple[str, int], Candidate], options: SamplingOptions, *, out: Path, seed: int
-) -> None:
-    from querylift.trainer.student import libraries, models
-    from querylift.trainer.student.sampling import write_samples
-
-    # A step is only one token long, and eager attention is faster for it than fused attention.
-    student, tokenizer = models.load_model_and_tokenizer(model, dtype="bfloat16", attention="eager", seed=seed)
-    with show_progress("sampling", len(unwritten)) as advance:
-        write_samples(
-            student.to(libraries.choose_device()), tokenizer, unwritten, options, out=out, seed=seed, progress=advance
-        )
+def _format_summary(results: Mapping[str, Any], out: Path, options: SamplingOptions) -> str:
+    summary = f"{results['written']:,} passages for {results['queries']:,} queries written to {out}"
+    if results.get("unended"):
+        summary += f"; {results['unended']:,} did not end within {options.max_tokens} tokens"
+    return summary + (f"; {results['per_second']:,.1f} candidates per second" if "per_second" in results else "")

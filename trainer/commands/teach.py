@@ -244,6 +244,6 @@ def _format_summary(out: Path, results: Mapping[str, Any]) -> str:
 def _format_teaching_result(result: Mapping[str, Any]) -> str:
     line = (
         "teacher: {written:,} written, {empty:,} without words, {refused:,} refused, {failed:,} failed; "
-        "{tokens_in:,} prompt and {tokens_out:,} answer tokens"
+        "{tokens_in:,} prompt and {tokens_out:,} answer tokens; {per_second:,.1f} candidates per second"
     ).format(**result)
     return line + (f", cost {format_price(result['cost'])}" if result["cost"] is not None else "")

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.commands.arguments import parse_conditions, split_prefix
-from querylift.trainer.commands.endpoint_options import PACE_OPTIONS
+from querylift.trainer.commands.endpoint_options import MODEL_OPTIONS, PACE_OPTIONS, read_model_options
 
 if TYPE_CHECKING:
     from querylift.trainer.teaching.plan import TeachingPlan
@@ -48,6 +48,7 @@ _ENDPOINT_OPTIONS = (
     click.option(
         "--seed", type=int, default=0, show_default=True, help="Seed for the draws of examples, documents and queries."
     ),
+    *MODEL_OPTIONS,
     *PACE_OPTIONS,
 )
 _FILE_OPTIONS = (
@@ -144,7 +145,7 @@ def _build_plan(options: Mapping[str, Any]) -> TeachingPlan | None:
     names += ("requests_per_minute", "token_budget", "price_in", "price_out")
     values = {name: options[name] for name in names}
     values |= {name: options[name] for name in ("prompts", "temperatures") if options[name]}
-    return TeachingPlan(base_url=options["endpoint"], **values)
+    return TeachingPlan(base_url=options["endpoint"], **values, **read_model_options(options))
 
 
 def check_options(sources: Sources, given_options: Sequence[str], *, limit: int | None) -> None:

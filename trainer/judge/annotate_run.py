@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from querylift.plugin.errors import SettingsError
 from querylift.trainer.candidates import JsonLinesAppender
 from querylift.trainer.chat.chat_run import ChatRun, open_chat_client, run_until_first_error
 from querylift.trainer.chat.endpoint_plan import EndpointPlan, Messages, UsageEstimate
+from querylift.trainer.chat.throughput import Throughput
 from querylift.trainer.judge.annotations import Annotation, read_annotations
 from querylift.trainer.judge.answers import JudgeAnswer, MalformedAnswer, parse_judge_answer, replace_surrogates
 from querylift.trainer.judge.pair_choice import UngradedPair
@@ -69,6 +70,13 @@ class AnnotateResult:
     tokens_out: int = 0
     cost: float | None = None
     last_failure: str = ""
+    throughput: Throughput = field(default=Throughput(0, 0.0), compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts and the rate as a JSON object for the manifest."""
+        counts = asdict(self)
+        del counts["throughput"]
+        return counts | self.throughput.to_json()
 
 
 def find_ungraded_pairs(
@@ -110,9 +118,12 @@ async def annotate_pairs(
     out: Path,
     *,
     api_key: str,
+    answered_before: int = 0,
     progress: Callable[[int], None] = lambda count: None,
 ) -> AnnotateResult:
     """Ask for the grade of every pair, and append each annotation to `out` as it arrives.
+
+    `out` has `answered_before` annotations of the same model already.
 
     A malformed answer is sent back once with its fault. Stops before a request that could exceed the token budget. Raises
     SettingsError when the endpoint refuses the key or the model, and GeneratorError after several failed requests in a row.
@@ -120,7 +131,7 @@ async def annotate_pairs(
     """
     async with open_chat_client(plan, api_key=api_key) as client:
         with JsonLinesAppender(out) as appender:
-            chat = ChatRun(plan, client, request_count=len(pairs))
+            chat = ChatRun(plan, client, request_count=len(pairs), answered_before=answered_before)
             run = _AnnotateRun(pairs, plan, chat, appender, progress)
             await run_until_first_error([run.grade_pairs() for _ in range(min(plan.concurrency, len(pairs)))])
             return run.summarise()
@@ -160,7 +171,10 @@ class _AnnotateRun:
     def summarise(self) -> AnnotateResult:
         """Return the counts of the run."""
         counts = {**self._chat.counts, "left": self._chat.counts["left"] + len(self._queue)}
-        return AnnotateResult(**counts, cost=self._chat.cost, last_failure=self._chat.last_failure)
+        throughput = self._chat.measure_throughput(counts.get("written", 0))
+        return AnnotateResult(
+            **counts, cost=self._chat.cost, last_failure=self._chat.last_failure, throughput=throughput
+        )
 
     async def _record_answer(self, pair: UngradedPair, messages: Messages, text: str) -> None:
         """Write the answer, or ask once more when it is malformed."""

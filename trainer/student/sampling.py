@@ -61,15 +61,16 @@ def sample_passages(
     *,
     seed: int,
     is_wanted: Callable[[str, int], bool] = lambda query_id, number: True,
+    write_prompt: Callable[[str], str] = build_prompt,
 ) -> Iterator[Sample]:
     """Yield `options.samples` passages of each query, or one at temperature 0. Short prompts come first.
 
-    `is_wanted(query_id, number)` selects the samples to write.
+    `is_wanted(query_id, number)` selects the samples to write. `write_prompt` returns the prompt of a query.
     """
     requests = [
-        SampleRequest(query_id, clean_query(query), number, encode_text(build_prompt(query), tokenizer))
+        SampleRequest(query_id, clean_query(query), number, encode_text(write_prompt(query), tokenizer))
         for query_id, query in queries.items()
-        for number in range(_count_samples(options))
+        for number in range(count_samples(options))
         if is_wanted(query_id, number)
     ]
     yield from sample_requests(model, tokenizer, requests, options, seed=seed, stop_ids=find_stop_ids(tokenizer))
@@ -110,7 +111,7 @@ def find_missing_samples(
             query_id, clean_query(query), STUDENT_METHOD, name, "", _make_params(options, number, seed)
         )
         for query_id, query in queries.items()
-        for number in range(_count_samples(options))
+        for number in range(count_samples(options))
     }
     return {key: request for key, request in requests.items() if request.request_key not in request_keys}
 
@@ -123,15 +124,24 @@ def write_samples(
     *,
     out: Path,
     seed: int,
+    write_prompt: Callable[[str], str] = build_prompt,
     progress: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Sample the candidates of `find_missing_samples`, and append them to `out`.
 
-    `progress` is called with the number of samples so far.
+    `write_prompt` returns the prompt of a query. `progress` is called with the number of samples so far.
     """
     queries = {query_id: request.query for (query_id, _), request in requests.items()}
     with JsonLinesAppender(out) as appender:
-        samples = sample_passages(model, tokenizer, queries, options, seed=seed, is_wanted=lambda *key: key in requests)
+        samples = sample_passages(
+            model,
+            tokenizer,
+            queries,
+            options,
+            seed=seed,
+            is_wanted=lambda *key: key in requests,
+            write_prompt=write_prompt,
+        )
         for count, sample in enumerate(samples, 1):
             request = requests[sample.query_id, sample.number]
             params = {**request.params, LOG_PROBABILITY_PARAM: round(sample.logprob, 4)}
@@ -168,7 +178,8 @@ def find_end_ids(tokenizer: Any) -> torch.Tensor:
     return torch.tensor(sorted(stop_ids))
 
 
-def _count_samples(options: SamplingOptions) -> int:
+def count_samples(options: SamplingOptions) -> int:
+    """Return the number of passages of each query."""
     return options.samples if options.temperature else 1
 
 

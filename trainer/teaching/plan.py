@@ -44,4 +44,6 @@ class TeachingPlan(EndpointPlan):
     def to_manifest(self) -> dict[str, Any]:
         """Return the settings that decide which candidates come out."""
         names = ("model", "prompts", "samples", "temperatures", "max_tokens", "shots")
-        return {name: getattr(self, name) for name in names} | {"prompt_version": TEACHER_PROMPT_VERSION}
+        extra_body = self.build_extra_body()
+        extra = {"extra_body": extra_body} if extra_body else {}
+        return {name: getattr(self, name) for name in names} | {"prompt_version": TEACHER_PROMPT_VERSION, **extra}

@@ -261,6 +261,8 @@ class EndpointSource:
         "--token-budget",
         "--price-in",
         "--price-out",
+        "--thinking",
+        "--extra-body",
     )
     reads_split = True
 
@@ -300,7 +302,13 @@ class EndpointSource:
         plan, unanswered = self._require_plan(), find_unanswered_requests(requests, out)
         with show_progress("asking the teacher", len(unanswered)) as advance:
             asking = ask_teacher(
-                unanswered, plan, out, api_key=self._api_key, examples=self._examples, progress=advance
+                unanswered,
+                plan,
+                out,
+                api_key=self._api_key,
+                examples=self._examples,
+                answered_before=len(requests) - len(unanswered),
+                progress=advance,
             )
             return asyncio.run(asking).to_json()
 

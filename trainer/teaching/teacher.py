@@ -5,16 +5,16 @@ Every answer is appended to a file as it arrives. A run can be stopped and start
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from querylift.plugin.expansion import clean_prose
 from querylift.trainer.candidates import Candidate, JsonLinesAppender
 from querylift.trainer.chat.chat_run import ChatRun, open_chat_client, run_until_first_error
+from querylift.trainer.chat.throughput import Throughput
 from querylift.trainer.teaching.candidate_files import read_request_keys
 from querylift.trainer.teaching.plan import TeachingPlan
 from querylift.trainer.teaching.prompts import FewShotExample, build_request_messages
@@ -35,10 +35,13 @@ class TeachingResult:
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float | None = None
+    throughput: Throughput = field(default=Throughput(0, 0.0), compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts as a JSON object for the manifest."""
-        return asdict(self)
+        """Return the counts and the rate as a JSON object for the manifest."""
+        counts = asdict(self)
+        del counts["throughput"]
+        return counts | self.throughput.to_json()
 
 
 def find_unanswered_requests(requests: Iterable[Candidate], out: Path) -> list[Candidate]:
@@ -54,16 +57,17 @@ async def ask_teacher(
     *,
     api_key: str,
     examples: Sequence[FewShotExample] = (),
+    answered_before: int = 0,
     progress: Callable[[int], None] = lambda count: None,
 ) -> TeachingResult:
-    """Send every request, and append each answer to `out` as it arrives.
+    """Send every request, and append each answer to `out` as it arrives. `out` has `answered_before` answers already.
 
     Stops before a request that could exceed the token budget. Raises as `ChatRun.send_request` does. Answers that were
     written before stay in the file.
     """
     async with open_chat_client(plan, api_key=api_key) as client:
         with JsonLinesAppender(out) as appender:
-            chat = ChatRun(plan, client, request_count=len(requests))
+            chat = ChatRun(plan, client, request_count=len(requests), answered_before=answered_before)
             run = _TeachingRun(requests, plan, chat, appender, examples, progress)
             await run_until_first_error([run.answer_requests() for _ in range(min(plan.concurrency, len(requests)))])
             return run.summarise()
@@ -97,11 +101,13 @@ class _TeachingRun:
 
     def summarise(self) -> TeachingResult:
         """Return the counts of the run."""
-        return TeachingResult(**self._chat.counts, left=len(self._queue), cost=self._chat.cost)
+        counts = self._chat.counts
+        throughput = self._chat.measure_throughput(counts["written"])
+        return TeachingResult(**counts, left=len(self._queue), cost=self._chat.cost, throughput=throughput)
 
     async def _answer_request(self, request: Candidate, messages: Sequence[Mapping[str, str]]) -> None:
         content = await self._chat.send_request(
-            messages, temperature=request.params["temperature"], seed=_compute_request_seed(request)
+            messages, temperature=request.params["temperature"], seed=request.request_seed
         )
         if content is None:
             return
@@ -109,8 +115,3 @@ class _TeachingRun:
         self._chat.counts["written" if text else "empty"] += 1
         if text:
             self._appender.append(replace(request, text=text).to_json())
-
-
-def _compute_request_seed(request: Candidate) -> int:
-    """Return a seed that differs between requests. With one fixed seed, a server would repeat the same sample."""
-    return int(hashlib.sha256(request.request_key.encode()).hexdigest()[:7], 16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol
@@ -92,10 +92,20 @@ class _RequestState:
 
 
 class Batcher:
-    """Writes texts for up to `slots` requests at a time; more requests wait in order. Not thread-safe."""
+    """Writes texts for up to `slots` requests at a time; more requests wait in order. Not thread-safe.
 
-    def __init__(self, model: BatchedModel, *, slots: int, slot_tokens: int) -> None:
-        self._model = model
+    `write_prompt` returns the prompt of a query.
+    """
+
+    def __init__(
+        self,
+        model: BatchedModel,
+        *,
+        slots: int,
+        slot_tokens: int,
+        write_prompt: Callable[[str], str] = build_prompt,
+    ) -> None:
+        self._model, self._write_prompt = model, write_prompt
         self._max_prompt_tokens = slot_tokens - MAX_TOKENS
         self._waiting: deque[_RequestState] = deque()
         self._slots: list[_RequestState | None] = [None] * slots
@@ -109,7 +119,7 @@ class Batcher:
 
     def submit(self, request_id: int, query: str) -> None:
         """Queue a request. Raises QueryTooLong."""
-        tokens = self._model.tokenize(build_prompt(query))
+        tokens = self._model.tokenize(self._write_prompt(query))
         if tokens is None or len(tokens) > self._max_prompt_tokens:
             max_query_tokens = self._max_prompt_tokens - len(self._prefix)
             raise QueryTooLong(f"the query is longer than {max_query_tokens} tokens of the model")
@@ -158,7 +168,7 @@ class Batcher:
         """Let the model read the beginning that all prompts share, so that each request can copy it."""
         if not self._model.can_copy_prefix:
             return []
-        prefix = _find_common_prefix(*(self._model.tokenize(build_prompt(query)) or [] for query in ("a", "1")))
+        prefix = _find_common_prefix(*(self._model.tokenize(self._write_prompt(query)) or [] for query in ("a", "1")))
         batch = [BatchToken(token, position, self._prefix_sequence, False) for position, token in enumerate(prefix)]
         for start in range(0, len(batch), STEP_TOKENS):
             self._model.decode_batch(batch[start : start + STEP_TOKENS])

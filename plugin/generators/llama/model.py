@@ -66,6 +66,7 @@ class LlamaModel:
         self._log, self._errors = _capture_errors()
         api.llama_backend_init()
         self._model = self._load_model(path, gpu_layers)
+        self._has_adapter = adapter is not None
         # The adapter is loaded before the context, because the context counts the operations that the adapter adds.
         lora = self._load_adapter(adapter) if adapter else None
         self._vocab = api.llama_model_get_vocab(self._model)
@@ -127,6 +128,14 @@ class LlamaModel:
         return _FUNCTION_NAMES.sub("", self._errors[0]) if self._errors else fallback
 
     @property
+    def own_template(self) -> str | None:
+        """The chat template of an untrained model. None for a student: it has an adapter, or its file names our prompt."""
+        if self._has_adapter or _read_prompt_version(api.llama_model_meta_val_str, self._model):
+            return None
+        template = api.llama_model_chat_template(self._model, None)
+        return template.decode(errors="replace") if template else None
+
+    @property
     def can_copy_prefix(self) -> bool:
         """Whether one sequence can begin with part of another. A recurrent or hybrid model keeps only a running state."""
         return not (api.llama_model_is_recurrent(self._model) or api.llama_model_is_hybrid(self._model))
@@ -182,12 +191,17 @@ class LlamaModel:
 
 def _explain_prompt_mismatch(read_metadata: Callable[..., int], handle: Any) -> str:
     """Return why a file cannot be used with our prompt; "" when it can, or when its metadata names no prompt."""
-    text = ctypes.create_string_buffer(256)
-    size = read_metadata(handle, PROMPT_VERSION_KEY.encode(), text, len(text))
-    version = PROMPT_VERSION if size < 0 else text.value.decode(errors="replace")
-    if version == PROMPT_VERSION:
+    version = _read_prompt_version(read_metadata, handle)
+    if version in ("", PROMPT_VERSION):
         return ""
     return f"it was trained for the prompt {version}, and this version serves {PROMPT_VERSION}"
+
+
+def _read_prompt_version(read_metadata: Callable[..., int], handle: Any) -> str:
+    """Return the prompt that a file's metadata names; "" when it names none."""
+    text = ctypes.create_string_buffer(256)
+    size = read_metadata(handle, PROMPT_VERSION_KEY.encode(), text, len(text))
+    return "" if size < 0 else text.value.decode(errors="replace")
 
 
 def _make_abort_callback(on_progress: Callable[[], None]) -> Any:

@@ -118,6 +118,7 @@ def _handle_message(batcher: Batcher, message: Message, send: Send) -> None:
 def _load_batcher(options: WorkerOptions, heartbeat: Heartbeat, send: Send) -> Batcher:
     """Load the model. When that fails, send the reason and end the process."""
     try:
+        from querylift.plugin.chat_template import choose_prompt_writer
         from querylift.plugin.generators.llama.batching import STEP_TOKENS, Batcher
         from querylift.plugin.generators.llama.model import AdapterLoadError, ContextSize, LlamaModel, ModelLoadError
     except (ImportError, OSError, RuntimeError) as error:
@@ -135,7 +136,8 @@ def _load_batcher(options: WorkerOptions, heartbeat: Heartbeat, send: Send) -> B
         )
     except ModelLoadError as error:
         _exit_with_error(send, str(error), adapter_failed=isinstance(error, AdapterLoadError))
-    return Batcher(model, slots=options.slots, slot_tokens=options.slot_tokens)
+    write_prompt = choose_prompt_writer(model.own_template)
+    return Batcher(model, slots=options.slots, slot_tokens=options.slot_tokens, write_prompt=write_prompt)
 
 
 def _exit_with_error(send: Send, reason: str, *, adapter_failed: bool = False) -> NoReturn:

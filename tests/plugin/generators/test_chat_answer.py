@@ -1,4 +1,4 @@
-"""The odd answers of chat endpoints: parts, reasoning without an answer, and refusals."""
+"""The odd answers of chat endpoints: parts, thinking without an answer, and refusals."""
 
 import asyncio
 from pathlib import Path
@@ -51,13 +51,13 @@ def test_the_text_of_an_answer_is_read(answer: dict[str, Any], text: str) -> Non
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        (_make_answer(None, reasoning_content="First I consider"), "the endpoint's answer holds only reasoning"),
-        (_make_answer(None, reasoning="First I consider"), "the endpoint's answer holds only reasoning"),
-        (_make_answer("", finish_reason="length"), "the endpoint's answer holds only reasoning"),
-        (_make_answer("<think>First I consider", finish_reason="length"), "the endpoint's answer holds only reasoning"),
+        (_make_answer(None, reasoning_content="First I consider"), "the endpoint's answer holds only thinking"),
+        (_make_answer(None, reasoning="First I consider"), "the endpoint's answer holds only thinking"),
+        (_make_answer("", finish_reason="length"), "the endpoint's answer holds only thinking"),
+        (_make_answer("<think>First I consider", finish_reason="length"), "the endpoint's answer holds only thinking"),
         (
             _make_answer([{"type": "thinking", "thinking": "First"}], reasoning="x"),
-            "the endpoint's answer holds only reasoning",
+            "the endpoint's answer holds only thinking",
         ),
         (_make_answer(None), "the endpoint's answer holds no text (its content is null)"),
         (
@@ -156,11 +156,12 @@ def test_a_refused_query_gets_no_expansion_and_the_log_says_so(caplog: pytest.Lo
     assert caplog.messages == ["a query stays without an expansion: the endpoint refused to answer"]
 
 
-def test_an_answer_of_reasoning_alone_is_a_failure_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_of_thinking_alone_is_a_failure_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     answer = _make_answer(None, reasoning_content="First I consider")
     assert asyncio.run(_answer_through_broker(answer)) == Outcome("error", "generator")
     assert caplog.messages == [
-        "no expansion: the endpoint's answer holds only reasoning; switch reasoning off there, or name a model without it"
+        "no expansion: the endpoint's answer holds only thinking; "
+        "set enable_thinking = false in [http], or name a model that does not think"
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,7 +165,9 @@ def test_the_greedy_file_can_be_served_as_a_table(student: Student, tmp_path: Pa
     out = tmp_path / "table.jsonl"
     arguments = [str(_save_student(student, tmp_path / "tiny")), str(topics), "--out", str(out), "--greedy"]
     output = CliRunner().invoke(sample_command, arguments, catch_exceptions=False).output
-    assert output == f"5 passages for 5 queries written to {out}\n"
+    assert re.fullmatch(rf"5 passages for 5 queries written to {out}; [\d.]+ candidates per second\n", output)
+    results = json.loads(out.with_name("table.jsonl.manifest.json").read_text(encoding="utf-8"))["results"]
+    assert results["per_second"] == pytest.approx(5 / results["seconds"], rel=0.1)
     table = TableGenerator(out)
     asyncio.run(table.start())
     expansion = asyncio.run(table.expand(ExpansionRequest("RAIN in  spring")))

@@ -93,12 +93,14 @@ def test_a_content_of_parts_is_joined(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "<think>First I consider"])
-def test_a_teacher_that_only_reasons_is_said_and_its_tokens_are_counted(tmp_path: Path, content: str | None) -> None:
+def test_a_teacher_that_only_thinks_is_said_and_its_tokens_are_counted(tmp_path: Path, content: str | None) -> None:
     async def handle(request: web.Request) -> web.Response:
         return make_answer(content, reasoning_content="First I consider")
 
     with pytest.raises(
-        GeneratorError, match=r"3 requests in a row \(the endpoint's answer holds only reasoning; switch"
+        GeneratorError,
+        match=r"3 requests in a row \(the endpoint's answer holds only thinking\); probably because it spends its tokens "
+        "thinking: give --no-thinking, or raise --max-tokens above 20$",
     ):
         _ask_for_missing(tmp_path, TeacherServer(handle))
 

@@ -21,11 +21,13 @@ from querylift.index_tools.commands.options import (
 )
 from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.trainer.commands.endpoint_options import (
+    MODEL_OPTIONS,
     PACE_OPTIONS,
     confirm_cost,
     format_left_requests,
     format_price,
     format_usage,
+    read_model_options,
 )
 from querylift.trainer.commands.judge.query_options import (
     add_query_options,
@@ -113,6 +115,7 @@ _ENDPOINT_OPTIONS = (
         help="Ask for JSON by a schema, in the way that llama-cpp-python and some services read it.",
     ),
     click.option("--max-tokens", type=int, default=400, show_default=True, help="Longest answer, in tokens."),
+    *MODEL_OPTIONS,
     *PACE_OPTIONS,
 )
 
@@ -208,6 +211,7 @@ def _build_plan(options: Mapping[str, Any]) -> AnnotatePlan:
         scale=parse_scale(options["scale_text"]),
         json_format=json_format,
         **{name: options[name] for name in names},
+        **read_model_options(options),
     )
 
 
@@ -332,7 +336,14 @@ def _ask_and_count(pairs: list[UngradedPair], chosen: ChosenPairs, plan: Annotat
     from querylift.trainer.judge.annotate_run import annotate_pairs, count_grades
 
     with show_progress("asking the teacher", len(pairs)) as advance:
-        asking = annotate_pairs(pairs, plan, out, api_key=choose_api_key(os.environ), progress=advance)
+        asking = annotate_pairs(
+            pairs,
+            plan,
+            out,
+            api_key=choose_api_key(os.environ),
+            answered_before=len(chosen.pairs) - len(pairs),
+            progress=advance,
+        )
         result = asyncio.run(asking)
     return {
         "model": plan.model,
@@ -340,7 +351,7 @@ def _ask_and_count(pairs: list[UngradedPair], chosen: ChosenPairs, plan: Annotat
         "known": len(chosen.pairs) - len(pairs),
         "hitless": chosen.hitless_count,
         "textless": chosen.textless_count,
-        **asdict(result),
+        **result.to_json(),
         "grades": count_grades(out, plan.scale, model=plan.model),
     }
 
@@ -351,7 +362,8 @@ def _format_summary(out: Path, results: Mapping[str, Any]) -> str:
         pairs += ", queries without a hit: {hitless:,}"
     teacher = (
         "teacher: {asked:,} asked, {written:,} written ({repaired:,} of them repaired), {dropped:,} dropped, "
-        "{refused:,} refused, {failed:,} failed, {left:,} left; {tokens_in:,} prompt and {tokens_out:,} answer tokens"
+        "{refused:,} refused, {failed:,} failed, {left:,} left; {tokens_in:,} prompt and {tokens_out:,} answer tokens; "
+        "{per_second:,.1f} annotations per second"
     )
     cost = f", cost {format_price(results['cost'])}" if results["cost"] is not None else ""
     grades = ", ".join(f"{grade}: {count:,}" for grade, count in results["grades"].items())

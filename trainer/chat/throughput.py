@@ -1,0 +1,25 @@
+"""How fast the requests of a run are answered."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Throughput(NamedTuple):
+    """The texts that a run wrote, and the seconds that it took."""
+
+    text_count: int
+    seconds: float
+
+    @property
+    def texts_per_second(self) -> float:
+        """The rate, or 0 when the run took no time."""
+        return self.text_count / self.seconds if self.seconds > 0 else 0.0
+
+    def to_json(self) -> dict[str, float]:
+        """Return the entries for a manifest."""
+        return {"seconds": round(self.seconds, 2), "per_second": round(self.texts_per_second, 2)}
+
+    def format_rate(self, name: str) -> str:
+        """Return the rate for a person: "12.3 candidates per second". `name` is what is counted."""
+        return f"{self.texts_per_second:,.1f} {name} per second"
