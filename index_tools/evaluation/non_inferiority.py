@@ -15,6 +15,8 @@ _GREATEST_LOSS = 1.0
 """What a query can lose at most. Measures lie between 0 and 1."""
 _MAX_PANELS = 500
 """The number of parts into which the integral may be cut."""
+_TOLERANCE = 1e-7
+"""How exact the p-value and the lower end are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,9 @@ def _find_lower_end(differences: Floats) -> float:
     def exceed_significance_level(mean: float) -> float:
         return _calculate_p_value(differences, -mean) - SIGNIFICANCE_LEVEL
 
-    return float(brentq(exceed_significance_level, -_GREATEST_LOSS, float(differences.max())))
+    return float(
+        brentq(exceed_significance_level, -_GREATEST_LOSS, float(differences.max()), xtol=_TOLERANCE, rtol=_TOLERANCE)
+    )
 
 
 def _calculate_p_value(differences: Floats, bound: float) -> float:
@@ -105,5 +109,5 @@ def _calculate_p_value(differences: Floats, bound: float) -> float:
         size = -0.5 * float(counts @ np.log1p(product**2))
         return math.exp(size) * math.sin(float(counts @ np.arctan(product))) / t
 
-    integral, _ = quad(integrand, 0, math.inf, limit=_MAX_PANELS)
+    integral, _ = quad(integrand, 0, math.inf, limit=_MAX_PANELS, epsabs=_TOLERANCE, epsrel=_TOLERANCE)
     return min(1.0, max(0.0, 0.5 - integral / math.pi))

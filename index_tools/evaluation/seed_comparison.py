@@ -19,7 +19,13 @@ class _VariancePart:
     degrees_of_freedom: int
 
 
-def compare_seeds(a: Sequence[Mapping[str, float]], b: Sequence[Mapping[str, float]]) -> Comparison:
+def compare_seeds(
+    a: Sequence[Mapping[str, float]],
+    b: Sequence[Mapping[str, float]],
+    *,
+    permutations: int = 100_000,
+    resamples: int = 10_000,
+) -> Comparison:
     """Compare the seeds of system b with those of system a, the baseline. Each seed maps query ids to values.
 
     Differences, wins and losses are those of the means over seeds. A system with one seed has no variance over seeds. Two
@@ -27,8 +33,8 @@ def compare_seeds(a: Sequence[Mapping[str, float]], b: Sequence[Mapping[str, flo
 
     With more than one seed, queries and seeds are both samples, as in a mixed model with crossed random effects. The
     variance of the mean difference is the sum of the parts of queries and of seeds, from the mean squares of a two-way
-    analysis of variance. The t-test and the 95% interval use Satterthwaite's degrees of freedom. The p-value is the larger
-    of two: that of this test and that of `compare_runs` on the means over seeds.
+    analysis of variance. The t-test and the 95% interval use Satterthwaite's degrees of freedom. The interval is cut at -1
+    and 1. The p-value is the larger of two: that of this test and that of `compare_runs` on the means over seeds.
 
     Raises ValueError as `compare_runs` does, and when a system has no seed or its seeds have different queries.
     """
@@ -37,7 +43,9 @@ def compare_seeds(a: Sequence[Mapping[str, float]], b: Sequence[Mapping[str, flo
             raise ValueError("a system without a seed cannot be compared")
         if any(seed.keys() != seeds[0].keys() for seed in seeds):
             raise ValueError("the seeds of a system have different queries")
-    comparison = compare_runs(_average_seeds(a), _average_seeds(b))
+    comparison = compare_runs(
+        _average_seeds(a), _average_seeds(b), permutations=permutations, resamples=resamples
+    )
     if len(a) == len(b) == 1 or len(comparison.differences) < 2:
         return comparison
     differences = np.array(list(comparison.differences.values()))
@@ -90,5 +98,5 @@ def _widen_comparison(comparison: Comparison, parts: Sequence[_VariancePart]) ->
     return replace(
         comparison,
         p_value=max(comparison.p_value, p_value),
-        interval=(comparison.difference - half_width, comparison.difference + half_width),
+        interval=(max(-1.0, comparison.difference - half_width), min(1.0, comparison.difference + half_width)),
     )
