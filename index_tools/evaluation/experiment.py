@@ -11,7 +11,12 @@ from typing import Any
 from querylift.index_tools.corpora.corpus import Corpus
 from querylift.index_tools.corpora.records import Qrels
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.evaluation.comparison import MAX_LISTED_QUERIES, Comparison, compare_runs, correct_comparisons
+from querylift.index_tools.evaluation.comparison import (
+    MAX_LISTED_QUERIES,
+    Comparison,
+    compare_runs,
+    correct_comparisons,
+)
 from querylift.index_tools.evaluation.conclusion import OutcomeCounts
 from querylift.index_tools.evaluation.html_report import SHOWN_HITS, Hit, QueryDetail, Report, SystemRow
 from querylift.index_tools.evaluation.measures import MAIN_MEASURE, Evaluation, evaluate_run

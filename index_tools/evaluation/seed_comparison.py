@@ -43,9 +43,7 @@ def compare_seeds(
             raise ValueError("a system without a seed cannot be compared")
         if any(seed.keys() != seeds[0].keys() for seed in seeds):
             raise ValueError("the seeds of a system have different queries")
-    comparison = compare_runs(
-        _average_seeds(a), _average_seeds(b), permutations=permutations, resamples=resamples
-    )
+    comparison = compare_runs(_average_seeds(a), _average_seeds(b), permutations=permutations, resamples=resamples)
     if len(a) == len(b) == 1 or len(comparison.differences) < 2:
         return comparison
     differences = np.array(list(comparison.differences.values()))

@@ -76,9 +76,7 @@ def _average_seeds(seeds: Sequence[SeedResult]) -> dict[str, float]:
     return {query_id: calculate_mean(seed.per_query[query_id] for seed in seeds) for query_id in seeds[0].per_query}
 
 
-def _compare_with(
-    seeds_by_row: Mapping[str, Sequence[SeedResult]], baseline: str, name: str
-) -> Comparison | None:
+def _compare_with(seeds_by_row: Mapping[str, Sequence[SeedResult]], baseline: str, name: str) -> Comparison | None:
     """Compare the row `name` with the row `baseline`. Returns None when the latter has no result."""
     before = [seed.per_query for seed in seeds_by_row.get(baseline, ())]
     return compare_seeds(before, [seed.per_query for seed in seeds_by_row[name]]) if before else None

@@ -95,7 +95,9 @@ def test_several_tests_are_corrected_for_their_number() -> None:
     tests = [check_non_inferiority(*create_runs(*[0.0] * queries), bound=0.005) for queries in (700, 800)]
     assert [test.is_non_inferior for test in tests] == [True, True]
     together = correct_tests(tests)
-    assert [test.corrected_p_value for test in together] == pytest.approx([2 * 0.995**800] * 2), "Holm's p-values keep their order"
+    assert [test.corrected_p_value for test in together] == pytest.approx([2 * 0.995**800] * 2), (
+        "Holm's p-values keep their order"
+    )
     assert [test.p_value for test in together] == [test.p_value for test in tests]
     assert [test.is_non_inferior for test in correct_tests(tests * 3)] == [False, False] * 3
 

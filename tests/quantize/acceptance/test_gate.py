@@ -148,15 +148,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, opensearch: str) -> Iterato
     """The value of --on for a small corpus on disc and in an index."""
     folder = tmp_path_factory.mktemp("corpus")
     documents = [{"_id": name, "title": "", "text": text} for name, text in DOCUMENTS.items()]
-    queries = [
-        {"_id": f"{name}-{copy}", "text": text} for name, (text, _) in QUERIES.items() for copy in range(COPIES)
-    ]
+    queries = [{"_id": f"{name}-{copy}", "text": text} for name, (text, _) in QUERIES.items() for copy in range(COPIES)]
     for file, rows in (("corpus.jsonl", documents), ("queries.jsonl", queries)):
         (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "qrels").mkdir()
-    lines = "".join(
-        f"{name}-{copy}\t{doc}\t1\n" for name, (_, doc) in QUERIES.items() for copy in range(COPIES)
-    )
+    lines = "".join(f"{name}-{copy}\t{doc}\t1\n" for name, (_, doc) in QUERIES.items() for copy in range(COPIES))
     (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{lines}", encoding="utf-8")
     with Engine(parse_settings({"engine": opensearch})) as engine:
         build_index(engine, load_corpus(str(folder)), IndexPlan(INDEX))
@@ -209,9 +205,7 @@ def test_the_gate_prints_a_table_writes_the_card_and_chooses_the_level_that_sear
 
 @pytest.mark.engine
 @pytest.mark.model
-def test_too_few_queries_are_refused_before_a_level_writes_anything(
-    levels: Path, corpus: str, opensearch: str
-) -> None:
+def test_too_few_queries_are_refused_before_a_level_writes_anything(levels: Path, corpus: str, opensearch: str) -> None:
     result = run_gate(str(levels), "--on", corpus, "--engine", opensearch, "--limit", "20")
     assert isinstance(result.exception, SettingsError)
     assert str(result.exception) == (

@@ -82,7 +82,10 @@ def test_a_row_is_corrected_for_the_number_of_its_collections() -> None:
         {"dl19": results, "scifact": results, "empty": compare_rows(create_rows(*rows), without, teacher=None)}
     )
     for collection in ("dl19", "scifact"):
-        for compared in (corrected[collection]["student"].against_plain, corrected[collection]["student"].against_above):
+        for compared in (
+            corrected[collection]["student"].against_plain,
+            corrected[collection]["student"].against_above,
+        ):
             assert compared is not None
             assert (compared.p_value, compared.deciding_p_value) == (2 / 64, 4 / 64)
             assert compared.verdict == "no measurable difference"
