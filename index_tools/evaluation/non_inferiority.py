@@ -110,4 +110,4 @@ def _calculate_p_value(differences: Floats, bound: float) -> float:
         return math.exp(size) * math.sin(float(counts @ np.arctan(product))) / t
 
     integral, _ = quad(integrand, 0, math.inf, limit=_MAX_PANELS, epsabs=_TOLERANCE, epsrel=_TOLERANCE)
-    return min(1.0, max(0.0, 0.5 - integral / math.pi))
+    return min(1.0, max(0.0, 0.5 - float(integral) / math.pi))
