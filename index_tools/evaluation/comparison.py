@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from querylift.index_tools.evaluation.corrections import correct_p_values
 from querylift.plugin.errors import MissingExtra
 
 try:
@@ -39,11 +40,18 @@ class Comparison:
     mean_a: float
     mean_b: float
     p_value: float
-    """Two-sided: how often chance alone makes a difference at least this large."""
+    """Two-sided: how often chance alone makes a difference at least this large. It is not corrected."""
     interval: tuple[float, float]
-    """95% of the bootstrap means of the difference lie between these two."""
+    """95% of the bootstrap means of the difference lie between these two. It is not corrected."""
     differences: Mapping[str, float]
     """Query id to difference: the greatest loss first, equal ones by query id. A tie is exactly 0."""
+    corrected_p_value: float | None = None
+    """`p_value` after Holm's correction over the comparisons that were made together. None when it stands alone."""
+
+    @property
+    def deciding_p_value(self) -> float:
+        """The corrected p-value, or the only one when the comparison stands alone."""
+        return self.p_value if self.corrected_p_value is None else self.corrected_p_value
 
     @property
     def difference(self) -> float:
@@ -79,8 +87,8 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """The direction of the difference when p < 0.05, and "no measurable difference" otherwise."""
-        if self.p_value >= SIGNIFICANCE_LEVEL:
+        """The direction of the difference when the deciding p < 0.05, and "no measurable difference" otherwise."""
+        if self.deciding_p_value >= SIGNIFICANCE_LEVEL:
             return "no measurable difference"
         return "helps" if self.difference > 0 else "harms"
 
@@ -108,7 +116,7 @@ def compare_runs(
     """
     if permutations < 1 or resamples < 1:
         raise ValueError(f"permutations is {permutations} and resamples is {resamples}; use 1 or more")
-    differences = _calculate_differences(a, b)
+    differences = calculate_differences(a, b)
     array = np.array(list(differences.values()))
     rng = np.random.default_rng(seed)
     return Comparison(
@@ -120,48 +128,18 @@ def compare_runs(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class NonInferiority:
-    """The result of a test whether run b is worse than run a by less than `bound`, over the same queries."""
-
-    bound: float
-    difference: float
-    """The mean of b minus a."""
-    lower: float
-    """95% of the bootstrap means of the difference lie above this."""
-    p_value: float
-    """One-sided: how often chance alone shows so small a loss when the true loss is `bound`."""
-
-    @property
-    def is_non_inferior(self) -> bool:
-        """Whether the one-sided interval lies above -bound."""
-        return self.lower > -self.bound
+def correct_comparisons(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    """Return comparisons that were made together, with their p-values corrected. A single one stays as it is."""
+    if len(comparisons) < 2:
+        return dict(comparisons)
+    corrected = correct_p_values([comparison.p_value for comparison in comparisons.values()])
+    return {
+        key: replace(comparison, corrected_p_value=p_value)
+        for (key, comparison), p_value in zip(comparisons.items(), corrected, strict=True)
+    }
 
 
-def check_non_inferiority(
-    a: Mapping[str, float], b: Mapping[str, float], *, bound: float, seed: int = 0, resamples: int = 10_000
-) -> NonInferiority:
-    """Test whether run b loses less than `bound` against run a, by the bootstrap of the mean paired difference.
-
-    `lower` is the 5th percentile of the mean, over `resamples` draws of as many queries with replacement. p is
-    (1 + means at or below -bound) / (1 + resamples). No observed difference does not prove that there is none: with few
-    queries the interval is wide, and the test fails.
-
-    Raises ValueError as `compare_runs` does, and when `bound` is not above 0.
-    """
-    if not bound > 0:
-        raise ValueError(f"bound is {bound}; give the largest acceptable loss, a number above 0")
-    differences = np.array(list(_calculate_differences(a, b).values()))
-    means = _bootstrap_means(differences, np.random.default_rng(seed), resamples)
-    return NonInferiority(
-        bound=bound,
-        difference=float(differences.mean()),
-        lower=float(np.percentile(means, 5)),
-        p_value=(1 + int((means <= -bound).sum())) / (1 + resamples),
-    )
-
-
-def _calculate_differences(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
+def calculate_differences(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
     """Return b minus a by query id, the greatest loss first. Raises ValueError when the runs cannot be compared."""
     if not a and not b:
         raise ValueError("there are no queries to compare")

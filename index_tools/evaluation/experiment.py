@@ -11,7 +11,12 @@ from typing import Any
 from querylift.index_tools.corpora.corpus import Corpus
 from querylift.index_tools.corpora.records import Qrels
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.evaluation.comparison import MAX_LISTED_QUERIES, Comparison, compare_runs
+from querylift.index_tools.evaluation.comparison import (
+    MAX_LISTED_QUERIES,
+    Comparison,
+    compare_runs,
+    correct_comparisons,
+)
 from querylift.index_tools.evaluation.conclusion import OutcomeCounts
 from querylift.index_tools.evaluation.html_report import SHOWN_HITS, Hit, QueryDetail, Report, SystemRow
 from querylift.index_tools.evaluation.measures import MAIN_MEASURE, Evaluation, evaluate_run
@@ -103,12 +108,14 @@ def create_report(
 ) -> Report:
     """Return the measures of each system, and its paired comparison with `baseline`.
 
+    The p-values of several systems are corrected for their number.
+
     Raises ValueError when no query has a relevant document, or when a grade is too large.
     """
     systems = list(systems)
     baseline_evaluation = evaluate_run(baseline.searched.run, task.qrels, relevant_from=task.relevant_from)
     rows = [SystemRow(baseline.name, baseline_evaluation, refused_count=len(baseline.searched.refusals))]
-    rows += [_create_row(task, baseline, system, baseline_evaluation, engine) for system in systems]
+    rows += _create_rows(task, baseline, systems, baseline_evaluation, engine)
     judged_ids = {doc_id for grades in task.qrels.values() for doc_id in grades}
     return Report(
         tuple(rows),
@@ -160,11 +167,28 @@ def calculate_percentile(values: Sequence[float], share: float) -> float | None:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
+def _create_rows(
+    task: Task, baseline: System, systems: Sequence[System], baseline_evaluation: Evaluation, engine: Engine
+) -> list[SystemRow]:
+    evaluations = [
+        evaluate_run(system.searched.run, task.qrels, relevant_from=task.relevant_from) for system in systems
+    ]
+    before = baseline_evaluation.per_query[MAIN_MEASURE]
+    comparisons = correct_comparisons(
+        {
+            system.name: compare_runs(before, evaluation.per_query[MAIN_MEASURE])
+            for system, evaluation in zip(systems, evaluations, strict=True)
+        }
+    )
+    return [
+        _create_row(task, baseline, system, evaluation, comparisons[system.name], engine)
+        for system, evaluation in zip(systems, evaluations, strict=True)
+    ]
+
+
 def _create_row(
-    task: Task, baseline: System, system: System, baseline_evaluation: Evaluation, engine: Engine
+    task: Task, baseline: System, system: System, evaluation: Evaluation, comparison: Comparison, engine: Engine
 ) -> SystemRow:
-    evaluation = evaluate_run(system.searched.run, task.qrels, relevant_from=task.relevant_from)
-    comparison = compare_runs(baseline_evaluation.per_query[MAIN_MEASURE], evaluation.per_query[MAIN_MEASURE])
     return SystemRow(
         system.name,
         evaluation,
@@ -231,6 +255,7 @@ def _row_to_json(row: SystemRow, system: System | None) -> dict[str, Any]:
             "verdict": row.comparison.verdict if row.was_tried else None,
             "difference": row.comparison.difference,
             "p_value": row.comparison.p_value,
+            "corrected_p_value": row.comparison.deciding_p_value,
             "interval": list(row.comparison.interval),
             "wins": row.comparison.wins,
             "ties": row.comparison.ties,

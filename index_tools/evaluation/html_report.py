@@ -190,7 +190,7 @@ def _load_template() -> Template:
 
 def format_verdict(comparison: Comparison, label: str) -> str:
     """Return a sentence such as "helps: +0.050 nDCG@10, p = 0.003". `label` is how people write the measure."""
-    p_value = format_p_value(comparison.p_value)
+    p_value = format_p_value(comparison.deciding_p_value)
     relation = p_value.replace("<", "< ") if p_value.startswith("<") else f"= {p_value}"
     return f"{comparison.verdict}: {format_difference(comparison.difference)} {label}, p {relation}"
 

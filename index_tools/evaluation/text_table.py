@@ -22,7 +22,8 @@ _HEADINGS = (
 def render_table(rows: Sequence[SystemRow]) -> str:
     """Return one line for each system below the headings, at most 80 columns wide. A long name has a line of its own.
 
-    The column "diff" shows the difference in the compared measure. The last column is left out when no row has a time.
+    The column "diff" shows the difference in the compared measure. The column "p" is corrected when there are several
+    comparisons. The last column is left out when no row has a time.
     Returns "" when there are no rows.
     """
     if not rows:
@@ -39,7 +40,7 @@ def _format_cells(row: SystemRow) -> tuple[str, ...]:
     if comparison is not None:
         difference = format_difference(comparison.difference)
         counts = f"{comparison.wins}/{comparison.ties}/{comparison.losses}"
-        p_value = format_p_value(comparison.p_value)
+        p_value = format_p_value(comparison.deciding_p_value)
     times = f"{format_milliseconds(row.added_ms_p50)}/{format_milliseconds(row.added_ms_p95)}"
     return (
         row.name,

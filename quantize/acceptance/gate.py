@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.evaluation.comparison import NonInferiority, check_non_inferiority
 from querylift.index_tools.evaluation.experiment import Task
 from querylift.index_tools.evaluation.measures import MAIN_MEASURE, evaluate_run
+from querylift.index_tools.evaluation.non_inferiority import (
+    NonInferiority,
+    check_non_inferiority,
+    correct_tests,
+    count_needed_queries,
+)
 from querylift.index_tools.searching import SearchedRun, expand_all, search_offline
 from querylift.plugin.broker import ExpansionBroker
 from querylift.plugin.cache import MemoryCache
@@ -151,17 +156,28 @@ def compute_ndcg(task: Task, searched: SearchedRun) -> dict[str, float]:
     return {f"{task.index}:{query_id}": value for query_id, value in evaluation.per_query[MAIN_MEASURE].items()}
 
 
+def check_query_count(query_count: int, *, level_count: int, bound: float) -> None:
+    """Raise SettingsError when so few queries cannot prove anything, however well the levels search."""
+    needed = count_needed_queries(bound, test_count=level_count)
+    if query_count < needed:
+        levels = f"{level_count} levels" if level_count > 1 else "1 level"
+        raise SettingsError(
+            f"--on names {query_count} judged queries, and to prove a loss below {100 * bound:g} points for {levels} takes "
+            f"{needed}; add collections, raise --bound, or name fewer levels with --levels"
+        )
+
+
 def decide_levels(
     reference: LevelMeasurement, levels: Sequence[LevelMeasurement], *, bound: float
 ) -> list[LevelDecision]:
-    """Compare each level with `reference`. `bound` is the largest acceptable loss of nDCG@10, from 0 to 1."""
+    """Compare each level with `reference`. `bound` is the largest acceptable loss of nDCG@10, from 0 to 1.
+
+    The p-values are corrected for the number of levels.
+    """
+    tests = correct_tests([check_non_inferiority(reference.ndcg, level.ndcg, bound=bound) for level in levels])
     return [
-        LevelDecision(
-            level,
-            check_non_inferiority(reference.ndcg, level.ndcg, bound=bound),
-            is_usable_as_often=level.parse_rate >= reference.parse_rate - 0.01,
-        )
-        for level in levels
+        LevelDecision(level, test, is_usable_as_often=level.parse_rate >= reference.parse_rate - 0.01)
+        for level, test in zip(levels, tests, strict=True)
     ]
 
 

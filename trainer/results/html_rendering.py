@@ -21,6 +21,7 @@ from querylift.index_tools.evaluation.html_report import (
 from querylift.trainer.results.curve_pictures import Picture
 from querylift.trainer.results.formatting import (
     format_comparison_p_value,
+    format_corrected_p_value,
     format_facts,
     format_marked_ndcg,
     format_percent,
@@ -72,6 +73,7 @@ def _load_template() -> Template:
         "difference": typeset_difference,
         "marked_ndcg": format_marked_ndcg,
         "measure": format_measure,
+        "corrected_p_value": format_corrected_p_value,
         "p_value": format_comparison_p_value,
         "percent": _typeset_percent,
         "tick": typeset_tick,

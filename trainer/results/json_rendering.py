@@ -61,6 +61,7 @@ def _comparison_to_json(comparison: Comparison | None) -> dict[str, Any] | None:
     return {
         "difference": comparison.difference,
         "p_value": comparison.p_value,
+        "corrected_p_value": comparison.deciding_p_value,
         "interval": list(comparison.interval),
         "wins": comparison.wins,
         "ties": comparison.ties,

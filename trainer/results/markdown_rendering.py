@@ -18,9 +18,11 @@ _HEADINGS = (
     "difference",
     "95% interval",
     "p plain",
+    "Holm",
     "p above",
+    "Holm",
 )
-_MARKS_LEGEND = "▲ better, ▼ worse than the first row with p < 0.05."
+_MARKS_LEGEND = "▲ better, ▼ worse than the first row with p < 0.05 after Holm's correction."
 
 
 def render_markdown(results: Results) -> str:

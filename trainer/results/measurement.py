@@ -20,8 +20,8 @@ from querylift.plugin.generators import factory
 from querylift.plugin.settings import Settings, enable_index, parse_settings, replace_generator
 from querylift.plugin.settings_tables.index import IndexSettings
 from querylift.trainer.results.collection_notes import EXPANDED_OUTCOMES, list_collection_notes
-from querylift.trainer.results.records import CollectionResult, Results, SeedResult
-from querylift.trainer.results.row_comparison import compare_rows
+from querylift.trainer.results.records import CollectionResult, Results, RowResult, SeedResult
+from querylift.trainer.results.row_comparison import compare_rows, correct_over_collections
 from querylift.trainer.results.table_settings import CollectionSettings, ResultsSettings, RowSettings
 
 DEPTH = 100
@@ -43,7 +43,7 @@ def measure_rows(
     """
     tasks = {collection.name: _create_task(collection, engine) for collection in table.collection}
     run_count = 0
-    collections = []
+    results_by_collection: dict[str, dict[str, RowResult]] = {}
     for name, task in tasks.items():
         seeds_by_row: dict[str, tuple[SeedResult, ...]] = {}
         for row in table.row:
@@ -53,17 +53,18 @@ def measure_rows(
             )
             run_count += len(seeds_by_row[row.name])
             progress(run_count)
-        results = compare_rows(table.row, seeds_by_row, teacher=table.teacher)
-        collections.append(
-            CollectionResult(
-                name=name,
-                task=task,
-                query_count=len(next(iter(results.values())).per_query),
-                mode=(settings.find_index_settings(task.index) or IndexSettings()).mode,
-                rows=results,
-                notes=list_collection_notes(results, table.row, table.teacher, judged_by=task.judged_by),
-            )
+        results_by_collection[name] = compare_rows(table.row, seeds_by_row, teacher=table.teacher)
+    collections = [
+        CollectionResult(
+            name=name,
+            task=tasks[name],
+            query_count=len(next(iter(results.values())).per_query),
+            mode=(settings.find_index_settings(tasks[name].index) or IndexSettings()).mode,
+            rows=results,
+            notes=list_collection_notes(results, table.row, table.teacher, judged_by=tasks[name].judged_by),
         )
+        for name, results in correct_over_collections(results_by_collection).items()
+    ]
     return Results(
         row_names=tuple(row.name for row in table.row),
         collections=tuple(collections),

@@ -37,7 +37,7 @@ class RowResult:
 
     seeds: tuple[SeedResult, ...]
     per_query: Mapping[str, float] = field(repr=False)
-    """nDCG@10 by query id, the mean over seeds. Comparisons use these values."""
+    """nDCG@10 by query id, the mean over seeds."""
     share_kept: float | None
     """nDCG@10 over the nDCG@10 of the teacher."""
     gain_kept: float | None

@@ -10,8 +10,8 @@ from querylift.trainer.results.formatting import LEGEND, format_cells, format_fa
 from querylift.trainer.results.records import CollectionResult, Results
 
 _HEADINGS = (
-    ("", "", "", "share", "gain", "p", "p"),
-    ("", "nDCG@10", "seeds", "kept", "kept", "plain", "above"),
+    ("", "", "", "share", "gain", "p", "", "p", ""),
+    ("", "nDCG@10", "seeds", "kept", "kept", "plain", "Holm", "above", "Holm"),
 )
 
 

@@ -16,7 +16,7 @@ from scipy.stats import permutation_test
 
 from querylift.index_tools.commands.compare import compare as compare_command
 from querylift.index_tools.corpora.trec_files import write_qrels, write_run
-from querylift.index_tools.evaluation.comparison import Comparison, check_non_inferiority, compare_runs
+from querylift.index_tools.evaluation.comparison import Comparison, compare_runs, correct_comparisons
 from querylift.index_tools.evaluation.html_report import format_verdict
 from querylift.plugin.errors import DataError, SettingsError
 
@@ -160,6 +160,20 @@ def test_the_verdict_needs_p_below_five_percent(differences: tuple[float, ...], 
 
 def test_a_p_value_of_exactly_five_percent_is_no_difference() -> None:
     assert Comparison(0.1, 0.2, 0.05, (0.0, 0.2), {"q": 0.1}).verdict == "no measurable difference"
+
+
+def test_comparisons_made_together_are_judged_by_their_corrected_p_values() -> None:
+    # Six gains: p = 2 / 64. Twice that is above 0.05, so the same difference no longer helps beside another one.
+    alone, other = compare_runs(*create_runs(*[0.1] * 6)), compare_runs(*create_runs(0.1, -0.1))
+    corrected = correct_comparisons({"first": alone, "second": other})
+    assert (alone.verdict, alone.deciding_p_value) == ("helps", 2 / 64)
+    assert (corrected["first"].verdict, corrected["first"].p_value) == ("no measurable difference", 2 / 64)
+    assert (corrected["first"].deciding_p_value, corrected["second"].deciding_p_value) == (4 / 64, 1.0)
+
+
+def test_a_comparison_that_stands_alone_is_not_corrected() -> None:
+    alone = compare_runs(*create_runs(*[0.1] * 6))
+    assert correct_comparisons({"only": alone}) == {"only": alone}
 
 
 def test_many_queries_are_compared_in_parts_of_bounded_memory() -> None:
@@ -316,43 +330,3 @@ def test_a_broken_line_names_file_and_line(runs: Path) -> None:
 
 def test_an_unknown_measure_is_refused_with_exit_code_two(runs: Path) -> None:
     assert run_compare_command(runs, "--measure", "accuracy").exit_code == 2
-
-
-# --- non-inferiority
-
-
-def test_a_level_that_changes_nothing_is_not_inferior() -> None:
-    test = check_non_inferiority(*create_runs(*[0.0] * 50), bound=0.005)
-    assert (test.is_non_inferior, test.difference, test.lower, test.p_value) == (True, 0.0, 0.0, 1 / 10_001)
-
-
-def test_a_loss_at_every_query_that_is_beyond_the_bound_is_inferior() -> None:
-    test = check_non_inferiority(*create_runs(*[-0.006] * 50), bound=0.005)
-    assert (test.is_non_inferior, test.p_value) == (False, 1.0)
-    assert test.lower == pytest.approx(-0.006)
-
-
-def test_no_loss_seen_proves_nothing_with_few_queries() -> None:
-    up_and_down = [0.1, -0.1] * 10
-    assert not check_non_inferiority(*create_runs(*up_and_down), bound=0.005).is_non_inferior
-    assert check_non_inferiority(*create_runs(*up_and_down), bound=0.1).is_non_inferior
-
-
-def test_the_lower_end_is_near_the_one_of_the_normal_distribution() -> None:
-    a, b = draw_runs(400, -0.001)
-    d = np.array([b[q] - a[q] for q in a])
-    test = check_non_inferiority(a, b, bound=0.02)
-    assert test.lower == pytest.approx(d.mean() - 1.645 * d.std() / 20, abs=0.001)
-    assert test.is_non_inferior and test.p_value < 0.05
-
-
-def test_a_level_that_loses_just_the_bound_passes_one_time_in_twenty() -> None:
-    rng = np.random.default_rng(5)
-    at_the_bound = [create_runs(*rng.normal(-0.02, 0.1, 200)) for _ in range(300)]
-    passed = [check_non_inferiority(a, b, bound=0.02, resamples=400).is_non_inferior for a, b in at_the_bound]
-    assert 0.02 < np.mean(passed) < 0.09
-
-
-def test_a_bound_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="bound is 0; give the largest acceptable loss, a number above 0"):
-        check_non_inferiority(*create_runs(0.1), bound=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,13 @@ from querylift.plugin.generators.llama.model_file import (
 )
 from querylift.plugin.settings import parse_settings
 from querylift.quantize import shipped_student
-from querylift.quantize.acceptance.gate import LevelMeasurement, ModelFile, choose_smallest, decide_levels
+from querylift.quantize.acceptance.gate import (
+    LevelMeasurement,
+    ModelFile,
+    check_query_count,
+    choose_smallest,
+    decide_levels,
+)
 from querylift.quantize.acceptance.model_card import GateResult, format_conclusion
 from querylift.quantize.adapters.merge_adapter import merge_adapter
 from querylift.quantize.commands.quantize import quantize
@@ -47,6 +53,8 @@ DOCUMENTS = {
     "x5": "Improved steam engine.",
     "x6": "Gravity.",
 }
+COPIES = 130
+"""How often each query is in the corpus, under ids of its own. The gate refuses fewer than 736 queries for two levels."""
 QUERIES = {
     "q1": ("what makes a rainbow", "d1"),
     "q2": ("why do cats purr", "d2"),
@@ -60,7 +68,8 @@ QUERIES = {
 # --- decisions on figures written by hand
 
 
-def make_measurement(name: str, *, size: int, parsed: int = 100, **ndcg: float) -> LevelMeasurement:
+def make_measurement(name: str, *, size: int, parsed: int = 100, ndcg: Sequence[float]) -> LevelMeasurement:
+    """Return a level that has these values of nDCG@10 on as many queries."""
     return LevelMeasurement(
         model_file=ModelFile(name, Path(f"{name}.gguf")),
         file_bytes=size,
@@ -69,37 +78,65 @@ def make_measurement(name: str, *, size: int, parsed: int = 100, **ndcg: float) 
         parsed=parsed,
         tokens=1000,
         elapsed_s=10.0,
-        ndcg={f"docs:{query}": value for query, value in ndcg.items()},
+        ndcg={f"docs:q{number}": value for number, value in enumerate(ndcg)},
     )
 
 
 def test_the_smallest_level_that_is_proven_to_lose_less_than_the_bound_is_chosen() -> None:
-    reference = make_measurement("reference", size=400, q1=0.5, q2=0.6, q3=0.7)
-    equal = make_measurement("Q8_0", size=200, q1=0.5, q2=0.6, q3=0.7)
-    better = make_measurement("Q4_0", size=100, q1=0.6, q2=0.6, q3=0.7)
-    worse = make_measurement("Q2_K", size=50, q1=0.49, q2=0.59, q3=0.69)
+    reference = make_measurement("reference", size=400, ndcg=[0.5, 0.6] * 450)
+    equal = make_measurement("Q8_0", size=200, ndcg=[0.5, 0.6] * 450)
+    better = make_measurement("Q4_0", size=100, ndcg=[0.6, 0.6] * 450)
+    worse = make_measurement("Q2_K", size=50, ndcg=[0.49, 0.59] * 450)
     decisions = decide_levels(reference, [equal, better, worse], bound=0.005)
     assert [decision.passes for decision in decisions] == [True, True, False]
     chosen = choose_smallest(decisions)
     assert chosen and chosen.measurement.model_file.name == "Q4_0"
 
 
+def test_a_level_that_would_pass_alone_may_fail_beside_four_others() -> None:
+    reference = make_measurement("reference", size=400, ndcg=[0.5] * 700)
+    levels = [make_measurement(f"level {number}", size=100, ndcg=[0.5] * 700) for number in range(5)]
+    assert decide_levels(reference, levels[:1], bound=0.005)[0].passes
+    assert not any(decision.passes for decision in decide_levels(reference, levels, bound=0.005))
+
+
+def test_two_queries_without_a_difference_prove_nothing() -> None:
+    reference = make_measurement("reference", size=400, ndcg=[0.5, 0.6])
+    (decision,) = decide_levels(reference, [make_measurement("Q4_0", size=100, ndcg=[0.5, 0.6])], bound=0.005)
+    assert not decision.passes
+
+
+@pytest.mark.parametrize(
+    ("queries", "levels", "bound", "sentence"),
+    [
+        (597, 1, 0.005, "names 597 judged queries, and to prove a loss below 0.5 points for 1 level takes 598"),
+        (2, 5, 0.01, "names 2 judged queries, and to prove a loss below 1 points for 5 levels takes 459"),
+    ],
+)
+def test_too_few_queries_are_refused_with_the_number_that_is_needed(
+    queries: int, levels: int, bound: float, sentence: str
+) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        check_query_count(queries, level_count=levels, bound=bound)
+    check_query_count(598, level_count=levels, bound=bound)
+
+
 def test_a_level_with_fewer_usable_passages_does_not_pass() -> None:
-    reference = make_measurement("reference", size=400, q1=0.5)
-    decisions = decide_levels(reference, [make_measurement("Q4_0", size=100, parsed=98, q1=0.5)], bound=0.005)
+    reference = make_measurement("reference", size=400, ndcg=[0.5] * 600)
+    decisions = decide_levels(reference, [make_measurement("Q4_0", size=100, parsed=98, ndcg=[0.5] * 600)], bound=0.005)
     assert (decisions[0].test.is_non_inferior, decisions[0].passes, choose_smallest(decisions)) == (True, False, None)
 
 
 def test_the_conclusion_warns_where_expansion_gains_nothing_that_a_level_could_lose() -> None:
-    reference = make_measurement("reference", size=400, q1=0.5, q2=0.6)
-    (decision,) = decide_levels(reference, [make_measurement("Q4_0", size=100, q1=0.5, q2=0.6)], bound=0.005)
+    reference = make_measurement("reference", size=400, ndcg=[0.5, 0.6] * 300)
+    (decision,) = decide_levels(reference, [make_measurement("Q4_0", size=100, ndcg=[0.5, 0.6] * 300)], bound=0.005)
     result = GateResult(reference.ndcg, reference, [decision], decision, [], "OpenSearch", 0.005, "mode boost", 1)
     assert format_conclusion(result).splitlines() == [
-        "Q4_0.gguf is the smallest level that is proven to lose less than 0.005 of nDCG@10 on 2 queries.",
+        "Q4_0.gguf is the smallest level that is proven to lose less than 0.005 of nDCG@10 on 600 queries.",
         "But the reference gains only +0.0000 over no expansion here, so a level can lose little. "
         "Measure where expansion helps.",
     ]
-    with_gain = replace(result, unexpanded={"docs:q1": 0.4, "docs:q2": 0.5})
+    with_gain = replace(result, unexpanded={"docs:q0": 0.4, "docs:q1": 0.5})
     assert "Measure where expansion helps" not in format_conclusion(with_gain)
 
 
@@ -111,11 +148,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, opensearch: str) -> Iterato
     """The value of --on for a small corpus on disc and in an index."""
     folder = tmp_path_factory.mktemp("corpus")
     documents = [{"_id": name, "title": "", "text": text} for name, text in DOCUMENTS.items()]
-    queries = [{"_id": name, "text": text} for name, (text, _) in QUERIES.items()]
+    queries = [{"_id": f"{name}-{copy}", "text": text} for name, (text, _) in QUERIES.items() for copy in range(COPIES)]
     for file, rows in (("corpus.jsonl", documents), ("queries.jsonl", queries)):
         (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "qrels").mkdir()
-    lines = "".join(f"{query}\t{doc}\t1\n" for query, (_, doc) in QUERIES.items())
+    lines = "".join(f"{name}-{copy}\t{doc}\t1\n" for name, (_, doc) in QUERIES.items() for copy in range(COPIES))
     (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{lines}", encoding="utf-8")
     with Engine(parse_settings({"engine": opensearch})) as engine:
         build_index(engine, load_corpus(str(folder)), IndexPlan(INDEX))
@@ -153,17 +190,34 @@ def test_the_gate_prints_a_table_writes_the_card_and_chooses_the_level_that_sear
     assert lines[1].startswith("no expansion") and lines[2].startswith("reference")
     assert lines[3].endswith("passes") and lines[4].endswith("FAILS")
     assert (
-        "student-Q8_0.gguf is the smallest level that is proven to lose less than 0.005 of nDCG@10 on 6 queries."
+        "student-Q8_0.gguf is the smallest level that is proven to lose less than 0.005 of nDCG@10 on 780 queries."
         in lines
     )
     figures = json.loads((levels / "gate.json").read_text(encoding="utf-8"))
     assert figures["no_expansion"] < figures["reference"]["ndcg_at_10"]["all"]
-    assert (figures["chosen"], figures["queries"]) == ("student-Q8_0.gguf", 6)
+    assert (figures["chosen"], figures["queries"]) == ("student-Q8_0.gguf", 780)
     assert figures["reference"]["parse_rate"] == 1.0 and figures["reference"]["tokens_per_s"] > 0
     assert figures["levels"][1]["ndcg_at_10"]["all"] < figures["reference"]["ndcg_at_10"]["all"]
     card = (levels / "README.md").read_text(encoding="utf-8")
     assert "- **Licence**: Apache-2.0" in card and figures["levels"][0]["sha256"] in card
     assert "- **Made for the prompt**: passage-2" in card and "smollm2-135m" in card.lower()
+
+
+@pytest.mark.engine
+@pytest.mark.model
+def test_too_few_queries_are_refused_before_a_level_writes_anything(levels: Path, corpus: str, opensearch: str) -> None:
+    result = run_gate(str(levels), "--on", corpus, "--engine", opensearch, "--limit", "20")
+    assert isinstance(result.exception, SettingsError)
+    assert str(result.exception) == (
+        "--on names 20 judged queries, and to prove a loss below 0.5 points for 2 levels takes 736; "
+        "add collections, raise --bound, or name fewer levels with --levels"
+    )
+    assert "reference" not in result.stderr
+
+
+@pytest.mark.parametrize("bound", ["0", "100", "-1"])
+def test_a_bound_that_is_no_loss_is_refused(bound: str) -> None:
+    assert run_gate("levels", "--on", "index=corpus", "--bound", bound).exit_code == 2
 
 
 @pytest.mark.engine
@@ -188,7 +242,7 @@ def test_expansion_is_enabled_on_every_collection(levels: Path, corpus: str, ope
 def test_the_exit_code_is_1_when_no_level_passes(levels: Path, corpus: str, opensearch: str) -> None:
     result = run_gate(str(levels), "--on", corpus, "--engine", opensearch, "--levels", "tq1_0")
     assert result.exit_code == 1
-    assert "No level is proven to lose less than 0.005 of nDCG@10 on 6 queries" in result.stdout
+    assert "No level is proven to lose less than 0.005 of nDCG@10 on 780 queries" in result.stdout
 
 
 @pytest.mark.engine

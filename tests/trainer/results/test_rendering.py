@@ -65,9 +65,10 @@ def test_every_id_is_used_once_and_the_tables_have_scopes() -> None:
 
 def test_the_page_has_every_number_of_a_row() -> None:
     words = " ".join(Page(render_html(create_results())).text.split())
-    # The two seeds have 0.55 and 0.30: their mean is 0.425, their deviation 0.25 / sqrt(2), p as in the test above.
+    # The two seeds have 0.55 and 0.30: their mean is 0.425, their deviation 0.25 / sqrt(2). t = 0.125 / 0.125 with one
+    # degree of freedom, nearly, because all seeds' variance is that of their means.
     assert "student 0.425 2 seeds ±0.177 0.300–0.550 0.500 100% 100%" in words
-    assert "4 / 0 / 0 0.125 0.125" in words
+    assert "−1.000 to +1.000 4 / 0 / 0 0.501 Holm 0.501 0.501 Holm 0.501" in words
     assert "plain 0.300 0.500 71% 0% – – – –" in words
     assert "Weight 0.25" in words and "2031-01-02" in words
 
@@ -78,23 +79,22 @@ def test_the_text_fits_80_columns_and_a_row_without_a_result_is_empty() -> None:
     )
     assert all(len(line) <= 80 for line in text.splitlines())
     lines = [line.split() for line in text.splitlines()]
-    assert ["plain", "0.300", "-", "71%", "0%", "-", "-"] in lines
-    assert ["absent", *["-"] * 6] in lines
-    assert next(line for line in lines if "0.425" in line)[-7:] == [
+    assert ["plain", "0.300", "-", "71%", "0%", *["-"] * 4] in lines
+    assert ["absent", *["-"] * 8] in lines
+    assert next(line for line in lines if "0.425" in line)[-9:] == [
         "0.425",
         "2",
         "±0.177",
         "100%",
         "100%",
-        "0.125",
-        "0.125",
+        *["0.501"] * 4,
     ]
 
 
 def test_a_name_breaks_no_table_of_markdown() -> None:
     markdown = render_markdown(create_results(HOSTILE))
     widths = {len(line.replace("\\|", "").split("|")) for line in markdown.splitlines() if line.startswith("|")}
-    assert widths == {2 + 2, 9 + 2}, "a row has the name and one collection, or the name and eight columns"
+    assert widths == {2 + 2, 11 + 2}, "a row has the name and one collection, or the name and ten columns"
     assert "<script" not in markdown.replace("\\<", "")
     assert "| student | 0.425 | 2 ±0.177 | 100% | 100% | +0.125 |" in render_markdown(create_results())
 

@@ -9,7 +9,7 @@ import pytest
 
 from querylift.trainer.results.collection_notes import list_collection_notes
 from querylift.trainer.results.records import RowResult, SeedResult
-from querylift.trainer.results.row_comparison import compare_rows
+from querylift.trainer.results.row_comparison import compare_rows, correct_over_collections
 from tests.helpers.results import PLAIN, TAUGHT, create_rows, create_seed_results
 
 
@@ -57,6 +57,39 @@ def test_the_p_value_counts_the_sign_patterns_that_lie_as_far_from_zero() -> Non
     assert against_plain.difference == pytest.approx(0.25)
     assert against_plain.p_value == 2 / 16
     assert 0.09 < against_plain.interval[0] < 0.25 < against_plain.interval[1] < 0.41
+
+
+def test_a_gain_of_one_lucky_seed_has_a_large_p_value() -> None:
+    plain = {f"q{number}": 0.3 for number in range(20)}
+    same, lucky = dict(plain), {query_id: 0.6 for query_id in plain}
+    rows = {"plain": create_seed_results(plain), "student": create_seed_results(same, same, lucky)}
+    compared = compare_rows(create_rows(*rows), rows, teacher=None)["student"].against_plain
+    assert compared is not None
+    assert (compared.wins, compared.losses) == (20, 0)
+    assert compared.p_value == pytest.approx(0.4226, abs=1e-4), "t = 1 with two degrees of freedom"
+
+
+def test_a_row_is_corrected_for_the_number_of_its_collections() -> None:
+    six_gains = {f"q{number}": 0.5 for number in range(6)}
+    plain = {query_id: 0.3 for query_id in six_gains}
+    rows = {"plain": create_seed_results(plain), "student": create_seed_results(six_gains)}
+    results = compare_rows(create_rows(*rows), rows, teacher=None)
+    alone = correct_over_collections({"dl19": results})["dl19"]["student"].against_plain
+    assert alone is not None
+    assert (alone.verdict, alone.deciding_p_value) == ("helps", 2 / 64)
+    without = {"plain": create_seed_results(plain)}
+    corrected = correct_over_collections(
+        {"dl19": results, "scifact": results, "empty": compare_rows(create_rows(*rows), without, teacher=None)}
+    )
+    for collection in ("dl19", "scifact"):
+        for compared in (
+            corrected[collection]["student"].against_plain,
+            corrected[collection]["student"].against_above,
+        ):
+            assert compared is not None
+            assert (compared.p_value, compared.deciding_p_value) == (2 / 64, 4 / 64)
+            assert compared.verdict == "no measurable difference"
+    assert list(corrected["empty"]) == ["plain"]
 
 
 def test_the_row_above_is_the_nearest_that_has_the_collection() -> None:
