@@ -14,6 +14,7 @@ from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.words import count_words
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.rewards.scored_candidates import ScoredCandidate, check_comparable
 from querylift.trainer.rewards.scoring import make_served_expansion
@@ -193,7 +194,7 @@ class _Choice(NamedTuple):
     @property
     def length_ratio(self) -> float:
         """The words of the longer passage over those of the shorter."""
-        lengths = [max(1, len(scored.passage.split())) for scored in self]
+        lengths = [max(1, count_words(scored.passage)) for scored in self]
         return max(lengths) / min(lengths)
 
     def to_pair(self) -> PreferencePair:
