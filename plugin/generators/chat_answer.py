@@ -44,6 +44,11 @@ def read_chat_answer(answer: Any) -> str:
     return text
 
 
+def has_answer_ended(answer: Any) -> bool:
+    """Return False when the model of a chat completion stopped at its token limit, and True otherwise."""
+    return bool(answer["choices"][0].get("finish_reason") != "length")
+
+
 def _join_text_parts(content: Any) -> str:
     """Return a content as one text. Parts of other kinds, such as reasoning, are left out."""
     if not isinstance(content, list):

@@ -6,10 +6,10 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from querylift.plugin.errors import GeneratorError, MissingExtra, SettingsError
-from querylift.plugin.generators.chat_answer import AnswerRefused, read_chat_answer
+from querylift.plugin.generators.chat_answer import AnswerRefused, has_answer_ended, read_chat_answer
 from querylift.trainer.chat.endpoint_plan import API_KEY_VARIABLES, EndpointPlan, Messages, estimate_tokens
 
 if TYPE_CHECKING:
@@ -24,6 +24,13 @@ _FATAL_STATUSES = {
     404: "{url} knows no model {model!r}, or is no OpenAI-compatible API; name another --model, or an --endpoint with its /v1",
 }
 """HTTP statuses that end the run at once, with the error sentence."""
+
+
+class ChatAnswer(NamedTuple):
+    """The text of an answer. `ended` is False when the model stopped at its token limit."""
+
+    text: str
+    ended: bool
 
 
 class RequestPacer:
@@ -82,8 +89,8 @@ class ChatRun:
         finally:
             self._reserved_tokens -= needed_tokens
 
-    async def send_request(self, messages: Messages, **options: Any) -> str | None:
-        """Wait for the turn, send the messages, and return the answer's text. `options` go into the request.
+    async def send_request(self, messages: Messages, **options: Any) -> ChatAnswer | None:
+        """Wait for the turn, send the messages, and return the answer. `options` go into the request.
 
         Return None when the request failed or was refused, and count it. Raises SettingsError when the endpoint refuses the
         key or the model, and GeneratorError after `MAX_CONSECUTIVE_FAILURES`.
@@ -104,7 +111,7 @@ class ChatRun:
             return None
         return self._read_answer(messages, answer.to_dict(warnings=False))
 
-    def _read_answer(self, messages: Messages, answer: Mapping[str, Any]) -> str | None:
+    def _read_answer(self, messages: Messages, answer: Mapping[str, Any]) -> ChatAnswer | None:
         usage = answer.get("usage") or {}
         self.counts["tokens_in"] += usage.get("prompt_tokens") or estimate_tokens(messages)
         try:
@@ -118,7 +125,7 @@ class ChatRun:
             self._record_failure(error)
             return None
         self._record_success(usage, content)
-        return content
+        return ChatAnswer(content, has_answer_ended(answer))
 
     def _record_success(self, usage: Mapping[str, int], content: str) -> None:
         self._consecutive_failures = 0

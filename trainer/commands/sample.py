@@ -10,6 +10,7 @@ import click
 
 from querylift.index_tools.commands.options import show_progress
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.expansion import MAX_TOKENS
 from querylift.plugin.files import compute_json_digest
 from querylift.trainer.commands.arguments import split_prefix
 from querylift.trainer.commands.options import seed_option, training_config_option
@@ -100,7 +101,7 @@ def _write_passages(model: str, queries: Mapping[str, str], options: SamplingOpt
 
     libraries.check_training_packages()
     libraries.silence_libraries()
-    from querylift.trainer.student.sampling import find_missing_samples
+    from querylift.trainer.student.sampling import count_passages, find_missing_samples
 
     name = model if model in (model_bases.PACKAGED_BASE, *model_bases.RANDOM_BASES) else Path(model).resolve().name
     settings = {"model": name, **options.model_dump(exclude={"samples", "batch_size"})}
@@ -112,8 +113,11 @@ def _write_passages(model: str, queries: Mapping[str, str], options: SamplingOpt
         if unwritten:
             _sample_passages(model, unwritten, options, out=out, seed=seed)
         digest = compute_json_digest(queries)
+        passage_count, without_end = count_passages(out)
         results.update(written=len(unwritten), queries=len(queries), queries_sha256=digest)
+        results.update(passages=passage_count, without_end=without_end)
     click.echo(f"{len(unwritten)} passages for {len(queries)} queries written to {out}")
+    click.echo(f"{without_end} of the {passage_count} passages there did not end within {MAX_TOKENS} tokens")
 
 
 def _sample_passages(
