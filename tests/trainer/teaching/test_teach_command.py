@@ -148,7 +148,7 @@ def test_the_command_collects_from_a_teacher_a_file_and_the_judgments(tmp_path: 
     arguments += ["--judged", "1", "--prompt", "few-shot", "--shots", "1", "--limit", "2"]
     server = TeacherServer()
     results = run_teach_against_server(server, *arguments)
-    assert results["given"] == {"written": 3, "known": 0, "empty": 0}
+    assert results["given"] == {"written": 3, "known": 0, "empty": 0, "without_end": 1}
     assert (results["teacher"]["written"], results["dropped"]) == (2, 0)
     assert [len(body["messages"]) for body in server.bodies] == [4, 4]
     methods = [(c.method, c.query_id) for c in read_candidates(out)]
