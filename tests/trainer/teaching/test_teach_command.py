@@ -190,8 +190,8 @@ def test_the_summary_counts_written_and_unanswered_requests(tmp_path: Path, judg
         "1 request is left: 1 failed, 0 beyond the token budget; run the same command"
     )
     assert result.stdout.splitlines() == [
-        "given: 3 written, 0 there before, 0 without words",
-        "teacher: 2 written, 0 without words, 0 refused, 1 failed; 100 prompt and 20 answer tokens, cost 0.020",
+        "given: 3 written, 0 there before, 0 without words, 1 did not end",
+        "teacher: 2 written, 0 without words, 0 refused, 1 failed, 0 did not end; 100 prompt and 20 answer tokens, cost 0.020",
         f"candidates: {tmp_path / 'out.jsonl'}",
     ]
 
