@@ -30,6 +30,7 @@ from querylift.plugin.weighted_parts import WeightedDocument as WeightedDocument
 from querylift.plugin.weighted_parts import WeightedTerm as WeightedTerm
 from querylift.plugin.weighted_parts import read_documents as read_documents
 from querylift.plugin.weighted_parts import select_documents as select_documents
+from querylift.plugin.words import COMBINING_MARKS, count_words, is_unspaced, split_long_text, take_first_words
 
 PROMPT_VERSION = "passage-2"
 MAX_TOKENS = 64
@@ -37,7 +38,7 @@ MAX_TOKENS = 64
 STOP_STRINGS = ("<|im_end|>", "<|endoftext|>", "\n")
 """Generation ends before the first of these strings."""
 MAX_WORDS = 128
-"""An expansion keeps at most so many distinct words."""
+"""An expansion keeps at most so many distinct words, as `querylift.plugin.words` counts them."""
 MAX_WORD_CHARS = 40
 """A longer run of letters does not help to find documents."""
 
@@ -84,7 +85,7 @@ class Expansion:
 
     def count_words(self) -> int:
         """Return the number of words or terms that the expansion adds to a query of one field."""
-        return len(self.terms) or len(self.text.split())
+        return len(self.terms) or count_words(self.text)
 
     def to_text(self) -> str:
         """Return the text, or the surface words of the terms, for a person to read."""
@@ -185,14 +186,21 @@ def clean_prose(text: str) -> str:
 
 
 def expansion_from_text(text: str) -> Expansion | None:
-    """Return the words of `text` as an expansion, each once and at most `MAX_WORDS`. None when there are no words."""
+    """Return the words of `text` as an expansion, each once and at most `MAX_WORDS`. None when there are no words.
+
+    Text without spaces is served in pieces of at most `MAX_WORD_CHARS`. Each piece counts as several words.
+    """
     words: dict[str, str] = {}
-    for long_word in _find_words(text):
-        for word in _split_long_word(long_word):
-            words.setdefault(word.casefold(), word)
-        if len(words) >= MAX_WORDS:
+    free_count = MAX_WORDS
+    for word in (part for long_word in _find_words(text) for part in _split_long_word(long_word)):
+        if free_count <= 0:
             break
-    return Expansion(text=" ".join(list(words.values())[:MAX_WORDS])) if words else None
+        if word.casefold() not in words:
+            word_count = count_words(word)
+            own_words = word if word_count <= free_count else take_first_words(word, free_count)
+            words.setdefault(own_words.casefold(), own_words)
+            free_count -= word_count
+    return Expansion(text=" ".join(words.values())) if words else None
 
 
 def _find_words(text: str) -> list[str]:
@@ -220,21 +228,6 @@ def expansion_from_groups(groups: Iterable[TermGroup]) -> Expansion | None:
     return Expansion(terms=terms)
 
 
-def _build_combining_mark_ranges() -> str:
-    """Return vowel signs, accents and the like as ranges of a character class, because `\\w` matches no mark."""
-    marks = [i for i in (*range(0x300, 0x1F000), *range(0xE0100, 0xE01F0)) if unicodedata.category(chr(i))[0] == "M"]
-    ranges: list[tuple[int, int]] = []
-    for mark in marks:
-        if ranges and ranges[-1][1] == mark - 1:
-            ranges[-1] = (ranges[-1][0], mark)
-        else:
-            ranges.append((mark, mark))
-    return "".join(f"{chr(start)}-{chr(end)}" for start, end in ranges)
-
-
-COMBINING_MARKS = _build_combining_mark_ranges()
-"""The inside of a character class, in a regular expression, that matches every combining mark."""
-
 # A word has letters, marks and digits of any script, and inner hyphens, apostrophes and dots (well-known, don't, U.S).
 _INNER = rf"(?:[^\W_]|[{COMBINING_MARKS}\u200c\u200d])"
 _WORD = re.compile(rf"[^\W_]{_INNER}*+(?:[-'’.]{_INNER}++)*+")
@@ -258,7 +251,6 @@ _LEAD_IN = re.compile(
 )
 _ROLE_NAME = re.compile(r"\A\W*(?:assistant|system|user)\W*\Z", re.IGNORECASE)
 _LIST_NUMBER = re.compile(r"\A\s*\d{1,2}[.)]\s+")
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f]")
 
 
 def _remove_control_characters(text: str) -> str:
@@ -310,6 +302,7 @@ def _split_long_word(word: str) -> list[str]:
     """Return [word], or [] when it is too long. A long word of a script without spaces is cut into shorter pieces."""
     if len(word) <= MAX_WORD_CHARS:
         return [word]
-    if _UNSPACED.search(word):
-        return [word[i : i + MAX_WORD_CHARS] for i in range(0, len(word), MAX_WORD_CHARS)]
-    return []
+    if not is_unspaced(word):
+        return []
+    pieces = (piece.lstrip("-'’.\u200c\u200d").rstrip("-'’.") for piece in split_long_text(word, MAX_WORD_CHARS))
+    return [piece for piece in pieces if _WORD.match(piece)]

@@ -1,7 +1,8 @@
 """Candidates: expansions that a teacher or the student wrote for a query.
 
 A file of candidates holds one JSON object a line, in the shape in which published expansions come:
-{"query_id", "query", "method", "params", "model", "text"}. Lines are only ever appended.
+{"query_id", "query", "method", "params", "model", "text"}. A text that did not end also has {"ended": false}. Lines are only
+ever appended.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Candidate:
     """One expansion of one query.
 
     `method` and `params` say how the model was asked. `params["sample"]` numbers several answers to the same prompt.
-    `text` is the model's answer; `querylift.plugin.expansion` decides how much of it is served.
+    `text` is the model's answer; `querylift.plugin.expansion` decides how much of it is served. `ended` is False when the
+    model stopped at its token limit, or when the text is only the beginning of a document. A student is not taught to stop
+    after such a text.
     """
 
     query_id: str
@@ -36,10 +39,11 @@ class Candidate:
     model: str
     text: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    ended: bool = True
 
     @property
     def request_key(self) -> str:
-        """A digest of everything but the text: two answers to one request have the same key."""
+        """A digest of everything but the text and its end: two answers to one request have the same key."""
         request = [self.query_id, self.query, self.method, self.model, dict(self.params)]
         return compute_json_digest(request)[:24]
 
@@ -57,6 +61,7 @@ class Candidate:
             "params": dict(self.params),
             "model": self.model,
             "text": self.text,
+            **({} if self.ended else {"ended": False}),
         }
 
 
@@ -79,6 +84,9 @@ def parse_candidate(row: Mapping[str, Any], path: Path, line_number: int) -> Can
     params = row.get("params") or {}
     if not isinstance(params, Mapping):
         raise DataError(path, line_number, f"'params' is {params!r}; write an object, or leave it out")
+    ended = row.get("ended", True)
+    if not isinstance(ended, bool):
+        raise DataError(path, line_number, f"'ended' is {ended!r}; write true or false, or leave it out")
     return Candidate(
         query_id=query_id,
         query=str(texts["query"]),
@@ -86,6 +94,7 @@ def parse_candidate(row: Mapping[str, Any], path: Path, line_number: int) -> Can
         model=str(row.get("model") or "unknown"),
         text=str(texts["text"]),
         params=dict(params),
+        ended=ended,
     )
 
 

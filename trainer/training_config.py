@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.expansion import MAX_TOKENS, MAX_WORDS
 
 _Positive = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
@@ -64,17 +63,6 @@ class TrainingLoopOptions(ConfigSection):
     save_steps: Annotated[int, Field(ge=0)] = 100
 
 
-class FineTuningOptions(TrainingLoopOptions):
-    """The settings that `[sft]` and `[dpo]` share: those of the training, and where a passage is cut."""
-
-    max_words: Annotated[int, Field(ge=1, le=MAX_WORDS)] = MAX_WORDS
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = MAX_TOKENS
-
-
-class SftOptions(FineTuningOptions):
-    """`[sft]`: supervised fine-tuning on expansions."""
-
-
 class PreferenceOptions(TrainingLoopOptions):
     """Direct preference optimisation (arXiv 2305.18290). `loss` is one of TRL's `loss_type`s."""
 
@@ -96,25 +84,17 @@ class PreferenceOptions(TrainingLoopOptions):
         return self
 
 
-class DpoOptions(PreferenceOptions, FineTuningOptions):
-    """`[dpo]`: direct preference optimisation on pairs of passages."""
+class SamplingOptions(ConfigSection):
+    """`[sample]`: how a language model samples several texts after one prompt.
 
-
-class TokenSamplingOptions(ConfigSection):
-    """How a language model samples several texts after one prompt."""
+    A student writes at most `MAX_TOKENS` of `querylift.plugin.expansion`, because no more is served.
+    """
 
     samples: _Count = 8
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_k: _Count = 50
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch_size: _Count = 128
-    max_tokens: _Count = MAX_TOKENS
-
-
-class SamplingOptions(TokenSamplingOptions):
-    """`[sample]`: how the student samples its own expansions."""
-
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = MAX_TOKENS
 
 
 class ExpanderTrainingOptions(ConfigSection):
@@ -172,8 +152,6 @@ class TrainingConfig(FineTuningConfig):
     variables: dict[str, str] = {}
     required: tuple[str, ...] = ()
     step: tuple[PipelineStep, ...] = ()
-    sft: SftOptions = SftOptions()
-    dpo: DpoOptions = DpoOptions()
     sample: SamplingOptions = SamplingOptions()
     expander: ExpanderTrainingOptions = ExpanderTrainingOptions()
 

@@ -20,6 +20,7 @@ from querylift.index_tools.fast_expander.index_fields import (
 )
 from querylift.index_tools.fast_expander.index_reader import fetch_random_sources, join_field_texts
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.words import count_words
 
 SAMPLE_DOCUMENTS = 500
 MIN_COVERAGE = 0.05
@@ -32,8 +33,6 @@ _MIN_HELD_SHARE = 0.95
 _MAX_LABEL_WORDS, _MAX_LABEL_SHARE = 3, 0.05
 """A label has fewer words than this, and at most so many different values for each document."""
 _CODE = re.compile(r"[!-~]*[0-9_/@][!-~]*")
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f]")
-_UNSPACED_WORD_CHARS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +134,7 @@ def _describe_field(name: str, analyzer: str, texts: Sequence[str], mapping_reas
     """Return what the texts of a field in the sample show."""
     filled_texts = [text for text in texts if text]
     coverage = len(filled_texts) / len(texts) if texts else 0.0
-    mean_words = sum(map(_count_words, filled_texts)) / len(filled_texts) if filled_texts else 0.0
+    mean_words = sum(map(count_words, filled_texts)) / len(filled_texts) if filled_texts else 0.0
     facts = FieldFacts(name, analyzer, coverage, mean_words)
     return replace(facts, reason=mapping_reason or _find_text_reason(facts, filled_texts))
 
@@ -158,11 +157,6 @@ def _is_code(text: str) -> bool:
     """Whether half of the words, or more, are ASCII with a digit, or with a sign of addresses and names."""
     words = text.split()
     return 2 * sum(_CODE.fullmatch(word) is not None for word in words) >= len(words)
-
-
-def _count_words(text: str) -> int:
-    """Return the number of words. Two characters of a script without spaces count as one."""
-    return len(_UNSPACED.sub(" ", text).split()) + len(_UNSPACED.findall(text)) // _UNSPACED_WORD_CHARS
 
 
 def _find_all_copies(mappings: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, set[str]]:

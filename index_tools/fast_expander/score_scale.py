@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from querylift.index_tools.engine import Engine, SearchRefusal, encode_json
 from querylift.index_tools.fast_expander.index_fields import AnalysedFields
 from querylift.index_tools.fast_expander.index_reader import search_random_documents
-from querylift.plugin.dsl.query_text import count_tokens
+from querylift.plugin.words import take_first_words
 
 _SAMPLE_DOCUMENTS = 60
 _OPENING_WORDS = 8
-_OPENING_SIGNS = 16
-"""The length of an opening in a script that is written without spaces."""
 _FALLBACK_SCALE = 8.0
 """The scale of an index in which no two documents share a word. It is near that of our English collections."""
 
@@ -27,18 +25,12 @@ def measure_score_scale(engine: Engine, index: str, fields: AnalysedFields) -> f
     """Return the median score of the best hit over a random sample of openings."""
     documents = search_random_documents(engine, index, sources=fields.sources, size=_SAMPLE_DOCUMENTS)
     bodies = [
-        _build_search(fields.names, _take_opening(document.text), document.doc_id)
+        _build_search(fields.names, take_first_words(document.text, _OPENING_WORDS), document.doc_id)
         for document in documents
         if document.text
     ]
     best_scores = _search_best_scores(engine, index, bodies) if bodies else []
     return round(statistics.median(best_scores), 2) if best_scores else _FALLBACK_SCALE
-
-
-def _take_opening(text: str) -> str:
-    """Return the first 8 words of a text, or its first 16 characters when it is written without spaces."""
-    opening = " ".join(text.split()[:_OPENING_WORDS])
-    return opening if count_tokens(opening) <= 2 * _OPENING_WORDS else opening[:_OPENING_SIGNS]
 
 
 def _build_search(names: Sequence[str], opening: str, doc_id: str) -> bytes:

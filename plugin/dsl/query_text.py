@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from querylift.plugin.expansion import COMBINING_MARKS
 from querylift.plugin.outcome import Skip
+from querylift.plugin.words import COMBINING_MARKS, count_words
 
 _MAX_ESCAPED_CHARS = 20_000
 """In a longer text, escaped signs are not looked for. That would cost time, and such a text is hardly ever expanded."""
@@ -37,8 +37,11 @@ _GROUP = re.compile(r"\A\s*\(([^()]*)\)\s*\Z")
 
 
 def check_query_text(text: str, *, max_words: int) -> None:
-    """Raise Skip when `text` is quoted, has wildcards, looks like an id or a code, or is longer than `max_words`."""
-    if len(text) > max_words * 40 or len(text.split()) > max_words:
+    """Raise Skip when `text` is quoted, has wildcards, looks like an id or a code, or is longer than `max_words`.
+
+    `querylift.plugin.words` says what counts as a word.
+    """
+    if len(text) > max_words * 40 or count_words(text) > max_words:
         raise Skip("long")
     if _is_quoted(text):
         raise Skip("quoted")

@@ -19,6 +19,7 @@ from querylift.plugin.dsl.user_query import UserQuery
 from querylift.plugin.expansion import Expansion, WeightedTerm
 from querylift.plugin.outcome import Skip
 from querylift.plugin.policy import Policy
+from querylift.plugin.words import find_sign_spans
 
 _Item = TypeVar("_Item")
 TERM_SHARE_BESIDE_DOCUMENTS = 0.75
@@ -198,10 +199,14 @@ def _cut_terms(
 
 
 def _cut_text(text: str, max_words: int) -> str:
-    """Return the first words of `text`, at most `max_words` as the engine counts them."""
+    """Return the first words of `text`, at most `max_words` as the engine counts them.
+
+    The engine counts each sign of a script without spaces, so that such a text is cut after a sign.
+    """
     if count_tokens(text) <= max_words:
         return text
-    return " ".join(_take_affordable(text.split(), max_words, count_tokens))
+    spans = _take_affordable(find_sign_spans(text), max_words, lambda span: count_tokens(text[span[0] : span[1]]))
+    return text[: max((end for _, end in spans), default=0)]
 
 
 def _take_affordable(items: Iterable[_Item], max_cost: int, compute_cost: Callable[[_Item], int]) -> Iterator[_Item]:

@@ -47,6 +47,11 @@ def read_chat_answer(answer: Any) -> str:
     return remove_thinking(text)
 
 
+def has_answer_ended(answer: Any) -> bool:
+    """Return False when the model of a completion stopped at its token limit, and True otherwise."""
+    return bool(answer["choices"][0].get("finish_reason") != "length")
+
+
 def _join_text_parts(content: Any) -> str:
     """Return a content as one text. Parts of other kinds, such as thinking, are left out."""
     if not isinstance(content, list):

@@ -21,10 +21,16 @@ def make_plan(url: str = "http://127.0.0.1:9/v1", **changes: Any) -> TeachingPla
     return replace(TeachingPlan("m", url, max_tokens=20), **changes)
 
 
-def make_answer(content: Any = PASSAGE, tokens_in: int = 50, tokens_out: int = 10, **message: Any) -> web.Response:
+def make_answer(
+    content: Any = PASSAGE, tokens_in: int = 50, tokens_out: int = 10, finish_reason: str = "stop", **message: Any
+) -> web.Response:
     """Return a chat completion with this content, these other keys of its message, and this usage."""
     usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content, **message}}
+    choice = {
+        "index": 0,
+        "finish_reason": finish_reason,
+        "message": {"role": "assistant", "content": content, **message},
+    }
     body = {"id": "a", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
     return web.json_response(body)
 

@@ -19,7 +19,7 @@ def _write_file(path: Path, *lines: str) -> Path:
 
 def test_a_candidate_is_read_back_as_it_was_write_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "c.jsonl"
-    chinese = Candidate("2", "谁偿还？", "few-shot", "m", "夫妻", {"params": {"inner": [1]}})
+    chinese = Candidate("2", "谁偿还？", "few-shot", "m", "夫妻", {"params": {"inner": [1]}}, ended=False)
     with JsonLinesAppender(path) as appender:
         appender.append(RAINBOW.to_json())
         appender.append(chinese.to_json())

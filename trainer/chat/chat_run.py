@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from querylift.plugin.errors import GeneratorError, MissingExtra, SettingsError
 from querylift.plugin.expansion import clean_prose
-from querylift.plugin.generators.chat_answer import AnswerRefused, OnlyThinking, read_chat_answer
+from querylift.plugin.generators.chat_answer import AnswerRefused, OnlyThinking, has_answer_ended, read_chat_answer
 from querylift.trainer.chat.empty_answers import EmptyAnswerMeter
 from querylift.trainer.chat.endpoint_plan import API_KEY_VARIABLES, EndpointPlan, Messages, estimate_tokens
 from querylift.trainer.chat.throughput import Throughput
@@ -28,6 +28,13 @@ _FATAL_STATUSES = {
     404: "{url} knows no model {model!r}, or is no OpenAI-compatible API; name another --model, or an --endpoint with its /v1",
 }
 """HTTP statuses that end the run at once, with the error sentence."""
+
+
+class ChatAnswer(NamedTuple):
+    """The text of an answer. `ended` is False when the model stopped at its token limit."""
+
+    text: str
+    ended: bool
 
 
 class RequestPacer:
@@ -54,7 +61,7 @@ class ChatRun:
     """The requests of one run to one endpoint.
 
     `answered_before` requests of the same command got their answers in earlier runs. `counts` holds "refused" and "failed"
-    requests, "unended" completions, "tokens_in" and "tokens_out". Callers add counts of their own.
+    requests, "tokens_in" and "tokens_out". Callers add counts of their own.
     """
 
     def __init__(
@@ -96,8 +103,8 @@ class ChatRun:
         finally:
             self._reserved_tokens -= needed_tokens
 
-    async def send_request(self, messages: Messages, **options: Any) -> str | None:
-        """Wait for the turn, send the messages, and return the answer's text. `options` go into the request.
+    async def send_request(self, messages: Messages, **options: Any) -> ChatAnswer | None:
+        """Wait for the turn, send the messages, and return the answer. `options` go into the request.
 
         Return None when the request failed or was refused, and count it. Raises SettingsError when the endpoint refuses the
         key or the model. Raises GeneratorError after `MAX_CONSECUTIVE_FAILURES`, and when too many answers are empty.
@@ -105,18 +112,18 @@ class ChatRun:
         create = partial(self._client.chat.completions.create, messages=cast(Any, messages), **options)
         return await self._send(create, messages, read_chat_answer)
 
-    async def send_prompt(self, prompt: str, **options: Any) -> str | None:
+    async def send_prompt(self, prompt: str, **options: Any) -> ChatAnswer | None:
         """Do as `send_request` does, with a prompt that the model continues, and without a chat template."""
         create = partial(self._client.completions.create, prompt=prompt, **options)
-        return await self._send(create, [{"content": prompt}], self._read_completion)
+        return await self._send(create, [{"content": prompt}], _read_completion)
 
     async def _send(
         self,
         create: Callable[..., Awaitable[Any]],
         messages: Messages,
         read_text: Callable[[Mapping[str, Any]], str],
-    ) -> str | None:
-        """Call `create`, and return the text that `read_text` finds. `messages` are what the tokens are estimated by."""
+    ) -> ChatAnswer | None:
+        """Call `create`, and return the text that `read_text` finds and its end. Tokens are estimated by `messages`."""
         import openai
 
         await self._pacer.wait_for_turn()
@@ -132,7 +139,7 @@ class ChatRun:
 
     def _read_answer(
         self, messages: Messages, answer: Mapping[str, Any], read_text: Callable[[Mapping[str, Any]], str]
-    ) -> str | None:
+    ) -> ChatAnswer | None:
         usage = answer.get("usage") or {}
         self.counts["tokens_in"] += usage.get("prompt_tokens") or estimate_tokens(messages)
         try:
@@ -149,15 +156,7 @@ class ChatRun:
             return None
         self._count_answer(is_empty=not clean_prose(content))
         self._record_success(usage, content)
-        return content
-
-    def _read_completion(self, answer: Mapping[str, Any]) -> str:
-        """Return the text of a completion, and count it when it is cut. Raises GeneratorError for an answer of another shape."""
-        choice = answer["choices"][0]
-        if not isinstance(choice.get("text"), str):
-            raise GeneratorError("the endpoint's answer is not a completion")
-        self.counts["unended"] += choice.get("finish_reason") == "length"
-        return str(choice["text"])
+        return ChatAnswer(content, has_answer_ended(answer))
 
     def _count_answer(self, *, is_empty: bool) -> None:
         """Count an answer. Raise GeneratorError when too many are empty."""
@@ -223,6 +222,14 @@ async def run_until_first_error(jobs: Iterable[Awaitable[None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _read_completion(answer: Mapping[str, Any]) -> str:
+    """Return the text of a completion. Raises GeneratorError for an answer of another shape."""
+    text = answer["choices"][0].get("text")
+    if not isinstance(text, str):
+        raise GeneratorError("the endpoint's answer is not a completion")
+    return text
 
 
 def _describe_failure(error: openai.APIError | GeneratorError | None) -> str:

@@ -106,8 +106,14 @@ def _count_pairs(pairing: PairingResult) -> dict[str, Any]:
         "queries": pairing.queries,
         "queries_with_a_pair": pairing.queries_with_pair,
         "pairs": len(pairing.pairs),
+        "without_end": _count_texts_without_end(pairing),
         "without_a_pair": dict(pairing.reasons),
     }
+
+
+def _count_texts_without_end(pairing: PairingResult) -> int:
+    """Return how many passages of the pairs did not end. DPO does not teach their end."""
+    return sum((not pair.chosen_ended) + (not pair.rejected_ended) for pair in pairing.pairs)
 
 
 def _format_table(pairing: PairingResult) -> str:
@@ -115,4 +121,5 @@ def _format_table(pairing: PairingResult) -> str:
     rows = [("queries with a pair", pairing.queries_with_pair), *pairing.reasons.items(), ("queries", pairing.queries)]
     total = max(pairing.queries, 1)
     lines = [f"{name:<28} {count:>7} {count / total:>6.0%}" for name, count in rows]
-    return "\n".join([*lines, f"{'pairs':<28} {len(pairing.pairs):>7}"])
+    texts = f"{'texts that did not end':<28} {_count_texts_without_end(pairing):>7}"
+    return "\n".join([*lines, f"{'pairs':<28} {len(pairing.pairs):>7}", texts])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.expansion import MAX_TOKENS
 from querylift.plugin.files import compute_json_digest
 from querylift.trainer.commands.arguments import split_prefix
 from querylift.trainer.commands.options import seed_option, training_config_option
@@ -115,7 +116,7 @@ def _write_passages(
 
     libraries.check_training_packages()
     libraries.silence_libraries()
-    from querylift.trainer.student.sampling import count_samples, find_missing_samples
+    from querylift.trainer.student.sampling import count_passages, count_samples, find_missing_samples
 
     settings = {"model": writer.name, **options.model_dump(exclude={"samples", "batch_size"})}
     settings |= writer.get_manifest_settings()
@@ -129,11 +130,14 @@ def _write_passages(
         results.update(written=0, queries=len(queries), queries_sha256=digest)
         if unwritten:
             results.update(writer.write(unwritten, out=out, seed=seed, known=known))
-    click.echo(_format_summary(results, out, options))
+        passage_count, without_end = count_passages(out)
+        results.update(passages=passage_count, without_end=without_end)
+    click.echo(_format_summary(results, out))
 
 
-def _format_summary(results: Mapping[str, Any], out: Path, options: SamplingOptions) -> str:
-    summary = f"{results['written']:,} passages for {results['queries']:,} queries written to {out}"
-    if results.get("unended"):
-        summary += f"; {results['unended']:,} did not end within {options.max_tokens} tokens"
-    return summary + (f"; {results['per_second']:,.1f} candidates per second" if "per_second" in results else "")
+def _format_summary(results: Mapping[str, Any], out: Path) -> str:
+    rate = f"; {results['per_second']:,.1f} candidates per second" if "per_second" in results else ""
+    return (
+        f"{results['written']:,} passages for {results['queries']:,} queries written to {out}{rate}\n"
+        f"{results['without_end']:,} of the {results['passages']:,} passages there did not end within {MAX_TOKENS} tokens"
+    )

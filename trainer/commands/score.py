@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from querylift.index_tools.commands.options import (
     show_progress,
 )
 from querylift.plugin.errors import EngineError, SettingsError
+from querylift.trainer.commands.score_summary import format_summary, summarise_scoring
 
 if TYPE_CHECKING:
     from querylift.index_tools.corpora.corpus import Corpus
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from querylift.plugin.settings import Settings
     from querylift.trainer.candidates import Candidate
     from querylift.trainer.rewards.labels import Labels
-    from querylift.trainer.rewards.scoring import CandidatePool, RewardOptions, ScoringResult
+    from querylift.trainer.rewards.rewarded_text import TextCutter
+    from querylift.trainer.rewards.scoring import CandidatePool, RewardOptions
 
 
 @click.command()
@@ -73,7 +74,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Measure of the reward and its share; repeatable.",
 )
-@click.option("--max-words", type=int, help="Cut a teacher's passage to this many words [default: no cut].")
+@click.option(
+    "--student",
+    help="Student that will learn from the rewards: a folder, a FILE.gguf, or the name of a packaged model. "
+    "Each teacher's text is cut to the 64 of its tokens that are served [default: no cut].",
+)
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="File of scored candidates to write, as JSON lines."
 )
@@ -110,7 +115,7 @@ def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **opt
         judge = open_recorded_judge(Path(labels_text.removeprefix(JUDGE_PREFIX)))
     settings = load_settings_with_options(config, engine=options["engine"])
     results = score_file(candidates, out, settings, judge, options)
-    click.echo(json.dumps(results, indent=2) if as_json else _format_summary(results))
+    click.echo(json.dumps(results, indent=2) if as_json else format_summary(results))
 
 
 def score_file(
@@ -133,16 +138,16 @@ def score_file(
         index=options["index"],
         weights=options["weights"],
         mix=dict(_parse_share(item) for item in options["mix"]),
-        max_words=options["max_words"],
+        cut=_make_cutter(options["student"]),
     )
-    inputs = {"candidates": candidates}
+    inputs = {"candidates": candidates, **_list_student_inputs(options["student"])}
     if judge is None and options["labels_text"] is not None:
         inputs["labels"] = Path(options["labels_text"])
     check_output_file(out, inputs=inputs.values())
     all_candidates = list(read_candidates(candidates))
     if not all_candidates:
         raise SettingsError(f"{candidates} holds no candidate; write candidates there with `querylift train teach`")
-    manifest_settings = _collect_manifest_settings(reward_options, settings)
+    manifest_settings = _collect_manifest_settings(reward_options, settings, options["student"])
     if judge is None:
         labels = _load_labels(options, all_candidates)
         _check_labelled(candidates, all_candidates, labels)
@@ -175,13 +180,30 @@ def score_file(
                 f"the index {reward_options.index!r} changed while it was searched; score again once nothing writes to it"
             )
         write_scored_candidates(out, scoring.scored)
-        results |= _summarise(scoring, len(all_candidates), took_s=time.monotonic() - started_s)
+        results |= summarise_scoring(scoring, len(all_candidates), took_s=time.monotonic() - started_s)
         results |= {key: value for key, value in manifest_settings.items() if key == "judged_by"}
         if pooled is not None:
             graded_count = sum(map(len, labels.qrels.values()))
             results |= {"graded_pairs": graded_count, "labels_sha256": labels.compute_digest()}
             results |= {"searches": pooled.search_count + scoring.search_count, "from_cache": pooled.cache_hits}
     return dict(manifest.results)
+
+
+def _make_cutter(student: str | None) -> TextCutter:
+    """Return what cuts a text to the tokens that `student` may write. Without a student, nothing is cut."""
+    if student is None:
+        return str
+    from querylift.trainer.student.models import load_tokenizer
+    from querylift.trainer.student.training_texts import cut_passage
+
+    tokenizer = load_tokenizer(student)
+    return lambda text: cut_passage(text, tokenizer).text
+
+
+def _list_student_inputs(student: str | None) -> dict[str, Path]:
+    from querylift.trainer.student.model_bases import list_model_inputs
+
+    return {} if student is None else list_model_inputs(student, name="student")
 
 
 def _check_judged_candidates(candidates: Sequence[Candidate], judge: OpenedJudge, options: dict[str, Any]) -> None:
@@ -248,41 +270,17 @@ def _check_labelled(path: Path, candidates: Sequence[Candidate], labels: Labels)
         )
 
 
-def _collect_manifest_settings(reward_options: RewardOptions, settings: Settings) -> dict[str, Any]:
+def _collect_manifest_settings(
+    reward_options: RewardOptions, settings: Settings, student: str | None
+) -> dict[str, Any]:
     """Return the settings that decide the rewards, without the labels. The state of the index is one of the results."""
     index_settings = settings.find_index_settings(reward_options.index)
     return {
         "index": reward_options.index,
         "weights": reward_options.weights,
         "mix": reward_options.mix,
-        "max_words": reward_options.max_words,
+        "student": student,
         "table": index_settings.model_dump(exclude={"weight", "enabled"}) if index_settings else {},
-    }
-
-
-def _summarise(scoring: ScoringResult, candidate_count: int, *, took_s: float) -> dict[str, Any]:
-    """Return the counts, the mean reward of every method, and the number of queries whose candidates differ, as JSON."""
-    from querylift.index_tools.evaluation.measures import calculate_mean
-
-    rewards_by_method, rewards_by_query = defaultdict(list), defaultdict(set)
-    for scored in scoring.scored:
-        rewards_by_method[scored.candidate.method].append(scored.reward.value)
-        rewards_by_query[scored.candidate.query_id].add(round(scored.reward.value, 9))
-    return {
-        "candidates": candidate_count,
-        "scored": len(scoring.scored),
-        "without_labels": scoring.unlabelled,
-        "refused": len(scoring.rejections),
-        "refusals": sorted(set(scoring.rejections.values()))[:5],
-        "not_expanded": dict(scoring.not_expanded),
-        "searches": scoring.search_count,
-        "from_cache": scoring.cache_hits,
-        "candidates_per_s": round(candidate_count / max(took_s, 1e-9), 1),
-        "mean_reward": {method: calculate_mean(rewards) for method, rewards in sorted(rewards_by_method.items())},
-        "queries": len(rewards_by_query),
-        "queries_with_spread": sum(len(rewards) > 1 for rewards in rewards_by_query.values()),
-        "index_fingerprint": scoring.fingerprint,
-        "index_changed": scoring.index_changed,
     }
 
 
@@ -340,24 +338,3 @@ def _load_corpus_of_candidates(options: dict[str, Any], candidates: Sequence[Can
                 "name the candidates' corpus"
             )
     return corpus, split
-
-
-def _format_summary(results: dict[str, Any]) -> str:
-    from querylift.index_tools.judging.grade_source import GradeSource
-
-    lines = [
-        f"candidates   {results['candidates']}: {results['scored']} scored, "
-        f"{results['without_labels']} of queries without a relevant document, {results['refused']} refused",
-        f"searches     {results['searches']} made, {results['from_cache']} from the cache",
-        f"speed        {results['candidates_per_s']:g} candidates/s",
-        f"spread       {results['queries_with_spread']} of {results['queries']} queries have candidates that differ",
-    ]
-    if results.get("judged_by"):
-        judge = results["judged_by"]
-        label = GradeSource(judge["judge"], judge["teacher"], "").label
-        pairs = f", {results['graded_pairs']} pairs" if "graded_pairs" in results else ""
-        lines.append(f"judged by    {label}{pairs}")
-    lines += [f"refused      {reason}" for reason in results["refusals"]]
-    lines += [f"not expanded {count} ({reason})" for reason, count in results["not_expanded"].items()]
-    lines += [f"mean reward  {mean:+.4f} {method}" for method, mean in results["mean_reward"].items()]
-    return "\n".join(lines)

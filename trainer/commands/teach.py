@@ -234,7 +234,9 @@ def _format_summary(out: Path, results: Mapping[str, Any]) -> str:
     lines = [f"{results['dropped']} queries left out: they are held out"] if results["dropped"] else []
     for name in ("given", "expander"):
         if name in results:
-            counts = "{written:,} written, {known:,} there before, {empty:,} without words".format(**results[name])
+            counts = "{written:,} written, {known:,} there before, {empty:,} without words, {without_end:,} did not end".format(
+                **results[name]
+            )
             lines.append(f"{name}: {counts}")
     if "teacher" in results:
         lines.append(_format_teaching_result(results["teacher"]))
@@ -243,7 +245,8 @@ def _format_summary(out: Path, results: Mapping[str, Any]) -> str:
 
 def _format_teaching_result(result: Mapping[str, Any]) -> str:
     line = (
-        "teacher: {written:,} written, {empty:,} without words, {refused:,} refused, {failed:,} failed; "
-        "{tokens_in:,} prompt and {tokens_out:,} answer tokens; {per_second:,.1f} candidates per second"
+        "teacher: {written:,} written, {empty:,} without words, {refused:,} refused, {failed:,} failed, "
+        "{without_end:,} did not end; {tokens_in:,} prompt and {tokens_out:,} answer tokens; "
+        "{per_second:,.1f} candidates per second"
     ).format(**result)
     return line + (f", cost {format_price(result['cost'])}" if result["cost"] is not None else "")

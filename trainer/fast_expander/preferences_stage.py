@@ -23,7 +23,8 @@ from querylift.trainer.fast_expander.matrix_training import (
     sample_term_sets,
 )
 from querylift.trainer.fast_expander.training_context import JudgedTrainingQueries, TrainingContext
-from querylift.trainer.rewards.scoring import EXPANSION_PARAM, RewardOptions, score_candidates
+from querylift.trainer.rewards.rewarded_text import EXPANSION_PARAM
+from querylift.trainer.rewards.scoring import RewardOptions, score_candidates
 
 if TYPE_CHECKING:
     from querylift.plugin.fast_expander.mapped_files import Array

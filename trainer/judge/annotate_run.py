@@ -162,9 +162,9 @@ class _AnnotateRun:
                     return
                 self._queue.popleft()
                 self._chat.counts["asked"] += 1
-                text = await self._chat.send_request(messages, **self._plan.request_options)
-            if text is not None:
-                await self._record_answer(pair, messages, text)
+                answer = await self._chat.send_request(messages, **self._plan.request_options)
+            if answer is not None:
+                await self._record_answer(pair, messages, answer.text)
             self._done_count += 1
             self._progress(self._done_count)
 
@@ -192,11 +192,11 @@ class _AnnotateRun:
             if not is_within_budget:
                 self._chat.counts["left"] += 1
                 return
-            text = await self._chat.send_request(messages, **self._plan.request_options)
-        if text is None:
+            repaired = await self._chat.send_request(messages, **self._plan.request_options)
+        if repaired is None:
             return
         try:
-            answer = parse_judge_answer(text, self._plan.scale)
+            answer = parse_judge_answer(repaired.text, self._plan.scale)
         except MalformedAnswer:
             self._chat.counts["dropped"] += 1
         else:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from querylift.index_tools.corpora.json_rows import get_json_id, get_json_text, read_jsonl
 from querylift.plugin.errors import DataError
+from querylift.plugin.words import take_first_words
 from querylift.trainer.judge.annotations import CRITERIA
 
 _SHOWN_MENTIONS, _SHOWN_LACKS = 2, 1
@@ -127,7 +128,7 @@ def _count_in_words(mentioned: Sequence[str], facts: QueryFacts) -> str:
 
 
 def _join_facts(nuggets: Sequence[str]) -> str:
-    return "; ".join(" ".join(nugget.rstrip(".").split()[:_MAX_FACT_WORDS]) for nugget in nuggets)
+    return "; ".join(take_first_words(nugget.rstrip("."), _MAX_FACT_WORDS) for nugget in nuggets)
 
 
 def _is_mentioned(nugget: str, document_stems: Collection[str]) -> bool:

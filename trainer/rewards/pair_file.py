@@ -11,12 +11,17 @@ from querylift.plugin.errors import DataError
 
 
 class PassagePair(NamedTuple):
-    """The texts of a pair: the chosen passage had the higher reward for the query."""
+    """The texts of a pair: the chosen passage had the higher reward for the query.
+
+    A passage that did not end goes on after its text, which was cut, or whose writer stopped at a limit.
+    """
 
     query_id: str
     query: str
     chosen: str
     rejected: str
+    chosen_ended: bool = True
+    rejected_ended: bool = True
 
 
 def read_passage_pairs(path: Path) -> Iterator[PassagePair]:
@@ -30,4 +35,9 @@ def read_passage_pairs(path: Path) -> Iterator[PassagePair]:
         for name, value in texts.items():
             if not isinstance(value, str) or (name == "query" and not value.strip()):
                 raise DataError(path, line_number, f"{name!r} is {value!r}; write it as a text")
-        yield PassagePair(query_id, *map(str, texts.values()))
+        ends = {name: row.get(name, True) for name in ("chosen_ended", "rejected_ended")}
+        for name, value in ends.items():
+            if not isinstance(value, bool):
+                raise DataError(path, line_number, f"{name!r} is {value!r}; write true or false, or leave it out")
+        query, chosen, rejected = map(str, texts.values())
+        yield PassagePair(query_id, query, chosen, rejected, *ends.values())

@@ -14,9 +14,10 @@ from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.words import count_words
 from querylift.trainer.candidates import Candidate
+from querylift.trainer.rewards.rewarded_text import make_rewarded_text
 from querylift.trainer.rewards.scored_candidates import ScoredCandidate, check_comparable
-from querylift.trainer.rewards.scoring import make_served_expansion
 
 VOTED_METHOD = "voted"
 """The method of a candidate that several other candidates of its query voted for."""
@@ -67,7 +68,10 @@ class PairOptions:
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """Two passages for one query. The reward of the chosen one is `margin` higher."""
+    """Two passages for one query. The reward of the chosen one is `margin` higher.
+
+    A passage that did not end goes on after its text: it was cut, or its writer stopped at a limit.
+    """
 
     query_id: str
     query: str
@@ -78,6 +82,8 @@ class PreferencePair:
     chosen_method: str
     rejected_method: str
     margin: float
+    chosen_ended: bool = True
+    rejected_ended: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return one line of a file of pairs."""
@@ -146,7 +152,8 @@ def make_voted_candidate(
         raise ValueError(f"the candidates are of {query_count} queries; give one candidate or more, all of one query")
     counts: Counter[str] = Counter()
     spellings: dict[str, str] = {}
-    for expansion in map(make_served_expansion, candidates):
+    for candidate in candidates:
+        expansion = make_rewarded_text(candidate).expansion
         for word in expansion.text.split() if expansion else ():
             counts[word.casefold()] += 1
             spellings.setdefault(word.casefold(), word)
@@ -193,7 +200,7 @@ class _Choice(NamedTuple):
     @property
     def length_ratio(self) -> float:
         """The words of the longer passage over those of the shorter."""
-        lengths = [max(1, len(scored.passage.split())) for scored in self]
+        lengths = [max(1, count_words(scored.passage)) for scored in self]
         return max(lengths) / min(lengths)
 
     def to_pair(self) -> PreferencePair:
@@ -207,6 +214,8 @@ class _Choice(NamedTuple):
             chosen_method=self.chosen.candidate.method,
             rejected_method=self.rejected.candidate.method,
             margin=self.margin,
+            chosen_ended=self.chosen.ended,
+            rejected_ended=self.rejected.ended,
         )
 
 

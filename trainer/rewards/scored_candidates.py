@@ -55,7 +55,8 @@ class ScoredCandidate:
     """A candidate and its reward. `labels` is the name of the labels.
 
     `passage` is the text that the student learns for the candidate. `words` are the words that are served of it, "" when
-    no word is left. `basis` is None in lines that were written before there was one.
+    no word is left. `basis` is None in lines that were written before there was one. `ended` is False when the passage was cut,
+    or when the candidate itself did not end.
     """
 
     candidate: Candidate
@@ -64,6 +65,7 @@ class ScoredCandidate:
     reward: Reward
     labels: str
     basis: RewardBasis | None = None
+    ended: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return the candidate's line with the fields of the reward added."""
@@ -72,6 +74,7 @@ class ScoredCandidate:
             **self.candidate.to_json(),
             "passage": self.passage,
             "words": self.words,
+            **({} if self.ended else {"passage_ended": False}),
             "labels": self.labels,
             "reward": reward.value,
             "base": dict(reward.base),
@@ -123,7 +126,8 @@ def _parse_scored_candidate(row: Mapping[str, Any], candidate: Candidate) -> Sco
         },
     )
     basis = RewardBasis.from_json(row["basis"]) if "basis" in row else None
-    return ScoredCandidate(candidate, str(row["passage"]), str(row["words"]), reward, str(row["labels"]), basis)
+    ended = bool(row.get("passage_ended", True))
+    return ScoredCandidate(candidate, str(row["passage"]), str(row["words"]), reward, str(row["labels"]), basis, ended)
 
 
 def check_comparable(scored_candidates: Iterable[ScoredCandidate]) -> None:

@@ -20,7 +20,7 @@ from querylift.index_tools.judging.pooling import DEFAULT_POOL_DEPTH, Pool
 from querylift.index_tools.searching import BodyFormatter, format_search_body
 from querylift.plugin.broker import Answer
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.expansion import Expansion, clean_prose, expansion_from_text, parse_output
+from querylift.plugin.expansion import Expansion
 from querylift.plugin.files import compute_json_digest
 from querylift.plugin.flow import ExpansionRules, FlowResult, Search, run_flow, search_flow
 from querylift.plugin.outcome import Outcome
@@ -32,14 +32,11 @@ from querylift.trainer.rewards.labels import Labels
 from querylift.trainer.rewards.ranker import Ranker, split_into_batches
 from querylift.trainer.rewards.ranking_cache import RankingCache
 from querylift.trainer.rewards.ranking_measures import Measurer, compute_reward
+from querylift.trainer.rewards.rewarded_text import RewardedText, TextCutter, make_rewarded_text
 from querylift.trainer.rewards.scored_candidates import Reward, RewardBasis, ScoredCandidate
 
 DEPTH = 100
 """Hits that a search asks for."""
-STUDENT_PREFIX = "student"
-"""A method that begins so is the student's own. Its text is raw output and is read as the served model's is."""
-EXPANSION_PARAM = "expansion"
-"""The entry of a candidate's `params` that holds the weighted terms of a fast expander."""
 _SETTINGS_WITHOUT_EFFECT = {
     "weight",
     "enabled",
@@ -60,14 +57,14 @@ _DIGEST_CHARACTERS = 16
 class RewardOptions:
     """How candidates are scored.
 
-    `weights` are the weights of the expansion. `mix` gives each measure its share of the reward. `max_words` cuts a
-    teacher's passage to a length that the student can write; 48 words are about its 64 tokens. None does not cut.
+    `weights` are the weights of the expansion. `mix` gives each measure its share of the reward. `cut` shortens a
+    teacher's text to what the student may write, so that no other text is rewarded than is learned.
     """
 
     index: str
     weights: tuple[float, ...] = (0.2,)
     mix: Mapping[str, float] = field(default_factory=lambda: {MAIN_MEASURE: 1.0})
-    max_words: int | None = None
+    cut: TextCutter = str
     format_body: BodyFormatter = format_search_body
 
     def __post_init__(self) -> None:
@@ -80,8 +77,6 @@ class RewardOptions:
             raise SettingsError(f"{unknown[0]!r} is not a measure; mix any of {', '.join(REWARD_MEASURES)}")
         if not self.mix or not all(math.isfinite(share) for share in self.mix.values()) or not any(self.mix.values()):
             raise SettingsError(f"the mix is {dict(self.mix)}; give at least one measure a share other than 0")
-        if self.max_words is not None and self.max_words < 1:
-            raise SettingsError(f"max_words is {self.max_words}; give 1 or more, or leave it out")
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -96,6 +91,7 @@ class ScoringResult:
     `unlabelled` counts candidates whose query has no relevant document. `rejections` holds, by candidate key, the reason
     why the engine rejected a search. `not_expanded` counts the reasons why a query was sent without its candidate, which
     then scores 0. `fingerprint` is that of the index at the start. `index_changed` says that it differs at the end.
+    `cut_count` counts the scored candidates whose text was cut to what the student may write.
     """
 
     scored: tuple[ScoredCandidate, ...]
@@ -106,42 +102,7 @@ class ScoringResult:
     cache_hits: int
     fingerprint: str
     index_changed: bool
-
-
-def make_served_expansion(candidate: Candidate, *, max_words: int | None = None) -> Expansion | None:
-    """Return the expansion that the proxy would serve for `candidate`, or None when no word is left.
-
-    A student's text is read as the output of the served model. A teacher's text is read as a row of a table. The
-    candidate of a fast expander holds its weighted terms as `params["expansion"]`.
-    """
-    if EXPANSION_PARAM in candidate.params:
-        return Expansion.from_json(candidate.params[EXPANSION_PARAM])
-    if candidate.method.startswith(STUDENT_PREFIX):
-        return parse_output(candidate.text, query=candidate.query)
-    return expansion_from_text(_cut_to_words(clean_prose(candidate.text), max_words))
-
-
-def make_passage(candidate: Candidate, *, max_words: int | None = None) -> str:
-    """Return the one line that the student must write to be served as `candidate` is, "" when no word is left.
-
-    The line is the candidate's text, cleaned and cut. Where the served parser would read other words out of that line,
-    the line holds the served words alone.
-    """
-    return _make_passage(candidate, make_served_expansion(candidate, max_words=max_words), max_words)
-
-
-def _make_passage(candidate: Candidate, expansion: Expansion | None, max_words: int | None) -> str:
-    if expansion is None:
-        return ""
-    is_student = candidate.method.startswith(STUDENT_PREFIX)
-    text = _cut_to_words(clean_prose(candidate.text), None if is_student else max_words)
-    if is_student and text == candidate.text:
-        return text
-    return text if parse_output(text, query=candidate.query) == expansion else expansion.text
-
-
-def _cut_to_words(text: str, max_words: int | None) -> str:
-    return text if max_words is None else " ".join(text.split()[:max_words])
+    cut_count: int = 0
 
 
 def score_candidates(
@@ -179,6 +140,7 @@ def score_candidates(
             cache_hits=ranker.cache_hits,
             fingerprint=ranker.fingerprint,
             index_changed=ranker.has_index_changed(),
+            cut_count=scorer.cut_count,
         )
 
 
@@ -230,14 +192,13 @@ def pool_candidates(
 
 @dataclass(frozen=True, slots=True)
 class _CandidateSearches:
-    """A candidate with its expansion, its passage and its search bodies.
+    """A candidate with the text that is rewarded and its search bodies.
 
     The first body is the original query. The others are its rewrites, one for each weight.
     """
 
     candidate: Candidate
-    expansion: Expansion | None
-    passage: str
+    text: RewardedText
     bodies: Sequence[bytes]
 
 
@@ -253,10 +214,9 @@ class _SearchMaker:
         self.not_expanded: Counter[str] = Counter()
 
     def make_searches(self, candidate: Candidate) -> _CandidateSearches:
-        """Return the candidate with its expansion, its passage and its search bodies."""
-        expansion = make_served_expansion(candidate, max_words=self._options.max_words)
-        passage = _make_passage(candidate, expansion, self._options.max_words)
-        return _CandidateSearches(candidate, expansion, passage, self._make_bodies(candidate, expansion))
+        """Return the candidate with the text that is rewarded and its search bodies."""
+        text = make_rewarded_text(candidate, cut=self._options.cut)
+        return _CandidateSearches(candidate, text, self._make_bodies(candidate, text.expansion))
 
     def _make_bodies(self, candidate: Candidate, expansion: Expansion | None) -> list[bytes]:
         """Return the original search and its rewrites. A rewrite that does not apply is the original search."""
@@ -278,7 +238,7 @@ class _BlockScorer:
         self._measure = Measurer(self._qrels, options.measures, relevant_from=labels.relevant_from)
         self._search_maker = _SearchMaker(settings, options)
         self._basis = _make_basis(ranker, settings, labels, options)
-        self.unlabelled = 0
+        self.unlabelled = self.cut_count = 0
         self.rejections: dict[str, str] = {}
 
     @property
@@ -326,8 +286,10 @@ class _BlockScorer:
         by_weight = dict(zip(self._options.weights, values, strict=True))
         value = compute_reward(base, values, self._options.mix)
         reward = Reward(searches.candidate.query_id, value, base, by_weight)
-        words = searches.expansion.text if searches.expansion else ""
-        return ScoredCandidate(searches.candidate, searches.passage, words, reward, self._labels.source, self._basis)
+        _, passage, ended, was_cut = searches.text
+        words = searches.text.expansion.text if searches.text.expansion else ""
+        self.cut_count += was_cut
+        return ScoredCandidate(searches.candidate, passage, words, reward, self._labels.source, self._basis, ended)
 
 
 def _rewrite(body: bytes, index: str, rules: ExpansionRules, expansion: Expansion | None) -> FlowResult:

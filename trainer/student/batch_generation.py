@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import DynamicCache
 
-from querylift.trainer.training_config import TokenSamplingOptions
+from querylift.trainer.training_config import SamplingOptions
 
 _MIN_UNFINISHED_SHARE = 0.75
 """Finished passages are removed from the batch below this share of unfinished ones. Removing them costs a copy."""
@@ -51,15 +51,18 @@ def generate_batch(
     prompts: Sequence[list[int]],
     model: Any,
     *,
-    options: TokenSamplingOptions,
+    options: SamplingOptions,
     stop_ids: torch.Tensor,
     draws: torch.Tensor,
 ) -> list[list[WrittenToken]]:
-    """Return the tokens after each prompt. The end token is the last, unless the passage reached `max_tokens`."""
+    """Return the tokens after each prompt. The end token is the last, unless the passage is as long as `draws` is wide.
+
+    `draws` holds a random number from 0 to 1 for each token of each passage.
+    """
     batch, draws, stop_ids = _read_prompts(prompts, model), draws.to(model.device), stop_ids.to(model.device)
     passages: list[list[WrittenToken]] = [[] for _ in prompts]
     is_unfinished = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
-    for step in range(options.max_tokens):
+    for step in range(draws.size(1)):
         logits = batch.logits.float()
         token_ids = _choose_tokens(logits, draws[batch.row, step], options)
         log_probs = logits.gather(1, token_ids[:, None])[:, 0] - logits.logsumexp(-1)
@@ -67,7 +70,7 @@ def generate_batch(
         for row, token_id, log_prob in columns[is_unfinished].tolist():
             passages[int(row)].append(WrittenToken(int(token_id), log_prob))
         is_unfinished = is_unfinished & ~torch.isin(token_ids, stop_ids)
-        if not is_unfinished.any() or step + 1 == options.max_tokens:
+        if not is_unfinished.any() or step + 1 == draws.size(1):
             break
         if is_unfinished.float().mean() < _MIN_UNFINISHED_SHARE:
             batch.keep_rows(is_unfinished)
@@ -140,7 +143,7 @@ def _append_tokens(batch: _Batch, token_ids: torch.Tensor, model: Any) -> None:
     batch.position = batch.position + 1
 
 
-def _choose_tokens(logits: torch.Tensor, draws: torch.Tensor, options: TokenSamplingOptions) -> torch.Tensor:
+def _choose_tokens(logits: torch.Tensor, draws: torch.Tensor, options: SamplingOptions) -> torch.Tensor:
     """Return the next token of every row: the likeliest at temperature 0, else one of the `top_k` and `top_p` likeliest.
 
     `draws` holds a random number from 0 to 1 for every row. It decides by inverse transform sampling.

@@ -8,16 +8,19 @@ The new adapter names the student before training as its base. `models.load_mode
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.expansion import expansion_from_text
 from querylift.trainer.rewards.pair_file import PassagePair, read_passage_pairs
 from querylift.trainer.student import libraries, models, shared_training, training_texts
 from querylift.trainer.student.shared_training import Say, TrainingResult
 from querylift.trainer.student.training_texts import Completion
-from querylift.trainer.training_config import DpoOptions, FineTuningConfig, TrainingConfig
+from querylift.trainer.training_config import FineTuningConfig, TrainingConfig
 
 _REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
@@ -30,14 +33,24 @@ class PreferenceExample(NamedTuple):
     rejected: Completion
 
     def to_row(self) -> dict[str, Any]:
-        """Return a row for TRL's trainer, which tokenizes the texts itself."""
+        """Return a row for TRL's trainer. `_make_collator` reads our own tokens out of it."""
         length = max(self.chosen.length, self.rejected.length)
         return {
             "prompt": self.chosen.prompt,
             "chosen": self.chosen.text,
             "rejected": self.rejected.text,
+            "served_prompt_ids": self.chosen.prompt_ids,
+            "served_chosen_ids": self.chosen.ids,
+            "served_rejected_ids": self.rejected.ids,
             "length": length,
         }
+
+
+class PreferenceExamples(NamedTuple):
+    """Examples, and the counts of their texts by the names in `training_texts`. A pair has two texts."""
+
+    examples: list[PreferenceExample]
+    counts: Counter[str]
 
 
 def train_on_pairs(
@@ -55,18 +68,27 @@ def train_on_pairs(
     )
 
 
-def make_examples(pairs: Iterable[PassagePair], tokenizer: Any, options: DpoOptions) -> list[PreferenceExample]:
-    """Return the training examples. Repeated pairs, and pairs whose passages are the same once cut, are left out."""
+def make_examples(pairs: Iterable[PassagePair], tokenizer: Any) -> PreferenceExamples:
+    """Return the training examples. A pair is left out when it is repeated, or when a passage of it has no word.
+
+    A pair also counts as repeated when its two passages are the same once cut.
+    """
     examples: dict[tuple[str, str, str], PreferenceExample] = {}
+    left_out: Counter[str] = Counter()
     for pair in pairs:
         chosen, rejected = (
-            training_texts.make_completion(pair.query, passage, tokenizer, options)
-            for passage in (pair.chosen, pair.rejected)
+            training_texts.make_completion(pair.query, passage, tokenizer, ended=ended)
+            for passage, ended in ((pair.chosen, pair.chosen_ended), (pair.rejected, pair.rejected_ended))
         )
-        if chosen.text != rejected.text:
-            key = (pair.query_id, chosen.text, rejected.text)
-            examples.setdefault(key, PreferenceExample(pair.query_id, chosen, rejected))
-    return list(examples.values())
+        key = (pair.query_id, chosen.text, rejected.text)
+        if any(expansion_from_text(side.passage) is None for side in (chosen, rejected)):
+            left_out[training_texts.NO_WORDS] += 1
+        elif chosen.passage == rejected.passage or key in examples:
+            left_out[training_texts.REPEATED] += 1
+        else:
+            examples[key] = PreferenceExample(pair.query_id, chosen, rejected)
+    sides = [side for example in examples.values() for side in (example.chosen, example.rejected)]
+    return PreferenceExamples(list(examples.values()), training_texts.count_texts(sides, left_out))
 
 
 def _train(
@@ -74,17 +96,23 @@ def _train(
 ) -> TrainingResult:
     model, tokenizer = models.load_model_and_tokenizer(base, dtype=config.model.dtype, seed=seed)
     pairs = [pair for path in files for pair in read_passage_pairs(path)]
-    examples = make_examples(pairs, tokenizer, config.dpo)
+    examples, counts = make_examples(pairs, tokenizer)
     if not examples:
         raise SettingsError(f"{', '.join(map(str, files))} has no pair of passages that differ; name another file")
     training, validation = training_texts.split_by_query(examples, config.dpo.validation_share)
     device = libraries.choose_device()
     say(f"{len(training)} training pairs, {len(validation)} validation pairs of other queries, on {device}")
+    say(training_texts.format_counts(counts, texts=2 * len(examples)))
+    if counts[training_texts.CUT]:
+        say(
+            "what was cut here had the reward of a longer text; score candidates with --student to reward what is learned"
+        )
     trainer = make_trainer(model, tokenizer, config, training, validation, out=out, seed=seed)
     left_out = len(pairs) - len(examples)
-    return shared_training.train_and_save(
+    result = shared_training.train_and_save(
         trainer, tokenizer, out=out, base=base, examples=len(training), left_out=left_out, say=say
     )
+    return replace(result, texts=dict(counts))
 
 
 @libraries.hide_harmless_warnings()
@@ -119,12 +147,30 @@ def make_trainer(
         train_dataset=shared_training.make_dataset([example.to_row() for example in training]),
         eval_dataset=shared_training.make_dataset([example.to_row() for example in validation]) if validation else None,
         processing_class=tokenizer,
+        data_collator=_make_collator(tokenizer),
         peft_config=shared_training.make_lora_config(config.lora),
     )
     shared_training.install_cpu_head(trainer)
     if on_cpu:
         _precompute_reference(trainer)
     return trainer
+
+
+def _make_collator(tokenizer: Any) -> Any:
+    """Return TRL's collator for the tokens of our own examples.
+
+    TRL tokenizes the texts of a row too, and adds the end token to each. A passage that did not end would learn to end.
+    """
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    class ServedTokensCollator(DataCollatorForPreference):  # type: ignore[misc]
+        def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+            names = ("prompt_ids", "chosen_ids", "rejected_ids")
+            rows = [row | {name: row[f"served_{name}"] for name in names} for row in examples]
+            batch: dict[str, Any] = super().torch_call(rows)
+            return batch
+
+    return ServedTokensCollator(pad_token_id=tokenizer.pad_token_id)
 
 
 def _precompute_reference(trainer: Any) -> None:

@@ -37,10 +37,9 @@ class SamplePlan(EndpointPlan):
 
 @dataclass(frozen=True, slots=True)
 class ServedSamplesResult:
-    """The counts of a run. `unended` samples are among the written ones, and reached the most tokens before they ended."""
+    """The counts of a run."""
 
     written: int = 0
-    unended: int = 0
     failed: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -57,7 +56,7 @@ class ServedSamplesResult:
 def make_sample_plan(model: str, url: str, options: SamplingOptions, *, concurrency: int) -> SamplePlan:
     """Return the plan that asks the served model `model` with `options`. Raises SettingsError when a value is out of range."""
     extra_body = {"top_k": options.top_k} if options.temperature else {}
-    return SamplePlan(model, url, max_tokens=options.max_tokens, concurrency=concurrency, extra_body=extra_body)
+    return SamplePlan(model, url, concurrency=concurrency, extra_body=extra_body)
 
 
 async def sample_from_endpoint(
@@ -82,9 +81,9 @@ async def sample_from_endpoint(
             async def sample_until_empty() -> None:
                 while queue:
                     request = queue.popleft()
-                    text = await chat.send_prompt(build_prompt(request.query), **_build_options(request, options))
-                    if text is not None:
-                        appender.append(replace(request, text=text).to_json())
+                    answer = await chat.send_prompt(build_prompt(request.query), **_build_options(request, options))
+                    if answer is not None:
+                        appender.append(replace(request, text=answer.text, ended=answer.ended).to_json())
                         chat.counts["written"] += 1
                     progress(chat.counts["written"] + chat.counts["failed"])
 

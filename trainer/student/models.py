@@ -87,6 +87,26 @@ def load_model_and_tokenizer(
     return model.to(_parse_dtype(dtype)).eval(), tokenizer
 
 
+def load_tokenizer(base: str | Path) -> Any:
+    """Load the tokenizer of a student alone, without its weights. `base` is as in `load_model_and_tokenizer`."""
+    check_training_packages()
+    silence_libraries()
+    name = str(base)
+    if name in RANDOM_BASES:
+        from querylift.trainer.student.random_models import train_builtin_tokenizer
+
+        tokenizer = train_builtin_tokenizer()
+    elif name == PACKAGED_BASE or name.endswith(".gguf"):
+        path = find_packaged_model() if name == PACKAGED_BASE else Path(base)
+        check_gguf_magic(path)
+        with _explain_read_errors(path):
+            tokenizer = _load_gguf_tokenizer(path)
+    else:
+        tokenizer = _load_folder_tokenizer(Path(base))
+    _set_up_tokenizer(tokenizer, name)
+    return tokenizer
+
+
 def load_adapter(folder: Path, *, attention: str = "sdpa") -> tuple[Any, Any]:
     """Load the adapter of `folder` on top of its base as a PEFT model in float32, not merged, and the base's tokenizer."""
     check_training_packages()
@@ -135,13 +155,29 @@ def _load_folder(folder: Path, *, dtype: str, attention: str) -> tuple[Any, Any]
         return model, AutoTokenizer.from_pretrained(folder, **_OFFLINE_OPTIONS)
 
 
+def _load_folder_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a model's or an adapter's folder. Both hold one."""
+    from transformers import AutoTokenizer
+
+    if is_adapter(folder):
+        _refuse_own_code(folder)
+    else:
+        _check_folder(folder)
+    with _explain_read_errors(folder):
+        return AutoTokenizer.from_pretrained(folder, **_OFFLINE_OPTIONS)
+
+
+def _refuse_own_code(folder: Path) -> None:
+    for name in (_CONFIG, "tokenizer_config.json"):
+        if (folder / name).is_file() and read_json_object(folder / name).get("auto_map"):
+            raise SettingsError(f"{folder / name} asks to run code of its own (auto_map); name another model")
+
+
 def _check_folder(folder: Path) -> None:
     """Raise SettingsError when `folder` holds no model, asks to run code, or has no safetensors."""
     if not (folder / _CONFIG).is_file():
         raise SettingsError(f"there is no model {str(folder)!r}; {_MODEL_KINDS}")
-    for name in (_CONFIG, "tokenizer_config.json"):
-        if (folder / name).is_file() and read_json_object(folder / name).get("auto_map"):
-            raise SettingsError(f"{folder / name} asks to run code of its own (auto_map); name another model")
+    _refuse_own_code(folder)
     if not any(folder.glob("*.safetensors")):
         raise SettingsError(f"{folder} holds no *.safetensors; convert its weights, because other formats can run code")
 
@@ -151,18 +187,15 @@ def _load_gguf(path: Path, *, attention: str) -> tuple[Any, Any]:
 
     transformers refuses to save a model that it read from GGUF. The weights are therefore copied into a new model.
     """
-    if importlib.util.find_spec("gguf") is None:
-        raise MissingExtra("gguf", "train")
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
     check_gguf_magic(path)
     source: dict[str, Any] = {"gguf_file": path.name, **_OFFLINE_OPTIONS}
     with _explain_read_errors(path):
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
+        tokenizer = _load_gguf_tokenizer(path)
         gguf_model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **source)
-        _restore_digit_splitting(tokenizer, path)
     values = {key: value for key, value in gguf_model.config.to_dict().items() if key != "quantization_config"}
     config = type(gguf_model.config).from_dict(values)
     with no_init_weights():
@@ -170,6 +203,16 @@ def _load_gguf(path: Path, *, attention: str) -> tuple[Any, Any]:
     model.tie_weights()  # `no_init_weights` skips this too
     model.load_state_dict(gguf_model.state_dict())
     return model, tokenizer
+
+
+def _load_gguf_tokenizer(path: Path) -> Any:
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtra("gguf", "train")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, **_OFFLINE_OPTIONS)
+    _restore_digit_splitting(tokenizer, path)
+    return tokenizer
 
 
 def _restore_digit_splitting(tokenizer: Any, path: Path) -> None:
@@ -210,20 +253,26 @@ def _apply_umask(folder: Path) -> None:
 
 
 def _set_up_chatml(model: Any, tokenizer: Any, name: str) -> None:
-    """Give the tokenizer our chat template and end token, and give the model their ids."""
-    token_ids = {token: _find_token_id(tokenizer, token, name) for token in ("<|im_start|>", END_TOKEN)}
-    if tokenizer("a")["input_ids"] != tokenizer("a", add_special_tokens=False)["input_ids"]:
-        raise SettingsError(f"the tokenizer of {name} adds tokens of its own to a text; name a model with ChatML")
+    """Set up the tokenizer, and give the model its ids."""
+    token_ids = _set_up_tokenizer(tokenizer, name)
     # A saved model must not hold a path of this machine. PEFT would also ask a hub about the name at every checkpoint.
     model.name_or_path = model.config._name_or_path = ""
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.eos_token = END_TOKEN
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = END_TOKEN
     for settings in (model.config, model.generation_config):
         settings.eos_token_id = token_ids[END_TOKEN]
         settings.pad_token_id = tokenizer.pad_token_id
     model.generation_config.bos_token_id = model.config.bos_token_id = tokenizer.bos_token_id
+
+
+def _set_up_tokenizer(tokenizer: Any, name: str) -> dict[str, int]:
+    """Give the tokenizer our chat template and end token, and return the ids of ChatML's tokens."""
+    token_ids = {token: _find_token_id(tokenizer, token, name) for token in ("<|im_start|>", END_TOKEN)}
+    if tokenizer("a")["input_ids"] != tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise SettingsError(f"the tokenizer of {name} adds tokens of its own to a text; name a model with ChatML")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.eos_token = END_TOKEN
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = END_TOKEN
+    return token_ids
 
 
 def _find_token_id(tokenizer: Any, token: str, name: str) -> int:

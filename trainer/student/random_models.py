@@ -41,6 +41,11 @@ def make_random_model(architecture: str, *, attention: str, seed: int, texts: It
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention), tokenizer
 
 
+def train_builtin_tokenizer() -> Any:
+    """Return the tokenizer of a model that is made without `texts`."""
+    return _train_tokenizer(_read_builtin_texts())
+
+
 def _train_tokenizer(texts: Iterable[str]) -> Any:
     """Return a byte-level BPE tokenizer, the kind that SmolLM2 and Qwen have. Every text decodes to the same bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.expansion import STOP_STRINGS, build_prompt, clean_query
+from querylift.plugin.expansion import MAX_TOKENS, STOP_STRINGS, build_prompt, clean_query
 from querylift.trainer.candidates import Candidate, JsonLinesAppender, read_candidates
 from querylift.trainer.student.batch_generation import WrittenToken, generate_batch
 from querylift.trainer.student.training_texts import encode_text
-from querylift.trainer.training_config import SamplingOptions, TokenSamplingOptions
+from querylift.trainer.training_config import SamplingOptions
 
 STUDENT_METHOD = "student"
 LOG_PROBABILITY_PARAM = "logprob"
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
     """A passage that the student wrote.
 
     `number` tells the samples of a query apart. `tokens` includes the end token. `logprob` is the mean log-probability of
-    the tokens at temperature 1.
+    the tokens at temperature 1. `ended` is False when the passage reached the longest length before its end.
     """
 
     query_id: str
@@ -39,6 +39,7 @@ class Sample(NamedTuple):
     text: str
     tokens: tuple[int, ...]
     logprob: float
+    ended: bool
 
 
 class SampleRequest(NamedTuple):
@@ -65,6 +66,7 @@ def sample_passages(
 ) -> Iterator[Sample]:
     """Yield `options.samples` passages of each query, or one at temperature 0. Short prompts come first.
 
+    A passage has at most `MAX_TOKENS` tokens, because no more is served.
     `is_wanted(query_id, number)` selects the samples to write. `write_prompt` returns the prompt of a query.
     """
     requests = [
@@ -73,28 +75,30 @@ def sample_passages(
         for number in range(count_samples(options))
         if is_wanted(query_id, number)
     ]
-    yield from sample_requests(model, tokenizer, requests, options, seed=seed, stop_ids=find_stop_ids(tokenizer))
+    stop_ids = find_stop_ids(tokenizer)
+    yield from sample_requests(model, tokenizer, requests, options, max_tokens=MAX_TOKENS, seed=seed, stop_ids=stop_ids)
 
 
 def sample_requests(
     model: Any,
     tokenizer: Any,
     requests: Sequence[SampleRequest],
-    options: TokenSamplingOptions,
+    options: SamplingOptions,
     *,
+    max_tokens: int,
     seed: int,
     stop_ids: torch.Tensor,
 ) -> Iterator[Sample]:
-    """Yield one text for each request. A token of `stop_ids` ends it. Short prompts come first."""
+    """Yield one text for each request. A token of `stop_ids` ends it, or its length. Short prompts come first."""
     by_length = sorted(requests, key=lambda request: len(request.prompt_ids))
     for start in range(0, len(by_length), options.batch_size):
         rows = by_length[start : start + options.batch_size]
-        draws = torch.stack([_draw_random_numbers(request, seed, options.max_tokens) for request in rows])
+        draws = torch.stack([_draw_random_numbers(request, seed, max_tokens) for request in rows])
         prompts = [request.prompt_ids for request in rows]
         with torch.no_grad():
             passages = generate_batch(prompts, model, options=options, stop_ids=stop_ids, draws=draws)
         for request, tokens in zip(rows, passages, strict=True):
-            yield _make_sample(request, tokens, tokenizer, stop_ids=frozenset(stop_ids.tolist()))
+            yield make_sample(request, tokens, tokenizer, stop_ids=frozenset(stop_ids.tolist()))
 
 
 def find_missing_samples(
@@ -145,8 +149,14 @@ def write_samples(
         for count, sample in enumerate(samples, 1):
             request = requests[sample.query_id, sample.number]
             params = {**request.params, LOG_PROBABILITY_PARAM: round(sample.logprob, 4)}
-            appender.append(replace(request, text=sample.text, params=params).to_json())
+            appender.append(replace(request, text=sample.text, params=params, ended=sample.ended).to_json())
             progress(count)
+
+
+def count_passages(out: Path) -> tuple[int, int]:
+    """Return how many passages the file `out` holds, and how many of them did not end."""
+    ends = [candidate.ended for candidate in read_candidates(out)]
+    return len(ends), ends.count(False)
 
 
 def find_stop_ids(tokenizer: Any) -> torch.Tensor:
@@ -189,7 +199,7 @@ def _make_params(options: SamplingOptions, number: int, seed: int) -> dict[str, 
         "sample": number,
         "temperature": options.temperature,
         **draw_options,
-        "max_tokens": options.max_tokens,
+        "max_tokens": MAX_TOKENS,
         "seed": seed if options.temperature else 0,
     }
 
@@ -206,11 +216,14 @@ def _draw_random_numbers(request: SampleRequest, seed: int, count: int) -> torch
     return torch.rand(count, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
 
 
-def _make_sample(
+def make_sample(
     request: SampleRequest, tokens: Sequence[WrittenToken], tokenizer: Any, *, stop_ids: Collection[int]
 ) -> Sample:
+    """Return the passage that the tokens make. Without a token of `stop_ids` at its end, it did not end."""
     token_ids = tuple(token.id for token in tokens)
-    text_ids = token_ids[:-1] if token_ids[-1] in stop_ids else token_ids
-    text = tokenizer.decode(text_ids, clean_up_tokenization_spaces=False)
+    ended = token_ids[-1] in stop_ids
+    text = tokenizer.decode(token_ids[:-1] if ended else token_ids, clean_up_tokenization_spaces=False)
+    if not ended:
+        text = text.rstrip("\ufffd")  # the last token may hold only a part of a sign
     mean_log_prob = sum(token.log_prob for token in tokens) / len(tokens)
-    return Sample(request.query_id, request.query, request.number, text, token_ids, mean_log_prob)
+    return Sample(request.query_id, request.query, request.number, text, token_ids, mean_log_prob, ended)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +13,18 @@ from querylift.plugin.expansion import expansion_from_text
 from querylift.trainer.candidates import Candidate, read_candidates
 from querylift.trainer.student import libraries, models, shared_training, training_texts
 from querylift.trainer.student.shared_training import Say, TrainingExample, TrainingResult
-from querylift.trainer.training_config import FineTuningConfig, SftOptions, TrainingConfig, TrainingLoopOptions
+from querylift.trainer.student.training_texts import Completion
+from querylift.trainer.training_config import FineTuningConfig, TrainingConfig, TrainingLoopOptions
 
 NO_LABEL = -100
 """The label of a token that the loss ignores."""
+
+
+class SftExamples(NamedTuple):
+    """Examples, and the counts of their texts by the names in `training_texts`."""
+
+    examples: list[SftExample]
+    counts: Counter[str]
 
 
 class SftExample(NamedTuple):
@@ -51,18 +61,26 @@ def train_on_passages(
     )
 
 
-def make_examples(candidates: Iterable[Candidate], tokenizer: Any, options: SftOptions) -> list[SftExample]:
+def make_examples(candidates: Iterable[Candidate], tokenizer: Any) -> SftExamples:
     """Return the training examples. Candidates without a word and repeated passages of a query are left out."""
-    examples: dict[tuple[str, tuple[int, ...]], SftExample] = {}
+    completions: dict[tuple[str, str], Completion] = {}
+    left_out: Counter[str] = Counter()
     for candidate in candidates:
-        completion = training_texts.make_completion(candidate.query, candidate.text, tokenizer, options)
-        if expansion_from_text(completion.text.removesuffix(models.END_TOKEN)) is None:  # no word would be served
-            continue
-        input_ids = [*completion.prompt_ids, *completion.ids]
-        labels = [NO_LABEL] * len(completion.prompt_ids) + completion.ids
-        key = (candidate.query_id, tuple(input_ids))
-        examples.setdefault(key, SftExample(candidate.query_id, input_ids, labels))
-    return list(examples.values())
+        completion = training_texts.make_completion(candidate.query, candidate.text, tokenizer, ended=candidate.ended)
+        key = (candidate.query_id, completion.prompt + completion.text)
+        if expansion_from_text(completion.passage) is None:  # no word would be served
+            left_out[training_texts.NO_WORDS] += 1
+        elif key in completions:
+            left_out[training_texts.REPEATED] += 1
+        else:
+            completions[key] = completion
+    examples = [_make_example(query_id, completion) for (query_id, _), completion in completions.items()]
+    return SftExamples(examples, training_texts.count_texts(list(completions.values()), left_out))
+
+
+def _make_example(query_id: str, completion: Completion) -> SftExample:
+    labels = [NO_LABEL] * len(completion.prompt_ids) + completion.ids
+    return SftExample(query_id, [*completion.prompt_ids, *completion.ids], labels)
 
 
 def _train(
@@ -70,18 +88,20 @@ def _train(
 ) -> TrainingResult:
     model, tokenizer = models.load_model_and_tokenizer(base, dtype=config.model.dtype, seed=seed)
     candidates = [candidate for path in files for candidate in read_candidates(path)]
-    examples = make_examples(candidates, tokenizer, config.sft)
+    examples, counts = make_examples(candidates, tokenizer)
     if not examples:
         raise SettingsError(f"{', '.join(map(str, files))} has no candidate with a word in it; name another file")
     base = shared_training.store_random_base(base, model, tokenizer, config, out=out)
     training, validation = training_texts.split_by_query(examples, config.sft.validation_share)
     device = libraries.choose_device()
     say(f"{len(training)} training passages, {len(validation)} validation passages of other queries, on {device}")
+    say(training_texts.format_counts(counts, texts=len(examples)))
     trainer = make_trainer(model, tokenizer, config, training, validation, out=out, seed=seed)
     left_out = len(candidates) - len(examples)
-    return shared_training.train_and_save(
+    result = shared_training.train_and_save(
         trainer, tokenizer, out=out, base=base, examples=len(training), left_out=left_out, say=say
     )
+    return replace(result, texts=dict(counts))
 
 
 @libraries.hide_harmless_warnings()

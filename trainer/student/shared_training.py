@@ -38,7 +38,7 @@ class TrainingResult:
 
     `resumed_at` is the step of the checkpoint that the run continued from, 0 for a fresh run. `loss` is the mean over all
     steps, also those before the checkpoint. Losses are means over completion tokens (SFT) or pairs (DPO). `validation` is
-    empty when no query was held out.
+    empty when no query was held out. `texts` counts texts of passages by the names in `training_texts`.
     """
 
     folder: str
@@ -48,6 +48,7 @@ class TrainingResult:
     resumed_at: int
     loss: float
     validation: Mapping[str, float] = field(default_factory=dict)
+    texts: Mapping[str, int] = field(default_factory=dict)
 
 
 def make_trainer_arguments(

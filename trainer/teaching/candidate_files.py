@@ -23,11 +23,15 @@ from querylift.trainer.candidates import Candidate, JsonLinesAppender, parse_can
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """How many candidates were written, were in the file before, and had no words."""
+    """How many candidates were written, were in the file before, and had no words.
+
+    `without_end` of the written ones are texts that did not end.
+    """
 
     written: int = 0
     known: int = 0
     empty: int = 0
+    without_end: int = 0
 
 
 def read_imported_candidates(
@@ -121,6 +125,7 @@ def append_candidates(candidates: Iterable[Candidate], out: Path) -> AppendResul
                 counts["empty"] += 1
             else:
                 counts["written"] += 1
+                counts["without_end"] += not candidate.ended
                 known_keys.add(candidate.request_key)
                 appender.append(replace(candidate, text=text).to_json())
     return AppendResult(**counts)

@@ -20,6 +20,7 @@ from querylift.plugin.expansion import clean_query
 from querylift.plugin.fast_expander.expander_folder import compute_expander_identity
 from querylift.plugin.generators.fast_expander import open_expander_model
 from querylift.plugin.settings import load_settings
+from querylift.plugin.words import take_first_words
 from querylift.trainer.candidates import Candidate, JsonLinesAppender
 from querylift.trainer.fast_expander.inverse_cloze import create_pseudo_queries
 from querylift.trainer.teaching.candidate_files import AppendResult, read_request_keys
@@ -56,7 +57,7 @@ def _draw_document_queries(document: Document, count: int, seed: int) -> list[st
     draw = random.Random(f"pseudo:{seed}:{document.doc_id}")
     spans = create_pseudo_queries(_join_title_and_text(document), count=count, draw=draw)
     queries = [clean_query(span) for span in spans]
-    return [" ".join(query.split()[:MAX_PSEUDO_QUERY_WORDS]) for query in queries if query]
+    return [take_first_words(query, MAX_PSEUDO_QUERY_WORDS) for query in queries if query]
 
 
 def _join_title_and_text(document: Document) -> str:

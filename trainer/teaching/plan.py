@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.chat.endpoint_plan import EndpointPlan
 
-TEACHER_PROMPT_VERSION = "teacher-1"
+TEACHER_PROMPT_VERSION = "teacher-2"
 """Part of every request's key. Change it with the wording in `querylift.trainer.teaching.prompts`."""
 ZERO_SHOT, FEW_SHOT = "zero-shot", "few-shot"
 PROMPT_METHODS = (ZERO_SHOT, FEW_SHOT)

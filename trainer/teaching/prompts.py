@@ -15,8 +15,11 @@ from querylift.trainer.candidates import Candidate
 from querylift.trainer.chat.endpoint_plan import UsageEstimate
 from querylift.trainer.teaching.plan import FEW_SHOT, TEACHER_PROMPT_VERSION, TeachingPlan
 
-PASSAGE_WORDS = 60
-"""Words of a passage that the prompt asks for, and of a document that is shown as an example."""
+PASSAGE_WORDS = 40
+"""Words of a passage that the prompt asks for, and of a document that is shown as an example.
+
+That many fit into the 64 tokens that a student may write, so that it also learns to end.
+"""
 
 _SYSTEM = (
     f"You help a search engine find documents. For each search query, write one passage of about {PASSAGE_WORDS} words that "

@@ -8,13 +8,17 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from querylift.index_tools.corpora.corpus import Corpus
 from querylift.index_tools.corpora.records import Document
 from querylift.plugin.expansion import clean_query
+from querylift.plugin.words import count_words, take_first_words
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.teaching.prompts import PASSAGE_WORDS, FewShotExample
 
+DOCUMENT_WORDS = 60
+"""Words of a document that becomes a candidate. They are more than a student may write, so that no room stays empty."""
 RELEVANT_DOCUMENT_METHOD = "relevant-document"
 """The method of a candidate whose text is the beginning of a document."""
 
@@ -34,7 +38,7 @@ def read_document_candidates(
     *,
     per_query: int,
     queries: Mapping[str, str] | None = None,
-    words: int = PASSAGE_WORDS,
+    words: int = DOCUMENT_WORDS,
     seed: int = 0,
 ) -> Iterator[Candidate]:
     """Yield up to `per_query` relevant documents of each query, best grade first, with title and first `words` words.
@@ -53,8 +57,8 @@ def read_document_candidates(
         if document.doc_id in texts:
             query = clean_query(queries[document.query_id])
             params = {"doc_id": document.doc_id, "grade": document.grade, "words": words}
-            text = texts[document.doc_id]
-            yield Candidate(document.query_id, query, RELEVANT_DOCUMENT_METHOD, "judgments", text, params)
+            text, ended = texts[document.doc_id]
+            yield Candidate(document.query_id, query, RELEVANT_DOCUMENT_METHOD, "judgments", text, params, ended)
 
 
 def draw_examples(
@@ -74,10 +78,9 @@ def draw_examples(
     texts = read_opening_words(
         corpus, {best[query_id].doc_id for query_id in order}, words=PASSAGE_WORDS, with_title=False
     )
-    usable = [query_id for query_id in order if texts.get(best[query_id].doc_id)][: count + 1]
-    return tuple(
-        FewShotExample(query_id, clean_query(queries[query_id]), texts[best[query_id].doc_id]) for query_id in usable
-    )
+    passages = {query_id: texts[best[query_id].doc_id].text for query_id in order if best[query_id].doc_id in texts}
+    usable = [query_id for query_id, passage in passages.items() if passage][: count + 1]
+    return tuple(FewShotExample(query_id, clean_query(queries[query_id]), passages[query_id]) for query_id in usable)
 
 
 def rank_relevant_documents(corpus: Corpus, split: str | None, *, seed: int) -> Iterator[list[RelevantDocument]]:
@@ -93,15 +96,28 @@ def rank_relevant_documents(corpus: Corpus, split: str | None, *, seed: int) -> 
             yield sorted(documents, key=lambda document: -document.grade)
 
 
-def read_opening_words(corpus: Corpus, doc_ids: Collection[str], *, words: int, with_title: bool) -> Mapping[str, str]:
-    """Return the first `words` words of each document, by id. A document without text gives its title."""
+class DocumentOpening(NamedTuple):
+    """The beginning of a document. `ended` is False when the document goes on after it."""
+
+    text: str
+    ended: bool
+
+
+def read_opening_words(
+    corpus: Corpus, doc_ids: Collection[str], *, words: int, with_title: bool
+) -> Mapping[str, DocumentOpening]:
+    """Return the first `words` words of each document, by id. A document without text gives its title.
+
+    `querylift.plugin.words` says what counts as a word.
+    """
     return {
         document.doc_id: _format_opening(document, words, with_title=with_title)
         for document in corpus.find_documents(frozenset(doc_ids))
     }
 
 
-def _format_opening(document: Document, words: int, *, with_title: bool) -> str:
-    text = " ".join(document.text.split()[:words])
+def _format_opening(document: Document, words: int, *, with_title: bool) -> DocumentOpening:
+    text = take_first_words(document.text, words)
     title = " ".join(document.title.split())
-    return f"{title} {text}".strip() if with_title or not text else text
+    opening = f"{title} {text}".strip() if with_title or not text else text
+    return DocumentOpening(opening, ended=count_words(document.text) <= words)

@@ -24,7 +24,8 @@ from querylift.trainer.teaching.prompts import FewShotExample, build_request_mes
 class TeachingResult:
     """The counts of a run. `left` requests were not made because the token budget was spent.
 
-    `refused` answers were refusals of the model or of a filter, and are not written.
+    `refused` answers were refusals of the model or of a filter, and are not written. `without_end` of the written ones
+    stopped at the token limit.
     """
 
     written: int = 0
@@ -35,6 +36,7 @@ class TeachingResult:
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float | None = None
+    without_end: int = 0
     throughput: Throughput = field(default=Throughput(0, 0.0), compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -106,12 +108,13 @@ class _TeachingRun:
         return TeachingResult(**counts, left=len(self._queue), cost=self._chat.cost, throughput=throughput)
 
     async def _answer_request(self, request: Candidate, messages: Sequence[Mapping[str, str]]) -> None:
-        content = await self._chat.send_request(
+        answer = await self._chat.send_request(
             messages, temperature=request.params["temperature"], seed=request.request_seed
         )
-        if content is None:
+        if answer is None:
             return
-        text = clean_prose(content)
+        text = clean_prose(answer.text)
         self._chat.counts["written" if text else "empty"] += 1
         if text:
-            self._appender.append(replace(request, text=text).to_json())
+            self._chat.counts["without_end"] += not answer.ended
+            self._appender.append(replace(request, text=text, ended=answer.ended).to_json())

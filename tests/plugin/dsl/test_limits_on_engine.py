@@ -81,12 +81,7 @@ def test_the_largest_expansion_stays_within_the_clause_limit(
     index: EngineIndex, expansion: Expansion, fields: list[str]
 ) -> None:
     body = {"query": {"multi_match": {"query": QUERY_TEXT, "fields": fields, "type": "most_fields"}}}
-    try:
-        rewritten = expand_search(body, expansion=expansion)
-    except Skip as skip:  # not even one run of 40 signs fits into 40 fields
-        assert (skip.reason, expansion, len(fields)) == ("too-many-clauses", CHINESE, 40)
-    else:
-        index.search(rewritten)
+    index.search(expand_search(body, expansion=expansion))
 
 
 @pytest.mark.parametrize("count", [1, 5, 8])

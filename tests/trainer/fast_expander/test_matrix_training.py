@@ -22,7 +22,7 @@ from querylift.plugin.settings import parse_settings
 from querylift.plugin.settings_tables.generators import EncoderEndpointSettings
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.fast_expander.inverse_cloze import create_pseudo_queries
-from querylift.trainer.rewards.scoring import EXPANSION_PARAM, make_served_expansion
+from querylift.trainer.rewards.rewarded_text import EXPANSION_PARAM, make_rewarded_text
 from tests.helpers.embeddings_server import run_embeddings_server
 from tests.helpers.expanders import TEXTS, TOPICS, create_index, fill_index, remove_indices, write_tiny_encoder
 
@@ -234,8 +234,8 @@ def test_pseudo_queries_are_short_texts_of_the_document_and_the_same_for_the_sam
 
 def test_a_candidate_of_terms_is_served_as_these_terms() -> None:
     terms_json = {"field": "contents", "terms": {"boat": 1.0, "tide": 0.5}}
-    expansion = make_served_expansion(
+    expansion = make_rewarded_text(
         Candidate("q", "anchors", "expander", "expander", "boat tide", {EXPANSION_PARAM: terms_json})
-    )
+    ).expansion
     assert expansion is not None
     assert expansion.to_json() == terms_json

@@ -55,5 +55,7 @@ def test_numbers_that_do_not_fit_are_refused(first: int, random: int, depth: int
 
 def test_documents_are_cut_after_a_word_and_texts_without_spaces_after_characters() -> None:
     assert cut_document(" one\ttwo\n\nthree four", 3) == "one two three"
-    assert cut_document("雪" * 100, 3) == "雪" * 30
+    assert cut_document("雪" * 100, 3) == "雪" * 6
+    assert cut_document("ก" * 100, 3) == "ก" * 15
+    assert cut_document("x" * 100, 3) == "x" * 30
     assert cut_document("", 3) == ""

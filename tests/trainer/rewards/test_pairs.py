@@ -64,6 +64,8 @@ def test_the_best_is_chosen_and_the_worst_rejected() -> None:
             "chosen_method": "few-shot",
             "rejected_method": "zero-shot",
             "margin": 0.5,
+            "chosen_ended": True,
+            "rejected_ended": True,
         }
     ]
     assert (result.queries_with_pair, result.queries) == (1, 1)

@@ -14,7 +14,6 @@ from querylift.index_tools.indexing import IndexPlan, build_index
 from querylift.index_tools.searching import expand_all, search_offline
 from querylift.plugin.broker import open_broker
 from querylift.plugin.errors import EngineError, SettingsError
-from querylift.plugin.expansion import parse_output
 from querylift.plugin.flow import ExpansionRules
 from querylift.plugin.generators import factory
 from querylift.plugin.settings import parse_settings
@@ -23,7 +22,7 @@ from querylift.trainer.rewards.engine_retry import EngineRetry
 from querylift.trainer.rewards.labels import Labels
 from querylift.trainer.rewards.ranking_cache import RankingCache
 from querylift.trainer.rewards.scored_candidates import RewardBasis
-from querylift.trainer.rewards.scoring import RewardOptions, make_passage, make_served_expansion
+from querylift.trainer.rewards.scoring import RewardOptions
 from tests.helpers.rewards import (
     CANDIDATES,
     DOCUMENTS,
@@ -183,24 +182,6 @@ def test_everything_that_decides_a_reward_changes_its_basis(engine: Engine) -> N
     assert score_one().index_state != basis.index_state
 
 
-def test_a_teachers_text_is_read_as_a_table_row_and_a_students_as_model_output() -> None:
-    text = "Certainly! Here is a passage: **Axons** carry signals.\nA second line of it."
-    teachers = make_candidate("q1", text)
-    assert make_served_expansion(teachers).text == "Axons carry signals A second line of it"  # type: ignore[union-attr]
-    assert make_served_expansion(teachers, max_words=2).text == "Axons carry"  # type: ignore[union-attr]
-    students = make_candidate("q1", "Axons carry signals.\nand more", method="student")
-    assert make_served_expansion(students, max_words=1) == parse_output(students.text, query=students.query)
-    assert make_served_expansion(students).text == "Axons carry signals"  # type: ignore[union-attr]
-    assert make_served_expansion(make_candidate("q1", " ... ")) is None
-
-
-def test_a_passage_is_prose_when_the_parser_reads_it_alike_and_bare_words_otherwise() -> None:
-    assert make_passage(make_candidate("q1", "Sure! Axons carry\n\nsignals."), max_words=2) == "Axons carry"
-    assert make_passage(make_candidate("q1", "1. 2. Axons carry, axons grow.")) == "2 Axons carry grow"
-    assert make_passage(make_candidate("q1", "Axons carry.\nMore", method="student")) == "Axons carry"
-    assert make_passage(make_candidate("q1", "!")) == ""
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -208,7 +189,6 @@ def test_a_passage_is_prose_when_the_parser_reads_it_alike_and_bare_words_otherw
         ({"mix": {}}, "the mix is {}"),
         ({"weights": ()}, "weights are"),
         ({"weights": (0.0,)}, "above 0"),
-        ({"max_words": 0}, "max_words is 0"),
     ],
 )
 def test_invalid_reward_options_are_refused(options: dict[str, Any], sentence: str) -> None:

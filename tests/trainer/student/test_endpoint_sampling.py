@@ -65,7 +65,7 @@ def test_the_served_prompt_is_sent_with_the_stop_rule_and_a_seed_of_its_own(tmp_
     }
     assert {(c.model, c.method) for c in candidates} == {("my-student", "student")}
     results = _read_results(out)
-    assert results["per_second"] > 0 and (results["written"], results["unended"]) == (6, 0)
+    assert results["per_second"] > 0 and (results["written"], results["without_end"]) == (6, 0)
 
 
 def _read_results(out: Path) -> dict[str, Any]:
@@ -77,7 +77,9 @@ def _read_results(out: Path) -> dict[str, Any]:
 def test_a_greedy_request_has_no_seed_and_a_cut_passage_is_counted(tmp_path: Path) -> None:
     server, out = TeacherServer(_make_handler(finish_reason="length")), tmp_path / "own.jsonl"
     result = _sample(server, _write_queries(tmp_path), out, "--greedy")
-    assert "; 3 did not end within 64 tokens; " in result.stdout
+    assert result.stdout.splitlines()[1] == "3 of the 3 passages there did not end within 64 tokens"
+    assert [candidate.ended for candidate in read_candidates(out)] == [False] * 3
+    assert _read_results(out)["without_end"] == 3
     assert all(body["temperature"] == 0 and not {"seed", "top_k", "top_p"} & body.keys() for body in server.bodies)
 
 

@@ -17,17 +17,21 @@ pytest.importorskip("trl", reason="needs the training stack: pip install '.[trai
 import torch
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.expansion import build_prompt, clean_prose, expansion_from_text
+from querylift.plugin.expansion import MAX_TOKENS, build_prompt, clean_prose, expansion_from_text
 from querylift.plugin.generators.base import ExpansionRequest
 from querylift.plugin.generators.table import TableGenerator
 from querylift.trainer.candidates import Candidate, read_candidates
 from querylift.trainer.commands.sample import read_queries
 from querylift.trainer.commands.sample import sample as sample_command
 from querylift.trainer.student import libraries, models
+from querylift.trainer.student.batch_generation import WrittenToken
 from querylift.trainer.student.sampling import (
     Sample,
+    SampleRequest,
+    count_passages,
     find_missing_samples,
     find_stop_ids,
+    make_sample,
     sample_passages,
     write_samples,
 )
@@ -40,7 +44,7 @@ QUERIES = {
     "4": "read a file line by line",
     "5": "rain in spring",
 }
-GREEDY = SamplingOptions(temperature=0, max_tokens=24)
+GREEDY = SamplingOptions(temperature=0)
 
 
 class Student(NamedTuple):
@@ -73,15 +77,16 @@ def test_greedy_passages_equal_those_of_transformers_generate(student: Student) 
                 prompt_ids,
                 attention_mask=torch.ones_like(prompt_ids),
                 do_sample=False,
-                max_new_tokens=24,
+                max_new_tokens=MAX_TOKENS,
                 eos_token_id=stop_ids,
             )[0, prompt_ids.size(1) :].tolist()
-        text_ids = [token_id for token_id in generated if token_id not in stop_ids]
-        assert sample.text == student.tokenizer.decode(text_ids)
+        assert sample.ended == (generated[-1] in stop_ids)
+        text = student.tokenizer.decode([token_id for token_id in generated if token_id not in stop_ids])
+        assert sample.text == (text if sample.ended else text.rstrip("\ufffd"))
 
 
 def test_random_passages_depend_on_the_seed_and_not_on_the_batch(student: Student) -> None:
-    options = SamplingOptions(samples=3, max_tokens=16)
+    options = SamplingOptions(samples=3)
     unbatched = student.sample_queries(options.model_copy(update={"batch_size": 1}))
     batched = student.sample_queries(options.model_copy(update={"batch_size": 16}))
     assert [sample.text for sample in unbatched] == [sample.text for sample in batched]
@@ -92,7 +97,7 @@ def test_random_passages_depend_on_the_seed_and_not_on_the_batch(student: Studen
 
 
 def test_the_log_probability_of_a_passage_is_the_mean_over_its_tokens_and_the_end_token(student: Student) -> None:
-    for sample in student.sample_queries(SamplingOptions(samples=2, temperature=0.5, max_tokens=16)):
+    for sample in student.sample_queries(SamplingOptions(samples=2, temperature=0.5)):
         prompt_ids = student.tokenizer(build_prompt(sample.query))["input_ids"]
         with torch.no_grad():
             logits = student.model(torch.tensor([[*prompt_ids, *sample.tokens]])).logits[0, len(prompt_ids) - 1 : -1]
@@ -102,9 +107,9 @@ def test_the_log_probability_of_a_passage_is_the_mean_over_its_tokens_and_the_en
 
 def test_only_the_likeliest_tokens_are_sampled(student: Student) -> None:
     greedy_texts = [sample.text for sample in student.sample_queries(GREEDY)]
-    top_1 = SamplingOptions(samples=1, top_k=1, max_tokens=24)
+    top_1 = SamplingOptions(samples=1, top_k=1)
     assert [sample.text for sample in student.sample_queries(top_1)] == greedy_texts
-    tiny_top_p = SamplingOptions(samples=1, top_p=1e-9, max_tokens=24)
+    tiny_top_p = SamplingOptions(samples=1, top_p=1e-9)
     assert [sample.text for sample in student.sample_queries(tiny_top_p)] == greedy_texts
 
 
@@ -117,7 +122,8 @@ def test_a_passage_ends_where_the_served_model_would_stop(student: Student) -> N
     for sample in student.sample_queries(SamplingOptions(samples=8, temperature=2, top_k=2000)):
         assert not set(sample.tokens[:-1]) & stop_ids and "\n" not in sample.text and "<|im_end|>" not in sample.text
         assert len(sample.tokens) <= 64
-        finished += sample.tokens[-1] in stop_ids
+        assert sample.ended == (sample.tokens[-1] in stop_ids)
+        finished += sample.ended
     assert finished  # with random weights some end by chance
 
 
@@ -128,12 +134,13 @@ def _write_samples(student: Student, out: Path, options: SamplingOptions) -> lis
 
 
 def test_a_killed_run_is_completed_as_if_it_had_never_stopped(student: Student, tmp_path: Path) -> None:
-    options = SamplingOptions(samples=2, max_tokens=8, batch_size=4)
+    options = SamplingOptions(samples=2, batch_size=4)
     unbroken = _write_samples(student, tmp_path / "unbroken.jsonl", options)
     out = tmp_path / "killed.jsonl"
     out.write_bytes((tmp_path / "unbroken.jsonl").read_bytes()[:-150])
     completed = _write_samples(student, out, options)
     assert len(completed) == 10
+    assert [candidate.ended for candidate in unbroken].count(False) == count_passages(out)[1]
     texts = {(candidate.request_key, candidate.text) for candidate in completed}
     assert texts == {(candidate.request_key, candidate.text) for candidate in unbroken}
     assert find_missing_samples(QUERIES, options, out=out, name="tiny", seed=3) == {}
@@ -141,8 +148,8 @@ def test_a_killed_run_is_completed_as_if_it_had_never_stopped(student: Student, 
 
 def test_more_samples_are_added_to_the_ones_in_the_file(student: Student, tmp_path: Path) -> None:
     out = tmp_path / "samples.jsonl"
-    first_two = _write_samples(student, out, SamplingOptions(samples=2, max_tokens=8))
-    all_three = _write_samples(student, out, SamplingOptions(samples=3, max_tokens=8))
+    first_two = _write_samples(student, out, SamplingOptions(samples=2))
+    all_three = _write_samples(student, out, SamplingOptions(samples=3))
     assert all_three[:10] == first_two and len(all_three) == 15
     assert all_three[0].method == "student" and all_three[0].model == "tiny"
     assert {key: all_three[0].params[key] for key in ("temperature", "seed")} == {"temperature": 1.0, "seed": 3}
@@ -165,16 +172,20 @@ def test_the_greedy_file_can_be_served_as_a_table(student: Student, tmp_path: Pa
     out = tmp_path / "table.jsonl"
     arguments = [str(_save_student(student, tmp_path / "tiny")), str(topics), "--out", str(out), "--greedy"]
     output = CliRunner().invoke(sample_command, arguments, catch_exceptions=False).output
-    assert re.fullmatch(rf"5 passages for 5 queries written to {out}; [\d.]+ candidates per second\n", output)
+    endless = [candidate.ended for candidate in read_candidates(out)].count(False)
+    lines = output.splitlines()
+    assert re.fullmatch(rf"5 passages for 5 queries written to {out}; [\d.]+ candidates per second", lines[0])
+    assert lines[1:] == [f"{endless} of the 5 passages there did not end within 64 tokens"]
     results = json.loads(out.with_name("table.jsonl.manifest.json").read_text(encoding="utf-8"))["results"]
     assert results["per_second"] == pytest.approx(5 / results["seconds"], rel=0.1)
+    assert (results["passages"], results["without_end"]) == (5, endless)
     table = TableGenerator(out)
     asyncio.run(table.start())
     expansion = asyncio.run(table.expand(ExpansionRequest("RAIN in  spring")))
     (text,) = [candidate.text for candidate in read_candidates(out) if candidate.query == "rain in spring"]
     assert expansion is not None and expansion == expansion_from_text(clean_prose(text))
     second_output = CliRunner().invoke(sample_command, arguments, catch_exceptions=False).output
-    assert second_output == f"0 passages for 5 queries written to {out}\n"
+    assert second_output.splitlines() == [f"0 passages for 5 queries written to {out}", lines[1]]
 
 
 def _save_neutral_adapter(folder: Path, base: Path) -> Path:
@@ -240,3 +251,18 @@ def test_an_id_of_two_different_queries_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"7\t{text}\n", encoding="utf-8")
     with pytest.raises(SettingsError, match="query id '7' stands for two queries"):
         read_queries((str(tmp_path / "a.tsv"), str(tmp_path / "b.tsv")))
+
+
+def test_a_passage_that_did_not_end_says_so_and_keeps_no_part_of_a_sign(student: Student) -> None:
+    """A model may be stopped inside the three bytes of a Chinese sign."""
+    whole_ids = student.tokenizer("雪" * 40)["input_ids"]
+    request = SampleRequest("q", "雪", 0, [])
+    tokens = [WrittenToken(token_id, -1.0) for token_id in whole_ids]
+    end_id = student.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    cut_inside_a_sign = next(
+        count for count in range(len(tokens), 0, -1) if "\ufffd" in student.tokenizer.decode(whole_ids[:count])
+    )
+    cut = make_sample(request, tokens[:cut_inside_a_sign], student.tokenizer, stop_ids={end_id})
+    assert not cut.ended and cut.text and set(cut.text) == {"雪"}
+    whole = make_sample(request, [*tokens, WrittenToken(end_id, -1.0)], student.tokenizer, stop_ids={end_id})
+    assert whole.ended and whole.text == "雪" * 40

@@ -20,7 +20,7 @@ from querylift.trainer.rewards.pair_file import PassagePair
 from querylift.trainer.student import dpo, libraries, loss_curves, model_bases, models, sft
 from querylift.trainer.student.merge import merge_adapter
 from querylift.trainer.student.shared_training import TrainingResult
-from querylift.trainer.training_config import DpoOptions, load_training_config
+from querylift.trainer.training_config import load_training_config
 from tests.helpers.lessons import TOPICS, write_json_lines, write_pair_file, write_passage_file
 from tests.helpers.training import make_tiny_config, print_nothing
 
@@ -215,7 +215,7 @@ def test_the_reference_is_computed_once_from_the_student_before_training(chain: 
         PassagePair("q", "what is rain", "wet and cold", "fire"),
         PassagePair("r", "what is snow", "white", "a page"),
     ]
-    examples = dpo.make_examples(pairs, tokenizer, DpoOptions())
+    examples, _ = dpo.make_examples(pairs, tokenizer)
     trainer = dpo.make_trainer(model, tokenizer, make_tiny_config(), examples, [], out=tmp_path, seed=0)
     reference, _ = models.load_model_and_tokenizer(chain.folder / "sft")
     for example, chosen, rejected in zip(

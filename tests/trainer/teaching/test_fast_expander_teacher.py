@@ -58,7 +58,7 @@ def test_the_expander_answers_a_splits_queries_with_words_of_its_index(
 ) -> None:
     out = tmp_path / "out.jsonl"
     results = run_teach(split_corpus, "--split", "train", "--expander", folder, "--words", 3, "--out", out)
-    assert results["expander"] == {"written": 2, "known": 0, "empty": 0}
+    assert results["expander"] == {"written": 2, "known": 0, "empty": 0, "without_end": 0}
     words_by_query = _read_words(out)
     assert {query_id: len(words) for query_id, words in words_by_query.items()} == {"1": 3, "2": 3}
     assert set(words_by_query["1"]) <= set(TOPICS["sea"])
@@ -71,7 +71,7 @@ def test_a_query_that_the_expander_cannot_read_is_counted_and_not_written(
 ) -> None:
     _write_texts(split_corpus / "queries.train.jsonl", {"1": "harbour", "2": "港口里的船"})
     results = run_teach(split_corpus, "--split", "train", "--expander", folder, "--out", tmp_path / "out.jsonl")
-    assert results["expander"] == {"written": 1, "known": 0, "empty": 1}
+    assert results["expander"] == {"written": 1, "known": 0, "empty": 1, "without_end": 0}
     assert set(_read_words(tmp_path / "out.jsonl")) == {"1"}
 
 
@@ -118,7 +118,7 @@ def test_a_held_out_pseudo_query_is_left_out(tmp_path: Path, split_corpus: Path,
 def test_a_file_is_refused_with_another_number_of_words(tmp_path: Path, split_corpus: Path, folder: Path) -> None:
     arguments = [split_corpus, "--split", "train", "--expander", folder, "--out", tmp_path / "out.jsonl"]
     run_teach(*arguments)
-    assert run_teach(*arguments)["expander"] == {"written": 0, "known": 2, "empty": 0}
+    assert run_teach(*arguments)["expander"] == {"written": 0, "known": 2, "empty": 0, "without_end": 0}
     with pytest.raises(QueryliftError, match="expander"):
         run_teach(*arguments, "--words", 3)
 

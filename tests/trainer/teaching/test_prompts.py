@@ -23,7 +23,7 @@ def _make_request(query_id: str, query: str) -> Candidate:
 def test_a_zero_shot_prompt_is_a_task_and_the_query_on_one_line() -> None:
     system, user = build_chat_messages("what\n causes\x00a rainbow")
     assert (system["role"], user) == ("system", {"role": "user", "content": "Search query: what causes a rainbow"})
-    assert "60 words" in system["content"]
+    assert "40 words" in system["content"]
 
 
 def test_a_few_shot_prompt_shows_examples_as_answered_questions() -> None:

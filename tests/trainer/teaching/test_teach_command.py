@@ -149,7 +149,7 @@ def test_the_command_collects_from_a_teacher_a_file_and_the_judgments(tmp_path: 
     arguments += ["--judged", "1", "--prompt", "few-shot", "--shots", "1", "--limit", "2"]
     server = TeacherServer()
     results = run_teach_against_server(server, *arguments)
-    assert results["given"] == {"written": 3, "known": 0, "empty": 0}
+    assert results["given"] == {"written": 3, "known": 0, "empty": 0, "without_end": 1}
     assert (results["teacher"]["written"], results["dropped"]) == (2, 0)
     assert [len(body["messages"]) for body in server.bodies] == [4, 4]
     methods = [(c.method, c.query_id) for c in read_candidates(out)]
@@ -191,8 +191,8 @@ def test_the_summary_counts_written_and_unanswered_requests(tmp_path: Path, judg
         "1 request is left: 1 failed, 0 beyond the token budget; run the same command"
     )
     assert re.sub(r"\d+\.\d candidates", "N candidates", result.stdout).splitlines() == [
-        "given: 3 written, 0 there before, 0 without words",
-        "teacher: 2 written, 0 without words, 0 refused, 1 failed; 100 prompt and 20 answer tokens; "
+        "given: 3 written, 0 there before, 0 without words, 1 did not end",
+        "teacher: 2 written, 0 without words, 0 refused, 1 failed, 0 did not end; 100 prompt and 20 answer tokens; "
         "N candidates per second, cost 0.020",
         f"candidates: {tmp_path / 'out.jsonl'}",
     ]

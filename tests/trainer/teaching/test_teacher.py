@@ -51,7 +51,7 @@ def test_answers_are_cleaned_counted_and_written_with_their_request(tmp_path: Pa
         "m",
     )
     assert candidate.text == "Sunlight bends in drops of water."
-    assert candidate.params == {"temperature": 0.7, "sample": 0, "max_tokens": 20, "prompt": "teacher-1", "seed": 0}
+    assert candidate.params == {"temperature": 0.7, "sample": 0, "max_tokens": 20, "prompt": "teacher-2", "seed": 0}
     body = server.bodies[0]
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0.7, 20)
     assert len({body["seed"] for body in server.bodies}) == 3
@@ -67,6 +67,17 @@ def test_an_answer_without_words_is_counted_and_not_written(tmp_path: Path) -> N
         written=2, empty=1, tokens_in=150, tokens_out=30
     )
     assert {c.query_id for c in read_candidates(tmp_path / "out.jsonl")} == {"1", "3"}
+
+
+def test_an_answer_that_stopped_at_the_token_limit_did_not_end(tmp_path: Path) -> None:
+    async def handle(request: web.Request) -> web.Response:
+        query = (await request.json())["messages"][-1]["content"]
+        return make_answer("Cats purr when", finish_reason="length") if "cats" in query else make_answer()
+
+    result = _ask_for_missing(tmp_path, TeacherServer(handle))
+    assert (result.written, result.without_end) == (3, 1)
+    ends = {candidate.query_id: candidate.ended for candidate in read_candidates(tmp_path / "out.jsonl")}
+    assert ends == {"1": True, "2": False, "3": True}
 
 
 def test_refusals_are_counted_and_not_written(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from querylift.trainer.training_config import (
     ConfigSection,
     FineTuningConfig,
     PreferenceOptions,
-    TokenSamplingOptions,
+    SamplingOptions,
     TrainingLoopOptions,
     read_config_file,
     validate_config,
@@ -43,7 +43,7 @@ class AnswerSftOptions(TrainingLoopOptions):
     max_answer_tokens: _Count = 384
 
 
-class AnswerSamplingOptions(TokenSamplingOptions):
+class AnswerSamplingOptions(SamplingOptions):
     """`[sample]`: how the teacher samples its own answers before DPO. Answers at temperature 0 would all be the same."""
 
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0

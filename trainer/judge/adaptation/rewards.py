@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from querylift.index_tools.judging.grade_scale import GradeScale
+from querylift.plugin.words import count_words
 from querylift.trainer.judge.adaptation.adaptation_config import RewardOptions
 from querylift.trainer.judge.adaptation.chat_rows import AnswerFields, read_answer_fields
 from querylift.trainer.judge.annotations import CRITERIA, MAX_CRITERION_GRADE, Annotation
@@ -81,7 +82,7 @@ def score_grounding(reasoning: str, query: str, document: str) -> float:
 
 def score_length(reasoning: str, *, min_words: int, max_words: int) -> float:
     """Return 1 when the reasoning has `min_words` to `max_words` words, and less the further it is outside."""
-    words = len(reasoning.split())
+    words = count_words(reasoning)
     if words < min_words:
         return words / min_words
     return min(1.0, max_words / words)

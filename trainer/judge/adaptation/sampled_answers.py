@@ -44,7 +44,15 @@ def sample_missing_answers(
             for number in range(options.samples)
             if number not in answers.get(pair_key, {})
         ]
-        samples = sample_requests(model, tokenizer, requests, options, seed=seed, stop_ids=find_end_ids(tokenizer))
+        samples = sample_requests(
+            model,
+            tokenizer,
+            requests,
+            options,
+            max_tokens=options.max_tokens,
+            seed=seed,
+            stop_ids=find_end_ids(tokenizer),
+        )
         earlier_count = len(prompts) * options.samples - len(requests)
         for count, sample in enumerate(samples, earlier_count + 1):
             query_id, doc_id = pair_keys[int(sample.query_id)]
