@@ -22,7 +22,7 @@ CONFIG_OPTIONS = {"sft": "config", "dpo": "config", "sample": "config", "expande
 STAGES_WITH_SEED = ("split", "teach", "pairs")
 """Stages that take a `--seed` and no configuration file."""
 STAGES_WITH_HELD_OUT = ("teach", "sft", "dpo", "expander")
-"""Stages that refuse leaks. They get the file's held_out as `--held-out`."""
+"""Stages that refuse leaks. They get the file's held_out and held_out_by."""
 
 _VARIABLE = re.compile(r"\{(\w+)\}")
 StageRunner = Callable[[str, Sequence[str]], None]
@@ -87,7 +87,7 @@ def _build_call(step: PipelineStep, config: TrainingConfig, path: Path, values: 
 
     options: dict[str, Any] = {}
     if step.stage in STAGES_WITH_HELD_OUT and config.held_out:
-        options["held-out"] = list(config.held_out)
+        options |= {"held-out": list(config.held_out), "held-out-by": config.held_out_by}
     if step.stage in CONFIG_OPTIONS:
         options[CONFIG_OPTIONS[step.stage]] = str(path)
     if "seed" in values and step.stage in (*CONFIG_OPTIONS, *STAGES_WITH_SEED):

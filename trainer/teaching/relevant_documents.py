@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from querylift.index_tools.corpora.corpus import Corpus
 from querylift.index_tools.corpora.records import Document
 from querylift.plugin.expansion import clean_query
-from querylift.trainer.candidates import Candidate
+from querylift.trainer.candidates import Candidate, SourceDocument
 from querylift.trainer.teaching.prompts import PASSAGE_WORDS, FewShotExample
 
 RELEVANT_DOCUMENT_METHOD = "relevant-document"
@@ -54,7 +54,8 @@ def read_document_candidates(
             query = clean_query(queries[document.query_id])
             params = {"doc_id": document.doc_id, "grade": document.grade, "words": words}
             text = texts[document.doc_id]
-            yield Candidate(document.query_id, query, RELEVANT_DOCUMENT_METHOD, "judgments", text, params)
+            source = SourceDocument(corpus.name, document.doc_id)
+            yield Candidate(document.query_id, query, RELEVANT_DOCUMENT_METHOD, "judgments", text, params, source)
 
 
 def draw_examples(
