@@ -108,7 +108,11 @@ def raise_on_document_leaks(leaks: Sequence[DocumentLeak], *, remedy: str = "lea
     named = "; ".join(map(str, first_leaks[:MAX_NAMED_LEAKS]))
     count = len(first_leaks)
     more = f"; and {count - MAX_NAMED_LEAKS} more" if count > MAX_NAMED_LEAKS else ""
-    subject = "1 training text is of a document that is" if count == 1 else f"{count} training texts are of documents that are"
+    subject = (
+        "1 training text is of a document that is"
+        if count == 1
+        else f"{count} training texts are of documents that are"
+    )
     raise SettingsError(f"{subject} relevant to held-out queries: {named}{more}; {remedy}")
 
 

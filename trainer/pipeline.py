@@ -87,7 +87,9 @@ def _build_call(step: PipelineStep, config: TrainingConfig, path: Path, values: 
 
     options: dict[str, Any] = {}
     if step.stage in STAGES_WITH_HELD_OUT and config.held_out:
-        options |= {"held-out": list(config.held_out), "held-out-by": config.held_out_by}
+        options["held-out"] = list(config.held_out)
+        if config.held_out_by == "document":
+            options["held-out-by"] = config.held_out_by
     if step.stage in CONFIG_OPTIONS:
         options[CONFIG_OPTIONS[step.stage]] = str(path)
     if "seed" in values and step.stage in (*CONFIG_OPTIONS, *STAGES_WITH_SEED):

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import random
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from querylift.plugin.errors import SettingsError
 from querylift.plugin.files import compute_json_digest
 from querylift.trainer.training_config import HeldOutBy
 
 if TYPE_CHECKING:
     from querylift.index_tools.corpora.corpus import Corpus
     from querylift.index_tools.corpora.records import Qrels, Queries
-    from querylift.trainer.document_leaks import RelevantDocuments
-    from querylift.trainer.leaks import HeldOutSplit
-
-TRAIN, HELD = "train", "held"
+    from querylift.trainer.query_split import QueryParts
 
 
 @click.command()
@@ -73,38 +66,34 @@ def split(
     """
     from querylift.index_tools.corpora.beir_corpus import CORPUS_ABOUT_FILE
     from querylift.index_tools.corpora.corpus_names import load_corpus
+    from querylift.trainer import query_split
     from querylift.trainer.commands.arguments import check_split
-    from querylift.trainer.commands.held_out import load_held_out_splits
+    from querylift.trainer.commands.held_out import load_held_out_document_ids, load_held_out_splits
     from querylift.trainer.manifest import Manifest
 
     loaded_corpus = load_corpus(corpus)
     check_split(loaded_corpus, split_name)
-    qrels = loaded_corpus.read_qrels(split_name)
-    queries = {
-        query_id: text
-        for query_id, text in loaded_corpus.read_queries(split_name).items()
-        if any(grade > 0 for grade in qrels.get(query_id, {}).values())
-    }
+    judged = query_split.read_judged_split(loaded_corpus, split_name)
     apart_splits = load_held_out_splits(apart_from, by=by)
-    held_ids = _choose_held_ids(loaded_corpus, queries, qrels, by=by, hold_out=hold_out, seed=seed)
-    parts = _part_queries(loaded_corpus, queries, qrels, held_ids, apart_splits, by=by)
-    sharing = _count_sharing_queries(loaded_corpus, qrels, parts, apart_from)
+    held_ids = query_split.choose_held_queries(judged, hold_out, by=by, seed=seed)
+    parts = query_split.part_queries(judged, held_ids, apart_splits, by=by)
+    sharing = query_split.count_sharing_queries(judged, parts, load_held_out_document_ids(apart_from))
     settings: dict[str, Any] = {
         "corpus": loaded_corpus.name,
         "split": split_name,
         "hold_out": hold_out,
         # Its absence means "query", so that a folder that was written before there was the setting is accepted.
         **({"by": by} if by == "document" else {}),
-        "queries_sha256": compute_json_digest(queries),
-        "qrels_sha256": compute_json_digest(qrels),
+        "queries_sha256": compute_json_digest(judged.queries),
+        "qrels_sha256": compute_json_digest(judged.qrels),
         "apart_from": sorted(apart.name for apart in apart_splits),
         "apart_from_sha256": compute_json_digest(sorted(compute_json_digest(apart.queries) for apart in apart_splits)),
     }
     about = {"language": loaded_corpus.language, "relevant_from": loaded_corpus.relevant_from}
     manifest = Manifest(out, stage="split", inputs={}, settings=settings, seed=seed, is_folder=True)
     with manifest.record_run() as results:
-        _write_split(out, HELD, parts.held, qrels)
-        _write_split(out, TRAIN, parts.train, qrels)
+        _write_split(out, query_split.HELD, parts.held, judged.qrels)
+        _write_split(out, query_split.TRAIN, parts.train, judged.qrels)
         _write_lines(out / CORPUS_ABOUT_FILE, [json.dumps(about)])
         _link_or_copy_documents(corpus, loaded_corpus, out)
         results |= {"train": len(parts.train), "held": len(parts.held), "left_out": parts.alike_count}
@@ -112,101 +101,7 @@ def split(
     click.echo(_format_summary(out, parts, sharing, hold_out=hold_out))
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """The two splits, and how many train queries were left out: as too alike, and for a shared relevant document."""
-
-    held: Queries
-    train: Queries
-    alike_count: int
-    sharing_count: int
-
-
-def _choose_held_ids(
-    corpus: Corpus, queries: Queries, qrels: Qrels, *, by: HeldOutBy, hold_out: int, seed: int
-) -> list[str]:
-    """Return `hold_out` random queries, or by document about as many queries in whole groups."""
-    from querylift.trainer.document_groups import choose_groups, group_queries_by_document
-
-    if hold_out >= len(queries):
-        raise SettingsError(f"--hold-out is {hold_out}, and {corpus.name} has {len(queries)} judged queries; lower it")
-    if by == "document":
-        return choose_groups(group_queries_by_document(_select_relevant(corpus, queries, qrels)), hold_out, seed=seed)
-    query_ids = sorted(queries)
-    random.Random(seed).shuffle(query_ids)
-    return query_ids[:hold_out]
-
-
-def _part_queries(
-    corpus: Corpus,
-    queries: Queries,
-    qrels: Qrels,
-    held_ids: Sequence[str],
-    apart_splits: Sequence[HeldOutSplit],
-    *,
-    by: HeldOutBy,
-) -> _Parts:
-    """Return both splits. A train query is left out when it leaks into the held-out queries or into `apart_splits`."""
-    from querylift.trainer.document_leaks import (
-        collect_leaking_queries,
-        find_leaks_of_relevant_documents,
-        make_held_out_documents,
-        read_openings,
-    )
-    from querylift.trainer.leaks import HeldOutSplit, collect_leaked_ids, find_leaks
-
-    held = {query_id: queries[query_id] for query_id in held_ids}
-    others = {query_id: text for query_id, text in queries.items() if query_id not in held}
-    held_split = HeldOutSplit(HELD, corpus.name, held)
-    if by == "document":
-        relevant = _select_relevant(corpus, held, qrels)
-        documents = make_held_out_documents(relevant, read_openings(corpus, relevant))
-        held_split = replace(held_split, documents=documents)
-    held_out = [*apart_splits, held_split]
-    alike_ids = collect_leaked_ids(find_leaks(others.items(), held_out, corpus=corpus.name))
-    unlike = {query_id: text for query_id, text in others.items() if query_id not in alike_ids}
-    relevant = _select_relevant(corpus, unlike, qrels)
-    sharing_ids = collect_leaking_queries(find_leaks_of_relevant_documents(corpus, relevant, held_out))
-    train = {query_id: text for query_id, text in unlike.items() if query_id not in sharing_ids}
-    if not train:
-        raise SettingsError(
-            f"every query of {corpus.name} that is not held out is too like a held-out query, or shares a document with one; "
-            "lower --hold-out, or name fewer splits with --apart-from"
-        )
-    return _Parts(held, train, len(alike_ids), len(sharing_ids))
-
-
-def _count_sharing_queries(
-    corpus: Corpus, qrels: Qrels, parts: _Parts, apart_from: Sequence[str]
-) -> dict[str, list[int]]:
-    """Return how many held-out queries share a relevant document with a train query, and of how many, for each split."""
-    from querylift.trainer.commands.held_out import load_held_out_document_ids
-    from querylift.trainer.document_leaks import find_document_leaks, make_held_out_documents, make_training_documents
-    from querylift.trainer.leaks import HeldOutSplit
-
-    held_documents = make_held_out_documents(_select_relevant(corpus, parts.held, qrels))
-    splits = [
-        *load_held_out_document_ids(apart_from),
-        HeldOutSplit(HELD, corpus.name, parts.held, held_documents),
-    ]
-    train_documents = make_training_documents(corpus.name, _select_relevant(corpus, parts.train, qrels))
-    sharing_ids: dict[str, set[str]] = defaultdict(set)
-    for leak in find_document_leaks(train_documents, splits):
-        sharing_ids[leak.split].update(leak.held_out_ids)
-    return {
-        split.name: [len(sharing_ids[split.name]), len(split.queries)] for split in splits if sharing_ids[split.name]
-    }
-
-
-def _select_relevant(corpus: Corpus, queries: Queries, qrels: Qrels) -> RelevantDocuments:
-    from querylift.trainer.document_leaks import select_relevant_documents
-
-    return select_relevant_documents(
-        {query_id: qrels[query_id] for query_id in queries}, relevant_from=corpus.relevant_from
-    )
-
-
-def _format_summary(out: Path, parts: _Parts, sharing: Mapping[str, Sequence[int]], *, hold_out: int) -> str:
+def _format_summary(out: Path, parts: QueryParts, sharing: Mapping[str, int], *, hold_out: int) -> str:
     held = f"{len(parts.held)} held out"
     if len(parts.held) != hold_out:
         held += f" (--hold-out is {hold_out}; groups of queries that share documents stay whole)"
@@ -214,11 +109,10 @@ def _format_summary(out: Path, parts: _Parts, sharing: Mapping[str, Sequence[int
     if parts.sharing_count:
         left_out += f", {parts.sharing_count} for a document that they share with a held-out query"
     lines = [f"{out}: {len(parts.train)} queries to train on, {held}, {left_out}"]
-    for split_name, (count, total) in sharing.items():
-        lines.append(
-            f"{count} of {total} queries of {split_name} share a relevant document with a train query; "
-            "--by document keeps them apart"
-        )
+    lines += [
+        f"{count} queries of {split_name} share a relevant document with a train query; --by document keeps them apart"
+        for split_name, count in sharing.items()
+    ]
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from querylift.plugin.flow import ExpansionRules
 from querylift.plugin.generators import factory
 from querylift.plugin.settings import Settings, enable_index, parse_settings, replace_generator
 from querylift.plugin.settings_tables.index import IndexSettings
+from querylift.trainer.results.apart_queries import leave_out_sharing_queries
 from querylift.trainer.results.collection_notes import EXPANDED_OUTCOMES, list_collection_notes
 from querylift.trainer.results.records import CollectionResult, Results, SeedResult
 from querylift.trainer.results.row_comparison import compare_rows
@@ -44,7 +45,7 @@ def measure_rows(
     tasks = {collection.name: _create_task(collection, engine) for collection in table.collection}
     run_count = 0
     collections = []
-    for name, task in tasks.items():
+    for name, (task, apart_notes) in tasks.items():
         seeds_by_row: dict[str, tuple[SeedResult, ...]] = {}
         for row in table.row:
             weight = row.weight or table.weight
@@ -61,7 +62,10 @@ def measure_rows(
                 query_count=len(next(iter(results.values())).per_query),
                 mode=(settings.find_index_settings(task.index) or IndexSettings()).mode,
                 rows=results,
-                notes=list_collection_notes(results, table.row, table.teacher, judged_by=task.judged_by),
+                notes=(
+                    *apart_notes,
+                    *list_collection_notes(results, table.row, table.teacher, judged_by=task.judged_by),
+                ),
             )
         )
     return Results(
@@ -76,10 +80,13 @@ def measure_rows(
     )
 
 
-def _create_task(collection: CollectionSettings, engine: Engine) -> Task:
-    """Load the judged queries of a collection. Raises SettingsError when its index does not exist."""
+def _create_task(collection: CollectionSettings, engine: Engine) -> tuple[Task, tuple[str, ...]]:
+    """Return the judged queries of a collection, and notes about those that are left out.
+
+    Raises SettingsError when its index does not exist, or when no query is left.
+    """
     corpus = load_corpus(collection.corpus, relevant_from=collection.relevant_from)
-    qrels = corpus.read_qrels(collection.split)
+    qrels, apart_notes = leave_out_sharing_queries(corpus, corpus.read_qrels(collection.split), collection.apart_from)
     queries = {query_id: text for query_id, text in corpus.read_queries(collection.split).items() if query_id in qrels}
     if not engine.has_index(collection.index):
         raise SettingsError(
@@ -88,7 +95,7 @@ def _create_task(collection: CollectionSettings, engine: Engine) -> Task:
         )
     split = collection.split or corpus.split_names[0]
     judged_by = find_judging_model(corpus, split)
-    return Task(corpus.name, split, collection.index, queries, qrels, corpus.relevant_from, judged_by)
+    return Task(corpus.name, split, collection.index, queries, qrels, corpus.relevant_from, judged_by), apart_notes
 
 
 def _measure_row(
