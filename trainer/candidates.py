@@ -1,8 +1,8 @@
 """Candidates: expansions that a teacher or the student wrote for a query.
 
 A file of candidates holds one JSON object a line, in the shape in which published expansions come:
-{"query_id", "query", "method", "params", "model", "text"}. A text that did not end also has {"ended": false}. Lines are only
-ever appended.
+{"query_id", "query", "method", "params", "model", "text"}. A text that did not end also has {"ended": false}. A candidate that
+was made from a document also has "document", an object with "corpus" and "doc_id". Lines are only ever appended.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,13 +24,21 @@ _BLOCK_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
+class SourceDocument:
+    """The document that a candidate was made from. `corpus` is the name of its corpus, or "" when that is not known."""
+
+    corpus: str
+    doc_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One expansion of one query.
 
     `method` and `params` say how the model was asked. `params["sample"]` numbers several answers to the same prompt.
     `text` is the model's answer; `querylift.plugin.expansion` decides how much of it is served. `ended` is False when the
     model stopped at its token limit, or when the text is only the beginning of a document. A student is not taught to stop
-    after such a text.
+    after such a text. `document` is None when the candidate was not made from a document, or when nobody recorded it.
     """
 
     query_id: str
@@ -40,10 +48,11 @@ class Candidate:
     text: str
     params: Mapping[str, Any] = field(default_factory=dict)
     ended: bool = True
+    document: SourceDocument | None = None
 
     @property
     def request_key(self) -> str:
-        """A digest of everything but the text and its end: two answers to one request have the same key."""
+        """A digest of everything but the text, its end and the document: two answers to one request have the same key."""
         request = [self.query_id, self.query, self.method, self.model, dict(self.params)]
         return compute_json_digest(request)[:24]
 
@@ -62,6 +71,7 @@ class Candidate:
             "model": self.model,
             "text": self.text,
             **({} if self.ended else {"ended": False}),
+            **({"document": asdict(self.document)} if self.document else {}),
         }
 
 
@@ -95,7 +105,21 @@ def parse_candidate(row: Mapping[str, Any], path: Path, line_number: int) -> Can
         text=str(texts["text"]),
         params=dict(params),
         ended=ended,
+        document=find_source_document(row),
     )
+
+
+def find_source_document(row: Mapping[str, Any]) -> SourceDocument | None:
+    """Return the document that a row of candidates was made from. None when the row names none.
+
+    An older row has only `params["doc_id"]`, which does not tell the corpus.
+    """
+    document, params = row.get("document"), row.get("params")
+    if isinstance(document, Mapping) and document.get("doc_id"):
+        return SourceDocument(str(document.get("corpus") or ""), str(document["doc_id"]))
+    if isinstance(params, Mapping) and params.get("doc_id"):
+        return SourceDocument("", str(params["doc_id"]))
+    return None
 
 
 class JsonLinesAppender:

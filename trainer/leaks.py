@@ -1,35 +1,16 @@
-"""Find leaks: training queries that are, exactly or nearly, queries of an evaluation split.
-
-Two texts are near-duplicates when the Jaccard similarity (Jaccard 1912) of their sets of words, or of their sets of character
-4-grams, reaches a threshold. Words match across another word order, 4-grams across another inflection. Question words are left
-out of the word sets; otherwise "what is the capital of France" would match the same question about Spain.
-"""
+"""Find leaks: training queries that are, exactly or nearly, queries of an evaluation split."""
 
 from __future__ import annotations
 
-import math
-import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from querylift.plugin.errors import SettingsError
+from querylift.trainer.text_matches import NEAR_DUPLICATE_THRESHOLD, IdentifiedText, find_text_matches
 
-NEAR_DUPLICATE_THRESHOLD = 0.6
-"""Chosen on scifact and nfcorpus. Below 0.6, pairs only share a topic; from 0.6 to 0.7, most pairs negate one claim."""
-SAME_ID_THRESHOLD = 0.3
-"""For pairs with the same id when the corpora may differ. Ids such as 1, 2, 3 exist in every corpus."""
-NGRAM_CHARS = 4
-_MAX_NAMED_LEAKS = 5
-
-_WORD = re.compile(r"[^\W_]+")
-_QUESTION_WORDS = frozenset(
-    "a an and are at be by can could did do does for from has have how i in is it of on or should that the there to was were "
-    "what when where which who why will with would you your".split()
-)
-_UNSPACED_SCRIPT = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+MAX_NAMED_LEAKS = 5
+"""An error names so many leaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +27,24 @@ class Leak:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOutDocument:
+    """A document that is relevant to held-out queries, and its opening, which may be empty."""
+
+    query_ids: tuple[str, ...]
+    opening: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOutSplit:
-    """An evaluation split: its name for messages, the corpus of its ids, and its query texts by id."""
+    """An evaluation split: its name for messages, the corpus of its ids, and its query texts by id.
+
+    `documents` are the relevant documents of its queries, by id. They are empty when only queries are held out.
+    """
 
     name: str
     corpus: str
     queries: Mapping[str, str] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _HeldOutQuery:
-    split: str
-    corpus: str
-    query_id: str
-    text: str = field(repr=False)
-
-
-_Position = tuple[int, int]
-"""A pair: the position of a training query, and the position of a held-out query."""
+    documents: Mapping[str, HeldOutDocument] = field(default_factory=dict, repr=False)
 
 
 def find_leaks(
@@ -75,41 +56,19 @@ def find_leaks(
 ) -> tuple[Leak, ...]:
     """Return every pair of a training query (id, text) and a held-out query that are the same, in the order of `training`.
 
-    The same id alone is a leak when both ids are of one corpus. A training id is of `corpus`, or names its own ("fiqa:9188").
-    When the corpora may differ, the same id is a leak from a similarity of `SAME_ID_THRESHOLD`. All texts are compared, without
-    letter case, punctuation and white space.
+    `find_text_matches` says what is the same. A training id is of `corpus`, or names its own ("fiqa:9188").
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold is {threshold}; use a number above 0 and at most 1")
-    training_queries = list(dict.fromkeys(training))
+    training_queries = [IdentifiedText(corpus, query_id, text) for query_id, text in dict.fromkeys(training)]
     held_out_queries = [
-        _HeldOutQuery(split.name, split.corpus, query_id, text)
+        (split.name, IdentifiedText(split.corpus, query_id, text))
         for split in held_out
         for query_id, text in split.queries.items()
     ]
-    training_texts = [normalise_text(text) for _, text in training_queries]
-    held_out_texts = [normalise_text(query.text) for query in held_out_queries]
-
-    reasons: dict[_Position, str] = {}
-    for position in _match_ids_of_same_corpus(training_queries, held_out_queries, corpus):
-        reasons[position] = "the same id"
-    for position in _match_equal_texts(training_texts, held_out_texts):
-        reasons.setdefault(position, "the same text")
-    for extract_features in (_extract_words, _extract_character_ngrams):
-        training_features = [extract_features(text) for text in training_texts]
-        held_out_features = [extract_features(text) for text in held_out_texts]
-        for position, similarity in _find_near_duplicates(training_features, held_out_features, threshold):
-            reasons.setdefault(position, f"{similarity:.0%} alike")
-    training_ids = [query_id for query_id, _ in training_queries]
-    for position in _match_equal_texts(training_ids, [query.query_id for query in held_out_queries]):
-        similarity = _compute_similarity(training_texts[position[0]], held_out_texts[position[1]])
-        if similarity >= SAME_ID_THRESHOLD:
-            reasons.setdefault(position, f"the same id, {similarity:.0%} alike")
-
+    matches = find_text_matches(training_queries, [query for _, query in held_out_queries], threshold=threshold)
     leaks = []
-    for position in sorted(reasons):
-        training_id, query = training_ids[position[0]], held_out_queries[position[1]]
-        leaks.append(Leak(training_id, query.split, query.query_id, reasons[position]))
+    for (training_position, held_out_position), reason in matches.items():
+        split_name, query = held_out_queries[held_out_position]
+        leaks.append(Leak(training_queries[training_position].text_id, split_name, query.text_id, reason))
     return tuple(leaks)
 
 
@@ -119,7 +78,7 @@ def raise_on_leaks(leaks: Sequence[Leak], *, remedy: str = "leave them out with 
         return
     count = len(collect_leaked_ids(leaks))
     # One leak for each training query.
-    examples = [next(group) for _, group in groupby(leaks, key=lambda leak: leak.training_id)][:_MAX_NAMED_LEAKS]
+    examples = [next(group) for _, group in groupby(leaks, key=lambda leak: leak.training_id)][:MAX_NAMED_LEAKS]
     more = f"; and {count - len(examples)} more" if count > len(examples) else ""
     subject = "1 training query is" if count == 1 else f"{count} training queries are"
     raise SettingsError(f"{subject} in an evaluation split: {'; '.join(map(str, examples))}{more}; {remedy}")
@@ -128,99 +87,3 @@ def raise_on_leaks(leaks: Sequence[Leak], *, remedy: str = "leave them out with 
 def collect_leaked_ids(leaks: Iterable[Leak]) -> frozenset[str]:
     """Return the ids of the training queries that leak."""
     return frozenset(leak.training_id for leak in leaks)
-
-
-def normalise_text(text: str) -> str:
-    """Return `text` in lower case and without punctuation, with one space between words."""
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
-
-
-def _match_ids_of_same_corpus(
-    training: Sequence[tuple[str, str]], held_out: Sequence[_HeldOutQuery], corpus: str
-) -> Iterator[_Position]:
-    positions = defaultdict(list)
-    for position, query in enumerate(held_out):
-        positions[f"{query.corpus}:{query.query_id}"].append(position)
-    for training_position, (query_id, _) in enumerate(training):
-        for full_id in (f"{corpus}:{query_id}", query_id):
-            for held_out_position in positions.get(full_id, ()):
-                yield training_position, held_out_position
-
-
-def _match_equal_texts(training: Sequence[str], held_out: Sequence[str]) -> Iterator[_Position]:
-    """Return the positions of equal texts. Empty texts match nothing."""
-    positions = defaultdict(list)
-    for position, text in enumerate(held_out):
-        positions[text].append(position)
-    for training_position, text in enumerate(training):
-        for held_out_position in positions.get(text, ()) if text else ():
-            yield training_position, held_out_position
-
-
-def _extract_words(text: str) -> frozenset[str]:
-    """Return the words of a text without question words. Chinese and Japanese have no spaces and count by character bigrams."""
-    words = text.split()
-    content_words = [word for word in words if word not in _QUESTION_WORDS] or words
-    return frozenset(part for word in content_words for part in _split_unspaced_word(word))
-
-
-def _split_unspaced_word(word: str) -> list[str]:
-    """Return the character bigrams of a Chinese or Japanese word, and any other word whole."""
-    if len(word) < 3 or not _UNSPACED_SCRIPT.fullmatch(word):
-        return [word]
-    return [word[start : start + 2] for start in range(len(word) - 1)]
-
-
-def _extract_character_ngrams(text: str) -> frozenset[str]:
-    if not text:
-        return frozenset()
-    padded = f" {text} "
-    return frozenset(padded[i : i + NGRAM_CHARS] for i in range(max(1, len(padded) - NGRAM_CHARS + 1)))
-
-
-def _find_near_duplicates(
-    training: Sequence[frozenset[str]], held_out: Sequence[frozenset[str]], threshold: float
-) -> Iterator[tuple[_Position, float]]:
-    """Return the pairs whose similarity reaches the threshold, by prefix filtering (Chaudhuri et al., ICDE 2006).
-
-    Two such sets share one of their rarest features. Only texts that share a rare feature are compared.
-    """
-    counts = Counter(feature for features in held_out for feature in features)
-
-    def compute_rarity(feature: str) -> tuple[int, str]:
-        return counts[feature], feature
-
-    positions = defaultdict(list)
-    for position, features in enumerate(held_out):
-        for feature in _select_rarest(features, compute_rarity, threshold):
-            positions[feature].append(position)
-    for training_position, features in enumerate(training):
-        rarest = _select_rarest(features, compute_rarity, threshold)
-        for held_out_position in {position for feature in rarest for position in positions.get(feature, ())}:
-            similarity = _compute_jaccard(features, held_out[held_out_position])
-            if similarity >= threshold:
-                yield (training_position, held_out_position), similarity
-
-
-def _compute_similarity(text: str, other_text: str) -> float:
-    """Return the larger of the two similarities, by words and by character n-grams."""
-    return max(
-        _compute_jaccard(extract_features(text), extract_features(other_text))
-        for extract_features in (_extract_words, _extract_character_ngrams)
-    )
-
-
-def _compute_jaccard(features: frozenset[str], other_features: frozenset[str]) -> float:
-    """Return the size of the intersection over the size of the union; 0 when nothing is shared."""
-    shared = len(features & other_features)
-    return shared / (len(features) + len(other_features) - shared) if shared else 0.0
-
-
-def _select_rarest(
-    features: frozenset[str], compute_rarity: Callable[[str], tuple[int, str]], threshold: float
-) -> Iterable[str]:
-    """Return the rarest features of a set. Two sets whose similarity reaches the threshold share at least one of them."""
-    if not features:
-        return ()
-    count = len(features) - math.ceil(threshold * len(features) - 1e-9) + 1
-    return sorted(features, key=compute_rarity)[:count]

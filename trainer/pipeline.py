@@ -23,7 +23,7 @@ CONFIG_OPTIONS = {"sft": "config", "dpo": "config", "sample": "config", "expande
 STAGES_WITH_SEED = ("split", "teach", "pairs")
 """Stages that take a `--seed` and no configuration file."""
 STAGES_WITH_HELD_OUT = ("teach", "sft", "dpo", "expander")
-"""Stages that refuse leaks. They get the file's held_out as `--held-out`."""
+"""Stages that refuse leaks. They get the file's held_out and held_out_by."""
 
 NAMED_VARIABLES = ("corpus", "index", "engine", "endpoint", "model", "work")
 """Variables that `querylift train run` has an option for. `--set` sets the others."""
@@ -117,6 +117,8 @@ def _build_call(step: PipelineStep, config: TrainingConfig, path: Path, values: 
     options: dict[str, Any] = {}
     if step.stage in STAGES_WITH_HELD_OUT and config.held_out:
         options["held-out"] = list(config.held_out)
+        if config.held_out_by == "document":
+            options["held-out-by"] = config.held_out_by
     if step.stage in CONFIG_OPTIONS:
         options[CONFIG_OPTIONS[step.stage]] = str(path)
     if "seed" in values and step.stage in (*CONFIG_OPTIONS, *STAGES_WITH_SEED):
@@ -129,7 +131,7 @@ def _build_call(step: PipelineStep, config: TrainingConfig, path: Path, values: 
 
 
 def _format_option(name: str, value: Any, fill_text: Callable[[Any], str]) -> list[str]:
-    """Return the arguments of an option. `max-words = 40` is --max-words 40; `json = true` is --json, and false --no-json.
+    """Return the arguments of an option. `hold-out = 40` is --hold-out 40; `json = true` is --json, and false --no-json.
 
     A list repeats the option.
     """

@@ -18,6 +18,8 @@ from querylift.plugin.errors import SettingsError
 _Positive = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Count = Annotated[int, Field(ge=1)]
+HeldOutBy = Literal["query", "document"]
+"""What is held out of training: the queries of evaluation splits, or also the documents that are relevant to them."""
 _FOLDER = "configs"
 """The folder of the packaged configurations of `querylift train`, inside this package."""
 
@@ -149,6 +151,7 @@ class TrainingConfig(FineTuningConfig):
 
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = ()
     held_out: tuple[str, ...] = ()
+    held_out_by: HeldOutBy = "query"
     variables: dict[str, str] = {}
     required: tuple[str, ...] = ()
     step: tuple[PipelineStep, ...] = ()

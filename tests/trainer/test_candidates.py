@@ -2,12 +2,13 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from querylift.plugin.errors import DataError, SettingsError
-from querylift.trainer.candidates import Candidate, JsonLinesAppender, read_candidates
+from querylift.trainer.candidates import Candidate, JsonLinesAppender, SourceDocument, read_candidates
 
 RAINBOW = Candidate("1", "what causes a rainbow", "zero-shot", "m", "Light in drops of water.", {"sample": 0})
 
@@ -38,6 +39,31 @@ def test_the_key_depends_on_the_request_and_not_on_the_answer() -> None:
         Candidate("1", "q", "zero-shot", "m", "", {"a": 2}),
     ]
     assert len({request.request_key for request in different_requests} | keys) == 6
+
+
+def test_the_document_of_a_candidate_is_read_back_and_changes_no_key(tmp_path: Path) -> None:
+    candidate = replace(RAINBOW, document=SourceDocument("docs", "d1"))
+    path = _write_file(tmp_path / "c.jsonl", json.dumps(candidate.to_json()) + "\n")
+    assert list(read_candidates(path)) == [candidate]
+    assert candidate.request_key == RAINBOW.request_key
+    assert "document" not in RAINBOW.to_json()
+
+
+@pytest.mark.parametrize(
+    ("fields", "document"),
+    [
+        ({"params": {"doc_id": 7}}, SourceDocument("", "7")),
+        ({"document": {"doc_id": "7"}}, SourceDocument("", "7")),
+        ({"document": "7", "params": {}}, None),
+        ({"document": {}, "params": {"doc_id": ""}}, None),
+    ],
+)
+def test_an_older_or_odd_row_gives_what_it_says_of_its_document(
+    tmp_path: Path, fields: dict[str, object], document: SourceDocument | None
+) -> None:
+    row = {"query_id": "1", "query": "q", "text": "t", **fields}
+    path = _write_file(tmp_path / "c.jsonl", json.dumps(row) + "\n")
+    assert [candidate.document for candidate in read_candidates(path)] == [document]
 
 
 def test_method_model_and_params_may_be_left_out(tmp_path: Path) -> None:

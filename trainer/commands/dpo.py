@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from querylift.trainer.commands.held_out import held_out_option, raise_on_held_out_rows
+from querylift.trainer.commands.held_out import held_out_by_option, held_out_option, raise_on_held_out_rows
 from querylift.trainer.commands.options import seed_option, training_config_option
+
+if TYPE_CHECKING:
+    from querylift.trainer.training_config import HeldOutBy
 
 
 @click.command()
@@ -22,8 +26,15 @@ from querylift.trainer.commands.options import seed_option, training_config_opti
 )
 @seed_option
 @held_out_option
+@held_out_by_option
 def dpo(
-    pairs: tuple[Path, ...], config: Path | None, model: str, out: Path, seed: int | None, held_out: tuple[str, ...]
+    pairs: tuple[Path, ...],
+    config: Path | None,
+    model: str,
+    out: Path,
+    seed: int | None,
+    held_out: tuple[str, ...],
+    held_out_by: HeldOutBy | None,
 ) -> None:
     """Train a student on the pairs of passages in PAIRS.
 
@@ -38,7 +49,8 @@ def dpo(
     from querylift.trainer.student.dpo import train_on_pairs
 
     training_config = load_training_config(config)
-    raise_on_held_out_rows(pairs, held_out, training_config.held_out)
+    by = held_out_by or training_config.held_out_by
+    raise_on_held_out_rows(pairs, held_out, training_config.held_out, by=by)
     say = shared_training.silence_other_processes(click.echo)
     result = train_on_pairs(pairs, training_config, model=model, out=out, seed=seed, say=say)
     say(shared_training.format_result(result))

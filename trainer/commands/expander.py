@@ -9,12 +9,17 @@ import click
 
 from querylift.index_tools.commands.options import config_option, engine_option, load_settings_with_options
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.commands.held_out import choose_held_out_splits, held_out_or_other_splits_option
+from querylift.trainer.commands.held_out import (
+    choose_held_out_splits,
+    held_out_by_option,
+    held_out_or_other_splits_option,
+)
 from querylift.trainer.commands.options import seed_option
 from querylift.trainer.fast_expander.stage_names import STAGE_NAMES
 
 if TYPE_CHECKING:
     from querylift.trainer.fast_expander.training_context import JudgedTrainingQueries
+    from querylift.trainer.training_config import HeldOutBy
 
 
 @click.command()
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
 )
 @seed_option
 @held_out_or_other_splits_option
+@held_out_by_option
 @config_option
 def expander(
     folder: Path,
@@ -57,6 +63,7 @@ def expander(
     training: Path | None,
     seed: int | None,
     held_out: tuple[str, ...],
+    held_out_by: HeldOutBy | None,
     config: Path | None,
 ) -> None:
     """Train the expander in FOLDER, which `querylift expander build --form terms` made.
@@ -80,7 +87,8 @@ def expander(
         raise SettingsError(f"--stage is {', '.join(stages)}; give each once, in the order {', '.join(STAGE_NAMES)}")
     training_config = load_training_config(training)
     seed = training_config.seed if seed is None else seed
-    judged = _load_judged_queries(corpus, split, candidates, held_out) if corpus else None
+    by = held_out_by or training_config.held_out_by
+    judged = _load_judged_queries(corpus, split, candidates, held_out, by=by) if corpus else None
     if judged is None and set(stages) & {"judged", "preferences"}:
         raise SettingsError(f"stage {stages[-1]} needs judged queries; name them with --corpus and --split")
     settings = load_settings_with_options(config, engine=engine)
@@ -103,12 +111,22 @@ def expander(
 
 
 def _load_judged_queries(
-    corpus: str, split: str | None, candidate_files: tuple[Path, ...], held_out: tuple[str, ...]
+    corpus: str, split: str | None, candidate_files: tuple[Path, ...], held_out: tuple[str, ...], *, by: HeldOutBy
 ) -> JudgedTrainingQueries:
-    """Load the queries, judgments and candidates to train on. Raises SettingsError on a leak."""
+    """Load the queries, judgments and candidates to train on. Raises SettingsError on a leak.
+
+    By document, a query leaks by any of its relevant documents, because the stages learn from all of them.
+    """
     from querylift.index_tools.corpora.corpus_names import load_corpus
     from querylift.trainer.candidates import read_candidates
     from querylift.trainer.commands.arguments import check_split
+    from querylift.trainer.document_leaks import (
+        find_document_leaks,
+        find_leaks_of_relevant_documents,
+        get_candidate_document,
+        raise_on_document_leaks,
+        select_relevant_documents,
+    )
     from querylift.trainer.fast_expander.training_context import JudgedTrainingQueries
     from querylift.trainer.leaks import find_leaks, raise_on_leaks
     from querylift.trainer.rewards.labels import load_split_labels
@@ -117,8 +135,16 @@ def _load_judged_queries(
     check_split(loaded_corpus, split)
     split = split or loaded_corpus.split_names[0]
     queries = dict(loaded_corpus.read_queries(split))
-    held_out_splits = choose_held_out_splits(held_out, loaded_corpus, split)
+    held_out_splits = choose_held_out_splits(held_out, loaded_corpus, split, by=by)
     leaks = find_leaks(sorted(queries.items()), held_out_splits, corpus=loaded_corpus.name)
     raise_on_leaks(leaks, remedy="leave them out with `querylift train split`, or name other splits with --held-out")
     candidates = [candidate for path in candidate_files for candidate in read_candidates(path)]
-    return JudgedTrainingQueries(queries, load_split_labels(loaded_corpus, split), candidates)
+    labels = load_split_labels(loaded_corpus, split)
+    relevant = select_relevant_documents(labels.qrels, relevant_from=labels.relevant_from)
+    document_leaks = (
+        *find_leaks_of_relevant_documents(loaded_corpus, relevant, held_out_splits),
+        *find_document_leaks(map(get_candidate_document, candidates), held_out_splits),
+    )
+    remedy = "leave them out with `querylift train split --by document`, or name other splits with --held-out"
+    raise_on_document_leaks(document_leaks, remedy=remedy)
+    return JudgedTrainingQueries(queries, labels, candidates)

@@ -1,4 +1,4 @@
-"""The option `--held-out`: training refuses the queries of evaluation splits."""
+"""The options `--held-out` and `--held-out-by`: training refuses the queries of evaluation splits, or their documents too."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from querylift.plugin.errors import SettingsError
+from querylift.trainer.training_config import HeldOutBy
 
 if TYPE_CHECKING:
     from querylift.index_tools.corpora.corpus import Corpus
@@ -35,52 +36,64 @@ held_out_or_other_splits_option = click.option(
 )
 
 
-def load_held_out_splits(specs: Iterable[str]) -> list[HeldOutSplit]:
-    """Load the evaluation splits that "CORPUS:SPLIT" names, each once.
+held_out_by_option = click.option(
+    "--held-out-by",
+    type=click.Choice(get_args(HeldOutBy)),
+    help="Refuse held-out queries only (query), or also rows made of documents relevant to them (document) "
+    "[default: the configuration's held_out_by, else query].",
+)
+
+
+def load_held_out_splits(specs: Iterable[str], *, by: HeldOutBy) -> list[HeldOutSplit]:
+    """Load the evaluation splits that "CORPUS:SPLIT" names, each once. By document, they come with their documents.
 
     A split is called after its corpus. When two corpora have the same name, the splits are called by their whole spec.
     """
-    from querylift.index_tools.corpora.corpus_names import load_corpus_and_split
+    return [_load_split(name, corpus, split, by=by) for name, corpus, split in _open_splits(specs)]
+
+
+def load_held_out_document_ids(specs: Iterable[str]) -> list[HeldOutSplit]:
+    """Load the splits that "CORPUS:SPLIT" names with the ids of their relevant documents. No document is read."""
+    from querylift.trainer.document_leaks import make_held_out_documents, select_relevant_documents
     from querylift.trainer.leaks import HeldOutSplit
 
-    loaded = {spec: load_corpus_and_split(spec) for spec in specs}
-    names = {spec: f"{corpus.name}:{split}" for spec, (corpus, split) in loaded.items()}
-    counts = Counter(names.values())
-    return [
-        HeldOutSplit(names[spec] if counts[names[spec]] == 1 else spec, corpus.name, corpus.read_queries(split))
-        for spec, (corpus, split) in loaded.items()
-    ]
+    splits = []
+    for name, corpus, split in _open_splits(specs):
+        relevant = select_relevant_documents(corpus.read_qrels(split), relevant_from=corpus.relevant_from)
+        splits.append(HeldOutSplit(name, corpus.name, corpus.read_queries(split), make_held_out_documents(relevant)))
+    return splits
 
 
 def choose_held_out_splits(
-    specs: Sequence[str], corpus: Corpus, split: str | None, *, uses_split: bool = True
+    specs: Sequence[str], corpus: Corpus, split: str | None, *, by: HeldOutBy, uses_split: bool = True
 ) -> list[HeldOutSplit]:
     """Return the evaluation splits of `specs`, or without specs, the splits of `corpus` other than `split`.
 
     The spec "none" holds nothing out. When `split` is None and `uses_split` is true, the corpus's only split is used for
     training, so nothing is held out. When `uses_split` is false, every split is held out.
     """
-    from querylift.trainer.leaks import HeldOutSplit
-
     if tuple(specs) == (NOTHING_HELD_OUT,):
         return []
     if specs:
-        return load_held_out_splits(specs)
+        return load_held_out_splits(specs, by=by)
     if split is not None:
         names = [name for name in corpus.split_names if name != split]
     else:
         names = [] if uses_split else list(corpus.split_names)
-    return [HeldOutSplit(f"{corpus.name}:{name}", corpus.name, corpus.read_queries(name)) for name in names]
+    return [_load_split(f"{corpus.name}:{name}", corpus, name, by=by) for name in names]
 
 
-def raise_on_held_out_rows(files: Sequence[Path], given: Sequence[str], configured: Sequence[str]) -> None:
-    """Raise SettingsError when a row of `files` has a query of an evaluation split.
+def raise_on_held_out_rows(
+    files: Sequence[Path], given: Sequence[str], configured: Sequence[str], *, by: HeldOutBy
+) -> None:
+    """Raise SettingsError when a row of `files` has a query of an evaluation split. By document, its text is compared too.
 
     `given` are the splits of the command line. Without them, `configured` are those of the configuration. One of the two is
     needed; "none" says that nothing is measured. A row does not name its corpus, so an id alone counts only in the form
     NAME:id.
     """
     from querylift.index_tools.corpora.json_rows import read_jsonl
+    from querylift.trainer.document_leaks import find_document_leaks, list_row_documents, raise_on_document_leaks
     from querylift.trainer.leaks import find_leaks, raise_on_leaks
 
     _check_specs(given, configured)
@@ -88,11 +101,38 @@ def raise_on_held_out_rows(files: Sequence[Path], given: Sequence[str], configur
     if specs == (NOTHING_HELD_OUT,):
         return
     # The stage's own reader reports broken rows. It knows which keys a row needs.
-    queries = {
-        (str(row.get("query_id", "")), str(row.get("query", ""))) for file in files for _, row in read_jsonl(file)
-    }
+    rows = [row for file in files for _, row in read_jsonl(file)]
+    queries = {(str(row.get("query_id", "")), str(row.get("query", ""))) for row in rows}
+    splits = load_held_out_splits(specs, by=by)
     remedy = f"take them out of {', '.join(map(str, files))}: `querylift train teach --drop-leaks` leaves them out"
-    raise_on_leaks(find_leaks(sorted(queries), load_held_out_splits(specs)), remedy=remedy)
+    raise_on_leaks(find_leaks(sorted(queries), splits), remedy=remedy)
+    documents = (document for row in rows for document in list_row_documents(row))
+    remedy = remedy.replace("--drop-leaks", "--held-out-by document --drop-leaks")
+    raise_on_document_leaks(find_document_leaks(documents, splits), remedy=remedy)
+
+
+def _open_splits(specs: Iterable[str]) -> list[tuple[str, Corpus, str]]:
+    """Return the name for messages, the corpus and the split of every spec, each once."""
+    from querylift.index_tools.corpora.corpus_names import load_corpus_and_split
+
+    opened = {spec: load_corpus_and_split(spec) for spec in specs}
+    names = {spec: f"{corpus.name}:{split}" for spec, (corpus, split) in opened.items()}
+    counts = Counter(names.values())
+    return [
+        (names[spec] if counts[names[spec]] == 1 else spec, corpus, split) for spec, (corpus, split) in opened.items()
+    ]
+
+
+def _load_split(name: str, corpus: Corpus, split: str, *, by: HeldOutBy) -> HeldOutSplit:
+    """Return a split of `corpus` as held out. By document, it comes with the relevant documents of its queries."""
+    from querylift.trainer.document_leaks import make_held_out_documents, read_openings, select_relevant_documents
+    from querylift.trainer.leaks import HeldOutSplit
+
+    queries = corpus.read_queries(split)
+    if by == "query":
+        return HeldOutSplit(name, corpus.name, queries)
+    relevant = select_relevant_documents(corpus.read_qrels(split), relevant_from=corpus.relevant_from)
+    return HeldOutSplit(name, corpus.name, queries, make_held_out_documents(relevant, read_openings(corpus, relevant)))
 
 
 def _check_specs(given: Sequence[str], configured: Sequence[str]) -> None:

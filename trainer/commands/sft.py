@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from querylift.trainer.commands.held_out import held_out_option, raise_on_held_out_rows
+from querylift.trainer.commands.held_out import held_out_by_option, held_out_option, raise_on_held_out_rows
 from querylift.trainer.commands.options import seed_option, training_config_option
+
+if TYPE_CHECKING:
+    from querylift.trainer.training_config import HeldOutBy
 
 
 @click.command()
@@ -26,6 +30,7 @@ from querylift.trainer.commands.options import seed_option, training_config_opti
     help="Base to train: a folder, a FILE.gguf, or the name of a packaged model [default: the configuration's].",
 )
 @held_out_option
+@held_out_by_option
 def sft(
     rows: tuple[Path, ...],
     config: Path | None,
@@ -33,6 +38,7 @@ def sft(
     seed: int | None,
     base: str | None,
     held_out: tuple[str, ...],
+    held_out_by: HeldOutBy | None,
 ) -> None:
     """Fine-tune a base model on the candidates in ROWS.
 
@@ -47,7 +53,8 @@ def sft(
     from querylift.trainer.student.sft import train_on_passages
 
     training_config = load_training_config(config)
-    raise_on_held_out_rows(rows, held_out, training_config.held_out)
+    by = held_out_by or training_config.held_out_by
+    raise_on_held_out_rows(rows, held_out, training_config.held_out, by=by)
     say = shared_training.silence_other_processes(click.echo)
     result = train_on_passages(rows, training_config, out=out, base=base, seed=seed, say=say)
     say(shared_training.format_result(result))

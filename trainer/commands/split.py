@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from querylift.plugin.errors import SettingsError
 from querylift.plugin.files import compute_json_digest
+from querylift.trainer.training_config import HeldOutBy
 
 if TYPE_CHECKING:
     from querylift.index_tools.corpora.corpus import Corpus
     from querylift.index_tools.corpora.records import Qrels, Queries
-
-TRAIN, HELD = "train", "held"
+    from querylift.trainer.query_split import QueryParts
 
 
 @click.command()
 @click.argument("corpus")
 @click.option("--split", "split_name", default=None, help="Split of CORPUS to cut [default: its only one].")
+@click.option(
+    "--by",
+    type=click.Choice(get_args(HeldOutBy)),
+    default="query",
+    show_default=True,
+    help="Unit that is held out: single queries, or groups of queries that share relevant documents.",
+)
 @click.option(
     "--hold-out", type=click.IntRange(1), default=200, show_default=True, help="Number of queries to hold out."
 )
@@ -42,64 +47,73 @@ TRAIN, HELD = "train", "held"
     help="BEIR folder to write. It links to the documents of a BEIR folder, and copies those of any other corpus.",
 )
 def split(
-    corpus: str, split_name: str | None, hold_out: int, seed: int, apart_from: tuple[str, ...], out: Path
+    corpus: str,
+    split_name: str | None,
+    by: HeldOutBy,
+    hold_out: int,
+    seed: int,
+    apart_from: tuple[str, ...],
+    out: Path,
 ) -> None:
     """Split the judged queries of CORPUS into "train" and "held".
 
     The result is a folder that every stage accepts as a corpus. Choose weights, lengths and other settings on "held", so that
     the evaluation split stays unseen until you report on it. Queries of "train" that are nearly the same as a query of "held"
     or --apart-from are left out.
+
+    With --by document, no query of "train" has a relevant document in common with "held" or --apart-from. The number of
+    held-out queries is then as near to --hold-out as the groups allow.
     """
     from querylift.index_tools.corpora.beir_corpus import CORPUS_ABOUT_FILE
     from querylift.index_tools.corpora.corpus_names import load_corpus
+    from querylift.trainer import query_split
     from querylift.trainer.commands.arguments import check_split
-    from querylift.trainer.commands.held_out import load_held_out_splits
-    from querylift.trainer.leaks import HeldOutSplit, collect_leaked_ids, find_leaks
+    from querylift.trainer.commands.held_out import load_held_out_document_ids, load_held_out_splits
     from querylift.trainer.manifest import Manifest
 
     loaded_corpus = load_corpus(corpus)
     check_split(loaded_corpus, split_name)
-    qrels = loaded_corpus.read_qrels(split_name)
-    queries = {
-        query_id: text
-        for query_id, text in loaded_corpus.read_queries(split_name).items()
-        if any(grade > 0 for grade in qrels.get(query_id, {}).values())
-    }
-    held, candidates = _hold_out_queries(queries, hold_out, corpus=loaded_corpus.name, seed=seed)
-    apart_splits = load_held_out_splits(apart_from)
-    held_out_splits = [*apart_splits, HeldOutSplit(HELD, loaded_corpus.name, held)]
-    leaked_ids = collect_leaked_ids(find_leaks(candidates.items(), held_out_splits, corpus=loaded_corpus.name))
-    train = {query_id: text for query_id, text in candidates.items() if query_id not in leaked_ids}
+    judged = query_split.read_judged_split(loaded_corpus, split_name)
+    apart_splits = load_held_out_splits(apart_from, by=by)
+    held_ids = query_split.choose_held_queries(judged, hold_out, by=by, seed=seed)
+    parts = query_split.part_queries(judged, held_ids, apart_splits, by=by)
+    sharing = query_split.count_sharing_queries(judged, parts, load_held_out_document_ids(apart_from))
     settings: dict[str, Any] = {
         "corpus": loaded_corpus.name,
         "split": split_name,
         "hold_out": hold_out,
-        "queries_sha256": compute_json_digest(queries),
-        "qrels_sha256": compute_json_digest(qrels),
+        # Its absence means "query", so that a folder that was written before there was the setting is accepted.
+        **({"by": by} if by == "document" else {}),
+        "queries_sha256": compute_json_digest(judged.queries),
+        "qrels_sha256": compute_json_digest(judged.qrels),
         "apart_from": sorted(apart.name for apart in apart_splits),
         "apart_from_sha256": compute_json_digest(sorted(compute_json_digest(apart.queries) for apart in apart_splits)),
     }
     about = {"language": loaded_corpus.language, "relevant_from": loaded_corpus.relevant_from}
     manifest = Manifest(out, stage="split", inputs={}, settings=settings, seed=seed, is_folder=True)
     with manifest.record_run() as results:
-        _write_split(out, HELD, held, qrels)
-        _write_split(out, TRAIN, train, qrels)
+        _write_split(out, query_split.HELD, parts.held, judged.qrels)
+        _write_split(out, query_split.TRAIN, parts.train, judged.qrels)
         _write_lines(out / CORPUS_ABOUT_FILE, [json.dumps(about)])
         _link_or_copy_documents(corpus, loaded_corpus, out)
-        results.update(train=len(train), held=len(held), left_out=len(leaked_ids))
-    click.echo(
-        f"{out}: {len(train)} queries to train on, {len(held)} held out, {len(leaked_ids)} left out as too alike"
-    )
+        results |= {"train": len(parts.train), "held": len(parts.held), "left_out": parts.alike_count}
+        results |= {"left_out_by_document": parts.sharing_count, "sharing_documents": sharing}
+    click.echo(_format_summary(out, parts, sharing, hold_out=hold_out))
 
 
-def _hold_out_queries(queries: Queries, hold_out: int, *, corpus: str, seed: int) -> tuple[Queries, Queries]:
-    """Return `hold_out` random queries, and the others."""
-    if hold_out >= len(queries):
-        raise SettingsError(f"--hold-out is {hold_out}, and {corpus} has {len(queries)} judged queries; lower it")
-    query_ids = sorted(queries)
-    random.Random(seed).shuffle(query_ids)
-    held = {query_id: queries[query_id] for query_id in query_ids[:hold_out]}
-    return held, {query_id: queries[query_id] for query_id in query_ids[hold_out:]}
+def _format_summary(out: Path, parts: QueryParts, sharing: Mapping[str, int], *, hold_out: int) -> str:
+    held = f"{len(parts.held)} held out"
+    if len(parts.held) != hold_out:
+        held += f" (--hold-out is {hold_out}; groups of queries that share documents stay whole)"
+    left_out = f"{parts.alike_count} left out as too alike"
+    if parts.sharing_count:
+        left_out += f", {parts.sharing_count} for a document that they share with a held-out query"
+    lines = [f"{out}: {len(parts.train)} queries to train on, {held}, {left_out}"]
+    lines += [
+        f"{count} queries of {split_name} share a relevant document with a train query; --by document keeps them apart"
+        for split_name, count in sharing.items()
+    ]
+    return "\n".join(lines)
 
 
 def _write_split(out: Path, name: str, queries: Queries, qrels: Qrels) -> None:

@@ -21,7 +21,11 @@ from querylift.plugin.errors import GeneratorError, SettingsError
 from querylift.plugin.files import compute_json_digest
 from querylift.trainer.commands.arguments import check_split
 from querylift.trainer.commands.endpoint_options import confirm_cost, format_left_requests, format_price
-from querylift.trainer.commands.held_out import choose_held_out_splits, held_out_or_other_splits_option
+from querylift.trainer.commands.held_out import (
+    choose_held_out_splits,
+    held_out_by_option,
+    held_out_or_other_splits_option,
+)
 from querylift.trainer.commands.teach_options import build_sources, check_options, list_given_options, source_options
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from querylift.trainer.manifest import Manifest
     from querylift.trainer.teaching.plan import TeachingPlan
     from querylift.trainer.teaching.sources import CandidateSource, Sources, TeachingTask
+    from querylift.trainer.training_config import HeldOutBy
 
 
 @click.command()
@@ -56,7 +61,8 @@ if TYPE_CHECKING:
 @engine_option
 @config_option
 @held_out_or_other_splits_option
-@click.option("--drop-leaks", is_flag=True, help="Leave out held-out queries, where the command would otherwise stop.")
+@held_out_by_option
+@click.option("--drop-leaks", is_flag=True, help="Leave out what is held out, where the command would otherwise stop.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -72,6 +78,7 @@ def teach(
     engine: str | None,
     config: Path | None,
     held_out: tuple[str, ...],
+    held_out_by: HeldOutBy | None,
     drop_leaks: bool,
     limit: int | None,
     as_json: bool,
@@ -98,13 +105,15 @@ def teach(
         split=split,
         split_queries=queries,
         queries=dict(islice(queries.items(), limit)),
-        held_out=choose_held_out_splits(held_out, loaded_corpus, split, uses_split=needs_split),
+        held_out=choose_held_out_splits(
+            held_out, loaded_corpus, split, by=held_out_by or "query", uses_split=needs_split
+        ),
         seed=options["seed"],
     )
     manifest = _open_manifest(out, task, sources, drop_leaks=drop_leaks, index=index, text_fields=text_fields)
     collected = _collect_without_leaks(sources, task, drop_leaks=drop_leaks)
     with manifest.record_run() as results:
-        results["dropped"] = collected.dropped
+        results |= {"dropped": collected.dropped_queries, "dropped_by_document": collected.dropped_rows}
         if sources.endpoint.plan and not options["yes"]:
             usage = sources.endpoint.estimate_usage(collected.teacher_requests, out)
             confirm_cost(usage, sources.endpoint.plan)
@@ -116,12 +125,13 @@ def teach(
 
 @dataclass(frozen=True, slots=True)
 class _CollectedCandidates:
-    """Candidates and requests without leaks, and how many queries were dropped as leaks."""
+    """Candidates and requests without leaks. Counts of the queries that leak, and of rows that leak by their document."""
 
     complete: list[Candidate]
     expander_requests: list[Candidate]
     teacher_requests: list[Candidate]
-    dropped: int
+    dropped_queries: int
+    dropped_rows: int
 
 
 def _choose_documents(
@@ -164,6 +174,8 @@ def _open_manifest(
         "split": task.split,
         "queries_sha256": compute_json_digest(dict(task.split_queries)),
         "held_out": sorted(split.name for split in task.held_out),
+        # Its absence means "query", so that an output that was begun before there was the setting can be continued.
+        **({"held_out_by": "document"} if any(split.documents for split in task.held_out) else {}),
         "drop_leaks": drop_leaks,
         **({"index": index, "text_fields": list(text_fields)} if index else {}),
     }
@@ -177,6 +189,7 @@ def _open_manifest(
 
 def _collect_without_leaks(sources: Sources, task: TeachingTask, *, drop_leaks: bool) -> _CollectedCandidates:
     """Collect from every chosen source, and leave leaks out. Raises SettingsError on a leak unless `drop_leaks` is set."""
+    from querylift.trainer.document_leaks import find_document_leaks, get_candidate_document, raise_on_document_leaks
     from querylift.trainer.leaks import collect_leaked_ids, find_leaks, raise_on_leaks
 
     files, documents, endpoint, expander = (
@@ -188,15 +201,21 @@ def _collect_without_leaks(sources: Sources, task: TeachingTask, *, drop_leaks: 
     if not drop_leaks:
         raise_on_leaks(leaks)
     leaked_ids = collect_leaked_ids(leaks)
-
-    def drop_leaked(candidates: Sequence[Candidate]) -> list[Candidate]:
-        return [candidate for candidate in candidates if candidate.query_id not in leaked_ids]
-
+    complete, expander_requests, teacher_requests = (
+        [candidate for candidate in candidates if candidate.query_id not in leaked_ids]
+        for candidates in ([*files, *documents], expander, endpoint)
+    )
+    rows = [*complete, *expander_requests]
+    document_leaks = find_document_leaks(map(get_candidate_document, rows), task.held_out)
+    if not drop_leaks:
+        raise_on_document_leaks(document_leaks)
+    leaked_documents = {leak.document for leak in document_leaks}
     collected = _CollectedCandidates(
-        complete=drop_leaked([*files, *documents]),
-        expander_requests=drop_leaked(expander),
-        teacher_requests=drop_leaked(endpoint),
-        dropped=len(leaked_ids),
+        complete=[row for row in complete if get_candidate_document(row) not in leaked_documents],
+        expander_requests=[row for row in expander_requests if get_candidate_document(row) not in leaked_documents],
+        teacher_requests=teacher_requests,
+        dropped_queries=len(leaked_ids),
+        dropped_rows=sum(get_candidate_document(row) in leaked_documents for row in rows),
     )
     if not collected.complete and not collected.expander_requests and not collected.teacher_requests:
         raise SettingsError(
@@ -232,6 +251,10 @@ def _raise_when_incomplete(results: Mapping[str, Any], plan: TeachingPlan | None
 
 def _format_summary(out: Path, results: Mapping[str, Any]) -> str:
     lines = [f"{results['dropped']} queries left out: they are held out"] if results["dropped"] else []
+    if results["dropped_by_document"]:
+        lines.append(
+            f"{results['dropped_by_document']} rows left out: their documents are relevant to held-out queries"
+        )
     for name in ("given", "expander"):
         if name in results:
             counts = "{written:,} written, {known:,} there before, {empty:,} without words, {without_end:,} did not end".format(

@@ -19,6 +19,7 @@ from querylift.plugin.flow import ExpansionRules
 from querylift.plugin.generators import factory
 from querylift.plugin.settings import Settings, enable_index, parse_settings, replace_generator
 from querylift.plugin.settings_tables.index import IndexSettings
+from querylift.trainer.results.apart_queries import leave_out_sharing_queries
 from querylift.trainer.results.collection_notes import EXPANDED_OUTCOMES, list_collection_notes
 from querylift.trainer.results.records import CollectionResult, Results, RowResult, SeedResult
 from querylift.trainer.results.row_comparison import compare_rows, correct_over_collections
@@ -44,7 +45,7 @@ def measure_rows(
     tasks = {collection.name: _create_task(collection, engine) for collection in table.collection}
     run_count = 0
     results_by_collection: dict[str, dict[str, RowResult]] = {}
-    for name, task in tasks.items():
+    for name, (task, _) in tasks.items():
         seeds_by_row: dict[str, tuple[SeedResult, ...]] = {}
         for row in table.row:
             weight = row.weight or table.weight
@@ -55,14 +56,7 @@ def measure_rows(
             progress(run_count)
         results_by_collection[name] = compare_rows(table.row, seeds_by_row, teacher=table.teacher)
     collections = [
-        CollectionResult(
-            name=name,
-            task=tasks[name],
-            query_count=len(next(iter(results.values())).per_query),
-            mode=(settings.find_index_settings(tasks[name].index) or IndexSettings()).mode,
-            rows=results,
-            notes=list_collection_notes(results, table.row, table.teacher, judged_by=tasks[name].judged_by),
-        )
+        _make_collection_result(name, *tasks[name], results, table=table, settings=settings)
         for name, results in correct_over_collections(results_by_collection).items()
     ]
     return Results(
@@ -77,10 +71,13 @@ def measure_rows(
     )
 
 
-def _create_task(collection: CollectionSettings, engine: Engine) -> Task:
-    """Load the judged queries of a collection. Raises SettingsError when its index does not exist."""
+def _create_task(collection: CollectionSettings, engine: Engine) -> tuple[Task, tuple[str, ...]]:
+    """Return the judged queries of a collection, and notes about those that are left out.
+
+    Raises SettingsError when its index does not exist, or when no query is left.
+    """
     corpus = load_corpus(collection.corpus, relevant_from=collection.relevant_from)
-    qrels = corpus.read_qrels(collection.split)
+    qrels, apart_notes = leave_out_sharing_queries(corpus, corpus.read_qrels(collection.split), collection.apart_from)
     queries = {query_id: text for query_id, text in corpus.read_queries(collection.split).items() if query_id in qrels}
     if not engine.has_index(collection.index):
         raise SettingsError(
@@ -89,7 +86,27 @@ def _create_task(collection: CollectionSettings, engine: Engine) -> Task:
         )
     split = collection.split or corpus.split_names[0]
     judged_by = find_judging_model(corpus, split)
-    return Task(corpus.name, split, collection.index, queries, qrels, corpus.relevant_from, judged_by)
+    return Task(corpus.name, split, collection.index, queries, qrels, corpus.relevant_from, judged_by), apart_notes
+
+
+def _make_collection_result(
+    name: str,
+    task: Task,
+    apart_notes: tuple[str, ...],
+    results: dict[str, RowResult],
+    *,
+    table: ResultsSettings,
+    settings: Settings,
+) -> CollectionResult:
+    """Return the results of all rows on a collection, with the notes about them."""
+    return CollectionResult(
+        name=name,
+        task=task,
+        query_count=len(next(iter(results.values())).per_query),
+        mode=(settings.find_index_settings(task.index) or IndexSettings()).mode,
+        rows=results,
+        notes=(*apart_notes, *list_collection_notes(results, table.row, table.teacher, judged_by=task.judged_by)),
+    )
 
 
 def _measure_row(

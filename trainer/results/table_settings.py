@@ -62,13 +62,17 @@ class _Section(BaseModel):
 
 
 class CollectionSettings(_Section):
-    """`[[collection]]`: a judged split, and the index that holds its corpus. `split` may be left out when there is one."""
+    """`[[collection]]`: a judged split, and the index that holds its corpus. `split` may be left out when there is one.
+
+    Queries that share a relevant document with a split of `apart_from` are left out.
+    """
 
     name: Name
     corpus: Annotated[str, Field(min_length=1), AfterValidator(_resolve_corpus)]
     split: str | None = None
     index: Annotated[str, Field(min_length=1)]
     relevant_from: Annotated[int, Field(ge=1)] | None = None
+    apart_from: tuple[Annotated[str, Field(min_length=1), AfterValidator(_resolve_corpus)], ...] = ()
 
 
 class RowSettings(_Section):

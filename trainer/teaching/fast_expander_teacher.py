@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from querylift.index_tools.corpora.corpus import Corpus
 from querylift.index_tools.corpora.records import Document
@@ -21,7 +22,7 @@ from querylift.plugin.fast_expander.expander_folder import compute_expander_iden
 from querylift.plugin.generators.fast_expander import open_expander_model
 from querylift.plugin.settings import load_settings
 from querylift.plugin.words import take_first_words
-from querylift.trainer.candidates import Candidate, JsonLinesAppender
+from querylift.trainer.candidates import Candidate, JsonLinesAppender, SourceDocument
 from querylift.trainer.fast_expander.inverse_cloze import create_pseudo_queries
 from querylift.trainer.teaching.candidate_files import AppendResult, read_request_keys
 
@@ -31,9 +32,16 @@ MAX_PSEUDO_QUERY_WORDS = 16
 _BATCH_SIZE = 256
 
 
+class PseudoQuery(NamedTuple):
+    """A text to ask about, and the document that it was drawn from."""
+
+    text: str
+    document: SourceDocument
+
+
 def draw_pseudo_queries(
     corpus: Corpus, *, per_document: int, max_documents: int | None = None, seed: int = 0
-) -> dict[str, str]:
+) -> dict[str, PseudoQuery]:
     """Draw up to `per_document` pseudo-queries from each document, by id (doc:ID:NUMBER).
 
     `max_documents` draws them from so many random documents only, and reads the documents twice. `seed` decides all draws.
@@ -47,7 +55,8 @@ def draw_pseudo_queries(
     for document in corpus.iter_documents():
         if chosen_ids is None or document.doc_id in chosen_ids:
             for number, query in enumerate(_draw_document_queries(document, per_document, seed)):
-                queries[f"doc:{document.doc_id}:{number}"] = query
+                source = SourceDocument(corpus.name, document.doc_id)
+                queries[f"doc:{document.doc_id}:{number}"] = PseudoQuery(query, source)
     if not queries:
         raise SettingsError(f"{corpus.name} has no document with words to ask about; name another corpus")
     return queries
@@ -71,6 +80,13 @@ def list_expander_requests(queries: Mapping[str, str], folder: Path, *, words: i
         Candidate(query_id, clean_query(query), EXPANDER_METHOD, model, "", {"words": words})
         for query_id, query in queries.items()
     ]
+
+
+def list_pseudo_query_requests(queries: Mapping[str, PseudoQuery], folder: Path, *, words: int) -> list[Candidate]:
+    """Return a candidate without text for every pseudo-query. It names the document that the query was drawn from."""
+    texts = {query_id: query.text for query_id, query in queries.items()}
+    requests = list_expander_requests(texts, folder, words=words)
+    return [replace(request, document=queries[request.query_id].document) for request in requests]
 
 
 def ask_expander(

@@ -14,7 +14,7 @@ from querylift.index_tools.corpora.corpus import Corpus
 from querylift.index_tools.corpora.records import Document
 from querylift.plugin.expansion import clean_query
 from querylift.plugin.words import count_words, take_first_words
-from querylift.trainer.candidates import Candidate
+from querylift.trainer.candidates import Candidate, SourceDocument
 from querylift.trainer.teaching.prompts import PASSAGE_WORDS, FewShotExample
 
 DOCUMENT_WORDS = 60
@@ -58,7 +58,10 @@ def read_document_candidates(
             query = clean_query(queries[document.query_id])
             params = {"doc_id": document.doc_id, "grade": document.grade, "words": words}
             text, ended = texts[document.doc_id]
-            yield Candidate(document.query_id, query, RELEVANT_DOCUMENT_METHOD, "judgments", text, params, ended)
+            source = SourceDocument(corpus.name, document.doc_id)
+            yield Candidate(
+                document.query_id, query, RELEVANT_DOCUMENT_METHOD, "judgments", text, params, ended, source
+            )
 
 
 def draw_examples(

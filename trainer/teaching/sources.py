@@ -19,6 +19,11 @@ from querylift.plugin.errors import SettingsError
 from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.chat.endpoint_plan import UsageEstimate
+from querylift.trainer.document_leaks import (
+    collect_leaking_queries,
+    find_leaks_of_relevant_documents,
+    select_relevant_documents,
+)
 from querylift.trainer.leaks import HeldOutSplit, collect_leaked_ids, find_leaks
 from querylift.trainer.teaching.candidate_files import read_imported_candidates
 from querylift.trainer.teaching.plan import FEW_SHOT, ZERO_SHOT, TeachingPlan
@@ -212,17 +217,18 @@ class ExpanderSource:
 
     def collect(self, task: TeachingTask) -> list[Candidate]:
         """Return one request for every query of the split, or for every pseudo-query."""
-        from querylift.trainer.teaching.fast_expander_teacher import draw_pseudo_queries, list_expander_requests
+        from querylift.trainer.teaching import fast_expander_teacher
 
-        queries = task.queries
-        if self.options.pseudo_queries:
-            queries = draw_pseudo_queries(
-                task.corpus,
-                per_document=self.options.pseudo_queries,
-                max_documents=self.options.max_documents,
-                seed=task.seed,
-            )
-        return list_expander_requests(queries, self._require_folder(), words=self.options.words)
+        folder, words = self._require_folder(), self.options.words
+        if not self.options.pseudo_queries:
+            return fast_expander_teacher.list_expander_requests(task.queries, folder, words=words)
+        pseudo_queries = fast_expander_teacher.draw_pseudo_queries(
+            task.corpus,
+            per_document=self.options.pseudo_queries,
+            max_documents=self.options.max_documents,
+            seed=task.seed,
+        )
+        return fast_expander_teacher.list_pseudo_query_requests(pseudo_queries, folder, words=words)
 
     def answer(self, requests: Sequence[Candidate], out: Path, *, show_progress: ProgressBar) -> dict[str, Any]:
         """Append the expander's answers to `out`, and return the counts as JSON."""
@@ -328,6 +334,8 @@ def _draw_examples_without_leaks(plan: TeachingPlan, task: TeachingTask) -> tupl
     """Draw examples that are not held out, because a teacher may repeat what it is shown."""
     queries = task.corpus.read_queries(task.split)
     leaked_ids = collect_leaked_ids(find_leaks(queries.items(), task.held_out, corpus=task.corpus.name))
+    relevant = select_relevant_documents(task.corpus.read_qrels(task.split), relevant_from=task.corpus.relevant_from)
+    leaked_ids |= collect_leaking_queries(find_leaks_of_relevant_documents(task.corpus, relevant, task.held_out))
     examples = draw_examples(task.corpus, task.split, count=plan.shots, seed=plan.seed, excluded_ids=leaked_ids)
     if not examples:
         raise SettingsError(f"{task.corpus.name} has no judged query to show; leave --prompt few-shot out")

@@ -58,7 +58,10 @@ def test_a_split_leaves_queries_like_the_held_out_ones_out_of_training(tmp_path:
 
 
 def test_two_corpora_of_the_same_name_are_both_kept_apart(tmp_path: Path) -> None:
-    corpus = _write_corpus(tmp_path / "c", {"7": "a first question", "8": "why do cats purr", "9": "history of steam"})
+    corpus = _write_corpus(
+        tmp_path / "c",
+        {"6": "locks and threads", "7": "a first question", "8": "why do cats purr", "9": "history of steam"},
+    )
     first_corpus = _write_corpus(tmp_path / "one" / "same", {"x": "why do cats purr?"}, name="dev")
     second_corpus = _write_corpus(tmp_path / "two" / "same", {"y": "steam history"}, name="dev")
     output = _run_split(
@@ -71,7 +74,7 @@ def test_two_corpora_of_the_same_name_are_both_kept_apart(tmp_path: Path) -> Non
         "--apart-from",
         f"{second_corpus}:dev",
     )
-    assert _read_ids(tmp_path / "out", "train") | _read_ids(tmp_path / "out", "held") >= {"7"}
+    assert _read_ids(tmp_path / "out", "train") | _read_ids(tmp_path / "out", "held") >= {"6", "7"}
     assert not _read_ids(tmp_path / "out", "train") & {"8", "9"}
     assert "left out as too alike" in output
 
@@ -157,6 +160,95 @@ def test_a_corpus_with_several_splits_needs_the_name_of_one(tmp_path: Path) -> N
         _run_split(corpus, tmp_path / "out", "--split", "test")
 
 
+# --- split by document
+
+
+SHARING = {
+    "1": "how do I sort a list",
+    "2": "reverse order",
+    "3": "what is a generator",
+    "4": "open a file",
+    "5": "lock",
+}
+SHARED_DOCUMENTS = {"1": ["a", "b"], "2": ["b"], "3": ["c"], "4": ["c", "d"], "5": ["e"]}
+
+
+def _write_sharing_corpus(folder: Path, *, name: str = "") -> Path:
+    """Write a corpus in which the queries 1 and 2 share a document, and 3 and 4 do."""
+    suffix = f".{name}" if name else ""
+    _write_corpus(folder, SHARING, name=name)
+    rows = "".join(f"{q}\t{d}\t1\n" for q, doc_ids in SHARED_DOCUMENTS.items() for d in doc_ids)
+    (folder / f"qrels{suffix}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
+    texts = {
+        "a": "Sorting puts elements in order.",
+        "b": "Slices may run backwards.",
+        "c": "Values come lazily.",
+        "d": "Paths name files.",
+        "e": "Threads wait.",
+    }
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": d, "text": t}) + "\n" for d, t in texts.items()))
+    return folder
+
+
+def test_queries_that_share_a_document_stay_on_one_side(tmp_path: Path) -> None:
+    corpus = _write_sharing_corpus(tmp_path / "c")
+    held_sets = set()
+    for seed in range(6):
+        out = tmp_path / f"split-{seed}"
+        output = _run_split(corpus, out, "--by", "document", "--hold-out", "2", "--seed", str(seed))
+        assert output == f"{out}: 3 queries to train on, 2 held out, 0 left out as too alike\n"
+        held_sets.add(frozenset(_read_ids(out, "held")))
+    assert held_sets == {frozenset({"1", "2"}), frozenset({"3", "4"})}
+
+
+def test_a_number_that_groups_cannot_make_is_met_as_nearly_as_possible_and_said(tmp_path: Path) -> None:
+    corpus = _write_sharing_corpus(tmp_path / "c")
+    rows = "1\ta\t1\n2\ta\t1\n3\tc\t1\n4\tc\t1\n5\tc\t1\n"
+    (corpus / "qrels.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
+    output = _run_split(corpus, tmp_path / "out", "--by", "document", "--hold-out", "4")
+    assert (
+        "2 queries to train on, 3 held out (--hold-out is 4; groups of queries that share documents stay whole)"
+        in output
+    )
+
+
+def test_a_split_by_query_says_how_many_queries_share_a_document(tmp_path: Path) -> None:
+    corpus = _write_sharing_corpus(tmp_path / "c")
+    dev = _write_sharing_corpus(tmp_path / "held" / "c", name="dev")
+    (dev / "queries.dev.jsonl").write_text('{"_id": "9", "text": "why do cats purr"}\n')
+    (dev / "qrels.dev.tsv").write_text("query-id\tcorpus-id\tscore\n9\tb\t1\n9\ta\t1\n")
+    output = _run_split(corpus, tmp_path / "by-query", "--hold-out", "1", "--seed", "1", "--apart-from", f"{dev}:dev")
+    assert "1 queries of c:dev share a relevant document with a train query; --by document keeps them apart" in output
+    manifest = json.loads((tmp_path / "by-query" / "manifest.json").read_text())
+    assert manifest["results"]["sharing_documents"]["c:dev"] == 1
+    assert "by" not in manifest["settings"]
+
+
+def test_train_queries_that_share_a_document_with_an_evaluation_split_are_left_out(tmp_path: Path) -> None:
+    corpus = _write_sharing_corpus(tmp_path / "c")
+    other = _write_sharing_corpus(tmp_path / "other", name="dev")
+    (other / "queries.dev.jsonl").write_text('{"_id": "9", "text": "why do cats purr"}\n')
+    (other / "qrels.dev.tsv").write_text("query-id\tcorpus-id\tscore\n9\tz\t1\n")
+    (other / "corpus.jsonl").write_text('{"_id": "z", "text": "Threads wait!"}\n')  # the text of document e
+    arguments = ["--by", "document", "--hold-out", "2", "--apart-from", f"{other}:dev"]
+    output = _run_split(corpus, tmp_path / "out", *arguments)
+    assert "2 queries to train on, 2 held out, 0 left out as too alike, 1 for a document that they share" in output
+    assert "5" not in _read_ids(tmp_path / "out", "train")
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
+    corpus = _write_corpus(tmp_path / "c", {"1": "how do I sort a list", "2": "How do I sort a list?"})
+    with pytest.raises(SettingsError, match=r"^no query of c is left to train on: .*; lower --hold-out, or name fewer"):
+        _run_split(corpus, tmp_path / "out", "--hold-out", "1")
+
+
+def test_a_folder_that_was_split_by_query_is_not_split_again_by_document(tmp_path: Path) -> None:
+    corpus, out = _write_sharing_corpus(tmp_path / "c"), tmp_path / "out"
+    _run_split(corpus, out, "--hold-out", "2")
+    with pytest.raises(SettingsError, match=r"begun with another setting \(by None, now document\)"):
+        _run_split(corpus, out, "--hold-out", "2", "--by", "document")
+
+
 # --- held-out rows
 
 
@@ -169,8 +261,8 @@ def test_training_refuses_rows_of_an_evaluation_split(tmp_path: Path) -> None:
     rows = _write_rows(tmp_path / "rows.jsonl", ("a", "How do I sort a list?"))
     evaluation = _write_corpus(tmp_path / "held", {"9": "how do i sort a LIST"}, name="dev")
     with pytest.raises(SettingsError, match=r"1 training query is in an evaluation split: 'a' is '9' of held:dev"):
-        raise_on_held_out_rows([rows], (f"{evaluation}:dev",), ())
-    raise_on_held_out_rows([rows], ("none",), (f"{evaluation}:dev",))
+        raise_on_held_out_rows([rows], (f"{evaluation}:dev",), (), by="query")
+    raise_on_held_out_rows([rows], ("none",), (f"{evaluation}:dev",), by="query")
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -180,28 +272,33 @@ def test_training_refuses_rows_of_two_corpora_of_the_same_name(tmp_path: Path, o
     second_corpus = _write_corpus(tmp_path / "two" / "same", {"9": "what is a generator"}, name="dev")
     specs = (f"{first_corpus}:dev", f"{second_corpus}:dev")
     with pytest.raises(SettingsError, match=rf"'a' is '9' of {first_corpus}:dev \(the same text\)"):
-        raise_on_held_out_rows([rows], tuple(specs[n] for n in order), ())
+        raise_on_held_out_rows([rows], tuple(specs[n] for n in order), (), by="query")
 
 
 def test_a_split_that_is_named_twice_is_loaded_once_under_its_short_name(tmp_path: Path) -> None:
     spec = f"{_write_corpus(tmp_path / 'c', TEXTS, name='dev')}:dev"
-    assert [split.name for split in load_held_out_splits([spec, spec])] == ["c:dev"]
+    assert [split.name for split in load_held_out_splits([spec, spec], by="query")] == ["c:dev"]
 
 
 def test_the_same_id_is_a_leak_only_when_the_texts_are_alike(tmp_path: Path) -> None:
     spec = f"{_write_corpus(tmp_path / 'held', TEXTS, name='dev')}:dev"
     raise_on_held_out_rows(
-        [_write_rows(tmp_path / "other.jsonl", ("1", "what is a rainbow"), ("3", "sort a tuple"))], (spec,), ()
+        [_write_rows(tmp_path / "other.jsonl", ("1", "what is a rainbow"), ("3", "sort a tuple"))],
+        (spec,),
+        (),
+        by="query",
     )
     rows = _write_rows(tmp_path / "own.jsonl", ("3", "a generator expression"))
     with pytest.raises(SettingsError, match=r"'3' is '3' of held:dev \(the same id, \d\d% alike\)"):
-        raise_on_held_out_rows([rows], (spec,), ())
-    raise_on_held_out_rows([_write_rows(tmp_path / "renamed.jsonl", ("8", "a generator expression"))], (spec,), ())
+        raise_on_held_out_rows([rows], (spec,), (), by="query")
+    raise_on_held_out_rows(
+        [_write_rows(tmp_path / "renamed.jsonl", ("8", "a generator expression"))], (spec,), (), by="query"
+    )
 
 
 def test_training_needs_the_name_of_an_evaluation_split(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no evaluation split is named"):
-        raise_on_held_out_rows([tmp_path / "rows.jsonl"], (), ())
+        raise_on_held_out_rows([tmp_path / "rows.jsonl"], (), (), by="query")
 
 
 def test_an_unfilled_variable_of_a_configuration_is_named(tmp_path: Path) -> None:
@@ -211,13 +308,31 @@ def test_an_unfilled_variable_of_a_configuration_is_named(tmp_path: Path) -> Non
         "name what is measured with --held-out CORPUS:SPLIT"
     )
     with pytest.raises(SettingsError, match=sentence):
-        raise_on_held_out_rows([rows], (), ("builtin", "{data}/trec_dl:dl19"))
-    raise_on_held_out_rows([rows], ("none",), ("{data}/trec_dl:dl19",))
+        raise_on_held_out_rows([rows], (), ("builtin", "{data}/trec_dl:dl19"), by="query")
+    raise_on_held_out_rows([rows], ("none",), ("{data}/trec_dl:dl19",), by="query")
 
 
 def test_a_held_out_corpus_with_several_splits_needs_the_name_of_one(tmp_path: Path) -> None:
     corpus = _write_corpus(_write_corpus(tmp_path / "bc", TEXTS, name="dev"), TEXTS, name="train")
     with pytest.raises(SettingsError, match="no corpus"):
-        load_held_out_splits(["nowhere:dev"])
+        load_held_out_splits(["nowhere:dev"], by="query")
     with pytest.raises(SettingsError, match=rf"'beir:{corpus}' names no split; write .*:SPLIT, its splits are dev, tr"):
-        load_held_out_splits([f"beir:{corpus}"])
+        load_held_out_splits([f"beir:{corpus}"], by="query")
+
+
+def test_by_document_training_refuses_texts_of_documents_of_an_evaluation_split(tmp_path: Path) -> None:
+    held_out = (f"{_write_sharing_corpus(tmp_path / 'held', name='dev')}:dev",)
+    row = {"query_id": "77", "query": "how are elements ordered"}
+    sentence = (
+        r"1 training text is of a document that is relevant to held-out queries: a text of '77' is relevant to '1' of"
+    )
+    for texts in (
+        {"text": "Sorting puts elements in order"},
+        {"chosen": "Sort.", "rejected": "Sorting puts elements in order"},
+    ):
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text(json.dumps(row | texts) + "\n")
+        raise_on_held_out_rows([rows], held_out, (), by="query")
+        with pytest.raises(SettingsError, match=sentence) as caught:
+            raise_on_held_out_rows([rows], held_out, (), by="document")
+        assert "`querylift train teach --held-out-by document --drop-leaks` leaves them out" in str(caught.value)

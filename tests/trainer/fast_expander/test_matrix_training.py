@@ -218,6 +218,45 @@ def test_queries_that_are_measured_are_refused(folder: Path, url: str, corpus: P
     assert "40 training queries are in an evaluation split" in str(done.exception)
 
 
+def test_by_document_judged_queries_and_candidates_of_held_out_documents_are_refused(tmp_path: Path) -> None:
+    corpus = tmp_path / "judged"
+    corpus.mkdir()
+    texts = {"d1": "Anchors hold boats in a harbour.", "d2": "The tide turns every six hours."}
+    lines = [json.dumps({"_id": doc_id, "text": text}) + "\n" for doc_id, text in texts.items()]
+    (corpus / "corpus.jsonl").write_text("".join(lines), encoding="utf-8")
+    for split, query, doc_id in (("train", "mooring", "d1"), ("dev", "ships at rest", "d1"), ("test", "the sea", "d2")):
+        (corpus / f"queries.{split}.jsonl").write_text(
+            json.dumps({"_id": query, "text": query}) + "\n", encoding="utf-8"
+        )
+        rows = f"query-id\tcorpus-id\tscore\n{query}\t{doc_id}\t1\n"
+        (corpus / f"qrels.{split}.tsv").write_text(rows, encoding="utf-8")
+    candidates = tmp_path / "c.jsonl"
+    row = Candidate("mooring", "mooring", "relevant-document", "judgments", "The tide turns every six hours.")
+    candidates.write_text(json.dumps(row.to_json()) + "\n", encoding="utf-8")
+
+    arguments = [
+        "train",
+        "expander",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "o"),
+        "--stage",
+        "judged",
+        "--split",
+        "train",
+    ]
+    arguments += ["--corpus", str(corpus), "--candidates", str(candidates)]
+    for held_out, sentence in {
+        "dev": "document 'd1' of 'mooring' is relevant to 'ships at rest' of judged:dev (the same id); leave them out with",
+        "test": "a text of 'mooring' is relevant to 'the sea' of judged:test (the same text); leave them out with",
+    }.items():
+        spec = f"{corpus}:{held_out}"
+        by_query = CliRunner().invoke(querylift, [*arguments, "--held-out", spec])
+        assert "relevant to" not in str(by_query.exception)
+        by_document = CliRunner().invoke(querylift, [*arguments, "--held-out", spec, "--held-out-by", "document"])
+        assert sentence in str(by_document.exception)
+
+
 def test_pseudo_queries_are_short_texts_of_the_document_and_the_same_for_the_same_seed() -> None:
     text = (
         "Anchors hold boats in a harbour. The tide turns every six hours! Sailors mend ropes and sails all winter long."

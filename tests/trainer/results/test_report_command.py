@@ -119,6 +119,26 @@ def test_the_rows_are_measured_through_the_rewrite_and_all_files_are_written(run
 
 
 @pytest.mark.engine
+def test_queries_that_share_a_relevant_document_with_training_queries_are_left_out(run: Report, folder: Path) -> None:
+    training = folder / "train" / "tiny"
+    training.mkdir(parents=True)
+    (training / "queries.train.jsonl").write_text('{"_id": "t", "text": "quarry"}\n', encoding="utf-8")
+    judged = "query-id\tcorpus-id\tscore\nt\ts2\t1\n"
+    (training / "qrels.train.tsv").write_text(judged, encoding="utf-8")
+    apart = COLLECTION + '\napart_from = ["train/tiny:train"]\n'
+    done = run(TABLE.replace(COLLECTION, apart))
+    assert done.exit_code == 0, done.output
+    assert "1 of 4 queries are left out: training queries share relevant documents" in done.stdout
+    assert f"on index {INDEX}, 2 queries" in done.stdout
+    (training / "qrels.train.tsv").write_text(judged + "t\ta2\t1\nt\tr2\t1\nt\ta1\t1\n", encoding="utf-8")
+    refused = run(TABLE.replace(COLLECTION, apart))
+    assert str(refused.exception) == (
+        f"every query of tiny shares a relevant document with apart_from, which is {folder / 'train/tiny:train'}; "
+        "leave apart_from out, or name another split"
+    )
+
+
+@pytest.mark.engine
 def test_the_json_has_every_number_and_says_which_tables_were_measured(run: Report, folder: Path) -> None:
     done = run(TABLE, "--json", "--out", str(folder / "out"))
     results = json.loads(done.stdout)

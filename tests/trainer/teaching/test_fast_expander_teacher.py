@@ -10,7 +10,7 @@ import pytest
 from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.plugin.errors import QueryliftError
 from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
-from querylift.trainer.candidates import read_candidates
+from querylift.trainer.candidates import SourceDocument, read_candidates
 from querylift.trainer.teaching.fast_expander_teacher import MAX_PSEUDO_QUERY_WORDS, draw_pseudo_queries
 from tests.helpers.expanders import TEXTS, TOPICS, write_expander, write_tiny_encoder
 from tests.helpers.folders import edit_json_file
@@ -94,9 +94,10 @@ def test_pseudo_queries_are_short_and_seeded_and_limited_to_some_documents(tmp_p
     queries = draw_pseudo_queries(corpus, per_document=2, max_documents=5, seed=1)
     doc_ids = {query_id.split(":")[1] for query_id in queries}
     assert (len(queries), len(doc_ids)) == (10, 5)
-    assert all(0 < len(query.split()) <= MAX_PSEUDO_QUERY_WORDS for query in queries.values())
+    assert all(0 < len(query.text.split()) <= MAX_PSEUDO_QUERY_WORDS for query in queries.values())
     assert all(
-        set(query.lower().split()) <= set(texts[i.split(":")[1]].strip(".").split()) for i, query in queries.items()
+        set(query.text.lower().split()) <= set(texts[query.document.doc_id].strip(".").split())
+        for query in queries.values()
     )
     assert draw_pseudo_queries(corpus, per_document=2, max_documents=5, seed=1) == queries
     assert draw_pseudo_queries(corpus, per_document=2, max_documents=5, seed=2) != queries
@@ -113,6 +114,30 @@ def test_a_held_out_pseudo_query_is_left_out(tmp_path: Path, split_corpus: Path,
     results = run_teach(*arguments, "--drop-leaks", "--out", tmp_path / "out.jsonl")
     assert results["dropped"] >= 1
     assert TEXTS["sky-0"] not in {row.query for row in read_candidates(tmp_path / "out.jsonl")}
+
+
+def test_by_document_pseudo_queries_of_held_out_documents_are_left_out(
+    tmp_path: Path, split_corpus: Path, folder: Path
+) -> None:
+    (split_corpus / "qrels.dev.tsv").write_text("query-id\tcorpus-id\tscore\n9\tsky-0\t1\n")
+    _write_texts(split_corpus / "queries.dev.jsonl", {"9": "something else entirely"})
+    arguments = [
+        split_corpus,
+        "--split",
+        "train",
+        "--expander",
+        folder,
+        "--pseudo-queries",
+        1,
+        "--held-out-by",
+        "document",
+    ]
+    with pytest.raises(QueryliftError, match=r"document 'sky-0' of 'doc:sky-0:0' is relevant to '9' of asked:dev"):
+        run_teach(*arguments, "--out", tmp_path / "refused.jsonl")
+    assert run_teach(*arguments, "--drop-leaks", "--out", tmp_path / "out.jsonl")["dropped_by_document"] == 1
+    documents = {candidate.document for candidate in read_candidates(tmp_path / "out.jsonl")}
+    assert SourceDocument("asked", "sky-1") in documents
+    assert SourceDocument("asked", "sky-0") not in documents
 
 
 def test_a_file_is_refused_with_another_number_of_words(tmp_path: Path, split_corpus: Path, folder: Path) -> None:

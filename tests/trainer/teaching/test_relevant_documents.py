@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from querylift.index_tools.corpora.corpus_names import load_corpus
-from querylift.trainer.candidates import Candidate
+from querylift.trainer.candidates import Candidate, SourceDocument
 from querylift.trainer.teaching.relevant_documents import draw_examples, read_document_candidates
 from tests.helpers.corpus_files import QRELS_HEADER, format_jsonl, write_text_file
 
@@ -29,7 +29,7 @@ def test_relevant_documents_of_the_corpus_become_candidates_best_grade_first(jud
     candidates = list(read_document_candidates(load_corpus(str(judged_corpus)), "train", per_query=2, words=3))
     assert candidates[0] == Candidate(
         "1", "what causes a rainbow", "relevant-document", "judgments", "Rainbows Light bends. w0",
-        {"doc_id": "d1", "grade": 2, "words": 3}, ended=False,
+        {"doc_id": "d1", "grade": 2, "words": 3}, ended=False, document=SourceDocument("docs", "d1"),
     )  # fmt: skip
     assert [(c.query_id, c.text) for c in candidates if c.query_id != "2"][1:] == [
         ("1", "Cats purr."),

@@ -11,7 +11,7 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 
 from querylift.plugin.errors import GeneratorError, QueryliftError, SettingsError
-from querylift.trainer.candidates import read_candidates
+from querylift.trainer.candidates import SourceDocument, read_candidates
 from querylift.trainer.commands.teach import teach
 from tests.helpers.paths import ROOT
 from tests.helpers.teach_command import is_done, make_row, run_teach, run_teach_against_server, write_rows
@@ -113,6 +113,48 @@ def test_a_limit_cuts_the_queries_with_relevant_documents(tmp_path: Path, judged
     out = tmp_path / "out.jsonl"
     run_teach(str(judged_corpus), "--split", "train", "--out", str(out), "--judged", "1", "--limit", "1")
     assert [candidate.query_id for candidate in read_candidates(out)] == ["1"]
+
+
+def test_by_document_a_relevant_document_of_a_held_out_query_is_refused_or_left_out(
+    tmp_path: Path, judged_corpus: Path
+) -> None:
+    arguments = [judged_corpus, "--split", "train", "--judged", "2"]  # d1 is relevant to query 1 and to query 8 of dev
+    assert run_teach(*arguments, "--out", tmp_path / "by-query.jsonl")["given"]["written"] == 5
+    by_document = [*arguments, "--held-out-by", "document", "--out", tmp_path / "out.jsonl"]
+    with pytest.raises(
+        SettingsError, match=r"^1 training text is .*'d1' of '1' is relevant to '8' of docs:dev \(the same"
+    ):
+        run_teach(*by_document)
+    results = run_teach(*by_document, "--drop-leaks")
+    assert (results["dropped"], results["dropped_by_document"], results["given"]["written"]) == (0, 1, 4)
+    documents = [candidate.document for candidate in read_candidates(tmp_path / "out.jsonl")]
+    assert documents[0] == SourceDocument("docs", "d2")
+    assert SourceDocument("docs", "d1") not in documents
+    with pytest.raises(SettingsError, match=r"another setting \(held_out_by document, now None\)"):
+        run_teach(*arguments, "--drop-leaks", "--out", tmp_path / "out.jsonl")
+
+
+def test_by_document_an_imported_text_of_a_held_out_document_is_left_out_and_counted(
+    tmp_path: Path, judged_corpus: Path
+) -> None:
+    text = "Rainbows Light bends. " + " ".join(f"w{n}" for n in range(100))
+    source = write_rows(tmp_path / "in.jsonl", make_row("1", text), make_row("1", "Drops of rain."))
+    arguments = [str(judged_corpus), "--split", "train", "--import", str(source), "--out", str(tmp_path / "out.jsonl")]
+    result = CliRunner().invoke(teach, [*arguments, "--held-out-by", "document", "--drop-leaks"])
+    assert result.stdout.splitlines()[:2] == [
+        "1 rows left out: their documents are relevant to held-out queries",
+        "given: 1 written, 0 there before, 0 without words",
+    ]
+
+
+def test_by_document_a_query_that_shares_a_held_out_document_is_never_an_example(
+    tmp_path: Path, judged_corpus: Path
+) -> None:
+    arguments = [judged_corpus, "--split", "train", "--prompt", "few-shot", "--shots", "3", "--held-out-by", "document"]
+    server = TeacherServer()
+    run_teach_against_server(server, *arguments, "--out", tmp_path / "out.jsonl")
+    assert server.bodies
+    assert not [body for body in server.bodies if "Light bends" in str(body)]
 
 
 def test_a_held_out_query_is_never_an_example(tmp_path: Path, judged_corpus: Path) -> None:
