@@ -56,7 +56,10 @@ def test_the_training_of_an_expander_gets_the_file_the_seed_and_the_held_out_spl
 
 
 def test_stages_that_refuse_leaks_are_told_to_hold_out_by_document() -> None:
-    steps: list[dict[str, object]] = [{"stage": "teach", "arguments": ["c"]}, {"stage": "score", "arguments": ["rows.jsonl"]}]
+    steps: list[dict[str, object]] = [
+        {"stage": "teach", "arguments": ["c"]},
+        {"stage": "score", "arguments": ["rows.jsonl"]},
+    ]
     assert _build_commands(steps, held_out=["scifact:dev"], held_out_by="document") == [
         "querylift train teach c --held-out scifact:dev --held-out-by document",
         "querylift train score rows.jsonl",
