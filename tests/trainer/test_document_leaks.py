@@ -116,9 +116,8 @@ def test_only_documents_of_the_lowest_relevant_grade_or_higher_count() -> None:
 
 
 def test_candidates_rows_and_pairs_give_their_texts_and_what_is_known_of_the_document() -> None:
-    candidate = Candidate(
-        "7", "q", "relevant-document", "judgments", "light", {"doc_id": "d1"}, SourceDocument("x", "d1")
-    )
+    source = SourceDocument("x", "d1")
+    candidate = Candidate("7", "q", "relevant-document", "judgments", "light", {"doc_id": "d1"}, document=source)
     document = TrainingDocument("7", "x", "d1", "light")
     assert get_candidate_document(candidate) == document
     assert list(list_row_documents(candidate.to_json())) == [document]
