@@ -181,7 +181,7 @@ def test_the_greedy_file_can_be_served_as_a_table(student: Student, tmp_path: Pa
     (text,) = [candidate.text for candidate in read_candidates(out) if candidate.query == "rain in spring"]
     assert expansion is not None and expansion == expansion_from_text(clean_prose(text))
     second_output = CliRunner().invoke(sample_command, arguments, catch_exceptions=False).output
-    assert second_output == f"0 passages for 5 queries written to {out}\n"
+    assert second_output.startswith(f"0 passages for 5 queries written to {out}\n")
 
 
 def _save_neutral_adapter(folder: Path, base: Path) -> Path:
