@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -113,10 +114,10 @@ def test_a_repeated_command_adds_only_what_the_file_lacks(engine: str, queries: 
     server = TeacherServer(make_judge_handler(format_judge_answer(grade=1)))
     result = _invoke_against_server(server, *arguments)
     assert len(server.bodies) == 6
-    assert result.stdout.splitlines() == [
+    assert re.sub(r"\d+\.\d annotations", "N annotations", result.stdout).splitlines() == [
         "pairs: 10 chosen, 4 there before, 0 left out without text, queries without a hit: 1",
         "teacher: 6 asked, 6 written (0 of them repaired), 0 dropped, 0 refused, 0 failed, 0 left; "
-        "300 prompt and 60 answer tokens",
+        "300 prompt and 60 answer tokens; N annotations per second",
         "grades: 0: 0, 1: 6, 2: 4, 3: 0",
         f"annotations: {out}",
         f"next: querylift judge train {out} --out judge",
@@ -176,7 +177,9 @@ def test_a_run_that_costs_money_needs_consent(engine: str, queries: Path, tmp_pa
     assert isinstance(refusal.exception, SettingsError)
     assert str(refusal.exception).endswith("no terminal can ask you, so agree with --yes")
     assert server.bodies == []
-    assert _invoke_against_server(server, *arguments, "--yes").stdout.splitlines()[1].endswith("tokens, cost 0.00020")
+    assert (
+        _invoke_against_server(server, *arguments, "--yes").stdout.splitlines()[1].endswith("per second, cost 0.00020")
+    )
 
 
 def test_a_finished_file_needs_no_request_and_a_single_grade_is_warned_about(
