@@ -60,7 +60,8 @@ def _generate_with_transformers(folder: Path, template: str) -> str:
     with torch.no_grad():
         tokens = model.generate(prompt_ids, do_sample=False, max_new_tokens=64, eos_token_id=stop_ids)[0].tolist()
     text_ids = [token_id for token_id in tokens[prompt_ids.size(1) :] if token_id not in stop_ids]
-    return str(tokenizer.decode(text_ids))
+    text = str(tokenizer.decode(text_ids))
+    return text if len(text_ids) < 64 else text.rstrip("\ufffd")  # the 64th token may hold only a part of a sign
 
 
 def test_an_untrained_qwen3_samples_by_its_own_template_with_thinking_off(qwen: Path, tmp_path: Path) -> None:
