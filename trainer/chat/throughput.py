@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 
 class Throughput(NamedTuple):
@@ -23,3 +24,16 @@ class Throughput(NamedTuple):
     def format_rate(self, name: str) -> str:
         """Return the rate for a person: "12.3 candidates per second". `name` is what is counted."""
         return f"{self.texts_per_second:,.1f} {name} per second"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedResult:
+    """The counts of a run, in the fields of a subclass, and how fast it was. Two runs of equal counts are equal."""
+
+    throughput: Throughput = field(default=Throughput(0, 0.0), compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts and the rate as a JSON object for the manifest."""
+        counts = asdict(self)
+        del counts["throughput"]
+        return counts | self.throughput.to_json()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from querylift.plugin.errors import SettingsError
 from querylift.trainer.candidates import JsonLinesAppender
 from querylift.trainer.chat.chat_run import ChatRun, open_chat_client, run_until_first_error
 from querylift.trainer.chat.endpoint_plan import EndpointPlan, Messages, UsageEstimate
-from querylift.trainer.chat.throughput import Throughput
+from querylift.trainer.chat.throughput import TimedResult
 from querylift.trainer.judge.annotations import Annotation, read_annotations
 from querylift.trainer.judge.answers import JudgeAnswer, MalformedAnswer, parse_judge_answer, replace_surrogates
 from querylift.trainer.judge.pair_choice import UngradedPair
@@ -51,7 +51,7 @@ class AnnotatePlan(EndpointPlan):
 
 
 @dataclass(frozen=True, slots=True)
-class AnnotateResult:
+class AnnotateResult(TimedResult):
     """The counts of a run, in pairs: asked = written + dropped + refused + failed + those whose repair was beyond the budget.
 
     `repaired` pairs are among the written ones. `dropped` pairs had two malformed answers. `refused` ones were refused by the
@@ -70,13 +70,6 @@ class AnnotateResult:
     tokens_out: int = 0
     cost: float | None = None
     last_failure: str = ""
-    throughput: Throughput = field(default=Throughput(0, 0.0), compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts and the rate as a JSON object for the manifest."""
-        counts = asdict(self)
-        del counts["throughput"]
-        return counts | self.throughput.to_json()
 
 
 def find_ungraded_pairs(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from querylift.plugin.expansion import MAX_TOKENS, STOP_STRINGS, build_prompt
 from querylift.trainer.candidates import Candidate, JsonLinesAppender
 from querylift.trainer.chat.chat_run import ChatRun, open_chat_client, run_until_first_error
 from querylift.trainer.chat.endpoint_plan import EndpointPlan
-from querylift.trainer.chat.throughput import Throughput
+from querylift.trainer.chat.throughput import TimedResult
 from querylift.trainer.training_config import SamplingOptions
 
 
@@ -36,7 +36,7 @@ class SamplePlan(EndpointPlan):
 
 
 @dataclass(frozen=True, slots=True)
-class ServedSamplesResult:
+class ServedSamplesResult(TimedResult):
     """The counts of a run."""
 
     written: int = 0
@@ -44,13 +44,6 @@ class ServedSamplesResult:
     tokens_in: int = 0
     tokens_out: int = 0
     last_failure: str = ""
-    throughput: Throughput = field(default=Throughput(0, 0.0), compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts and the rate as a JSON object for the manifest."""
-        counts = asdict(self)
-        del counts["throughput"]
-        return counts | self.throughput.to_json()
 
 
 def make_sample_plan(model: str, url: str, options: SamplingOptions, *, concurrency: int) -> SamplePlan:

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from querylift.plugin.expansion import clean_prose
 from querylift.trainer.candidates import Candidate, JsonLinesAppender
 from querylift.trainer.chat.chat_run import ChatRun, open_chat_client, run_until_first_error
-from querylift.trainer.chat.throughput import Throughput
+from querylift.trainer.chat.throughput import TimedResult
 from querylift.trainer.teaching.candidate_files import read_request_keys
 from querylift.trainer.teaching.plan import TeachingPlan
 from querylift.trainer.teaching.prompts import FewShotExample, build_request_messages
 
 
 @dataclass(frozen=True, slots=True)
-class TeachingResult:
+class TeachingResult(TimedResult):
     """The counts of a run. `left` requests were not made because the token budget was spent.
 
     `refused` answers were refusals of the model or of a filter, and are not written. `without_end` of the written ones
@@ -37,13 +36,6 @@ class TeachingResult:
     tokens_out: int = 0
     cost: float | None = None
     without_end: int = 0
-    throughput: Throughput = field(default=Throughput(0, 0.0), compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts and the rate as a JSON object for the manifest."""
-        counts = asdict(self)
-        del counts["throughput"]
-        return counts | self.throughput.to_json()
 
 
 def find_unanswered_requests(requests: Iterable[Candidate], out: Path) -> list[Candidate]:
