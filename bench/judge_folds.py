@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from querylift.index_tools.corpora.corpus import Corpus
-from querylift.index_tools.judging.agreement import compute_kappa, compute_macro_f1
 from querylift.index_tools.judging.grade_scale import DEFAULT_SCALE
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.judge.annotations import CRITERIA, Annotation
@@ -19,6 +18,7 @@ from querylift.trainer.judge.criteria_grades import choose_thresholds, grade_by_
 from querylift.trainer.judge.reasoning_template import describe_reasoning, read_facts
 from querylift.trainer.judge.student.judge_model import JudgeModel, load_judge_model
 from querylift.trainer.judge.student.judge_training import (
+    MAX_CALIBRATION_PAIRS,
     choose_grade_thresholds,
     compute_expected_grades,
     predict_probabilities,
@@ -28,8 +28,6 @@ from querylift.trainer.judge.student.student_config import JudgeConfig
 
 FOLD_COUNT, SHUFFLE_SEED = 5, 0
 HIGHEST = DEFAULT_SCALE.highest
-THRESHOLD_PAIRS = 1500
-"""Training pairs that the cosine's thresholds are chosen on: as many as `train_judge` takes."""
 PASS_PAIRS = 400
 """Pairs that both passes are compared on, and training pairs for the thresholds of both. The reasoning pass is slow."""
 Pair = tuple[str, str]
@@ -154,18 +152,16 @@ def run_fold(
     generator = random.Random(0)
     sample = generator.sample(annotations, min(len(annotations), PASS_PAIRS))
     compared = generator.sample(test_annotations, min(len(test_annotations), PASS_PAIRS))
-    row["standard_pass"] = run_pass(model, sample, compared, with_reasoning=False)
-    row["train"] = row["standard_pass"].pop("train")
+    row["train"], row["standard_pass"] = run_pass(model, sample, compared, with_reasoning=False)
     if config.training.method in ("crsd", "kl"):
-        row["reasoning_pass"] = run_pass(model, sample, compared, with_reasoning=True)
-        del row["reasoning_pass"]["train"]
+        _, row["reasoning_pass"] = run_pass(model, sample, compared, with_reasoning=True)
     return row
 
 
 def run_pass(
     model: JudgeModel, sample: Sequence[Annotation], compared: Sequence[Annotation], *, with_reasoning: bool
-) -> JsonRow:
-    """Return one pass's expected grades of `compared`, with thresholds from `sample`, and those of `sample` as `train`."""
+) -> tuple[JsonRow, JsonRow]:
+    """Return one pass's expected grades of `sample`, then of `compared`, both with thresholds from `sample`."""
     on_sample, on_compared = (
         compute_expected_grades(
             predict_probabilities(model, annotations, with_reasoning=with_reasoning, keep_states=True)
@@ -173,15 +169,12 @@ def run_pass(
         for annotations in (sample, compared)
     )
     thresholds = choose_grade_thresholds(on_sample, [annotation.grade for annotation in sample], highest=HIGHEST)
-    rows = [
-        {
-            "pairs": [annotation.pair_key for annotation in annotations],
-            "expected": expected,
-            "thresholds": thresholds,
-        }
-        for annotations, expected in ((sample, on_sample), (compared, on_compared))
-    ]
-    return rows[1] | {"train": rows[0]}
+
+    def make_row(annotations: Sequence[Annotation], expected: Sequence[float]) -> JsonRow:
+        pairs = [annotation.pair_key for annotation in annotations]
+        return {"pairs": pairs, "expected": expected, "thresholds": thresholds}
+
+    return make_row(sample, on_sample), make_row(compared, on_compared)
 
 
 def run_cosine_fold(
@@ -191,7 +184,7 @@ def run_cosine_fold(
     annotations, test_annotations = (data.annotate(pairs, data.choose_cuts(train)) for pairs in (train, test))
     model = load_judge_model(config.student, grade_count=HIGHEST + 1)
     model.kept_states = states
-    annotations = random.Random(0).sample(annotations, min(len(annotations), THRESHOLD_PAIRS))
+    annotations = random.Random(0).sample(annotations, min(len(annotations), MAX_CALIBRATION_PAIRS))
     thresholds = choose_grade_thresholds(
         compute_cosines(model, annotations), [annotation.grade for annotation in annotations], highest=HIGHEST
     )
@@ -218,18 +211,6 @@ def compute_cosines(model: JudgeModel, annotations: Sequence[Annotation]) -> lis
 def grade_expected(expected: Sequence[float], thresholds: Sequence[float]) -> list[int]:
     """Return the grade of each expected grade."""
     return [sum(value >= threshold for threshold in thresholds) for value in expected]
-
-
-def describe_agreement(people: Sequence[int], judge: Sequence[int]) -> dict[str, float]:
-    """Return kappa and macro F1 on all grades, and on relevant (2 or more) or not."""
-    relevant = [int(grade >= DEFAULT_SCALE.relevant_from) for grade in people]
-    predicted = [int(grade >= DEFAULT_SCALE.relevant_from) for grade in judge]
-    return {
-        "kappa_grades": compute_kappa(people, judge, range(HIGHEST + 1)),
-        "kappa_relevant": compute_kappa(relevant, predicted, range(2)),
-        "f1_grades": compute_macro_f1(people, judge, range(HIGHEST + 1)),
-        "f1_relevant": compute_macro_f1(relevant, predicted, range(2)),
-    }
 
 
 def describe_run(data: JudgedPairs, config: JudgeConfig, *, inner: bool) -> JsonRow:
