@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from querylift.index_tools.corpora.corpus import Corpus
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.candidates import Candidate, SourceDocument, find_source_document
-from querylift.trainer.leaks import MAX_NAMED_LEAKS, HeldOutDocument, HeldOutSplit
+from querylift.trainer.leaks import HeldOutDocument, HeldOutSplit, name_first_leaks
 from querylift.trainer.text_matches import IdentifiedText, find_text_matches, normalise_text
 
 OPENING_CHARS = 240
@@ -105,15 +105,13 @@ def raise_on_document_leaks(leaks: Sequence[DocumentLeak], *, remedy: str = "lea
         return
     # One leak for each document.
     first_leaks = list({leak.document: leak for leak in reversed(leaks)}.values())[::-1]
-    named = "; ".join(map(str, first_leaks[:MAX_NAMED_LEAKS]))
     count = len(first_leaks)
-    more = f"; and {count - MAX_NAMED_LEAKS} more" if count > MAX_NAMED_LEAKS else ""
     subject = (
         "1 training text is of a document that is"
         if count == 1
         else f"{count} training texts are of documents that are"
     )
-    raise SettingsError(f"{subject} relevant to held-out queries: {named}{more}; {remedy}")
+    raise SettingsError(f"{subject} relevant to held-out queries: {name_first_leaks(first_leaks, count)}; {remedy}")
 
 
 def collect_leaking_queries(leaks: Iterable[DocumentLeak]) -> frozenset[str]:

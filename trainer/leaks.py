@@ -78,10 +78,16 @@ def raise_on_leaks(leaks: Sequence[Leak], *, remedy: str = "leave them out with 
         return
     count = len(collect_leaked_ids(leaks))
     # One leak for each training query.
-    examples = [next(group) for _, group in groupby(leaks, key=lambda leak: leak.training_id)][:MAX_NAMED_LEAKS]
-    more = f"; and {count - len(examples)} more" if count > len(examples) else ""
+    first_leaks = [next(group) for _, group in groupby(leaks, key=lambda leak: leak.training_id)]
     subject = "1 training query is" if count == 1 else f"{count} training queries are"
-    raise SettingsError(f"{subject} in an evaluation split: {'; '.join(map(str, examples))}{more}; {remedy}")
+    raise SettingsError(f"{subject} in an evaluation split: {name_first_leaks(first_leaks, count)}; {remedy}")
+
+
+def name_first_leaks(leaks: Sequence[object], count: int) -> str:
+    """Return the first leaks as text, up to five of them, and how many more of `count` there are."""
+    named_leaks = leaks[:MAX_NAMED_LEAKS]
+    more = f"; and {count - len(named_leaks)} more" if count > len(named_leaks) else ""
+    return "; ".join(map(str, named_leaks)) + more
 
 
 def collect_leaked_ids(leaks: Iterable[Leak]) -> frozenset[str]:
