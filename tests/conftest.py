@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from querylift.index_tools.node.local_node import run_temporary_node
 from querylift.plugin.telemetry import switch_off_telemetry
@@ -20,6 +21,10 @@ switch_off_telemetry()  # before a test imports onnxruntime or a library of Hugg
 
 # Tiny models gain nothing from a second thread. On a busy machine, threads that wait for each other take many times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine may take seconds over an example.
+settings.register_profile("without deadline", deadline=None)
+settings.load_profile("without deadline")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -48,10 +48,13 @@ class LoraOptions(ConfigSection):
 
 
 class TrainingLoopOptions(ConfigSection):
-    """The settings of every training of a language model. A step is one update of the weights."""
+    """The settings of every training of a language model. A step is one update of the weights.
+
+    The learning rate "auto" depends on the number of updates: see `querylift.trainer.student.schedule`.
+    """
 
     epochs: _Positive = 1
-    learning_rate: _Positive = 1e-4
+    learning_rate: _Positive | Literal["auto"] = 1e-4
     batch_size: _Count = 32
     gradient_accumulation: _Count = 1
     activation_checkpointing: bool = False
@@ -66,9 +69,13 @@ class TrainingLoopOptions(ConfigSection):
 
 
 class PreferenceOptions(TrainingLoopOptions):
-    """Direct preference optimisation (arXiv 2305.18290). `loss` is one of TRL's `loss_type`s."""
+    """Direct preference optimisation (arXiv 2305.18290). `loss` is one of TRL's `loss_type`s.
 
-    learning_rate: _Positive = 2e-5
+    With a `margin_offset`, two passages must differ more, the more their rewards differ (arXiv 2402.10571): the loss sees the
+    margin less `margin_offset` times the difference of the rewards.
+    """
+
+    learning_rate: _Positive | Literal["auto"] = "auto"
     batch_size: _Count = 16
     beta: _Positive = 0.1
     loss: Literal[
@@ -76,6 +83,7 @@ class PreferenceOptions(TrainingLoopOptions):
     ] = "sigmoid"
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
+    margin_offset: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
     def _check_label_smoothing(self) -> PreferenceOptions:
@@ -141,6 +149,15 @@ class FineTuningConfig(ConfigSection):
     lora: LoraOptions = LoraOptions()
     sft: TrainingLoopOptions = TrainingLoopOptions()
     dpo: PreferenceOptions = PreferenceOptions()
+
+    @model_validator(mode="after")
+    def _check_number_format(self) -> Self:
+        if self.lora.rank == 0 and self.model.dtype == "bfloat16":
+            raise ValueError(
+                'model.dtype is "bfloat16" and lora.rank is 0: weights in bfloat16 lose small updates; '
+                'set model.dtype = "float32", and keep compute = "bfloat16"'
+            )
+        return self
 
 
 class TrainingConfig(FineTuningConfig):
@@ -223,5 +240,5 @@ def _describe_error(error: Any, folder: str) -> str:
         return f"{key} is not a setting; trainer/{folder} shows them all"
     problem = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error":
-        return f"{key}: {problem}"
+        return f"{key}: {problem}" if key else problem
     return f"{key} is {error.get('input')!r}: {problem[0].lower()}{problem[1:]}"

@@ -38,6 +38,8 @@ REWARD_MEASURES: Mapping[str, str] = {
     **{f"recall_at_{cut_off}": f"recall_{cut_off}" for cut_off in _CUT_OFFS},
 }
 """The measures that a reward may mix, each with trec_eval's name for it. They look at 100 hits or fewer."""
+CONDENSED_MEASURES: Mapping[str, str] = {f"condensed_ndcg_at_{cut_off}": f"ndcg_cut_{cut_off}" for cut_off in _CUT_OFFS}
+"""More measures of rewards: nDCG of the list without the documents that nobody judged (Sakai, SIGIR 2007)."""
 
 _FIRST_HITS = 10
 """The hits that nDCG@10 and MRR@10 look at."""

@@ -81,3 +81,10 @@ def test_a_missing_file_is_named_with_the_packaged_ones() -> None:
 def test_a_training_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         parse_training_config({}).seed = 1
+
+
+def test_weights_in_bfloat16_are_refused_when_every_weight_is_trained() -> None:
+    with pytest.raises(
+        SettingsError, match=r'^c: model.dtype is "bfloat16" and lora.rank is 0: .*set model.dtype = "float32"'
+    ):
+        parse_training_config({"model": {"dtype": "bfloat16"}, "lora": {"rank": 0}}, source="c")

@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--order",
-    type=click.Choice(["margin", "random"]),
+    type=click.Choice(["margin", "words", "random"]),
     default="margin",
     show_default=True,
-    help="Pairs to keep when a query has more than --cap: those with the largest margins, or random ones.",
+    help="Pairs to keep when a query has more than --cap: those with the largest margins, those that also differ most in "
+    "words, or random ones. No candidate is paired twice while others are not paired, unless the order is random.",
 )
 @click.option(
     "--floor/--no-floor",
@@ -63,6 +64,12 @@ if TYPE_CHECKING:
     "--max-length-ratio",
     type=float,
     help="Largest ratio of the longer passage's words to the shorter one's [default: any].",
+)
+@click.option(
+    "--standardize",
+    is_flag=True,
+    help="Divide each reward by the standard deviation within the queries of its index, so that several indices count alike. "
+    "--margin and --min-gain are then in standard deviations.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed for the random order and for equal rewards.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

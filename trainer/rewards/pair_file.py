@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,8 @@ from querylift.plugin.errors import DataError
 class PassagePair(NamedTuple):
     """The texts of a pair: the chosen passage had the higher reward for the query.
 
-    A passage that did not end goes on after its text, which was cut, or whose writer stopped at a limit.
+    A passage that did not end goes on after its text, which was cut, or whose writer stopped at a limit. `margin` is the
+    difference of the rewards.
     """
 
     query_id: str
@@ -22,6 +24,7 @@ class PassagePair(NamedTuple):
     rejected: str
     chosen_ended: bool = True
     rejected_ended: bool = True
+    margin: float = 0.0
 
 
 def read_passage_pairs(path: Path) -> Iterator[PassagePair]:
@@ -40,4 +43,9 @@ def read_passage_pairs(path: Path) -> Iterator[PassagePair]:
             if not isinstance(value, bool):
                 raise DataError(path, line_number, f"{name!r} is {value!r}; write true or false, or leave it out")
         query, chosen, rejected = map(str, texts.values())
-        yield PassagePair(query_id, query, chosen, rejected, *ends.values())
+        margin = row.get("margin", 0.0)
+        if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < math.inf:
+            raise DataError(path, line_number, f"'margin' is {margin!r}; write a number from 0, or leave it out")
+        yield PassagePair(
+            query_id, query, chosen, rejected, ends["chosen_ended"], ends["rejected_ended"], float(margin)
+        )

@@ -14,10 +14,11 @@ from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
 from querylift.plugin.errors import SettingsError
-from querylift.plugin.words import count_words
+from querylift.plugin.words import count_words, find_sign_spans
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.rewards.rewarded_text import make_rewarded_text
 from querylift.trainer.rewards.scored_candidates import ScoredCandidate, check_comparable
+from querylift.trainer.rewards.standard_rewards import standardize_rewards
 
 VOTED_METHOD = "voted"
 """The method of a candidate that several other candidates of its query voted for."""
@@ -39,8 +40,10 @@ class PairOptions:
     `pools` names the methods whose candidates take part, none for all. The strategy "best-worst" gives one pair per query,
     "all" gives up to `cap`. `margin` is the least difference of the two rewards. With `floor`, the chosen passage is at
     least `min_gain` better than the original query. `max_length_ratio` bounds the words of the longer passage over those
-    of the shorter. `order` says which pairs the cap keeps: those with the largest margin, or random ones. `seed` decides
-    the random order and ties.
+    of the shorter. `order` says which pairs the cap keeps: "margin" prefers a large difference of the rewards, "words" that
+    difference times the share of words that only one of the two passages has, and "random" prefers none. Before a candidate
+    is paired again, the others are paired, unless the order is random. `seed` decides the random order and ties. With
+    `standardize`, rewards are in standard deviations of their index, and so are `margin` and `min_gain`.
     """
 
     pools: tuple[str, ...] = ()
@@ -50,14 +53,15 @@ class PairOptions:
     min_gain: float = 0.0
     cap: int = 4
     max_length_ratio: float | None = None
-    order: Literal["margin", "random"] = "margin"
+    order: Literal["margin", "words", "random"] = "margin"
     seed: int = 0
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         if self.strategy not in ("best-worst", "all"):
             raise SettingsError(f"the strategy is {self.strategy!r}; use 'best-worst' or 'all'")
-        if self.order not in ("margin", "random"):
-            raise SettingsError(f"the order is {self.order!r}; use 'margin' or 'random'")
+        if self.order not in ("margin", "words", "random"):
+            raise SettingsError(f"the order is {self.order!r}; use 'margin', 'words' or 'random'")
         if not self.margin >= 0 or self.cap < 1:
             raise SettingsError(f"margin is {self.margin} and cap is {self.cap}; use a margin from 0 and a cap from 1")
         if self.min_gain and not self.floor:
@@ -115,6 +119,8 @@ def make_pairs(scored_candidates: Iterable[ScoredCandidate], options: PairOption
     """
     scored_candidates = list(scored_candidates)
     check_comparable(scored_candidates)
+    if options.standardize:
+        scored_candidates = standardize_rewards(scored_candidates)
     pairs: list[PreferencePair] = []
     reasons = Counter(dict.fromkeys(REASONS, 0))
     for candidates in _group_by_query(scored_candidates):
@@ -203,6 +209,15 @@ class _Choice(NamedTuple):
         lengths = [max(1, count_words(scored.passage)) for scored in self]
         return max(lengths) / min(lengths)
 
+    @property
+    def word_difference(self) -> float:
+        """The share of the two passages' words that only one of them has, from 0 to 1."""
+        chosen, rejected = (
+            frozenset(scored.words[start:end].lower() for start, end in find_sign_spans(scored.words))
+            for scored in self
+        )
+        return len(chosen ^ rejected) / len(chosen | rejected)
+
     def to_pair(self) -> PreferencePair:
         return PreferencePair(
             query_id=self.chosen.candidate.query_id,
@@ -236,9 +251,25 @@ def _pair_candidates(
     # The query is part of the seed, so that other queries of the file do not change its order.
     rng = random.Random(f"{options.seed}:{pool[0].candidate.query_id}:{pool[0].candidate.query}")
     rng.shuffle(choices)
+    cap = options.cap if options.strategy == "all" else 1
     if options.order == "margin":
-        choices.sort(key=lambda choice: -choice.margin)
-    return [choice.to_pair() for choice in choices[: options.cap if options.strategy == "all" else 1]], None
+        choices = _spread_choices(sorted(choices, key=lambda choice: -choice.margin), cap)
+    elif options.order == "words":
+        choices = _spread_choices(sorted(choices, key=lambda choice: -choice.margin * choice.word_difference), cap)
+    return [choice.to_pair() for choice in choices[:cap]], None
+
+
+def _spread_choices(choices: Sequence[_Choice], count: int) -> list[_Choice]:
+    """Return the first `count` choices, but one whose candidates were taken less often comes before the others."""
+    waiting, chosen, uses = list(choices), list[_Choice](), Counter[str]()
+    while waiting and len(chosen) < count:
+        choice = min(
+            waiting, key=lambda choice: sum(uses[scored.words] for scored in choice)
+        )  # the first of equal ones
+        waiting.remove(choice)
+        chosen.append(choice)
+        uses.update(scored.words for scored in choice)
+    return chosen
 
 
 def _choose_by_reward(left: ScoredCandidate, right: ScoredCandidate) -> _Choice:

@@ -110,7 +110,9 @@ class Ranker:
             if body in seen:
                 continue
             seen.add(body)
-            ranking = self._cache.find_ranking(self._snapshot.cache_key(body))
+            ranking = self._cache.find_ranking(
+                self._snapshot.cache_key(body), lasting=not self._snapshot.has_outside_words
+            )
             if ranking is None:
                 yield body
             else:
@@ -137,7 +139,8 @@ class Ranker:
                 continue
             self._retry.record_answer()
             self._cache.save_rankings(
-                {self._snapshot.cache_key(body): doc_ids for body, doc_ids in batch_rankings.items()}
+                {self._snapshot.cache_key(body): doc_ids for body, doc_ids in batch_rankings.items()},
+                lasting=not self._snapshot.has_outside_words,
             )
             self.search_count += len(batch)
             self.rejections |= rejections

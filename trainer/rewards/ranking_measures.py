@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from querylift.index_tools.evaluation.measures import (
+    CONDENSED_MEASURES,
     REWARD_MEASURES,
     assign_falling_scores,
     calculate_mean,
@@ -33,19 +34,28 @@ class Measurer:
     def __init__(
         self, qrels: Mapping[str, Mapping[str, int]], measures: Sequence[str], *, relevant_from: int = 1
     ) -> None:
-        self._names = {measure: REWARD_MEASURES[measure] for measure in measures}
+        self._measures = tuple(measures)
         judgments = {query_id: dict(grades) for query_id, grades in qrels.items()}
-        self._trec_eval = import_pytrec_eval().RelevanceEvaluator(
-            judgments, set(self._names.values()), relevance_level=relevant_from
-        )
+        self._evaluators = []
+        for table, is_condensed in ((REWARD_MEASURES, False), (CONDENSED_MEASURES, True)):
+            names = {measure: table[measure] for measure in measures if measure in table}
+            if names:
+                evaluator = import_pytrec_eval().RelevanceEvaluator(
+                    judgments,
+                    set(names.values()),
+                    relevance_level=relevant_from,
+                    judged_docs_only_flag=is_condensed,
+                )
+                self._evaluators.append((evaluator, names))
 
     def __call__(self, rankings: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, float]]:
         """Return the measures of each (query_id, doc_ids), in the same order."""
-        measured: list[dict[str, float]] = [dict.fromkeys(self._names, 0.0) for _ in rankings]
+        measured: list[dict[str, float]] = [dict.fromkeys(self._measures, 0.0) for _ in rankings]
         for positions in _arrange_into_runs(rankings):
             run = {query_id: assign_falling_scores(rankings[position][1]) for query_id, position in positions.items()}
-            for query_id, values in self._trec_eval.evaluate(run).items():
-                measured[positions[query_id]] = {measure: values[name] for measure, name in self._names.items()}
+            for evaluator, names in self._evaluators:
+                for query_id, values in evaluator.evaluate(run).items():
+                    measured[positions[query_id]] |= {measure: values[name] for measure, name in names.items()}
         return measured
 
 

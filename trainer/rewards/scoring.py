@@ -15,7 +15,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from querylift.index_tools.engine import Engine
-from querylift.index_tools.evaluation.measures import MAIN_MEASURE, REWARD_MEASURES, SUMMARY_MEASURES
+from querylift.index_tools.evaluation.measures import (
+    CONDENSED_MEASURES,
+    MAIN_MEASURE,
+    REWARD_MEASURES,
+    SUMMARY_MEASURES,
+)
 from querylift.index_tools.judging.pooling import DEFAULT_POOL_DEPTH, Pool
 from querylift.index_tools.searching import BodyFormatter, format_search_body
 from querylift.plugin.broker import Answer
@@ -72,9 +77,10 @@ class RewardOptions:
             raise SettingsError(f"weights are {self.weights}; give one or more, above 0 and at most 10")
         if len(set(self.weights)) < len(self.weights):
             raise SettingsError(f"weights are {self.weights}; give each of them once")
-        unknown = sorted(self.mix.keys() - REWARD_MEASURES.keys())
+        known = (*REWARD_MEASURES, *CONDENSED_MEASURES)
+        unknown = sorted(self.mix.keys() - set(known))
         if unknown:
-            raise SettingsError(f"{unknown[0]!r} is not a measure; mix any of {', '.join(REWARD_MEASURES)}")
+            raise SettingsError(f"{unknown[0]!r} is not a measure; mix any of {', '.join(known)}")
         if not self.mix or not all(math.isfinite(share) for share in self.mix.values()) or not any(self.mix.values()):
             raise SettingsError(f"the mix is {dict(self.mix)}; give at least one measure a share other than 0")
 

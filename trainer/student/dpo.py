@@ -7,33 +7,32 @@ The new adapter names the student before training as its base. `models.load_mode
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from querylift.index_tools.evaluation.measures import calculate_mean
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import expansion_from_text
 from querylift.trainer.rewards.pair_file import PassagePair, read_passage_pairs
-from querylift.trainer.student import libraries, models, shared_training, training_texts
+from querylift.trainer.student import libraries, models, schedule, shared_training, training_texts
 from querylift.trainer.student.shared_training import Say, TrainingResult
 from querylift.trainer.student.training_texts import Completion
 from querylift.trainer.training_config import FineTuningConfig, TrainingConfig
 
-_REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
-
 
 class PreferenceExample(NamedTuple):
-    """Two passages after one prompt."""
+    """Two passages after one prompt. `margin` is the difference of their rewards."""
 
     query_id: str
     chosen: Completion
     rejected: Completion
+    margin: float = 0.0
 
     def to_row(self) -> dict[str, Any]:
-        """Return a row for TRL's trainer. `_make_collator` reads our own tokens out of it."""
+        """Return a row for TRL's trainer. `ServedTokensCollator` reads our own tokens out of it."""
         length = max(self.chosen.length, self.rejected.length)
         return {
             "prompt": self.chosen.prompt,
@@ -42,6 +41,7 @@ class PreferenceExample(NamedTuple):
             "served_prompt_ids": self.chosen.prompt_ids,
             "served_chosen_ids": self.chosen.ids,
             "served_rejected_ids": self.rejected.ids,
+            "reward_margin": self.margin,
             "length": length,
         }
 
@@ -86,7 +86,7 @@ def make_examples(pairs: Iterable[PassagePair], tokenizer: Any) -> PreferenceExa
         elif chosen.passage == rejected.passage or key in examples:
             left_out[training_texts.REPEATED] += 1
         else:
-            examples[key] = PreferenceExample(pair.query_id, chosen, rejected)
+            examples[key] = PreferenceExample(pair.query_id, chosen, rejected, pair.margin)
     sides = [side for example in examples.values() for side in (example.chosen, example.rejected)]
     return PreferenceExamples(list(examples.values()), training_texts.count_texts(sides, left_out))
 
@@ -109,10 +109,30 @@ def _train(
         )
     trainer = make_trainer(model, tokenizer, config, training, validation, out=out, seed=seed)
     left_out = len(pairs) - len(examples)
-    result = shared_training.train_and_save(
-        trainer, tokenizer, out=out, base=base, examples=len(training), left_out=left_out, say=say
-    )
+    result = train_and_save(trainer, tokenizer, out=out, base=base, left_out=left_out, say=say)
     return replace(result, texts=dict(counts))
+
+
+def train_and_save(
+    trainer: Any, tokenizer: Any, *, out: Path, base: str | Path, left_out: int, say: Say
+) -> TrainingResult:
+    """Train a trainer of `make_trainer`, and save the model into `out`. Warn when the training hardly moved the student.
+
+    `left_out` goes into the result.
+    """
+    rows = trainer.train_dataset
+    result = shared_training.train_and_save(
+        trainer, tokenizer, out=out, base=base, examples=len(rows), left_out=left_out, say=say
+    )
+    warning = schedule.describe_small_margin(
+        trainer.state.log_history,
+        start=-trainer.margin_offset * calculate_mean(rows["reward_margin"]),
+        learning_rate=trainer.args.learning_rate,
+        updates=trainer.state.global_step,
+    )
+    if warning:
+        say(warning)
+    return result
 
 
 @libraries.hide_harmless_warnings()
@@ -127,74 +147,31 @@ def make_trainer(
     seed: int,
 ) -> Any:
     """Return TRL's trainer. Nothing is trained yet."""
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOConfig
 
-    options, on_cpu = config.dpo, libraries.choose_device() == "cpu"
-    trains_all_weights = config.lora.rank == 0
-    arguments = shared_training.make_trainer_arguments(config, options, out=out, seed=seed, validate=bool(validation))
-    trainer = DPOTrainer(
+    from querylift.trainer.student.preference_trainer import PreferenceTrainer, ServedTokensCollator
+
+    options = config.dpo
+    arguments = shared_training.make_trainer_arguments(
+        config, options, out=out, seed=seed, examples=len(training), validate=bool(validation)
+    )
+    trainer = PreferenceTrainer(
         model=model,
-        # On a GPU, TRL computes the reference when the trainer is made. On a CPU that is too early: our head comes later.
-        ref_model=copy.deepcopy(model) if trains_all_weights and on_cpu else None,
         args=DPOConfig(
             **arguments,
             beta=options.beta,
             loss_type=[options.loss, *(["sft"] if options.sft_weight else [])],
             loss_weights=[1.0, *([options.sft_weight] if options.sft_weight else [])],
             label_smoothing=options.label_smoothing,
-            precompute_ref_log_probs=not on_cpu,
+            precompute_ref_log_probs=True,
         ),
         train_dataset=shared_training.make_dataset([example.to_row() for example in training]),
         eval_dataset=shared_training.make_dataset([example.to_row() for example in validation]) if validation else None,
         processing_class=tokenizer,
-        data_collator=_make_collator(tokenizer),
+        data_collator=ServedTokensCollator(pad_token_id=tokenizer.pad_token_id),
         peft_config=shared_training.make_lora_config(config.lora),
+        margin_offset=options.margin_offset,
     )
     shared_training.install_cpu_head(trainer)
-    if on_cpu:
-        _precompute_reference(trainer)
+    trainer.compute_reference()
     return trainer
-
-
-def _make_collator(tokenizer: Any) -> Any:
-    """Return TRL's collator for the tokens of our own examples.
-
-    TRL tokenizes the texts of a row too, and adds the end token to each. A passage that did not end would learn to end.
-    """
-    from trl.trainer.dpo_trainer import DataCollatorForPreference
-
-    class ServedTokensCollator(DataCollatorForPreference):  # type: ignore[misc]
-        def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-            names = ("prompt_ids", "chosen_ids", "rejected_ids")
-            rows = [row | {name: row[f"served_{name}"] for name in names} for row in examples]
-            batch: dict[str, Any] = super().torch_call(rows)
-            return batch
-
-    return ServedTokensCollator(pad_token_id=tokenizer.pad_token_id)
-
-
-def _precompute_reference(trainer: Any) -> None:
-    """Compute the log-probabilities of the reference model once, and not in every epoch."""
-    trainer.train_dataset = _add_reference_columns(trainer, trainer.train_dataset)
-    if trainer.eval_dataset is not None:
-        trainer.eval_dataset = _add_reference_columns(trainer, trainer.eval_dataset)
-    trainer.precompute_ref_logps = True
-    trainer.ref_model = None
-
-
-def _add_reference_columns(trainer: Any, dataset: Any) -> Any:
-    """Return `dataset` with the reference's log-probabilities. Rows of similar length share a batch."""
-    lengths = dataset["length"]
-    order = sorted(range(len(dataset)), key=lambda row: lengths[row])
-    batch_size = trainer.args.per_device_train_batch_size
-    columns = {name: [0.0] * len(dataset) for name in _REFERENCE_COLUMNS}
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = trainer.data_collator([dataset[row] for row in rows])
-        log_probs = trainer.compute_ref_log_probs(trainer.model, batch)
-        for name, values in zip(_REFERENCE_COLUMNS, log_probs, strict=True):
-            for row, value in zip(rows, values.tolist(), strict=True):
-                columns[name][row] = value
-    for name, column in columns.items():
-        dataset = dataset.add_column(name, column)
-    return dataset

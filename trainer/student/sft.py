@@ -120,7 +120,9 @@ def make_trainer(
     from trl import SFTConfig, SFTTrainer
 
     options = options or config.sft
-    arguments = shared_training.make_trainer_arguments(config, options, out=out, seed=seed, validate=bool(validation))
+    arguments = shared_training.make_trainer_arguments(
+        config, options, out=out, seed=seed, examples=len(training), validate=bool(validation)
+    )
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**arguments, completion_only_loss=True),

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.manifest import Manifest
-from querylift.trainer.student import libraries, model_bases, models
+from querylift.trainer.student import libraries, model_bases, models, schedule
 from querylift.trainer.training_config import FineTuningConfig, LoraOptions, TrainingLoopOptions
 
 Say = Callable[[str], None]
@@ -52,16 +52,16 @@ class TrainingResult:
 
 
 def make_trainer_arguments(
-    config: FineTuningConfig, options: TrainingLoopOptions, *, out: Path, seed: int, validate: bool
+    config: FineTuningConfig, options: TrainingLoopOptions, *, out: Path, seed: int, examples: int, validate: bool
 ) -> dict[str, Any]:
-    """Return the `TrainingArguments` that both stages share, as keyword arguments.
+    """Return the `TrainingArguments` that both stages share, as keyword arguments. `examples` counts training rows.
 
     bf16 means autocast: the weights stay in the format that they were loaded in. Rows of similar length share a batch.
     """
     on_gpu = libraries.choose_device() == "cuda"
-    save = (
-        {"save_strategy": "steps", "save_steps": options.save_steps} if options.save_steps else {"save_strategy": "no"}
-    )
+    updates = schedule.count_updates(options, examples=examples, processes=count_processes())
+    save_steps = schedule.choose_save_steps(options.save_steps, updates=updates)
+    save = {"save_strategy": "steps", "save_steps": save_steps} if save_steps else {"save_strategy": "no"}
     validation = (
         {"eval_strategy": "steps", "eval_steps": options.validation_steps} if validate else {"eval_strategy": "no"}
     )
@@ -69,7 +69,9 @@ def make_trainer_arguments(
         "output_dir": str(checkpoint_folder(out)),
         "seed": seed,
         "num_train_epochs": options.epochs,
-        "learning_rate": options.learning_rate,
+        "learning_rate": schedule.choose_learning_rate(
+            options.learning_rate, updates=updates, trains_all_weights=config.lora.rank == 0
+        ),
         "lr_scheduler_type": options.scheduler,
         "warmup_steps": options.warmup_share,  # below 1 it is a share of the steps
         "weight_decay": options.weight_decay,

@@ -71,11 +71,53 @@ def test_the_best_is_chosen_and_the_worst_rejected() -> None:
     assert (result.queries_with_pair, result.queries) == (1, 1)
 
 
-def test_all_pairs_over_the_margin_come_largest_first_up_to_the_cap() -> None:
+def test_pairs_come_largest_margin_first_and_a_candidate_is_taken_again_after_the_others() -> None:
     candidates = [_make_scored(0.0, "a"), _make_scored(0.1, "b"), _make_scored(0.3, "c"), _make_scored(0.35, "d")]
     result = make_pairs(candidates, PairOptions(strategy="all", margin=0.1, cap=4))
-    assert [pair.chosen + pair.rejected for pair in result.pairs] == ["da", "ca", "db", "cb"]
+    assert [pair.chosen + pair.rejected for pair in result.pairs] == ["da", "cb", "ca", "db"]
     assert len(make_pairs(candidates, PairOptions(strategy="all", margin=0.1, cap=9)).pairs) == 5
+
+
+def test_of_two_pairs_with_one_margin_the_one_that_differs_in_words_is_taken() -> None:
+    candidates = [_make_scored(0.0, "old words here"), _make_scored(0.5, "old words there"), _make_scored(0.5, "new")]
+
+    def take_first(**options: Any) -> set[str]:
+        all_options = [PairOptions(strategy="all", cap=1, seed=seed, **options) for seed in range(8)]
+        return {make_pairs(candidates, options).pairs[0].chosen for options in all_options}
+
+    assert take_first(order="words") == {"new"}
+    assert take_first(order="margin") == {"new", "old words there"}
+
+
+def test_chinese_passages_differ_by_their_signs() -> None:
+    candidates = [_make_scored(0.0, "合同违约责任"), _make_scored(0.5, "合同违约赔偿"), _make_scored(0.4, "天气预报")]
+    (pair,) = make_pairs(candidates, PairOptions(strategy="all", cap=1, order="words")).pairs
+    assert pair.chosen == "天气预报"
+
+
+def test_standardized_rewards_give_both_indices_pairs_at_one_margin() -> None:
+    small = replace(BASIS, index="small")
+    candidates = [
+        _make_scored(0.4, "a", basis=BASIS),
+        _make_scored(0.0, "b", basis=BASIS),
+        _make_scored(0.04, "a", query_id="q2", basis=small),
+        _make_scored(0.0, "b", query_id="q2", basis=small),
+    ]
+    assert len(make_pairs(candidates, PairOptions(margin=0.05)).pairs) == 1
+    # Each reward lies .2 (or .02) from the mean of its query, which is the standard deviation.
+    pairs = make_pairs(candidates, PairOptions(margin=1.9, standardize=True)).pairs
+    assert [pair.margin for pair in pairs] == [pytest.approx(2.0)] * 2
+    assert [pair.chosen_reward for pair in pairs] == [pytest.approx(2.0)] * 2
+
+
+def test_rewards_without_an_index_are_not_standardized() -> None:
+    with pytest.raises(SettingsError, match="candidate of query 'q1' does not say which index it was scored on; score"):
+        make_pairs([_make_scored(0.4, "a"), _make_scored(0.0, "b")], PairOptions(standardize=True))
+
+
+def test_an_index_where_all_candidates_score_alike_keeps_its_rewards() -> None:
+    result = make_pairs([_make_scored(0.3, text, basis=BASIS) for text in "ab"], PairOptions(standardize=True))
+    assert result.reasons["all candidates score alike"] == 1
 
 
 def test_a_random_order_depends_on_the_seed_and_not_on_other_queries() -> None:
@@ -145,7 +187,7 @@ _OPTIONS = st.builds(
     floor=_FLOORS,
     cap=st.integers(1, 5),
     max_length_ratio=st.sampled_from([None, 1.0, 2.0]),
-    order=st.sampled_from(["margin", "random"]),
+    order=st.sampled_from(["margin", "words", "random"]),
     seed=st.integers(0, 3),
 )
 
@@ -234,7 +276,7 @@ def test_candidates_without_a_common_word_give_no_voted_candidate() -> None:
     ("options", "sentence"),
     [
         ({"strategy": "worst"}, "'worst'; use 'best-worst' or 'all'"),
-        ({"order": "size"}, "'size'; use 'margin' or 'random'"),
+        ({"order": "size"}, "'size'; use 'margin', 'words' or 'random'"),
         ({"margin": -0.1}, "margin is -0.1"),
         ({"cap": 0}, "cap is 0"),
         (

@@ -56,6 +56,28 @@ def test_rankings_equal_those_of_a_plain_search_on_one_shard_and_on_several(engi
 
 
 @pytest.mark.engine
+def test_an_index_that_reads_a_file_of_words_is_searched_again_in_every_run(engine: Engine, tmp_path: Path) -> None:
+    name = f"{INDEX}-words"
+    # Every node has this file. Its lines are words like any others here.
+    analysis = {
+        "filter": {"ours": {"type": "stop", "stopwords_path": "opensearch.yml"}},
+        "analyzer": {"default": {"tokenizer": "standard", "filter": ["lowercase", "ours"]}},
+    }
+    engine.call("PUT", f"/{name}", {"settings": {"number_of_shards": 1, "analysis": analysis}})
+    try:
+        counts = []
+        for _ in range(2):
+            with RankingCache(tmp_path / "cache.sqlite") as cache:
+                ranker = Ranker(engine, name, cache=cache, retry=EngineRetry())
+                ranker.find_rankings(BODIES)
+                ranker.find_rankings(BODIES)
+                counts.append((ranker.search_count, ranker.cache_hits))
+    finally:
+        engine.call("DELETE", f"/{name}")
+    assert counts == [(len(BODIES), len(BODIES))] * 2
+
+
+@pytest.mark.engine
 def test_the_ranker_waits_for_an_engine_that_goes_away_and_then_continues(engine: Engine) -> None:
     delays_s: list[float] = []
     lines: list[str] = []

@@ -32,6 +32,18 @@ def test_ndcg_at_100_is_the_linear_gain_over_that_of_the_best_order() -> None:
     assert Measurer({"q": grades}, ["ndcg_at_100"])([("q", ranking)])[0]["ndcg_at_100"] == pytest.approx(gain / ideal)
 
 
+def test_condensed_ndcg_leaves_out_the_documents_that_nobody_judged() -> None:
+    measures = Measurer({"q": {"a": 2, "b": 0, "c": 1}}, ["condensed_ndcg_at_5", "ndcg_at_5"])
+    plain_list, with_unjudged, all_unjudged = measures(
+        [("q", ["b", "a", "c"]), ("q", ["x1", "b", "x2", "a", "x3", "c"]), ("q", ["x1", "x2"])]
+    )
+    by_hand = (2 / math.log2(3) + 1 / math.log2(4)) / (2 / math.log2(2) + 1 / math.log2(3))
+    assert plain_list == {"condensed_ndcg_at_5": pytest.approx(by_hand), "ndcg_at_5": pytest.approx(by_hand)}
+    assert with_unjudged["condensed_ndcg_at_5"] == pytest.approx(by_hand)
+    assert with_unjudged["ndcg_at_5"] < by_hand
+    assert all_unjudged == {"condensed_ndcg_at_5": 0.0, "ndcg_at_5": 0.0}
+
+
 def test_a_query_without_a_relevant_document_has_no_usable_judgments(tmp_path: Path) -> None:
     write_qrels(tmp_path / "judge.txt", {"1": {"a": 2}, "2": {"a": 1}, "3": {"a": 0}})
     assert list(read_labels(tmp_path / "judge.txt").select_usable_qrels()) == ["1", "2"]

@@ -20,7 +20,7 @@ from querylift.trainer.rewards.pair_file import PassagePair
 from querylift.trainer.student import dpo, libraries, loss_curves, model_bases, models, sft
 from querylift.trainer.student.merge import merge_adapter
 from querylift.trainer.student.shared_training import TrainingResult
-from querylift.trainer.training_config import load_training_config
+from querylift.trainer.training_config import ModelOptions, load_training_config
 from tests.helpers.lessons import TOPICS, write_json_lines, write_pair_file, write_passage_file
 from tests.helpers.training import make_tiny_config, print_nothing
 
@@ -226,3 +226,38 @@ def test_the_reference_is_computed_once_from_the_student_before_training(chain: 
             log_probs = reference(tokens).logits[0, len(completion.prompt_ids) - 1 : -1].log_softmax(-1)
             expected = log_probs.gather(1, torch.tensor(completion.ids)[:, None]).sum().item()
             assert log_prob == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_margin_offset_asks_more_of_pairs_whose_rewards_differ_more(chain: Chain, tmp_path: Path) -> None:
+    pairs = [
+        PassagePair("q", "what is rain", "wet and cold", "fire", margin=0.5),
+        PassagePair("r", "what is snow", "white", "a page", margin=0.1),
+    ]
+    references = {}
+    for offset in (0.0, 2.0):
+        model, tokenizer = models.load_model_and_tokenizer(chain.folder / "sft")
+        examples, _ = dpo.make_examples(pairs, tokenizer)
+        config = make_tiny_config(dpo={"margin_offset": offset, "beta": 0.2})
+        trainer = dpo.make_trainer(model, tokenizer, config, examples, [], out=tmp_path, seed=0)
+        references[offset] = (trainer.train_dataset["ref_chosen_logps"], trainer.train_dataset["ref_rejected_logps"])
+    shifts = [after - before for before, after in zip(references[0.0][0], references[2.0][0], strict=True)]
+    assert shifts == pytest.approx([2.0 * 0.5 / 0.2, 2.0 * 0.1 / 0.2], rel=1e-4)
+    assert references[0.0][1] == pytest.approx(references[2.0][1])
+
+
+def test_a_training_that_hardly_moves_the_student_says_so(chain: Chain, tmp_path: Path) -> None:
+    lines: list[str] = []
+    pairs = write_pair_file(tmp_path / "pairs.jsonl")
+    config = make_tiny_config(dpo={"learning_rate": 1e-7})
+    dpo.train_on_pairs([pairs], config, model=chain.folder / "sft", out=tmp_path / "dpo", say=lines.append)
+    assert lines[-1].startswith("the margin of chosen over rejected passages rose by only 0.000 (below 0.1): 4 updates")
+    assert not any("hardly moved" in line for line in chain.lines)
+
+
+def test_an_adapter_on_a_base_in_bfloat16_is_trained_in_float32(chain: Chain, tmp_path: Path) -> None:
+    config = make_tiny_config().model_copy(update={"model": ModelOptions(base="made:llama", dtype="bfloat16")})
+    model, tokenizer = models.load_model_and_tokenizer("made:llama", dtype="bfloat16")
+    examples, _ = dpo.make_examples([PassagePair("q", "what is rain", "wet and cold", "fire")], tokenizer)
+    trainer = dpo.make_trainer(model, tokenizer, config, examples, [], out=tmp_path, seed=0)
+    dtypes = {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad}
+    assert dtypes == {torch.float32}
