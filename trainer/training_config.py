@@ -114,6 +114,16 @@ class EvaluationOptions(ConfigSection):
     patience: Annotated[int, Field(ge=0)] = 0
 
 
+class CardOptions(ConfigSection):
+    """`[card]`: what the card of a student says and no manifest knows.
+
+    `license` is that of the student. `licenses` has those of sources, of teachers and of the base, by name.
+    """
+
+    license: str = ""
+    licenses: dict[str, str] = {}
+
+
 class ExpanderTrainingOptions(ConfigSection):
     """`[expander]`: training of a fast expander's matrix, in the stages `index`, `judged` and `preferences`."""
 
@@ -176,6 +186,7 @@ class TrainingConfig(FineTuningConfig):
     step: tuple[PipelineStep, ...] = ()
     sample: SamplingOptions = SamplingOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
+    card: CardOptions = CardOptions()
     expander: ExpanderTrainingOptions = ExpanderTrainingOptions()
 
 

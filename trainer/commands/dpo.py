@@ -55,6 +55,8 @@ def dpo(
 
     training_config = load_training_config(config)
     by = held_out_by or training_config.held_out_by
+    specs = held_out or training_config.held_out
+    training_config = training_config.model_copy(update={"held_out": specs, "held_out_by": by})
     raise_on_held_out_rows(pairs, held_out, training_config.held_out, by=by, evaluate_on=evaluate_on)
     evaluator = open_evaluator(training_config, held_out, evaluate_on=evaluate_on, **place)
     say = shared_training.silence_other_processes(click.echo)

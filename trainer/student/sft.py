@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import expansion_from_text
 from querylift.trainer.candidates import Candidate, read_candidates
+from querylift.trainer.cards.origin import describe_origin
 from querylift.trainer.student import libraries, models, shared_training, training_texts
 from querylift.trainer.student.evaluation_callback import describe_evaluation, make_evaluation
 from querylift.trainer.student.search_evaluation import SearchEvaluator
@@ -130,7 +131,7 @@ def _train(
         say=say,
         evaluation=make_evaluation(trainer, config.evaluation, evaluator, out=out, say=say),
     )
-    return replace(result, texts=dict(counts))
+    return replace(result, texts=dict(counts), origin=describe_origin(files, config))
 
 
 @libraries.hide_harmless_warnings()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from querylift.plugin.errors import SettingsError
+from querylift.trainer.cards.card import write_card
 from querylift.trainer.manifest import Manifest
 from querylift.trainer.student import libraries, model_bases, models
 from querylift.trainer.student.reporters import check_reporters, place_tensorboard_files
@@ -175,7 +176,7 @@ def make_model_manifest(
 def train_once(manifest: Manifest, train: Callable[[], TrainingResult], *, out: Path, say: Say) -> TrainingResult:
     """Return the result of `train`, or the recorded result when the stage is complete.
 
-    Only the first process writes the manifest.
+    Only the first process writes the manifest, and then the student's card.
     """
     libraries.check_training_packages()
     libraries.silence_libraries()
@@ -189,6 +190,8 @@ def train_once(manifest: Manifest, train: Callable[[], TrainingResult], *, out: 
         results = stack.enter_context(manifest.record_run()) if is_first_process() else {}
         result = train()
         results.update(asdict(result))
+    if is_first_process():
+        write_card(out)
     _leave_process_group()
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +14,8 @@ class TrainingResult:
     `resumed_at` is the step of the checkpoint that the run continued from, 0 for a fresh run. `loss` is the mean over all
     steps, also those before the checkpoint. Losses are means over completion tokens (SFT) or pairs (DPO). `validation` is
     empty when no query was held out. `texts` counts texts of passages by the names in `training_texts`. `evaluation` says
-    which step's weights are the result, and what was measured there. It is empty when nothing was evaluated.
+    which step's weights are the result, and what was measured there. It is empty when nothing was evaluated. `origin` says
+    where the data came from, for the card.
     """
 
     folder: str
@@ -25,6 +27,7 @@ class TrainingResult:
     validation: Mapping[str, float] = field(default_factory=dict)
     texts: Mapping[str, int] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def format_result(result: TrainingResult) -> str:
