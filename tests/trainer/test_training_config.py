@@ -17,7 +17,7 @@ from querylift.trainer.training_config import (
 from tests.helpers.paths import ROOT
 
 CONFIGS = ROOT / "trainer" / "configs"
-STAGES = ("model", "lora", "sft", "sample", "dpo", "evaluation")
+STAGES = ("model", "lora", "sft", "sample", "dpo", "evaluation", "card")
 
 
 def test_the_packaged_configurations_are_found_by_name() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,14 +42,14 @@ def make_config(*reporters: str) -> TrainingConfig:
 
 
 @pytest.fixture
-def trackio_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def trackio_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     if importlib.util.find_spec("trackio") is not None:
         pytest.skip("the real trackio is installed")
     (tmp_path / "trackio.py").write_text(_MADE_TRACKIO, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("MADE_TRACKIO_FILE", str(tmp_path / "calls.jsonl"))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    return tmp_path / "calls.jsonl"
+    yield tmp_path / "calls.jsonl"
+    sys.modules.pop("trackio", None)
 
 
 def train(folder: Path, config: TrainingConfig) -> None:
