@@ -98,6 +98,10 @@ def _render_settings(record: StageRecord) -> str:
         values = value if isinstance(value, Mapping) else {name: value}
         text = ", ".join(f"{key} {_format_setting(key, item)}" for key, item in values.items())
         lines.append(f"- {name}: {text}\n" if isinstance(value, Mapping) else f"- {text}\n")
+    evaluation = dict(record.results.get("evaluation") or {})
+    if "ndcg_at_10" in evaluation:
+        scores = f"nDCG@10 {evaluation['ndcg_at_10']:.3f}, without expansion {evaluation['plain_ndcg_at_10']:.3f}"
+        lines.append(f"- evaluated while training, at step {evaluation['step']:g}: {scores}\n")
     packages = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     return "".join([*lines, f"- made with: {packages}\n"])
 
