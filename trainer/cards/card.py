@@ -90,7 +90,7 @@ def _describe_model(folder: Path, lineage: Lineage, options: CardOptions) -> str
     base_license = options.licenses.get(lineage.base) or options.licenses.get(base) or UNKNOWN
     own_license = options.license or "unknown: state it with `license` under `[card]`"
     return (
-        f"{kind} {base}, by the stages {stages} of Querylift. It answers a search query with a short "
+        f"{kind} {base}. Querylift trained it; the stages are: {stages}. It answers a search query with a short "
         f"passage, whose words are added to the search. It reads the prompt version `{PROMPT_VERSION}`.\n\n"
         f"- Licence of this model: {own_license}\n"
         f"- Licence of the base: {base_license}\n"

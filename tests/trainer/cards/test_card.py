@@ -97,6 +97,23 @@ def test_an_adapters_front_matter_is_what_a_hub_reads(chain: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("base", "base_model", "licence"),
+    [
+        ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "Apache-2.0"),
+        ("/models/Qwen3-4B", "Qwen3-4B", "unknown: state it"),
+    ],
+)
+def test_the_base_is_named_without_its_folder(tmp_path: Path, base: str, base_model: str, licence: str) -> None:
+    manifest = {"stage": "sft", "done": True, "results": {"origin": {"licenses": {"smollm2-135m": "Apache-2.0"}}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}), encoding="utf-8")
+    CliRunner().invoke(card_command, [str(tmp_path)], catch_exceptions=False)
+    front_matter, text = read_card(tmp_path)
+    assert (front_matter["base_model"], front_matter["base_model_relation"]) == (base_model, "adapter")
+    assert f"- Licence of the base: {licence}\n" in text and "/models" not in text
+
+
 def test_a_merged_model_tells_of_all_its_stages(chain: Path) -> None:
     front_matter, text = read_card(chain / "merged")
     assert front_matter["library_name"] == "transformers"
