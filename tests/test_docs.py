@@ -18,6 +18,7 @@ from querylift.plugin.settings import Settings, parse_settings
 from querylift.plugin.settings_tables.index import IndexSettings
 from querylift.trainer.judge.adaptation.adaptation_config import AdaptationConfig
 from querylift.trainer.judge.student.student_config import JudgeConfig
+from querylift.trainer.training_config import EvaluationOptions
 from tests.helpers.paths import ROOT
 
 DOCUMENTED = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
@@ -99,6 +100,11 @@ def test_every_setting_of_the_adaptation_is_documented_with_its_default(section:
     else:
         documented = _read_defaults(_read_part("docs/reference/judge.md", f"Adaptation `[{section}]`"))
     assert documented == getattr(AdaptationConfig(), section).model_dump()
+
+
+def test_every_setting_of_the_evaluation_while_training_is_documented_with_its_default() -> None:
+    part = _read_part("docs/how-to/train.md", "Watch a student while it trains")
+    assert _read_defaults(part) == EvaluationOptions().model_dump()
 
 
 def test_the_choices_of_a_judge_that_the_concepts_name_are_the_defaults() -> None:

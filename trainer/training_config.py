@@ -20,6 +20,8 @@ _Share = Annotated[float, Field(ge=0, lt=1)]
 _Count = Annotated[int, Field(ge=1)]
 HeldOutBy = Literal["query", "document"]
 """What is held out of training: the queries of evaluation splits, or also the documents that are relevant to them."""
+Reporter = Literal["tensorboard", "trackio", "wandb", "mlflow"]
+"""A program that shows the values of a training, by the name of its package and of its reporter in transformers."""
 _FOLDER = "configs"
 """The folder of the packaged configurations of `querylift train`, inside this package."""
 
@@ -107,6 +109,29 @@ class SamplingOptions(ConfigSection):
     batch_size: _Count = 128
 
 
+class EvaluationOptions(ConfigSection):
+    """`[evaluation]`: how `sft` and `dpo` evaluate the student while it trains. `--evaluate-on` names the split.
+
+    `keep = "best"` makes the best step the result: by nDCG@10 on the split, or without a split by the validation loss.
+    """
+
+    weight: Annotated[float, Field(gt=0, le=10)] = 0.2
+    limit: _Count = 100
+    every_steps: _Count = 100
+    keep: Literal["last", "best"] = "last"
+    patience: Annotated[int, Field(ge=0)] = 0
+
+
+class CardOptions(ConfigSection):
+    """`[card]`: what the card of a student says and no manifest knows.
+
+    `license` is that of the student. `licenses` has those of sources, of teachers and of the base, by name.
+    """
+
+    license: str = ""
+    licenses: dict[str, str] = {}
+
+
 class ExpanderTrainingOptions(ConfigSection):
     """`[expander]`: training of a fast expander's matrix, in the stages `index`, `judged` and `preferences`."""
 
@@ -142,9 +167,13 @@ class PipelineStep(ConfigSection):
 
 
 class FineTuningConfig(ConfigSection):
-    """The parts of a configuration that SFT and DPO need, whatever the model is to write."""
+    """The parts of a configuration that SFT and DPO need, whatever the model is to write.
+
+    `report_to` names programs that get the values of each training. No value goes to any by default.
+    """
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    report_to: tuple[Reporter, ...] = ()
     model: ModelOptions = ModelOptions()
     lora: LoraOptions = LoraOptions()
     sft: TrainingLoopOptions = TrainingLoopOptions()
@@ -173,6 +202,8 @@ class TrainingConfig(FineTuningConfig):
     required: tuple[str, ...] = ()
     step: tuple[PipelineStep, ...] = ()
     sample: SamplingOptions = SamplingOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
+    card: CardOptions = CardOptions()
     expander: ExpanderTrainingOptions = ExpanderTrainingOptions()
 
 

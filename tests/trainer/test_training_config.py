@@ -17,7 +17,7 @@ from querylift.trainer.training_config import (
 from tests.helpers.paths import ROOT
 
 CONFIGS = ROOT / "trainer" / "configs"
-STAGES = ("model", "lora", "sft", "sample", "dpo")
+STAGES = ("model", "lora", "sft", "sample", "dpo", "evaluation", "card")
 
 
 def test_the_packaged_configurations_are_found_by_name() -> None:
@@ -57,6 +57,9 @@ def test_a_packaged_configuration_shows_every_setting_of_every_training_stage(na
         ('[dpo]\nloss = "kto"', "dpo.loss is 'kto'"),
         ("[dpo]\nlabel_smoothing = 0.1", "dpo: label_smoothing does nothing with loss 'sigmoid'; use robust"),
         ('[dpo]\nloss = "exo_pair"', "loss exo_pair needs a label_smoothing above 0"),
+        ('[evaluation]\nkeep = "first"', "evaluation.keep is 'first'"),
+        ("[evaluation]\nevery_steps = 0", "evaluation.every_steps is 0"),
+        ('report_to = ["comet"]', "report_to.0 is 'comet'"),
         ('[model]\ndtype = "float16"', "model.dtype is 'float16'"),
         ("[lora]\nrank = ", "is not TOML"),
     ],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from querylift.trainer.commands.held_out import held_out_by_option, held_out_option, raise_on_held_out_rows
 from querylift.trainer.commands.options import seed_option, training_config_option
+from querylift.trainer.commands.training_evaluation import evaluation_options, open_evaluator
 
 if TYPE_CHECKING:
     from querylift.trainer.training_config import HeldOutBy
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @seed_option
 @held_out_option
 @held_out_by_option
+@evaluation_options
 def dpo(
     pairs: tuple[Path, ...],
     config: Path | None,
@@ -35,6 +37,8 @@ def dpo(
     seed: int | None,
     held_out: tuple[str, ...],
     held_out_by: HeldOutBy | None,
+    evaluate_on: str | None,
+    **place: Any,
 ) -> None:
     """Train a student on the pairs of passages in PAIRS.
 
@@ -47,10 +51,14 @@ def dpo(
     check_training_packages()
     from querylift.trainer.student import shared_training
     from querylift.trainer.student.dpo import train_on_pairs
+    from querylift.trainer.student.training_result import format_result
 
     training_config = load_training_config(config)
     by = held_out_by or training_config.held_out_by
-    raise_on_held_out_rows(pairs, held_out, training_config.held_out, by=by)
+    specs = held_out or training_config.held_out
+    training_config = training_config.model_copy(update={"held_out": specs, "held_out_by": by})
+    raise_on_held_out_rows(pairs, held_out, training_config.held_out, by=by, evaluate_on=evaluate_on)
+    evaluator = open_evaluator(training_config, held_out, evaluate_on=evaluate_on, **place)
     say = shared_training.silence_other_processes(click.echo)
-    result = train_on_pairs(pairs, training_config, model=model, out=out, seed=seed, say=say)
-    say(shared_training.format_result(result))
+    result = train_on_pairs(pairs, training_config, model=model, out=out, seed=seed, evaluator=evaluator, say=say)
+    say(format_result(result))

@@ -83,14 +83,24 @@ def choose_held_out_splits(
     return [_load_split(f"{corpus.name}:{name}", corpus, name, by=by) for name in names]
 
 
+def load_measured_splits(specs: Sequence[str]) -> list[HeldOutSplit]:
+    """Load the splits of `specs` by query. "none" names none."""
+    return [] if tuple(specs) == (NOTHING_HELD_OUT,) else load_held_out_splits(specs, by="query")
+
+
 def raise_on_held_out_rows(
-    files: Sequence[Path], given: Sequence[str], configured: Sequence[str], *, by: HeldOutBy
+    files: Sequence[Path],
+    given: Sequence[str],
+    configured: Sequence[str],
+    *,
+    by: HeldOutBy,
+    evaluate_on: str | None = None,
 ) -> None:
     """Raise SettingsError when a row of `files` has a query of an evaluation split. By document, its text is compared too.
 
     `given` are the splits of the command line. Without them, `configured` are those of the configuration. One of the two is
-    needed; "none" says that nothing is measured. A row does not name its corpus, so an id alone counts only in the form
-    NAME:id.
+    needed; "none" says that nothing is measured. The split `evaluate_on` is held out too. A row does not name its corpus,
+    so an id alone counts only in the form NAME:id.
     """
     from querylift.index_tools.corpora.json_rows import read_jsonl
     from querylift.trainer.document_leaks import find_document_leaks, list_row_documents, raise_on_document_leaks
@@ -98,7 +108,9 @@ def raise_on_held_out_rows(
 
     _check_specs(given, configured)
     specs = tuple(given) or tuple(configured)
-    if specs == (NOTHING_HELD_OUT,):
+    specs = () if specs == (NOTHING_HELD_OUT,) else specs
+    specs = tuple(dict.fromkeys((*specs, *([evaluate_on] if evaluate_on else []))))
+    if not specs:
         return
     # The stage's own reader reports broken rows. It knows which keys a row needs.
     rows = [row for file in files for _, row in read_jsonl(file)]

@@ -48,7 +48,9 @@ def _check_engine(context: click.Context, checked_indices: set[tuple[tuple[str, 
     index = context.params.get("index")
     if "engine" not in context.params or (index is None and context.info_name != "expander"):
         return
-    settings = load_settings_with_options(context.params.get("config"), engine=context.params["engine"])
+    # The file behind --config of these stages is that of the training.
+    config = None if "evaluate_on" in context.params else context.params.get("config")
+    settings = load_settings_with_options(config, engine=context.params["engine"])
     if (settings.engine, index or "") in checked_indices:
         return
     with Engine(settings) as engine:

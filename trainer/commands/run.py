@@ -55,6 +55,7 @@ def run(
     """
     from querylift.trainer import pipeline
     from querylift.trainer.commands.requirements import check_requirements
+    from querylift.trainer.student.reporters import check_reporters
     from querylift.trainer.training_config import load_training_config
 
     training_config = load_training_config(config)
@@ -67,6 +68,7 @@ def run(
     outputs = [context.params.get("out") for context in contexts]
     if not dry_run:
         check_requirements(contexts)
+        check_reporters(training_config.report_to)
     click.echo(f"plan of {config}:")
     click.echo("\n".join(pipeline.list_planned_stages(calls, outputs)))
     pipeline.run_stage_calls(calls, _skip_stage if dry_run else _run_stage, say=click.echo)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from querylift.trainer.commands.held_out import held_out_by_option, held_out_option, raise_on_held_out_rows
 from querylift.trainer.commands.options import seed_option, training_config_option
+from querylift.trainer.commands.training_evaluation import evaluation_options, open_evaluator
 
 if TYPE_CHECKING:
     from querylift.trainer.training_config import HeldOutBy
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 )
 @held_out_option
 @held_out_by_option
+@evaluation_options
 def sft(
     rows: tuple[Path, ...],
     config: Path | None,
@@ -39,6 +41,8 @@ def sft(
     base: str | None,
     held_out: tuple[str, ...],
     held_out_by: HeldOutBy | None,
+    evaluate_on: str | None,
+    **place: Any,
 ) -> None:
     """Fine-tune a base model on the candidates in ROWS.
 
@@ -51,10 +55,14 @@ def sft(
     check_training_packages()
     from querylift.trainer.student import shared_training
     from querylift.trainer.student.sft import train_on_passages
+    from querylift.trainer.student.training_result import format_result
 
     training_config = load_training_config(config)
     by = held_out_by or training_config.held_out_by
-    raise_on_held_out_rows(rows, held_out, training_config.held_out, by=by)
+    specs = held_out or training_config.held_out
+    training_config = training_config.model_copy(update={"held_out": specs, "held_out_by": by})
+    raise_on_held_out_rows(rows, held_out, training_config.held_out, by=by, evaluate_on=evaluate_on)
+    evaluator = open_evaluator(training_config, held_out, evaluate_on=evaluate_on, **place)
     say = shared_training.silence_other_processes(click.echo)
-    result = train_on_passages(rows, training_config, out=out, base=base, seed=seed, say=say)
-    say(shared_training.format_result(result))
+    result = train_on_passages(rows, training_config, out=out, base=base, seed=seed, evaluator=evaluator, say=say)
+    say(format_result(result))

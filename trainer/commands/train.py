@@ -17,6 +17,7 @@ STAGES = {
     "merge": "Make one model of an adapter and its base.",
     "run": "Run all stages of a configuration file.",
     "report": "Measure what every stage gained.",
+    "card": "Write the card of a student, with what was measured.",
     "expander": "Train the matrix of a fast expander.",
 }
 """The name and the purpose of each stage, in the order of the pipeline, then the others. Module NAME holds the command NAME."""

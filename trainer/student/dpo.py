@@ -16,9 +16,17 @@ from typing import Any, NamedTuple
 from querylift.index_tools.evaluation.measures import calculate_mean
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import expansion_from_text
+from querylift.trainer.cards.origin import describe_origin
 from querylift.trainer.rewards.pair_file import PassagePair, read_passage_pairs
 from querylift.trainer.student import libraries, models, schedule, shared_training, training_texts
-from querylift.trainer.student.shared_training import Say, TrainingResult
+from querylift.trainer.student.evaluation_callback import (
+    EvaluationCallback,
+    describe_evaluation,
+    make_evaluation,
+)
+from querylift.trainer.student.search_evaluation import SearchEvaluator
+from querylift.trainer.student.shared_training import Say
+from querylift.trainer.student.training_result import TrainingResult
 from querylift.trainer.student.training_texts import Completion
 from querylift.trainer.training_config import FineTuningConfig, TrainingConfig
 
@@ -54,17 +62,35 @@ class PreferenceExamples(NamedTuple):
 
 
 def train_on_pairs(
-    files: Sequence[Path], config: TrainingConfig, *, model: str | Path, out: Path, seed: int | None = None, say: Say
+    files: Sequence[Path],
+    config: TrainingConfig,
+    *,
+    model: str | Path,
+    out: Path,
+    seed: int | None = None,
+    evaluator: SearchEvaluator | None = None,
+    say: Say,
 ) -> TrainingResult:
     """Train the student `model` on the pairs in `files`. Write an adapter (or a whole model), curves and a manifest.
 
-    `seed` overrides that of `config`. A run that was killed continues from its last checkpoint. A run that is complete is
-    not repeated. Raises SettingsError, DataError and MissingExtra.
+    `seed` overrides that of `config`. `evaluator` measures the student while it trains. A run that was killed continues
+    from its last checkpoint. A run that is complete is not repeated. Raises SettingsError, DataError and MissingExtra.
     """
     seed = config.seed if seed is None else seed
-    manifest = shared_training.make_training_manifest(out, "dpo", files, config, base=model, seed=seed)
+    manifest = shared_training.make_training_manifest(
+        out,
+        "dpo",
+        files,
+        config,
+        base=model,
+        seed=seed,
+        other_settings=describe_evaluation(config.evaluation, evaluator),
+    )
     return shared_training.train_once(
-        manifest, lambda: _train(files, config, base=model, out=out, seed=seed, say=say), out=out, say=say
+        manifest,
+        lambda: _train(files, config, base=model, out=out, seed=seed, evaluator=evaluator, say=say),
+        out=out,
+        say=say,
     )
 
 
@@ -92,7 +118,14 @@ def make_examples(pairs: Iterable[PassagePair], tokenizer: Any) -> PreferenceExa
 
 
 def _train(
-    files: Sequence[Path], config: TrainingConfig, *, base: str | Path, out: Path, seed: int, say: Say
+    files: Sequence[Path],
+    config: TrainingConfig,
+    *,
+    base: str | Path,
+    out: Path,
+    seed: int,
+    evaluator: SearchEvaluator | None,
+    say: Say,
 ) -> TrainingResult:
     model, tokenizer = models.load_model_and_tokenizer(base, dtype=config.model.dtype, seed=seed)
     pairs = [pair for path in files for pair in read_passage_pairs(path)]
@@ -108,13 +141,21 @@ def _train(
             "what was cut here had the reward of a longer text; score candidates with --student to reward what is learned"
         )
     trainer = make_trainer(model, tokenizer, config, training, validation, out=out, seed=seed)
+    evaluation = make_evaluation(trainer, config.evaluation, evaluator, out=out, say=say)
     left_out = len(pairs) - len(examples)
-    result = train_and_save(trainer, tokenizer, out=out, base=base, left_out=left_out, say=say)
-    return replace(result, texts=dict(counts))
+    result = train_and_save(trainer, tokenizer, out=out, base=base, left_out=left_out, say=say, evaluation=evaluation)
+    return replace(result, texts=dict(counts), origin=describe_origin(files, config))
 
 
 def train_and_save(
-    trainer: Any, tokenizer: Any, *, out: Path, base: str | Path, left_out: int, say: Say
+    trainer: Any,
+    tokenizer: Any,
+    *,
+    out: Path,
+    base: str | Path,
+    left_out: int,
+    say: Say,
+    evaluation: EvaluationCallback | None = None,
 ) -> TrainingResult:
     """Train a trainer of `make_trainer`, and save the model into `out`. Warn when the training hardly moved the student.
 
@@ -122,7 +163,14 @@ def train_and_save(
     """
     rows = trainer.train_dataset
     result = shared_training.train_and_save(
-        trainer, tokenizer, out=out, base=base, examples=len(rows), left_out=left_out, say=say
+        trainer,
+        tokenizer,
+        out=out,
+        base=base,
+        examples=len(rows),
+        left_out=left_out,
+        say=say,
+        evaluation=evaluation,
     )
     warning = schedule.describe_small_margin(
         trainer.state.log_history,

@@ -1,5 +1,7 @@
 """Progress of a training run: lines for the user, curves.jsonl, and curves.png at the end.
 
+The values are losses, DPO's rewards, and nDCG@10 where the student is evaluated while it trains.
+
 A logged loss is the mean over its window: the steps since the loss that was logged before. Every checkpoint and the last step
 end a window. So a run that continues from a checkpoint has the same windows as a run that never stopped.
 """
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
+
+from querylift.trainer.student.best_step import LOSS_KEY, NDCG_KEY, PLAIN_NDCG_KEY
 
 _BLUE, _ORANGE = "#2b6cb0", "#c05621"
 _NOT_CURVES = ("runtime", "per_second", "total_flos", "train_loss")
@@ -50,7 +54,7 @@ class CurveRecorder(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Write one row to the file, and one line for the user."""
         row = {key: value for key, value in (logs or {}).items() if _is_curve_value(key, value)}
-        if not state.is_world_process_zero or not ("loss" in row or "eval_loss" in row):
+        if not state.is_world_process_zero or not row.keys() & {"loss", LOSS_KEY, NDCG_KEY}:
             return
         if "loss" in row and self._window_is_cut:  # the steps before the checkpoint are missing from its mean
             self._window_is_cut = False
@@ -109,18 +113,34 @@ class _Curve(NamedTuple):
     colour: str
 
 
+class _Phase(NamedTuple):
+    """When values were logged. `prefix` begins their keys, and `name` is a part of the legend."""
+
+    prefix: str
+    name: str
+    style: str
+
+
+_TRAINING, _VALIDATION, _EVALUATION = (
+    _Phase("", "training", "-"),
+    _Phase("eval_", "validation", "--"),
+    _Phase("", "", "-"),
+)
+
+
 class _Panel(NamedTuple):
     """One of the charts side by side. `is_share` fixes the axis from 0 to 1 and draws a line at one half."""
 
     title: str
     curves: Sequence[_Curve]
     is_share: bool = False
+    phases: Sequence[_Phase] = (_TRAINING, _VALIDATION)
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the loss over steps, in training and in validation.
 
-    For DPO, also draw the rewards and the share of pairs that the student ranks right.
+    For DPO, also draw the rewards and the share of pairs that the student ranks right. Draw nDCG@10 where there is some.
     """
     from matplotlib.figure import Figure
 
@@ -131,6 +151,9 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         panels.append(_Panel("reward", rewards))
         accuracy = _Curve("rewards/accuracies", "", _BLUE)
         panels.append(_Panel("share of pairs ranked right", [accuracy], is_share=True))
+    if any(NDCG_KEY in row for row in rows):
+        scores = [_Curve(NDCG_KEY, "student", _BLUE), _Curve(PLAIN_NDCG_KEY, "without expansion", _ORANGE)]
+        panels.append(_Panel("nDCG@10 while training", scores, phases=[_EVALUATION]))
     figure = Figure(figsize=(4.8 * len(panels), 3.4), dpi=120, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw_panel(axes, rows, panel)
@@ -139,7 +162,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def _draw_panel(axes: Any, rows: Sequence[Mapping[str, Any]], panel: _Panel) -> None:
     for curve in panel.curves:
-        for prefix, phase, style in (("", "training", "-"), ("eval_", "validation", "--")):
+        for prefix, phase, style in panel.phases:
             points = [(row["step"], row[prefix + curve.key]) for row in rows if prefix + curve.key in row]
             marker = "o" if prefix or len(points) < 3 else ""
             label = ", ".join(word for word in (curve.name, phase) if word)
@@ -159,6 +182,8 @@ def _draw_panel(axes: Any, rows: Sequence[Mapping[str, Any]], panel: _Panel) -> 
 
 
 def _format_values(row: Mapping[str, float]) -> list[str]:
+    if NDCG_KEY in row:
+        return [f"nDCG@10 {row[NDCG_KEY]:.3f}", f"without expansion {row[PLAIN_NDCG_KEY]:.3f}"]
     prefix = "" if "loss" in row else "eval_"
     name = "loss" if prefix == "" else "validation loss"
     parts = [f"{name} {row[prefix + 'loss']:.3f}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from querylift.plugin.errors import SettingsError
+from querylift.trainer.cards.card import write_card
 from querylift.trainer.manifest import Manifest
 from querylift.trainer.student import model_bases, models
 from querylift.trainer.student.shared_training import Say
@@ -34,5 +35,6 @@ def merge_adapter(adapter: Path, *, out: Path, dtype: str = "bfloat16", say: Say
         models.save_model(model, tokenizer, out)
         results["made_of"] = model_bases.list_base_chain(adapter)
         results["parameters"] = sum(weights.numel() for weights in model.parameters())
+    write_card(out)
     say(f"merged into {out}, {results['parameters'] / 1e6:.0f} million weights in {dtype}")
     return out

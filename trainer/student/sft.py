@@ -11,8 +11,12 @@ from typing import Any, NamedTuple
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import expansion_from_text
 from querylift.trainer.candidates import Candidate, read_candidates
+from querylift.trainer.cards.origin import describe_origin
 from querylift.trainer.student import libraries, models, shared_training, training_texts
-from querylift.trainer.student.shared_training import Say, TrainingExample, TrainingResult
+from querylift.trainer.student.evaluation_callback import describe_evaluation, make_evaluation
+from querylift.trainer.student.search_evaluation import SearchEvaluator
+from querylift.trainer.student.shared_training import Say, TrainingExample
+from querylift.trainer.student.training_result import TrainingResult
 from querylift.trainer.student.training_texts import Completion
 from querylift.trainer.training_config import FineTuningConfig, TrainingConfig, TrainingLoopOptions
 
@@ -46,18 +50,31 @@ def train_on_passages(
     out: Path,
     base: str | Path | None = None,
     seed: int | None = None,
+    evaluator: SearchEvaluator | None = None,
     say: Say,
 ) -> TrainingResult:
     """Train on the candidates in `files`. Write an adapter (or a whole model), curves and a manifest into `out`.
 
-    `base` and `seed` override those of `config`. A run that was killed continues from its last checkpoint. A run that is
-    complete is not repeated. Raises SettingsError, DataError and MissingExtra.
+    `base` and `seed` override those of `config`. `evaluator` measures the student while it trains. A run that was killed
+    continues from its last checkpoint. A run that is complete is not repeated. Raises SettingsError, DataError and
+    MissingExtra.
     """
     base = config.model.base if base is None else base
     seed = config.seed if seed is None else seed
-    manifest = shared_training.make_training_manifest(out, "sft", files, config, base=base, seed=seed)
+    manifest = shared_training.make_training_manifest(
+        out,
+        "sft",
+        files,
+        config,
+        base=base,
+        seed=seed,
+        other_settings=describe_evaluation(config.evaluation, evaluator),
+    )
     return shared_training.train_once(
-        manifest, lambda: _train(files, config, out=out, base=base, seed=seed, say=say), out=out, say=say
+        manifest,
+        lambda: _train(files, config, out=out, base=base, seed=seed, evaluator=evaluator, say=say),
+        out=out,
+        say=say,
     )
 
 
@@ -84,7 +101,14 @@ def _make_example(query_id: str, completion: Completion) -> SftExample:
 
 
 def _train(
-    files: Sequence[Path], config: TrainingConfig, *, out: Path, base: str | Path, seed: int, say: Say
+    files: Sequence[Path],
+    config: TrainingConfig,
+    *,
+    out: Path,
+    base: str | Path,
+    seed: int,
+    evaluator: SearchEvaluator | None,
+    say: Say,
 ) -> TrainingResult:
     model, tokenizer = models.load_model_and_tokenizer(base, dtype=config.model.dtype, seed=seed)
     candidates = [candidate for path in files for candidate in read_candidates(path)]
@@ -97,11 +121,17 @@ def _train(
     say(f"{len(training)} training passages, {len(validation)} validation passages of other queries, on {device}")
     say(training_texts.format_counts(counts, texts=len(examples)))
     trainer = make_trainer(model, tokenizer, config, training, validation, out=out, seed=seed)
-    left_out = len(candidates) - len(examples)
     result = shared_training.train_and_save(
-        trainer, tokenizer, out=out, base=base, examples=len(training), left_out=left_out, say=say
+        trainer,
+        tokenizer,
+        out=out,
+        base=base,
+        examples=len(training),
+        left_out=len(candidates) - len(examples),
+        say=say,
+        evaluation=make_evaluation(trainer, config.evaluation, evaluator, out=out, say=say),
     )
-    return replace(result, texts=dict(counts))
+    return replace(result, texts=dict(counts), origin=describe_origin(files, config))
 
 
 @libraries.hide_harmless_warnings()

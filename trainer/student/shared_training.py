@@ -11,14 +11,20 @@ import math
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from querylift.plugin.errors import SettingsError
+from querylift.trainer.cards.card import write_card
 from querylift.trainer.manifest import Manifest
 from querylift.trainer.student import libraries, model_bases, models, schedule
+from querylift.trainer.student.reporters import check_reporters, place_tensorboard_files
+from querylift.trainer.student.training_result import TrainingResult
 from querylift.trainer.training_config import FineTuningConfig, LoraOptions, TrainingLoopOptions
+
+if TYPE_CHECKING:
+    from querylift.trainer.student.evaluation_callback import EvaluationCallback
 
 Say = Callable[[str], None]
 """Prints a line for the user."""
@@ -32,32 +38,15 @@ class TrainingExample(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """The result of a stage. `examples` counts training examples, `left_out` the rows that gave none.
-
-    `resumed_at` is the step of the checkpoint that the run continued from, 0 for a fresh run. `loss` is the mean over all
-    steps, also those before the checkpoint. Losses are means over completion tokens (SFT) or pairs (DPO). `validation` is
-    empty when no query was held out. `texts` counts texts of passages by the names in `training_texts`.
-    """
-
-    folder: str
-    examples: int
-    left_out: int
-    steps: int
-    resumed_at: int
-    loss: float
-    validation: Mapping[str, float] = field(default_factory=dict)
-    texts: Mapping[str, int] = field(default_factory=dict)
-
-
 def make_trainer_arguments(
     config: FineTuningConfig, options: TrainingLoopOptions, *, out: Path, seed: int, examples: int, validate: bool
 ) -> dict[str, Any]:
     """Return the `TrainingArguments` that both stages share, as keyword arguments. `examples` counts training rows.
 
     bf16 means autocast: the weights stay in the format that they were loaded in. Rows of similar length share a batch.
+    Raises SettingsError when a package of `report_to` is not installed.
     """
+    check_reporters(config.report_to)
     on_gpu = libraries.choose_device() == "cuda"
     updates = schedule.count_updates(options, examples=examples, processes=count_processes())
     save_steps = schedule.choose_save_steps(options.save_steps, updates=updates)
@@ -93,7 +82,7 @@ def make_trainer_arguments(
         **save,
         **validation,
         "max_length": None,  # the texts are cut already
-        "report_to": [],
+        "report_to": list(config.report_to),
         "disable_tqdm": True,
     }
 
@@ -138,7 +127,14 @@ def _is_complete(checkpoint: Path) -> bool:
 
 
 def make_training_manifest(
-    out: Path, stage: str, files: Sequence[Path], config: FineTuningConfig, *, base: str | Path, seed: int
+    out: Path,
+    stage: str,
+    files: Sequence[Path],
+    config: FineTuningConfig,
+    *,
+    base: str | Path,
+    seed: int,
+    other_settings: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Return the manifest of a training stage: its input files, base, settings and seed.
 
@@ -147,7 +143,9 @@ def make_training_manifest(
     if not files:
         raise SettingsError(f"{stage} has nothing to train on; name one JSONL file or more")
     inputs = {f"rows {number}": path for number, path in enumerate(files, 1)}
-    return make_model_manifest(out, stage, inputs, config, sections=(stage,), base=base, seed=seed)
+    return make_model_manifest(
+        out, stage, inputs, config, sections=(stage,), base=base, seed=seed, other_settings=other_settings
+    )
 
 
 def make_model_manifest(
@@ -180,7 +178,7 @@ def make_model_manifest(
 def train_once(manifest: Manifest, train: Callable[[], TrainingResult], *, out: Path, say: Say) -> TrainingResult:
     """Return the result of `train`, or the recorded result when the stage is complete.
 
-    Only the first process writes the manifest.
+    Only the first process writes the manifest, and then the student's card.
     """
     libraries.check_training_packages()
     libraries.silence_libraries()
@@ -194,6 +192,8 @@ def train_once(manifest: Manifest, train: Callable[[], TrainingResult], *, out: 
         results = stack.enter_context(manifest.record_run()) if is_first_process() else {}
         result = train()
         results.update(asdict(result))
+    if is_first_process():
+        write_card(out)
     _leave_process_group()
     return result
 
@@ -258,18 +258,28 @@ def install_cpu_head(trainer: Any) -> None:
 
 
 def train_and_save(
-    trainer: Any, tokenizer: Any, *, out: Path, base: str | Path, examples: int, left_out: int, say: Say
+    trainer: Any,
+    tokenizer: Any,
+    *,
+    out: Path,
+    base: str | Path,
+    examples: int,
+    left_out: int,
+    say: Say,
+    evaluation: EvaluationCallback | None = None,
 ) -> TrainingResult:
     """Train, and save the model into `out`. `examples` and `left_out` go into the result."""
-    resumed_at, loss, validation = run_trainer(trainer, out=out, say=say)
+    result = replace(
+        run_trainer(trainer, out=out, say=say, evaluation=evaluation), examples=examples, left_out=left_out
+    )
     save_trained_model(trainer, tokenizer, out, base=base)
-    return TrainingResult(str(out), examples, left_out, trainer.state.global_step, resumed_at, loss, validation)
+    return result
 
 
-def run_trainer(trainer: Any, *, out: Path, say: Say) -> tuple[int, float, dict[str, float]]:
-    """Train from the last checkpoint, or from the start, and validate.
+def run_trainer(trainer: Any, *, out: Path, say: Say, evaluation: EvaluationCallback | None = None) -> TrainingResult:
+    """Train from the last checkpoint, or from the start, and validate. The result counts no examples.
 
-    Returns the step of that checkpoint, the mean loss and the validation values.
+    The model ends with the weights that `evaluation` chooses, or with the last ones.
     """
     from transformers.trainer_callback import PrinterCallback
 
@@ -278,23 +288,36 @@ def run_trainer(trainer: Any, *, out: Path, say: Say) -> tuple[int, float, dict[
     recorder = CurveRecorder(out, say=say)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(recorder)
+    if evaluation is not None:
+        trainer.add_callback(evaluation)
+    place_tensorboard_files(trainer, out)
     checkpoint = find_last_checkpoint(out)
     resumed_at = _parse_step(checkpoint) if checkpoint else 0
     if checkpoint:
         say(f"resumed at step {resumed_at}, from {checkpoint}")
     output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    validation = _validate(trainer)
+    last_step = trainer.state.global_step
+    chosen_step = evaluation.load_chosen_weights() if evaluation else last_step
+    validation = _validate(trainer, chosen_step)
     if is_first_process():
         recorder.draw_chart()
     loss = compute_mean_loss(trainer.state.log_history, resumed_at=resumed_at)
-    return resumed_at, float(output.training_loss if loss is None else loss), validation
+    return TrainingResult(
+        folder=str(out),
+        examples=0,
+        left_out=0,
+        steps=last_step,
+        resumed_at=resumed_at,
+        loss=float(output.training_loss if loss is None else loss),
+        validation=validation,
+        evaluation=evaluation.summarise(chosen_step) if evaluation else {},
+    )
 
 
-def _validate(trainer: Any) -> dict[str, float]:
-    """Return the validation values after the last step, {} without validation rows. They are computed if not logged."""
+def _validate(trainer: Any, step: int) -> dict[str, float]:
+    """Return the validation values of `step`, {} without validation rows. They are computed if not logged."""
     if trainer.eval_dataset is None:
         return {}
-    step = trainer.state.global_step
     logged = [logs for logs in trainer.state.log_history if "eval_loss" in logs and logs["step"] == step]
     values = logged[-1] if logged else trainer.evaluate()
     ignored = ("runtime", "per_second", "epoch", "num_tokens", "step")
@@ -318,13 +341,6 @@ def save_trained_model(trainer: Any, tokenizer: Any, out: Path, *, base: str | P
     else:
         models.save_model(model, tokenizer, out)
     shutil.rmtree(checkpoint_folder(out), ignore_errors=True)
-
-
-def format_result(result: TrainingResult) -> str:
-    """Return two lines for the user: steps and losses, and where the curves are."""
-    steps = f"{result.steps} steps" + (f", resumed at {result.resumed_at}" if result.resumed_at else "")
-    validation = f", validation loss {result.validation['loss']:.3f}" if "loss" in result.validation else ""
-    return f"{result.folder}: {steps}, loss {result.loss:.3f}{validation}\ncurves: {result.folder}/curves.png"
 
 
 def make_dataset(rows: Sequence[Mapping[str, Any]]) -> Any:

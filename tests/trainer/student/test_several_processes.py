@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ pytest.importorskip("trl", reason="needs the training stack: pip install '.[trai
 from querylift.trainer.student import loss_curves, model_bases
 from tests.helpers.lessons import write_pair_file, write_passage_file
 from tests.helpers.paths import ROOT
+from tests.helpers.weather_search import INDEX, index_weather, write_weather_corpus
 
 CONFIG = """
 [model]
@@ -81,3 +83,20 @@ def test_two_processes_train_one_student_and_only_one_writes_and_prints(tmp_path
     # Before the first update the student is the reference, so that each row must have found its own reference.
     assert rows[0]["rewards/chosen"] == pytest.approx(0.0, abs=1e-5) == rows[0]["rewards/rejected"]
     assert rows[-1]["rewards/accuracies"] > 0.9
+
+
+@pytest.mark.engine
+def test_only_the_first_of_two_processes_evaluates_and_both_stop(tmp_path: Path, opensearch: str) -> None:
+    evaluation = '[evaluation]\nkeep = "best"\nevery_steps = 4\npatience = 2\n'
+    (tmp_path / "c.toml").write_text(CONFIG.replace("1e-2", "1e-9") + evaluation, encoding="utf-8")
+    corpus, student = write_weather_corpus(tmp_path / "weather"), tmp_path / "sft"
+    rows = write_passage_file(tmp_path / "rows.jsonl")
+    place = ["--evaluate-on", f"{corpus}:watch", "--index", INDEX, "--engine", opensearch]
+    with index_weather(corpus, opensearch):
+        output = _train_in_two_processes(tmp_path, "sft", rows, "--out", student, *place)
+    # At such a rate nothing changes, so step 0 stays the best.
+    assert output.count("no improvement in 2 evaluations since step 0; training stops") == 1
+    assert output.count("nDCG@10") == 4  # steps 0, 4 and 8, and the result
+    results = json.loads((student / "manifest.json").read_text(encoding="utf-8"))["results"]
+    assert (results["steps"], results["evaluation"]["step"], results["evaluation"]["evaluations"]) == (8, 0, 3)
+    assert model_bases.is_adapter(student) and not (student / "checkpoints").exists()

@@ -19,7 +19,7 @@ from querylift.plugin.expansion import build_messages, build_prompt
 from querylift.trainer.rewards.pair_file import PassagePair
 from querylift.trainer.student import dpo, libraries, loss_curves, model_bases, models, sft
 from querylift.trainer.student.merge import merge_adapter
-from querylift.trainer.student.shared_training import TrainingResult
+from querylift.trainer.student.training_result import TrainingResult
 from querylift.trainer.training_config import ModelOptions, load_training_config
 from tests.helpers.lessons import TOPICS, write_json_lines, write_pair_file, write_passage_file
 from tests.helpers.training import make_tiny_config, print_nothing

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from querylift.plugin.settings import Settings
     from querylift.trainer.judge.adaptation.adaptation_config import AdaptationConfig
     from querylift.trainer.judge.adaptation.pretrain import DomainSource
-    from querylift.trainer.student.shared_training import Say, TrainingResult
+    from querylift.trainer.student.shared_training import Say
+    from querylift.trainer.student.training_result import TrainingResult
 
 AnyCommand = Callable[..., Any]
 
@@ -219,7 +220,8 @@ def _choose_say(as_json: bool) -> Say:
 
 
 def _print_result(result: TrainingResult, *, as_json: bool) -> None:
-    from querylift.trainer.student.shared_training import format_result, silence_other_processes
+    from querylift.trainer.student.shared_training import silence_other_processes
+    from querylift.trainer.student.training_result import format_result
 
     say = silence_other_processes(click.echo)
     say(json.dumps(asdict(result), indent=2) if as_json else format_result(result))

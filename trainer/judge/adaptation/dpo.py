@@ -34,7 +34,8 @@ from querylift.trainer.judge.prompts import JUDGE_PROMPT_VERSION
 from querylift.trainer.manifest import Manifest
 from querylift.trainer.student import libraries, model_bases, models, shared_training
 from querylift.trainer.student.dpo import PreferenceExample, make_trainer, train_and_save
-from querylift.trainer.student.shared_training import Say, TrainingResult
+from querylift.trainer.student.shared_training import Say
+from querylift.trainer.student.training_result import TrainingResult
 from querylift.trainer.student.training_texts import split_by_query
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from querylift.trainer.judge.adaptation.adaptation_config import AdaptationConfi
 from querylift.trainer.judge.adaptation.chat_rows import hide_special_tokens
 from querylift.trainer.judge.adaptation.domain_texts import read_documents, sample_documents, write_documents
 from querylift.trainer.student import libraries, models, sft, shared_training
-from querylift.trainer.student.shared_training import Say, TrainingResult
+from querylift.trainer.student.shared_training import Say
+from querylift.trainer.student.training_result import TrainingResult
 from querylift.trainer.student.training_texts import choose_validation_queries, encode_text
 
 _SEPARATOR = "<|endoftext|>"

@@ -20,7 +20,8 @@ from querylift.trainer.judge.annotations import Annotation, merge_duplicates, re
 from querylift.trainer.judge.prompts import JUDGE_PROMPT_VERSION
 from querylift.trainer.student import libraries, models, shared_training
 from querylift.trainer.student.sft import NO_LABEL, SftExample, make_trainer
-from querylift.trainer.student.shared_training import Say, TrainingResult
+from querylift.trainer.student.shared_training import Say
+from querylift.trainer.student.training_result import TrainingResult
 from querylift.trainer.student.training_texts import split_by_query
 
 

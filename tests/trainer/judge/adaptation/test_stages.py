@@ -25,7 +25,7 @@ from querylift.trainer.judge.adaptation.adaptation_config import (
 from querylift.trainer.judge.adaptation.domain_texts import sample_documents
 from querylift.trainer.judge.adaptation.pretrain import DomainSource
 from querylift.trainer.student import loss_curves, model_bases, models
-from querylift.trainer.student.shared_training import TrainingResult
+from querylift.trainer.student.training_result import TrainingResult
 from querylift.trainer.training_config import read_config_file
 from tests.helpers.judge_lessons import make_annotation, make_annotations, write_annotation_file
 from tests.helpers.training import print_nothing
