@@ -86,6 +86,44 @@ class PreferenceOptions(TrainingLoopOptions):
         return self
 
 
+class GrpoOptions(TrainingLoopOptions):
+    """`[grpo]`: group relative policy optimisation (arXiv 2402.03300). `loss` is one of TRL's `loss_type`s.
+
+    A batch holds samples, not queries. All samples of an update are written before it.
+    """
+
+    learning_rate: _Positive = 2e-5
+    batch_size: _Count = 16
+    gradient_accumulation: _Count = 4
+    warmup_share: _Share = 0.1
+    logging_steps: _Count = 1
+    save_steps: Annotated[int, Field(ge=0)] = 25
+    samples: Annotated[int, Field(ge=2)] = 8
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    top_k: _Count = 50
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    beta: Annotated[float, Field(ge=0)] = 0.0
+    loss: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    iterations: _Count = 1
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    @property
+    def queries_per_update(self) -> int:
+        """The queries whose samples make one update in one process."""
+        return self.batch_size * self.gradient_accumulation // self.samples
+
+    @model_validator(mode="after")
+    def _check_whole_groups(self) -> GrpoOptions:
+        rows = self.batch_size * self.gradient_accumulation
+        if rows % self.samples:
+            raise ValueError(
+                f"batch_size x gradient_accumulation is {rows}, which is no multiple of samples = {self.samples}; "
+                "an update needs all samples of each of its queries"
+            )
+        return self
+
+
 class SamplingOptions(ConfigSection):
     """`[sample]`: how a language model samples several texts after one prompt.
 
@@ -156,6 +194,7 @@ class TrainingConfig(FineTuningConfig):
     required: tuple[str, ...] = ()
     step: tuple[PipelineStep, ...] = ()
     sample: SamplingOptions = SamplingOptions()
+    grpo: GrpoOptions = GrpoOptions()
     expander: ExpanderTrainingOptions = ExpanderTrainingOptions()
 
 

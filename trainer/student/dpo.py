@@ -138,6 +138,7 @@ def make_trainer(
         ref_model=copy.deepcopy(model) if trains_all_weights and on_cpu else None,
         args=DPOConfig(
             **arguments,
+            max_length=None,  # the texts are cut already
             beta=options.beta,
             loss_type=[options.loss, *(["sft"] if options.sft_weight else [])],
             loss_weights=[1.0, *([options.sft_weight] if options.sft_weight else [])],

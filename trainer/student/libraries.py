@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from querylift.plugin.errors import MissingExtra
 from querylift.plugin.telemetry import switch_off_telemetry
 
-# PEFT and TRL call functions that transformers has renamed.
-_HARMLESS_WARNINGS = (r"`[a-z_]+` is deprecated and will be removed in v6",)
+_HARMLESS_WARNINGS = (
+    r"`[a-z_]+` is deprecated and will be removed in v6",  # PEFT and TRL call functions that transformers has renamed
+    r"You are using 'rollout_func', which is an experimental feature",  # requirements/ pins the version of TRL
+)
 
 
 def check_training_packages() -> None:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from transformers import TrainerCallback
 
 _BLUE, _ORANGE = "#2b6cb0", "#c05621"
+EQUAL_REWARDS = "frac_reward_zero_std"
+"""GRPO's share of queries whose samples all have the same reward. Nothing is learned from them."""
 _NOT_CURVES = ("runtime", "per_second", "total_flos", "train_loss")
 """Parts of the names of logged values that are no curve."""
 
@@ -120,21 +122,36 @@ class _Panel(NamedTuple):
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the loss over steps, in training and in validation.
 
-    For DPO, also draw the rewards and the share of pairs that the student ranks right.
+    For DPO, also draw the rewards and the share of pairs that the student ranks right. For GRPO, draw the rewards and the
+    share of queries whose samples have equal rewards.
     """
     from matplotlib.figure import Figure
 
-    has_preferences = any("rewards/chosen" in row for row in rows)
-    panels = [_Panel("loss" if has_preferences else "loss, nats a token", [_Curve("loss", "", _BLUE)])]
-    if has_preferences:
-        rewards = [_Curve("rewards/chosen", "chosen", _BLUE), _Curve("rewards/rejected", "rejected", _ORANGE)]
-        panels.append(_Panel("reward", rewards))
-        accuracy = _Curve("rewards/accuracies", "", _BLUE)
-        panels.append(_Panel("share of pairs ranked right", [accuracy], is_share=True))
+    panels = _choose_panels(rows)
     figure = Figure(figsize=(4.8 * len(panels), 3.4), dpi=120, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw_panel(axes, rows, panel)
     figure.savefig(path)
+
+
+def _choose_panels(rows: Sequence[Mapping[str, Any]]) -> list[_Panel]:
+    """Return the panels of the stage that logged `rows`."""
+    loss = [_Curve("loss", "", _BLUE)]
+    if any("rewards/chosen" in row for row in rows):
+        rewards = [_Curve("rewards/chosen", "chosen", _BLUE), _Curve("rewards/rejected", "rejected", _ORANGE)]
+        accuracy = [_Curve("rewards/accuracies", "", _BLUE)]
+        return [
+            _Panel("loss", loss),
+            _Panel("reward", rewards),
+            _Panel("share of pairs ranked right", accuracy, is_share=True),
+        ]
+    if any(EQUAL_REWARDS in row for row in rows):
+        reward, equal_rewards = [_Curve("reward", "", _BLUE)], [_Curve(EQUAL_REWARDS, "", _BLUE)]
+        return [
+            _Panel("reward", reward),
+            _Panel("share of queries with equal rewards", equal_rewards, is_share=True),
+        ]
+    return [_Panel("loss, nats a token", loss)]
 
 
 def _draw_panel(axes: Any, rows: Sequence[Mapping[str, Any]], panel: _Panel) -> None:
@@ -160,6 +177,8 @@ def _draw_panel(axes: Any, rows: Sequence[Mapping[str, Any]], panel: _Panel) -> 
 
 def _format_values(row: Mapping[str, float]) -> list[str]:
     prefix = "" if "loss" in row else "eval_"
+    if f"{prefix}reward" in row:
+        return _format_rewards(row, prefix)
     name = "loss" if prefix == "" else "validation loss"
     parts = [f"{name} {row[prefix + 'loss']:.3f}"]
     if f"{prefix}rewards/chosen" in row:
@@ -169,6 +188,13 @@ def _format_values(row: Mapping[str, float]) -> list[str]:
     elif f"{prefix}mean_token_accuracy" in row:
         parts.append(f"tokens right {row[f'{prefix}mean_token_accuracy']:.0%}")
     return parts
+
+
+def _format_rewards(row: Mapping[str, float], prefix: str) -> list[str]:
+    """Return the values of GRPO. Its loss says nothing: at the first update of a batch it is near 0."""
+    if prefix:
+        return [f"validation reward {row['eval_reward']:+.4f}"]
+    return [f"reward {row['reward']:+.4f}", f"equal {row[EQUAL_REWARDS]:.0%}"]
 
 
 def _is_curve_value(key: str, value: Any) -> bool:

@@ -123,7 +123,7 @@ def make_trainer(
     arguments = shared_training.make_trainer_arguments(config, options, out=out, seed=seed, validate=bool(validation))
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(**arguments, completion_only_loss=True),
+        args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
         train_dataset=shared_training.make_dataset([example.to_row() for example in training]),
         eval_dataset=shared_training.make_dataset([example.to_row() for example in validation]) if validation else None,
         processing_class=tokenizer,

@@ -1,4 +1,4 @@
-"""Steps that supervised fine-tuning and DPO share: arguments, checkpoints, the training run and the saved result.
+"""Steps that supervised fine-tuning, DPO and GRPO share: arguments, checkpoints, the training run and the saved result.
 
 One machine with several GPUs trains with `accelerate launch --multi_gpu -m querylift train sft ...`. Every process trains on
 its share of each batch. Only the first process writes.
@@ -38,7 +38,8 @@ class TrainingResult:
 
     `resumed_at` is the step of the checkpoint that the run continued from, 0 for a fresh run. `loss` is the mean over all
     steps, also those before the checkpoint. Losses are means over completion tokens (SFT) or pairs (DPO). `validation` is
-    empty when no query was held out. `texts` counts texts of passages by the names in `training_texts`.
+    empty when no query was held out. `texts` counts texts of passages by the names in `training_texts`. `rewarding` is what
+    GRPO asked of the engine.
     """
 
     folder: str
@@ -49,12 +50,13 @@ class TrainingResult:
     loss: float
     validation: Mapping[str, float] = field(default_factory=dict)
     texts: Mapping[str, int] = field(default_factory=dict)
+    rewarding: Mapping[str, Any] = field(default_factory=dict)
 
 
 def make_trainer_arguments(
     config: FineTuningConfig, options: TrainingLoopOptions, *, out: Path, seed: int, validate: bool
 ) -> dict[str, Any]:
-    """Return the `TrainingArguments` that both stages share, as keyword arguments.
+    """Return the `TrainingArguments` that all stages share, as keyword arguments.
 
     bf16 means autocast: the weights stay in the format that they were loaded in. Rows of similar length share a batch.
     """
@@ -90,7 +92,6 @@ def make_trainer_arguments(
         "save_total_limit": 2,  # a kill may leave the newest one incomplete
         **save,
         **validation,
-        "max_length": None,  # the texts are cut already
         "report_to": [],
         "disable_tqdm": True,
     }
@@ -247,12 +248,12 @@ def store_random_base(
     return out / "base"
 
 
-def install_cpu_head(trainer: Any) -> None:
+def install_cpu_head(trainer: Any, *, temperature: float = 1.0) -> None:
     """Replace TRL's fused head by ours on a CPU. On a GPU, TRL's own head is the fast one."""
     if trainer.args.device.type == "cpu":
         from querylift.trainer.student.cpu_head import use_cpu_head
 
-        use_cpu_head(trainer.model)
+        use_cpu_head(trainer.model, temperature=temperature)
 
 
 def train_and_save(
@@ -319,10 +320,25 @@ def save_trained_model(trainer: Any, tokenizer: Any, out: Path, *, base: str | P
 
 
 def format_result(result: TrainingResult) -> str:
-    """Return two lines for the user: steps and losses, and where the curves are."""
+    """Return lines for the user: steps and losses, or what GRPO asked of the engine, and where the curves are."""
     steps = f"{result.steps} steps" + (f", resumed at {result.resumed_at}" if result.resumed_at else "")
-    validation = f", validation loss {result.validation['loss']:.3f}" if "loss" in result.validation else ""
-    return f"{result.folder}: {steps}, loss {result.loss:.3f}{validation}\ncurves: {result.folder}/curves.png"
+    curves = f"curves: {result.folder}/curves.png"
+    if result.rewarding:
+        return f"{result.folder}: {steps}{_format_validation(result, 'reward', '+.4f')}\n{_format_rewarding(result)}\n{curves}"
+    return f"{result.folder}: {steps}, loss {result.loss:.3f}{_format_validation(result, 'loss', '.3f')}\n{curves}"
+
+
+def _format_validation(result: TrainingResult, name: str, number_format: str) -> str:
+    return f", validation {name} {result.validation[name]:{number_format}}" if name in result.validation else ""
+
+
+def _format_rewarding(result: TrainingResult) -> str:
+    counts = result.rewarding
+    return (
+        f"{counts['samples']:,} samples: {counts['without_words']:,} without words, {counts['without_end']:,} without end, "
+        f"{counts['rejected']:,} rejected by the engine\n"
+        f"{counts['searches']:,} searches made, {counts['cached_searches']:,} from the cache"
+    )
 
 
 def make_dataset(rows: Sequence[Mapping[str, Any]]) -> Any:
