@@ -54,7 +54,7 @@ def make_grpo_config(**grpo: object) -> TrainingConfig:
     """Return a configuration for a small student. `grpo` overrides options of its section."""
     section = {
         "samples": 8,
-        "batch_size": 32,
+        "batch_size": 28,
         "gradient_accumulation": 2,
         "epochs": 12,
         "learning_rate": 5e-3,

@@ -1,9 +1,8 @@
 """Samples for GRPO: the texts that the student writes now for the queries of an update.
 
 They are written by `sample_requests`, as those of `querylift train sample` are: the same prompt, stop rule, limit and
-random numbers, in bfloat16 and with the adapter merged. A copy of the student that is made so writes them. It takes over the
-trained weights before each update. A merged copy needs half the time of the model in training, which computes its adapter
-apart.
+random numbers, in bfloat16 and with the adapter merged. A copy of the student writes them. It takes over the trained weights
+before each update, so that writing a token costs no computation of an adapter.
 """
 
 from __future__ import annotations

@@ -104,11 +104,12 @@ def compute_mean_loss(history: Sequence[Mapping[str, Any]], *, resumed_at: int) 
 
 
 class _Curve(NamedTuple):
-    """A value of the rows to draw. `name` is its part of the legend."""
+    """A value of the rows to draw. `name` is its part of the legend. `is_validated` says that validation has it too."""
 
     key: str
     name: str
     colour: str
+    is_validated: bool = True
 
 
 class _Panel(NamedTuple):
@@ -146,7 +147,7 @@ def _choose_panels(rows: Sequence[Mapping[str, Any]]) -> list[_Panel]:
             _Panel("share of pairs ranked right", accuracy, is_share=True),
         ]
     if any(EQUAL_REWARDS in row for row in rows):
-        reward, equal_rewards = [_Curve("reward", "", _BLUE)], [_Curve(EQUAL_REWARDS, "", _BLUE)]
+        reward, equal_rewards = [_Curve("reward", "", _BLUE)], [_Curve(EQUAL_REWARDS, "", _BLUE, is_validated=False)]
         return [
             _Panel("reward", reward),
             _Panel("share of queries with equal rewards", equal_rewards, is_share=True),
@@ -156,7 +157,8 @@ def _choose_panels(rows: Sequence[Mapping[str, Any]]) -> list[_Panel]:
 
 def _draw_panel(axes: Any, rows: Sequence[Mapping[str, Any]], panel: _Panel) -> None:
     for curve in panel.curves:
-        for prefix, phase, style in (("", "training", "-"), ("eval_", "validation", "--")):
+        phases = (("", "training", "-"), ("eval_", "validation", "--"))
+        for prefix, phase, style in phases if curve.is_validated else phases[:1]:
             points = [(row["step"], row[prefix + curve.key]) for row in rows if prefix + curve.key in row]
             marker = "o" if prefix or len(points) < 3 else ""
             label = ", ".join(word for word in (curve.name, phase) if word)
