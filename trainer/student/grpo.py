@@ -110,7 +110,7 @@ def _check_query_count(training: Sequence[TrainingQuery], config: TrainingConfig
 
 def _describe_rewarding(trainer: Any, reward: EngineReward) -> dict[str, Any]:
     """Return what the whole run asked of the engine, and the state of the index."""
-    from querylift.trainer.student.counting_trainer import read_total_counts
+    from querylift.trainer.student.group_trainer import read_total_counts
 
     return {**read_total_counts(trainer.state.log_history), "index_fingerprint": reward.fingerprint}
 
@@ -133,7 +133,7 @@ def make_trainer(
     """
     from trl import GRPOConfig
 
-    from querylift.trainer.student.counting_trainer import CountingTrainer
+    from querylift.trainer.student.group_trainer import GroupTrainer
 
     options = config.grpo
     if options.beta and not config.lora.rank:
@@ -142,7 +142,7 @@ def make_trainer(
         )
     arguments = shared_training.make_trainer_arguments(config, options, out=out, seed=seed, validate=bool(validation))
     sampler = GroupSampler(model, tokenizer, [*training, *validation], options, seed=seed)
-    trainer = CountingTrainer(
+    trainer = GroupTrainer(
         counts=reward.counts,
         names=COUNTED,
         model=model,

@@ -31,9 +31,9 @@ def test_rewards_come_in_the_order_of_the_texts_and_are_those_of_a_scored_file(
     engine: Engine, reward: EngineReward
 ) -> None:
     texts = [*reversed(CANDIDATES), make_candidate("q1", "axon nerve fibre", sample=7)]
-    expected = {scored.candidate: scored.reward.value for scored in score_on_engine(engine, texts).scored}
+    expected = {scored.candidate.request_key: scored.reward.value for scored in score_on_engine(engine, texts).scored}
     rewards = reward.compute_rewards(texts)
-    assert rewards == [expected[candidate] for candidate in texts]
+    assert rewards == [expected[candidate.request_key] for candidate in texts]
     assert len(set(rewards)) > 2
     assert reward.counts["samples"] == 6 and reward.counts["searches"] == 5 + 5
     reward.compute_rewards(texts)
