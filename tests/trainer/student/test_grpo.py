@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -43,6 +44,9 @@ from tests.helpers.rewards import NO_ENGINE_URL, open_relay
 
 pytestmark = pytest.mark.engine
 
+DEFAULT_CONFIG = make_grpo_config()
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+
 
 class Weather(NamedTuple):
     """A corpus and its index, and a student that writes good and bad passages for it."""
@@ -60,9 +64,11 @@ def weather(opensearch: str, tmp_path_factory: pytest.TempPathFactory) -> Weathe
     return Weather(corpus, opensearch, teach_weather_student(folder))
 
 
-def write_arguments(weather: Weather, folder: Path, config: TrainingConfig | None = None, **options: str) -> list[str]:
+def write_arguments(
+    weather: Weather, folder: Path, config: TrainingConfig = DEFAULT_CONFIG, *, options: Mapping[str, str] = NO_OPTIONS
+) -> list[str]:
     """Return the arguments of the command. `options` replaces some."""
-    config_file = write_config_file(folder / "grpo.toml", config or make_grpo_config())
+    config_file = write_config_file(folder / "grpo.toml", config)
     values = {
         "engine": weather.url,
         "model": str(weather.student),
@@ -71,7 +77,7 @@ def write_arguments(weather: Weather, folder: Path, config: TrainingConfig | Non
         "training": str(config_file),
         "held-out": "none",
         "out": str(folder / "grpo"),
-    } | {name.replace("_", "-"): value for name, value in options.items() if name != "queries"}
+    } | {name: value for name, value in options.items() if name != "queries"}
     queries = options.get("queries", f"{weather.corpus}:train")
     return [queries, *(part for name, value in values.items() for part in (f"--{name}", value))]
 
@@ -234,7 +240,7 @@ def test_a_run_that_the_engine_left_goes_on_from_its_checkpoint_as_if_nothing_ha
         watcher = threading.Thread(target=cut_after_checkpoint, args=(relay, out))
         watcher.start()
         with pytest.raises(EngineError, match=r"gave up after 0\.1 s; run the same command again, finished searches"):
-            run_command(write_arguments(weather, folder, config, engine=relay.url, patience="0.1"))
+            run_command(write_arguments(weather, folder, config, options={"engine": relay.url, "patience": "0.1"}))
         watcher.join()
     checkpoint = shared_training.find_last_checkpoint(out)
     assert checkpoint is not None
@@ -268,7 +274,7 @@ def cut_after_checkpoint(relay: Relay, out: Path) -> None:
         ({"split": "other"}, r"no query of .*:other has a relevant document in corpus/other; name another split, or"),
         ({"index": "absent"}, r"has no index 'absent'; build it with `querylift index`, or name another with --index"),
         (
-            {"held_out": "{corpus}:train"},
+            {"held-out": "{corpus}:train"},
             r"10 training queries are in an evaluation split: 'clouds' is 'clouds' of corp",
         ),
         ({"engine": NO_ENGINE_URL}, r"no search engine answers at http://127\.0\.0\.1:9; start one with"),
@@ -283,7 +289,7 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(
     split = options.get("split", "train")
     values = {name: value.format(corpus=weather.corpus) for name, value in options.items() if name != "split"}
     with pytest.raises(SettingsError, match=sentence) as raised:
-        run_command(write_arguments(weather, tmp_path, queries=f"{weather.corpus}:{split}", **values))
+        run_command(write_arguments(weather, tmp_path, options=values | {"queries": f"{weather.corpus}:{split}"}))
     assert "\n" not in str(raised.value) and raised.value.exit_code == 2
 
 
