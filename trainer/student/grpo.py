@@ -141,7 +141,7 @@ def make_trainer(
             f"grpo.beta is {options.beta:g} with lora.rank 0, which leaves no reference model; set one of the two otherwise"
         )
     arguments = shared_training.make_trainer_arguments(config, options, out=out, seed=seed, validate=bool(validation))
-    sampler = GroupSampler(model, tokenizer, [*training, *validation], options, seed=seed)
+    sampler = GroupSampler(model, tokenizer, [*training, *validation], config, seed=seed)
     trainer = GroupTrainer(
         counts=reward.counts,
         names=COUNTED,

@@ -164,7 +164,7 @@ def test_the_trainer_sees_the_rewards_of_the_texts_that_sample_would_write(weath
     assert logged["frac_reward_zero_std"] == pytest.approx(sum(len(set(group)) == 1 for group in groups) / 10)
     assert [candidate.query_id for candidate in candidates[::8]] != sorted(TOPICS)  # the queries were shuffled
     assert {candidate.query_id for candidate in candidates} == set(TOPICS)
-    model, tokenizer = models.load_model_and_tokenizer(weather.student, dtype="bfloat16", attention="eager")
+    model, tokenizer = models.load_model_and_tokenizer(weather.student, attention="eager")
     requests = [
         sampling.SampleRequest(c.query_id, c.query, number, tokenizer(build_prompt(c.query))["input_ids"])
         for number, c in enumerate(candidates)
