@@ -32,15 +32,19 @@ OPTIONS = RewardOptions(index=INDEX, weights=(0.4,))
 
 
 def write_weather_corpus(folder: Path) -> Path:
-    """Write a BEIR folder with a query for each topic. The split `other` holds one query without a relevant document."""
+    """Write a BEIR folder with a query for each topic.
+
+    The split `other` holds one query without a relevant document. That of `shared` has the same relevant document as rain.
+    """
     documents = {f"{topic}-relevant": f"{topic} gauge" for topic in TOPICS}
     documents |= {f"{topic}-{number}": f"{topic} {topic} page" for topic in TOPICS for number in range(3)}
-    queries = {topic: f"what is {topic}" for topic in TOPICS} | {"dust": "what is dust"}
+    queries = {topic: f"what is {topic}" for topic in TOPICS} | {"dust": "what is dust", "drizzle": "light drops"}
     write_text_file(folder / "corpus.jsonl", format_jsonl(**documents))
     write_text_file(folder / "queries.jsonl", format_jsonl(**queries))
     judgments = "".join(f"{topic}\t{topic}-relevant\t1\n" for topic in TOPICS)
     write_text_file(folder / "qrels/train.tsv", QRELS_HEADER + judgments)
     write_text_file(folder / "qrels/other.tsv", QRELS_HEADER + "dust\train-0\t0\n")
+    write_text_file(folder / "qrels/shared.tsv", QRELS_HEADER + "drizzle\train-relevant\t1\n")
     return folder
 
 

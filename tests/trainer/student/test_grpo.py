@@ -277,11 +277,15 @@ def cut_after_checkpoint(relay: Relay, out: Path) -> None:
             {"held-out": "{corpus}:train"},
             r"10 training queries are in an evaluation split: 'clouds' is 'clouds' of corp",
         ),
+        (
+            {"held-out": "{corpus}:shared", "held-out-by": "document"},
+            r"document 'rain-relevant' of 'rain' is relevant to 'drizzle' of corpus:shared \(the same id\); split by",
+        ),
         ({"engine": NO_ENGINE_URL}, r"no search engine answers at http://127\.0\.0\.1:9; start one with"),
         ({"limit": "5"}, r"an update needs 7 queries, and there are \d to train on; name a larger split, or set"),
         ({"mix": "ndcg=much"}, r"--mix is 'ndcg=much'; write MEASURE=SHARE"),
     ],
-    ids=["no labels", "no index", "held out", "no engine", "too few queries", "no share"],
+    ids=["no labels", "no index", "held out", "held out by document", "no engine", "too few queries", "no share"],
 )
 def test_what_cannot_be_trained_is_refused_in_one_sentence(
     weather: Weather, tmp_path: Path, options: dict[str, str], sentence: str
