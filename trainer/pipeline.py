@@ -18,11 +18,11 @@ from querylift.plugin.errors import SettingsError
 from querylift.trainer.manifest import read_stage_state
 from querylift.trainer.training_config import PipelineStep, TrainingConfig
 
-CONFIG_OPTIONS = {"sft": "config", "dpo": "config", "sample": "config", "expander": "training"}
+CONFIG_OPTIONS = {"sft": "config", "dpo": "config", "sample": "config", "grpo": "training", "expander": "training"}
 """Stages that read the configuration file, and the option that names it. In a step that runs once per seed they get `--seed`."""
 STAGES_WITH_SEED = ("split", "teach", "pairs")
 """Stages that take a `--seed` and no configuration file."""
-STAGES_WITH_HELD_OUT = ("teach", "sft", "dpo", "expander")
+STAGES_WITH_HELD_OUT = ("teach", "sft", "dpo", "grpo", "expander")
 """Stages that refuse leaks. They get the file's held_out and held_out_by."""
 
 NAMED_VARIABLES = ("corpus", "index", "engine", "endpoint", "model", "work")

@@ -33,11 +33,14 @@ class ConfigSection(BaseModel):
 
 
 class ModelOptions(ConfigSection):
-    """`[model]`: the base, and the number formats of its weights and of the computation."""
+    """`[model]`: the base, and the number formats of its weights and of the computation.
+
+    `compute = "auto"` is bfloat16 on a GPU, and on a CPU that has instructions for it. Elsewhere it is float32.
+    """
 
     base: str = "smollm2-135m"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    compute: Literal["float32", "bfloat16"] = "bfloat16"
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 class LoraOptions(ConfigSection):
@@ -93,6 +96,44 @@ class PreferenceOptions(TrainingLoopOptions):
             raise ValueError(f"label_smoothing does nothing with loss {self.loss!r}; use robust, or set it to 0")
         if self.loss == "exo_pair" and not self.label_smoothing:
             raise ValueError("loss exo_pair needs a label_smoothing above 0; 0.001 is usual")
+        return self
+
+
+class GrpoOptions(TrainingLoopOptions):
+    """`[grpo]`: group relative policy optimisation (arXiv 2402.03300). `loss` is one of TRL's `loss_type`s.
+
+    A batch holds samples, not queries. All samples of an update are written before it.
+    """
+
+    learning_rate: _Positive = 2e-5
+    batch_size: _Count = 16
+    gradient_accumulation: _Count = 4
+    warmup_share: _Share = 0.1
+    logging_steps: _Count = 1
+    save_steps: Annotated[int, Field(ge=0)] = 25
+    samples: Annotated[int, Field(ge=2)] = 8
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    top_k: _Count = 50
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    beta: Annotated[float, Field(ge=0)] = 0.0
+    loss: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    iterations: _Count = 1
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    @property
+    def queries_per_update(self) -> int:
+        """The queries whose samples make one update in one process."""
+        return self.batch_size * self.gradient_accumulation // self.samples
+
+    @model_validator(mode="after")
+    def _check_whole_groups(self) -> GrpoOptions:
+        rows = self.batch_size * self.gradient_accumulation
+        if rows % self.samples:
+            raise ValueError(
+                f"batch_size x gradient_accumulation is {rows}, which is no multiple of samples = {self.samples}; "
+                "an update needs all samples of each of its queries"
+            )
         return self
 
 
@@ -184,7 +225,7 @@ class FineTuningConfig(ConfigSection):
         if self.lora.rank == 0 and self.model.dtype == "bfloat16":
             raise ValueError(
                 'model.dtype is "bfloat16" and lora.rank is 0: weights in bfloat16 lose small updates; '
-                'set model.dtype = "float32", and keep compute = "bfloat16"'
+                'set model.dtype = "float32"'
             )
         return self
 
@@ -202,6 +243,7 @@ class TrainingConfig(FineTuningConfig):
     required: tuple[str, ...] = ()
     step: tuple[PipelineStep, ...] = ()
     sample: SamplingOptions = SamplingOptions()
+    grpo: GrpoOptions = GrpoOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
     card: CardOptions = CardOptions()
     expander: ExpanderTrainingOptions = ExpanderTrainingOptions()

@@ -55,6 +55,13 @@ def test_the_training_of_an_expander_gets_the_file_the_seed_and_the_held_out_spl
     ]
 
 
+def test_grpo_gets_the_file_the_seed_and_the_held_out_splits_too() -> None:
+    steps = [{"stage": "grpo", "arguments": ["c:train"], "options": {"index": "products"}, "per_seed": True}]
+    assert _build_commands(steps, seeds=[3], held_out=["scifact:dev"]) == [
+        "querylift train grpo c:train --held-out scifact:dev --training my.toml --seed 3 --index products"
+    ]
+
+
 def test_stages_that_refuse_leaks_are_told_to_hold_out_by_document() -> None:
     steps: list[dict[str, object]] = [
         {"stage": "teach", "arguments": ["c"]},

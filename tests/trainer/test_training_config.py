@@ -47,6 +47,11 @@ def test_a_packaged_configuration_shows_every_setting_of_every_training_stage(na
     assert {stage: set(tables[stage]) for stage in STAGES} == {stage: set(defaults[stage]) for stage in STAGES}
 
 
+def test_the_configuration_for_a_cpu_shows_every_setting_of_grpo() -> None:
+    tables = tomllib.loads((CONFIGS / "smollm2-135m.toml").read_text(encoding="utf-8"))
+    assert set(tables["grpo"]) == set(TrainingConfig().grpo.model_dump())
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -60,6 +65,13 @@ def test_a_packaged_configuration_shows_every_setting_of_every_training_stage(na
         ('[evaluation]\nkeep = "first"', "evaluation.keep is 'first'"),
         ("[evaluation]\nevery_steps = 0", "evaluation.every_steps is 0"),
         ('report_to = ["comet"]', "report_to.0 is 'comet'"),
+        ("[grpo]\nsamples = 1", "grpo.samples is 1: input should be greater than or equal to 2"),
+        (
+            "[grpo]\nsamples = 6",
+            "grpo: batch_size x gradient_accumulation is 64, which is no multiple of samples = 6",
+        ),
+        ('[grpo]\nloss = "cispo"', "grpo.loss is 'cispo'"),
+        ("[grpo]\ntemperature = 0", "grpo.temperature is 0"),
         ('[model]\ndtype = "float16"', "model.dtype is 'float16'"),
         ("[lora]\nrank = ", "is not TOML"),
     ],

@@ -25,7 +25,15 @@ def describe_origin(files: Sequence[Path], config: TrainingConfig) -> dict[str, 
 
     The licences are those that the configuration states. A name without one is left out.
     """
-    counts = Counter(origin for file in files for origin in _list_origins(file))
+    return _describe_counts(Counter(origin for file in files for origin in _list_origins(file)), config)
+
+
+def describe_own_texts(source: str, count: int, config: TrainingConfig) -> dict[str, Any]:
+    """Return the same for `count` texts that the student wrote in training, for the queries of `source`."""
+    return _describe_counts(Counter({TextOrigin(source, "the student itself", "grpo"): count}), config)
+
+
+def _describe_counts(counts: Counter[TextOrigin], config: TrainingConfig) -> dict[str, Any]:
     names = {name for origin in counts for name in (origin.source, origin.writer)}
     return {
         "texts": [{**origin._asdict(), "count": count} for origin, count in sorted(counts.items())],

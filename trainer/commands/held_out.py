@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -16,6 +16,7 @@ from querylift.trainer.training_config import HeldOutBy
 if TYPE_CHECKING:
     from querylift.index_tools.corpora.corpus import Corpus
     from querylift.trainer.leaks import HeldOutSplit
+    from querylift.trainer.rewards.labels import Labels
 
 NOTHING_HELD_OUT = "none"
 _VARIABLE = re.compile(r"\{\w+\}")
@@ -106,10 +107,7 @@ def raise_on_held_out_rows(
     from querylift.trainer.document_leaks import find_document_leaks, list_row_documents, raise_on_document_leaks
     from querylift.trainer.leaks import find_leaks, raise_on_leaks
 
-    _check_specs(given, configured)
-    specs = tuple(given) or tuple(configured)
-    specs = () if specs == (NOTHING_HELD_OUT,) else specs
-    specs = tuple(dict.fromkeys((*specs, *([evaluate_on] if evaluate_on else []))))
+    specs = _choose_specs(given, configured, evaluate_on)
     if not specs:
         return
     # The stage's own reader reports broken rows. It knows which keys a row needs.
@@ -121,6 +119,48 @@ def raise_on_held_out_rows(
     documents = (document for row in rows for document in list_row_documents(row))
     remedy = remedy.replace("--drop-leaks", "--held-out-by document --drop-leaks")
     raise_on_document_leaks(find_document_leaks(documents, splits), remedy=remedy)
+
+
+def raise_on_held_out_queries(
+    corpus: Corpus,
+    queries: Mapping[str, str],
+    labels: Labels,
+    given: Sequence[str],
+    configured: Sequence[str],
+    *,
+    by: HeldOutBy,
+    evaluate_on: str | None = None,
+) -> None:
+    """Raise SettingsError when one of the `queries` of `corpus` is a query of an evaluation split.
+
+    By document, a query that shares a relevant document with such a split is refused too, because rewards teach the words of
+    relevant documents. `given`, `configured` and `evaluate_on` are as in `raise_on_held_out_rows`.
+    """
+    from querylift.trainer.document_leaks import (
+        find_leaks_of_relevant_documents,
+        raise_on_document_leaks,
+        select_relevant_documents,
+    )
+    from querylift.trainer.leaks import find_leaks, raise_on_leaks
+
+    splits = load_held_out_splits(_choose_specs(given, configured, evaluate_on), by=by)
+    remedy = "leave them out with `querylift train split --apart-from`, or name other splits with --held-out"
+    raise_on_leaks(find_leaks(sorted(queries.items()), splits, corpus=corpus.name), remedy=remedy)
+    qrels = {query_id: labels.qrels[query_id] for query_id in queries}
+    relevant = select_relevant_documents(qrels, relevant_from=labels.relevant_from)
+    leaks = find_leaks_of_relevant_documents(corpus, relevant, splits)
+    raise_on_document_leaks(leaks, remedy="split by document with `querylift train split --by document`")
+
+
+def _choose_specs(given: Sequence[str], configured: Sequence[str], evaluate_on: str | None) -> tuple[str, ...]:
+    """Return the splits of the command line, else those of the configuration, and `evaluate_on`. "none" gives no split.
+
+    Raises SettingsError when no split is named, or when a configured one has a variable without a value.
+    """
+    _check_specs(given, configured)
+    specs = tuple(given) or tuple(configured)
+    specs = () if specs == (NOTHING_HELD_OUT,) else specs
+    return tuple(dict.fromkeys((*specs, *([evaluate_on] if evaluate_on else []))))
 
 
 def _open_splits(specs: Iterable[str]) -> list[tuple[str, Corpus, str]]:

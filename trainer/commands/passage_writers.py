@@ -73,7 +73,8 @@ class LoadedModel:
         from querylift.trainer.student.sampling import write_samples
 
         # A step is only one token long, and eager attention is faster for it than fused attention.
-        student, tokenizer = models.load_model_and_tokenizer(self.model, dtype="bfloat16", attention="eager", seed=seed)
+        dtype = libraries.choose_number_format("auto")
+        student, tokenizer = models.load_model_and_tokenizer(self.model, dtype=dtype, attention="eager", seed=seed)
         student = student.to(libraries.choose_device())
         write_prompt = choose_prompt_writer(self.own_template)
         started_s = time.monotonic()

@@ -12,7 +12,7 @@ from querylift.index_tools.engine import Engine
 from querylift.plugin.errors import MissingExtra, SettingsError
 from querylift.trainer.student.libraries import check_training_packages
 
-_STAGES_WITH_TRAINING_PACKAGES = frozenset({"sft", "sample", "dpo", "merge", "expander"})
+_STAGES_WITH_TRAINING_PACKAGES = frozenset({"sft", "sample", "dpo", "grpo", "merge", "expander"})
 _ENCODER_PACKAGES = ("onnxruntime", "tokenizers")
 
 

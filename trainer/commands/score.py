@@ -18,6 +18,18 @@ from querylift.index_tools.commands.options import (
     show_progress,
 )
 from querylift.plugin.errors import EngineError, SettingsError
+from querylift.trainer.commands.reward_options import (
+    cache_option,
+    collect_reward_settings,
+    describe_labels,
+    index_option,
+    mix_option,
+    parse_mix,
+    patience_option,
+    read_labels_file,
+    relevant_from_option,
+    weights_option,
+)
 from querylift.trainer.commands.score_summary import format_summary, summarise_scoring
 
 if TYPE_CHECKING:
@@ -27,7 +39,7 @@ if TYPE_CHECKING:
     from querylift.trainer.candidates import Candidate
     from querylift.trainer.rewards.labels import Labels
     from querylift.trainer.rewards.rewarded_text import TextCutter
-    from querylift.trainer.rewards.scoring import CandidatePool, RewardOptions
+    from querylift.trainer.rewards.scoring import CandidatePool
 
 
 @click.command()
@@ -50,30 +62,11 @@ if TYPE_CHECKING:
 @click.option(
     "--same-model", is_flag=True, help="Allow a judge that is, or was taught by, the model of the candidates."
 )
-@click.option(
-    "--relevant-from",
-    type=click.IntRange(min=1),
-    help="Lowest grade that counts as relevant for recall [default: the corpus's or the judge's, or 1].",
-)
+@relevant_from_option
 @click.option("--prefix", default="", help="Prefix of the query ids in CANDIDATES, which the labels' ids lack.")
-@click.option("--index", required=True, help="Index to search.")
-@click.option(
-    "--weight",
-    "weights",
-    multiple=True,
-    type=float,
-    default=[0.2],
-    show_default=True,
-    help="Weight of the expansion; repeatable. The reward is the mean over all weights.",
-)
-@click.option(
-    "--mix",
-    multiple=True,
-    metavar="MEASURE=SHARE",
-    default=["ndcg_at_10=1"],
-    show_default=True,
-    help="Measure of the reward and its share; repeatable.",
-)
+@index_option
+@weights_option
+@mix_option
 @click.option(
     "--student",
     help="Student that will learn from the rewards: a folder, a FILE.gguf, or the name of a packaged model. "
@@ -82,18 +75,8 @@ if TYPE_CHECKING:
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="File of scored candidates to write, as JSON lines."
 )
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    help="File that keeps the rankings of all searches [default: rankings.sqlite in the folder of --out].",
-)
-@click.option(
-    "--patience",
-    type=float,
-    default=600.0,
-    show_default=True,
-    help="Seconds to wait for an engine that does not answer.",
-)
+@cache_option
+@patience_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @config_option
 def score(candidates: Path, config: Path | None, out: Path, as_json: bool, **options: Any) -> None:
@@ -137,7 +120,7 @@ def score_file(
     reward_options = RewardOptions(
         index=options["index"],
         weights=options["weights"],
-        mix=dict(_parse_share(item) for item in options["mix"]),
+        mix=parse_mix(options["mix"]),
         cut=_make_cutter(options["student"]),
     )
     inputs = {"candidates": candidates, **_list_student_inputs(options["student"])}
@@ -147,11 +130,11 @@ def score_file(
     all_candidates = list(read_candidates(candidates))
     if not all_candidates:
         raise SettingsError(f"{candidates} holds no candidate; write candidates there with `querylift train teach`")
-    manifest_settings = _collect_manifest_settings(reward_options, settings, options["student"])
+    manifest_settings = {"student": options["student"], **collect_reward_settings(reward_options, settings)}
     if judge is None:
         labels = _load_labels(options, all_candidates)
         _check_labelled(candidates, all_candidates, labels)
-        manifest_settings |= _describe_labels(labels, options)
+        manifest_settings |= describe_labels(labels, options["labels_text"])
     else:
         _check_judged_candidates(all_candidates, judge, options)
         manifest_settings |= {"labels": f"judge:{judge.grader.name}", "judged_by": _describe_judge(judge, options)}
@@ -251,16 +234,6 @@ def _describe_judge(judge: OpenedJudge, options: dict[str, Any]) -> dict[str, An
     }
 
 
-def _describe_labels(labels: Labels, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the name and the digest of labels, and the model that made them when its sidecar lies beside the file."""
-    from querylift.index_tools.judging.judged_qrels import find_grade_source
-
-    path = options["labels_text"]
-    source = find_grade_source(Path(path)) if path is not None else None
-    judged_by = {"judged_by": source.to_json()} if source else {}
-    return {"labels": labels.source, "labels_sha256": labels.compute_digest(), **judged_by}
-
-
 def _check_labelled(path: Path, candidates: Sequence[Candidate], labels: Labels) -> None:
     """Raise SettingsError when no candidate is of a query with a relevant document."""
     if not labels.select_usable_qrels().keys() & {candidate.query_id for candidate in candidates}:
@@ -268,28 +241,6 @@ def _check_labelled(path: Path, candidates: Sequence[Candidate], labels: Labels)
             f"no query of {path} (the first is {candidates[0].query_id!r}) has a relevant document in {labels.source}; "
             "name other labels, or give the prefix of the query ids with --prefix"
         )
-
-
-def _collect_manifest_settings(
-    reward_options: RewardOptions, settings: Settings, student: str | None
-) -> dict[str, Any]:
-    """Return the settings that decide the rewards, without the labels. The state of the index is one of the results."""
-    index_settings = settings.find_index_settings(reward_options.index)
-    return {
-        "index": reward_options.index,
-        "weights": reward_options.weights,
-        "mix": reward_options.mix,
-        "student": student,
-        "table": index_settings.model_dump(exclude={"weight", "enabled"}) if index_settings else {},
-    }
-
-
-def _parse_share(text: str) -> tuple[str, float]:
-    measure, equals, share = text.partition("=")
-    try:
-        return measure.strip(), float(share if equals else "1")
-    except ValueError:
-        raise SettingsError(f"--mix is {text!r}; write MEASURE=SHARE, for example recall_at_100=0.3") from None
 
 
 def _load_labels(options: dict[str, Any], candidates: Sequence[Candidate]) -> Labels:
@@ -304,20 +255,20 @@ def _load_labels(options: dict[str, Any], candidates: Sequence[Candidate]) -> La
             )
         if options["split"] is not None:
             raise SettingsError(f"--split is {options['split']!r} without a corpus; give --corpus, or leave it out")
-        return _read_labels_file(Path(path), options, default_grade=1)
+        return _read_labels(options, default_grade=1)
     corpus, split = _load_corpus_of_candidates(options, candidates)
     if path is not None:
-        return _read_labels_file(Path(path), options, default_grade=corpus.relevant_from)
+        return _read_labels(options, default_grade=corpus.relevant_from)
     return load_split_labels(corpus, split, prefix=prefix)
 
 
-def _read_labels_file(path: Path, options: dict[str, Any], *, default_grade: int) -> Labels:
-    """Read a file of qrels. A model's sidecar beside it says what is relevant, unless the options do."""
-    from querylift.index_tools.judging.judged_qrels import choose_relevant_grade, find_grade_source
-    from querylift.trainer.rewards.labels import read_labels
-
-    relevant_from = options["relevant_from"] or choose_relevant_grade(find_grade_source(path), default=default_grade)
-    return read_labels(path, relevant_from=relevant_from, prefix=options["prefix"])
+def _read_labels(options: dict[str, Any], *, default_grade: int) -> Labels:
+    return read_labels_file(
+        Path(options["labels_text"]),
+        relevant_from=options["relevant_from"],
+        default_grade=default_grade,
+        prefix=options["prefix"],
+    )
 
 
 def _load_corpus_of_candidates(options: dict[str, Any], candidates: Sequence[Candidate]) -> tuple[Corpus, str]:

@@ -14,6 +14,7 @@ STAGES = {
     "score": "Measure what each candidate gains on your engine.",
     "pairs": "Pair better and worse passages of the same query.",
     "dpo": "Train a student to write what your engine ranks better.",
+    "grpo": "Train a student by your engine's rewards, instead of sample to dpo.",
     "merge": "Make one model of an adapter and its base.",
     "run": "Run all stages of a configuration file.",
     "report": "Measure what every stage gained.",

@@ -16,20 +16,22 @@ if TYPE_CHECKING:
     from querylift.trainer.training_config import TrainingConfig
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
+evaluate_on_option = click.option(
+    "--evaluate-on",
+    metavar="CORPUS:SPLIT",
+    help="Measure nDCG@10 on this split while training, as [evaluation] of the configuration says.",
+)
+allow_reported_option = click.option(
+    "--allow-reported",
+    is_flag=True,
+    help="Allow --evaluate-on to have queries of a held-out split, although choosing a step on them makes results "
+    "on that split too good.",
+)
 _OPTIONS = (
-    click.option(
-        "--evaluate-on",
-        metavar="CORPUS:SPLIT",
-        help="Measure nDCG@10 on this split while training, as [evaluation] of the configuration says.",
-    ),
+    evaluate_on_option,
     click.option("--index", help="Index to search for --evaluate-on."),
     engine_option,
-    click.option(
-        "--allow-reported",
-        is_flag=True,
-        help="Allow --evaluate-on to have queries of a held-out split, although choosing a step on them makes results "
-        "on that split too good.",
-    ),
+    allow_reported_option,
 )
 
 

@@ -207,6 +207,7 @@ def make_trainer(
         model=model,
         args=DPOConfig(
             **arguments,
+            max_length=None,  # the texts are cut already
             beta=options.beta,
             loss_type=[options.loss, *(["sft"] if options.sft_weight else [])],
             loss_weights=[1.0, *([options.sft_weight] if options.sft_weight else [])],

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from querylift.plugin.errors import MissingExtra
 from querylift.plugin.telemetry import switch_off_telemetry
 
-# PEFT and TRL call functions that transformers has renamed.
-_HARMLESS_WARNINGS = (r"`[a-z_]+` is deprecated and will be removed in v6",)
+_HARMLESS_WARNINGS = (
+    r"`[a-z_]+` is deprecated and will be removed in v6",  # PEFT and TRL call functions that transformers has renamed
+    r"You are using 'rollout_func', which is an experimental feature",  # requirements/ pins the version of TRL
+)
 
 
 def check_training_packages() -> None:
@@ -48,3 +50,16 @@ def choose_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_number_format(compute: str) -> str:
+    """Return `compute`, or for "auto" the faster of "bfloat16" and "float32" on this machine.
+
+    A CPU without instructions for bfloat16 computes with it several times more slowly than with float32.
+    """
+    import torch
+
+    if compute != "auto":
+        return compute
+    is_fast = choose_device() == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if is_fast else "float32"

@@ -20,6 +20,8 @@ from transformers import TrainerCallback
 from querylift.trainer.student.best_step import LOSS_KEY, NDCG_KEY, PLAIN_NDCG_KEY
 
 _BLUE, _ORANGE = "#2b6cb0", "#c05621"
+EQUAL_REWARDS = "frac_reward_zero_std"
+"""GRPO's share of queries whose samples all have the same reward. Nothing is learned from them."""
 _NOT_CURVES = ("runtime", "per_second", "total_flos", "train_loss")
 """Parts of the names of logged values that are no curve."""
 
@@ -106,11 +108,12 @@ def compute_mean_loss(history: Sequence[Mapping[str, Any]], *, resumed_at: int) 
 
 
 class _Curve(NamedTuple):
-    """A value of the rows to draw. `name` is its part of the legend."""
+    """A value of the rows to draw. `name` is its part of the legend. `is_validated` says that validation has it too."""
 
     key: str
     name: str
     colour: str
+    is_validated: bool = True
 
 
 class _Phase(NamedTuple):
@@ -140,29 +143,50 @@ class _Panel(NamedTuple):
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the loss over steps, in training and in validation.
 
-    For DPO, also draw the rewards and the share of pairs that the student ranks right. Draw nDCG@10 where there is some.
+    For DPO, also draw the rewards and the share of pairs that the student ranks right. For GRPO, draw the rewards and the
+    share of queries whose samples have equal rewards. Draw nDCG@10 where there is some.
     """
     from matplotlib.figure import Figure
 
-    has_preferences = any("rewards/chosen" in row for row in rows)
-    panels = [_Panel("loss" if has_preferences else "loss, nats a token", [_Curve("loss", "", _BLUE)])]
-    if has_preferences:
-        rewards = [_Curve("rewards/chosen", "chosen", _BLUE), _Curve("rewards/rejected", "rejected", _ORANGE)]
-        panels.append(_Panel("reward", rewards))
-        accuracy = _Curve("rewards/accuracies", "", _BLUE)
-        panels.append(_Panel("share of pairs ranked right", [accuracy], is_share=True))
-    if any(NDCG_KEY in row for row in rows):
-        scores = [_Curve(NDCG_KEY, "student", _BLUE), _Curve(PLAIN_NDCG_KEY, "without expansion", _ORANGE)]
-        panels.append(_Panel("nDCG@10 while training", scores, phases=[_EVALUATION]))
+    panels = _choose_panels(rows)
     figure = Figure(figsize=(4.8 * len(panels), 3.4), dpi=120, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw_panel(axes, rows, panel)
     figure.savefig(path)
 
 
+def _choose_panels(rows: Sequence[Mapping[str, Any]]) -> list[_Panel]:
+    """Return the panels for what `rows` hold."""
+    panels = _choose_stage_panels(rows)
+    if any(NDCG_KEY in row for row in rows):
+        scores = [_Curve(NDCG_KEY, "student", _BLUE), _Curve(PLAIN_NDCG_KEY, "without expansion", _ORANGE)]
+        panels.append(_Panel("nDCG@10 while training", scores, phases=[_EVALUATION]))
+    return panels
+
+
+def _choose_stage_panels(rows: Sequence[Mapping[str, Any]]) -> list[_Panel]:
+    """Return the panels of the stage that logged `rows`."""
+    loss = [_Curve("loss", "", _BLUE)]
+    if any("rewards/chosen" in row for row in rows):
+        rewards = [_Curve("rewards/chosen", "chosen", _BLUE), _Curve("rewards/rejected", "rejected", _ORANGE)]
+        accuracy = [_Curve("rewards/accuracies", "", _BLUE)]
+        return [
+            _Panel("loss", loss),
+            _Panel("reward", rewards),
+            _Panel("share of pairs ranked right", accuracy, is_share=True),
+        ]
+    if any(EQUAL_REWARDS in row for row in rows):
+        reward, equal_rewards = [_Curve("reward", "", _BLUE)], [_Curve(EQUAL_REWARDS, "", _BLUE, is_validated=False)]
+        return [
+            _Panel("reward", reward),
+            _Panel("share of queries with equal rewards", equal_rewards, is_share=True),
+        ]
+    return [_Panel("loss, nats a token", loss)]
+
+
 def _draw_panel(axes: Any, rows: Sequence[Mapping[str, Any]], panel: _Panel) -> None:
     for curve in panel.curves:
-        for prefix, phase, style in panel.phases:
+        for prefix, phase, style in panel.phases if curve.is_validated else panel.phases[:1]:
             points = [(row["step"], row[prefix + curve.key]) for row in rows if prefix + curve.key in row]
             marker = "o" if prefix or len(points) < 3 else ""
             label = ", ".join(word for word in (curve.name, phase) if word)
@@ -185,6 +209,8 @@ def _format_values(row: Mapping[str, float]) -> list[str]:
     if NDCG_KEY in row:
         return [f"nDCG@10 {row[NDCG_KEY]:.3f}", f"without expansion {row[PLAIN_NDCG_KEY]:.3f}"]
     prefix = "" if "loss" in row else "eval_"
+    if f"{prefix}reward" in row:
+        return _format_rewards(row, prefix)
     name = "loss" if prefix == "" else "validation loss"
     parts = [f"{name} {row[prefix + 'loss']:.3f}"]
     if f"{prefix}rewards/chosen" in row:
@@ -194,6 +220,13 @@ def _format_values(row: Mapping[str, float]) -> list[str]:
     elif f"{prefix}mean_token_accuracy" in row:
         parts.append(f"tokens right {row[f'{prefix}mean_token_accuracy']:.0%}")
     return parts
+
+
+def _format_rewards(row: Mapping[str, float], prefix: str) -> list[str]:
+    """Return the values of GRPO. Its loss says nothing: at the first update of a batch it is near 0."""
+    if prefix:
+        return [f"validation reward {row['eval_reward']:+.4f}"]
+    return [f"reward {row['reward']:+.4f}", f"equal {row[EQUAL_REWARDS]:.0%}"]
 
 
 def _is_curve_value(key: str, value: Any) -> bool:

@@ -80,7 +80,7 @@ def load_model_and_tokenizer(
         model, tokenizer = _load_gguf(Path(base), attention=attention)
     elif is_adapter(Path(base)):
         model, tokenizer = load_adapter(Path(base), attention=attention)
-        model = model.merge_and_unload()
+        model = model.merge_and_unload().requires_grad_(True)  # PEFT froze it; a stage may train every weight
     else:
         model, tokenizer = _load_folder(Path(base), dtype=dtype, attention=attention)
     _set_up_chatml(model, tokenizer, name)

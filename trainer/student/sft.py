@@ -155,7 +155,7 @@ def make_trainer(
     )
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(**arguments, completion_only_loss=True),
+        args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
         train_dataset=shared_training.make_dataset([example.to_row() for example in training]),
         eval_dataset=shared_training.make_dataset([example.to_row() for example in validation]) if validation else None,
         processing_class=tokenizer,

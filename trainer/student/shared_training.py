@@ -1,4 +1,4 @@
-"""Steps that supervised fine-tuning and DPO share: arguments, checkpoints, the training run and the saved result.
+"""Steps that supervised fine-tuning, DPO and GRPO share: arguments, checkpoints, the training run and the saved result.
 
 One machine with several GPUs trains with `accelerate launch --multi_gpu -m querylift train sft ...`. Every process trains on
 its share of each batch. Only the first process writes.
@@ -41,7 +41,7 @@ class TrainingExample(Protocol):
 def make_trainer_arguments(
     config: FineTuningConfig, options: TrainingLoopOptions, *, out: Path, seed: int, examples: int, validate: bool
 ) -> dict[str, Any]:
-    """Return the `TrainingArguments` that both stages share, as keyword arguments. `examples` counts training rows.
+    """Return the `TrainingArguments` that all stages share, as keyword arguments. `examples` counts training rows.
 
     bf16 means autocast: the weights stay in the format that they were loaded in. Rows of similar length share a batch.
     Raises SettingsError when a package of `report_to` is not installed.
@@ -71,7 +71,7 @@ def make_trainer_arguments(
         "activation_checkpointing": options.activation_checkpointing and on_gpu,
         "train_sampling_strategy": "group_by_length",
         "optim": "adamw_torch_fused",
-        "bf16": config.model.compute == "bfloat16",
+        "bf16": libraries.choose_number_format(config.model.compute) == "bfloat16",
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
         "ddp_find_unused_parameters": False,
@@ -81,7 +81,6 @@ def make_trainer_arguments(
         "save_total_limit": 2,  # a kill may leave the newest one incomplete
         **save,
         **validation,
-        "max_length": None,  # the texts are cut already
         "report_to": list(config.report_to),
         "disable_tqdm": True,
     }
@@ -249,12 +248,12 @@ def store_random_base(
     return out / "base"
 
 
-def install_cpu_head(trainer: Any) -> None:
+def install_cpu_head(trainer: Any, *, temperature: float = 1.0) -> None:
     """Replace TRL's fused head by ours on a CPU. On a GPU, TRL's own head is the fast one."""
     if trainer.args.device.type == "cpu":
         from querylift.trainer.student.cpu_head import use_cpu_head
 
-        use_cpu_head(trainer.model)
+        use_cpu_head(trainer.model, temperature=temperature)
 
 
 def train_and_save(

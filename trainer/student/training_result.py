@@ -15,7 +15,7 @@ class TrainingResult:
     steps, also those before the checkpoint. Losses are means over completion tokens (SFT) or pairs (DPO). `validation` is
     empty when no query was held out. `texts` counts texts of passages by the names in `training_texts`. `evaluation` says
     which step's weights are the result, and what was measured there. It is empty when nothing was evaluated. `origin` says
-    where the data came from, for the card.
+    where the data came from, for the card. `rewarding` is what GRPO asked of the engine.
     """
 
     folder: str
@@ -28,14 +28,31 @@ class TrainingResult:
     texts: Mapping[str, int] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    rewarding: Mapping[str, Any] = field(default_factory=dict)
 
 
 def format_result(result: TrainingResult) -> str:
-    """Return the lines for the user: steps and losses, where the curves are, and which step was chosen."""
+    """Return the lines for the user: steps, losses or what GRPO asked of the engine, the curves, and which step was chosen."""
     steps = f"{result.steps} steps" + (f", resumed at {result.resumed_at}" if result.resumed_at else "")
-    validation = f", validation loss {result.validation['loss']:.3f}" if "loss" in result.validation else ""
-    lines = [f"{result.folder}: {steps}, loss {result.loss:.3f}{validation}", f"curves: {result.folder}/curves.png"]
-    return "\n".join(lines + _format_evaluation(result.evaluation))
+    if result.rewarding:
+        lines = [f"{result.folder}: {steps}{_format_validation(result, 'reward', '+.4f')}", *_format_rewarding(result)]
+    else:
+        lines = [f"{result.folder}: {steps}, loss {result.loss:.3f}{_format_validation(result, 'loss', '.3f')}"]
+    curves = f"curves: {result.folder}/curves.png"
+    return "\n".join([*lines, curves, *_format_evaluation(result.evaluation)])
+
+
+def _format_validation(result: TrainingResult, name: str, number_format: str) -> str:
+    return f", validation {name} {result.validation[name]:{number_format}}" if name in result.validation else ""
+
+
+def _format_rewarding(result: TrainingResult) -> list[str]:
+    counts = result.rewarding
+    return [
+        f"{counts['samples']:,} samples: {counts['without_words']:,} without words, {counts['without_end']:,} without end, "
+        f"{counts['rejected']:,} rejected by the engine",
+        f"{counts['searches']:,} searches made, {counts['cached_searches']:,} from the cache",
+    ]
 
 
 def _format_evaluation(evaluation: Mapping[str, float]) -> list[str]:

@@ -39,3 +39,24 @@ def test_our_head_gives_the_log_probabilities_and_gradients_of_trls(base: str, s
     assert torch.equal(theirs.is_top1, ours.is_top1) and torch.equal(theirs.label_mask, ours.label_mask)
     for their_gradient, our_gradient in zip(*gradients, strict=True):
         torch.testing.assert_close(their_gradient, our_gradient, atol=1e-4, rtol=1e-4)
+
+
+def test_prompts_that_are_padded_on_the_left_give_the_log_probabilities_of_trls_at_a_temperature() -> None:
+    """GRPO pads so. The first column is padding in every row, and the shared tokens come after it."""
+    ids = torch.randint(3, 900, (3, 20), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    for row, (start, end) in enumerate([(1, 20), (4, 16), (3, 19)]):
+        ids[row, start : start + 6] = torch.arange(100, 106)
+        mask[row, :start] = mask[row, end:] = 0
+    labels = ids.masked_fill(mask == 0, NO_LABEL)
+    labels[:, :12] = NO_LABEL
+    outputs = []
+    for use_ours in (False, True):
+        model, _ = models.load_model_and_tokenizer("made:llama")
+        add_fused_lm_head(model, temperature=0.7)
+        if use_ours:
+            use_cpu_head(model, temperature=0.7)
+        outputs.append(model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True).log_probs.detach())
+    theirs, ours = outputs
+    assert ours.shape == (3, 19) and ours.count_nonzero() == 8 + 4 + 7
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)

@@ -164,13 +164,14 @@ def test_a_run_that_was_stopped_remembers_the_best_step_of_before(tmp_path: Path
 
 def test_weights_that_no_checkpoint_knows_are_not_taken_for_the_best(tmp_path: Path) -> None:
     """Step 6 was the best of the first run, but it was killed before the checkpoint of step 8."""
-    config = make_config(keep="best").model_copy(update={"sft": make_config().sft.model_copy(update={"save_steps": 4})})
+    sft = make_config().sft.model_copy(update={"save_steps": 4, "epochs": 8})
+    config = make_config(keep="best").model_copy(update={"sft": sft})
     first = ScriptedEvaluator(scores=[0.1, 0.6, 0.3, 0.9, KeyboardInterrupt()])
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, config, first)
     checkpoints = shared_training.checkpoint_folder(tmp_path / "sft")
     assert sorted(path.name for path in checkpoints.glob("best-*")) == ["best-2.safetensors", "best-6.safetensors"]
-    result = train(tmp_path, config, ScriptedEvaluator(scores=[0.2, 0.2, 0.2]))
+    result = train(tmp_path, config, ScriptedEvaluator(scores=[0.2] * 6))
     assert result.evaluation["step"] == 2
     assert_saved_weights(tmp_path / "sft", first.weights[1])
 
