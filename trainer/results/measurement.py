@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import date
+from pathlib import Path
 
 from querylift.index_tools.corpora.corpus_names import load_corpus
 from querylift.index_tools.engine import Engine
@@ -21,6 +23,7 @@ from querylift.plugin.settings import Settings, enable_index, parse_settings, re
 from querylift.plugin.settings_tables.index import IndexSettings
 from querylift.trainer.results.apart_queries import leave_out_sharing_queries
 from querylift.trainer.results.collection_notes import EXPANDED_OUTCOMES, list_collection_notes
+from querylift.trainer.results.cut_tables import open_cut_table
 from querylift.trainer.results.records import CollectionResult, Results, RowResult, SeedResult
 from querylift.trainer.results.row_comparison import compare_rows, correct_over_collections
 from querylift.trainer.results.table_settings import CollectionSettings, ResultsSettings, RowSettings
@@ -123,10 +126,25 @@ def _measure_row(
             problem = f"no query finds a relevant document on {task.index}; index {task.corpus} there"
             raise SettingsError(f"collection {collection!r}: {problem}")
         yield plain_result
-    for generator in row.list_generators(collection):
-        row_settings = _create_row_settings(settings, task.index, generator=generator, weight=weight)
-        identity, searched = _search_with_expansions(task, engine, row_settings)
+    for opened_generator in _list_generators(row, collection):
+        with opened_generator as generator:
+            row_settings = _create_row_settings(settings, task.index, generator=generator, weight=weight)
+            identity, searched = _search_with_expansions(task, engine, row_settings)
         yield _evaluate_seed(task, searched, collection, generator=identity)
+
+
+def _list_generators(row: RowSettings, collection: str) -> Iterator[AbstractContextManager[str]]:
+    """Yield the name of the generator of each seed. A table that must be cut exists while it is open."""
+    if row.generator is not None:
+        yield nullcontext(row.generator)
+    for path in row.list_tables(collection):
+        yield _open_table(path, row.cut_for)
+
+
+@contextmanager
+def _open_table(path: Path, cut_for: str | None) -> Iterator[str]:
+    with open_cut_table(path, student=cut_for) if cut_for is not None else nullcontext(path) as table:
+        yield f"table:{table}"
 
 
 def _create_row_settings(settings: Settings, index: str, *, generator: str, weight: float) -> Settings:

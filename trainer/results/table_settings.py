@@ -15,6 +15,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from querylift.plugin.errors import SettingsError
+from querylift.plugin.expansion import MAX_TOKENS
+from querylift.trainer.student.model_bases import PACKAGED_BASE, RANDOM_BASES
 
 _MAX_VALUE_CHARS = 80
 
@@ -52,6 +54,11 @@ def _resolve_generator(spec: str, info: ValidationInfo) -> str:
     return f"{kind}:{_get_folder(info) / path}" if names_a_path else spec
 
 
+def _resolve_student(name: str, info: ValidationInfo) -> str:
+    """Resolve the path of a student, unless it is the name of a model that needs no path."""
+    return name if name in (PACKAGED_BASE, *RANDOM_BASES) else str(_get_folder(info) / name)
+
+
 Name = Annotated[str, AfterValidator(_check_one_line)]
 Weight = Annotated[float, Field(gt=0, le=10)]
 RelativePath = Annotated[Path, AfterValidator(_resolve_path)]
@@ -76,7 +83,10 @@ class CollectionSettings(_Section):
 
 
 class RowSettings(_Section):
-    """`[[row]]`: one way to expand. `tables` has one mapping for each seed, from collection to table of expansions."""
+    """`[[row]]`: one way to expand. `tables` has one mapping for each seed, from collection to table of expansions.
+
+    With `cut_for`, the texts of the tables are cut to the tokens that this student may write.
+    """
 
     name: Name
     tables: tuple[Mapping[str, RelativePath], ...] = ()
@@ -84,6 +94,7 @@ class RowSettings(_Section):
     weight: Weight | None = None
     against: str | None = None
     """The row to compare it with, instead of the row above."""
+    cut_for: Annotated[str, Field(min_length=1), AfterValidator(_resolve_student)] | None = None
     curves: tuple[RelativePath, ...] = ()
 
     @property
@@ -91,16 +102,20 @@ class RowSettings(_Section):
         """Whether this row is the search without expansion."""
         return not self.tables and self.generator is None
 
-    def list_generators(self, collection: str) -> tuple[str, ...]:
-        """Return the generators to measure on a collection, one for each seed. () when the row lacks the collection."""
-        if self.generator is not None:
-            return (self.generator,)
-        return tuple(f"table:{seed[collection]}" for seed in self.tables if collection in seed)
+    def list_tables(self, collection: str) -> tuple[Path, ...]:
+        """Return the tables to measure on a collection, one for each seed. () when the row lacks the collection."""
+        return tuple(seed[collection] for seed in self.tables if collection in seed)
+
+    def count_runs(self, collection: str) -> int:
+        """Return the number of runs on a collection: one for each seed."""
+        return 1 if self.is_plain or self.generator is not None else len(self.list_tables(collection))
 
     @model_validator(mode="after")
     def _check_one_source(self) -> Self:
         if self.tables and self.generator is not None:
             raise ValueError("tables and generator are both given; keep one of them")
+        if self.cut_for is not None and not self.tables:
+            raise ValueError(f"cut_for is {self.cut_for!r} without tables; only the texts of tables are cut")
         return self
 
 
@@ -116,11 +131,7 @@ class ResultsSettings(_Section):
     @property
     def run_count(self) -> int:
         """The number of runs: one for each row, collection and seed. The plain search runs once for each collection."""
-        return sum(
-            max(row.is_plain, len(row.list_generators(collection.name)))
-            for collection in self.collection
-            for row in self.row
-        )
+        return sum(row.count_runs(collection.name) for collection in self.collection for row in self.row)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -129,6 +140,11 @@ class ResultsSettings(_Section):
             f"{row.name} is measured with weight {row.weight:g}"
             for row in self.row
             if row.weight is not None and row.weight != self.weight
+        ]
+        notes += [
+            f"{row.name} is cut to the {MAX_TOKENS} tokens that {Path(row.cut_for).name} may write"
+            for row in self.row
+            if row.cut_for is not None
         ]
         if not self.teacher:
             notes.append("no share is shown: no teacher is named; name a row with teacher = NAME")

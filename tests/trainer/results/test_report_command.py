@@ -228,3 +228,18 @@ def test_an_engine_that_is_not_there_is_one_sentence(folder: Path) -> None:
     done = CliRunner().invoke(report, [str(folder / "table.toml"), "--engine", "http://127.0.0.1:9"])
     assert isinstance(done.exception, EngineError)
     assert "no search engine answers at http://127.0.0.1:9" in str(done.exception)
+
+
+@pytest.mark.engine
+def test_a_teacher_that_is_cut_to_the_students_length_loses_the_words_behind_it(run: Report, folder: Path) -> None:
+    pytest.importorskip("tokenizers", reason="needs the training stack: pip install '.[train]'")
+    rows = [{"query": q, "text": f"{'and so on ' * 64}{t}"} for q, t in GOOD.items()]
+    (folder / "long.jsonl").write_text(to_json_lines(rows), encoding="utf-8")
+    row = '[[row]]\nname = "{}"\ntables = [{{ tiny = "long.jsonl" }}]\n'
+    text = f'weight = 0.5\n{COLLECTION}{ROWS}{row.format("whole")}{row.format("cut")}cut_for = "made:llama"\n'
+    done = run(text, "--json")
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout)
+    values = {row["name"]: row["ndcg_at_10"] for row in results["collections"][0]["rows"]}
+    assert values == {"no expansion": pytest.approx(SECOND), "whole": 1.0, "cut": pytest.approx(SECOND)}
+    assert "cut is cut to the 64 tokens that made:llama may write" in results["notes"]

@@ -93,11 +93,26 @@ def test_the_paths_of_a_row_are_relative_to_the_file(tmp_path: Path) -> None:
     _, sft, model_row, base_row, expander_row = read_table(
         tmp_path, COLLECTION + ROWS + row + model + base + expander
     ).row
-    assert base_row.list_generators("tiny") == ("llama:base",)
-    assert expander_row.list_generators("tiny") == (f"expander:{tmp_path / 'x'}",)
-    assert sft.list_generators("tiny") == (f"table:{tmp_path / 't.jsonl'}",)
-    assert sft.list_generators("other") == ()
-    assert (model_row.list_generators("other"), sft.curves) == (
-        (f"llama:{tmp_path / 'm.gguf'}",),
-        (tmp_path / "c.png",),
-    )
+    assert base_row.generator == "llama:base"
+    assert expander_row.generator == f"expander:{tmp_path / 'x'}"
+    assert sft.list_tables("tiny") == (tmp_path / "t.jsonl",)
+    assert sft.list_tables("other") == ()
+    assert (model_row.generator, sft.curves) == (f"llama:{tmp_path / 'm.gguf'}", (tmp_path / "c.png",))
+    assert [row.count_runs("tiny") for row in (sft, model_row)] == [1, 1]
+    assert [row.count_runs("other") for row in (sft, model_row)] == [0, 1]
+
+
+def test_only_tables_are_cut_for_a_student(tmp_path: Path) -> None:
+    row = '[[row]]\nname = "model"\ngenerator = "llama:base"\ncut_for = "smollm2-135m"\n'
+    with pytest.raises(
+        SettingsError, match=r"row 'model': cut_for is 'smollm2-135m' without tables; only the texts of"
+    ):
+        read_table(tmp_path, COLLECTION + ROWS + row)
+
+
+def test_the_student_of_a_cut_is_a_name_or_a_path_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").touch()
+    row = '[[row]]\nname = "{0}"\ntables = [{{ tiny = "t.jsonl" }}]\ncut_for = "{0}"\n'
+    settings = read_table(tmp_path, COLLECTION + ROWS + row.format("smollm2-135m") + row.format("sft"))
+    assert [row.cut_for for row in settings.row[1:]] == ["smollm2-135m", str(tmp_path / "sft")]
+    assert "sft is cut to the 64 tokens that sft may write" in settings.notes
