@@ -105,7 +105,7 @@ class GrpoOptions(TrainingLoopOptions):
     A batch holds samples, not queries. All samples of an update are written before it.
     """
 
-    learning_rate: _Positive = 2e-5
+    learning_rate: _Positive | Literal["auto"] = "auto"
     batch_size: _Count = 16
     gradient_accumulation: _Count = 4
     warmup_share: _Share = 0.1

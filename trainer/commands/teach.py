@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from querylift.index_tools.corpora.corpus import Corpus
     from querylift.plugin.settings import Settings
     from querylift.trainer.candidates import Candidate
+    from querylift.trainer.leaks import HeldOutSplit
     from querylift.trainer.manifest import Manifest
     from querylift.trainer.teaching.plan import TeachingPlan
     from querylift.trainer.teaching.sources import CandidateSource, Sources, TeachingTask
@@ -117,7 +118,7 @@ def teach(
         if sources.endpoint.plan and not options["yes"]:
             usage = sources.endpoint.estimate_usage(collected.teacher_requests, out)
             confirm_cost(usage, sources.endpoint.plan)
-        results.update(_write_candidates(sources, collected, out))
+        results.update(_write_candidates(sources, collected, out, held_out=task.held_out))
         click.echo(json.dumps(results, indent=2) if as_json else _format_summary(out, results))
         # This is inside the block, so that the manifest does not record an incomplete stage as done.
         _raise_when_incomplete(results, sources.endpoint.plan, out)
@@ -224,7 +225,9 @@ def _collect_without_leaks(sources: Sources, task: TeachingTask, *, drop_leaks: 
     return collected
 
 
-def _write_candidates(sources: Sources, collected: _CollectedCandidates, out: Path) -> dict[str, Any]:
+def _write_candidates(
+    sources: Sources, collected: _CollectedCandidates, out: Path, *, held_out: Sequence[HeldOutSplit]
+) -> dict[str, Any]:
     """Append complete candidates and answers to `out`, and return the counts of each source as JSON."""
     from querylift.trainer.teaching.candidate_files import append_candidates
 
@@ -236,7 +239,7 @@ def _write_candidates(sources: Sources, collected: _CollectedCandidates, out: Pa
         results["expander"] = sources.expander.answer(requests, out, show_progress=show_progress)
     if sources.endpoint.is_chosen:
         requests = collected.teacher_requests
-        results["teacher"] = sources.endpoint.answer(requests, out, show_progress=show_progress)
+        results["teacher"] = sources.endpoint.answer(requests, out, held_out=held_out, show_progress=show_progress)
     return results
 
 
@@ -269,7 +272,7 @@ def _format_summary(out: Path, results: Mapping[str, Any]) -> str:
 def _format_teaching_result(result: Mapping[str, Any]) -> str:
     line = (
         "teacher: {written:,} written, {empty:,} without words, {refused:,} refused, {failed:,} failed, "
-        "{without_end:,} did not end; {tokens_in:,} prompt and {tokens_out:,} answer tokens; "
-        "{per_second:,.1f} candidates per second"
+        "{held_out:,} repeat a held-out document, {without_end:,} did not end; {tokens_in:,} prompt and {tokens_out:,} "
+        "answer tokens; {per_second:,.1f} candidates per second"
     ).format(**result)
     return line + (f", cost {format_price(result['cost'])}" if result["cost"] is not None else "")

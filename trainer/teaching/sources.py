@@ -21,7 +21,9 @@ from querylift.trainer.candidates import Candidate
 from querylift.trainer.chat.endpoint_plan import UsageEstimate
 from querylift.trainer.document_leaks import (
     collect_leaking_queries,
+    find_document_leaks,
     find_leaks_of_relevant_documents,
+    get_candidate_document,
     select_relevant_documents,
 )
 from querylift.trainer.leaks import HeldOutSplit, collect_leaked_ids, find_leaks
@@ -303,8 +305,10 @@ class EndpointSource:
         """Estimate the tokens and the cost of those requests that `out` does not answer yet."""
         return estimate_usage(find_unanswered_requests(requests, out), self._require_plan(), examples=self._examples)
 
-    def answer(self, requests: Sequence[Candidate], out: Path, *, show_progress: ProgressBar) -> dict[str, Any]:
-        """Append the teacher's answers to `out`, and return the counts as JSON."""
+    def answer(
+        self, requests: Sequence[Candidate], out: Path, *, held_out: Sequence[HeldOutSplit], show_progress: ProgressBar
+    ) -> dict[str, Any]:
+        """Append the teacher's answers to `out`, less those that repeat a held-out document. Return the counts as JSON."""
         plan, unanswered = self._require_plan(), find_unanswered_requests(requests, out)
         with show_progress("asking the teacher", len(unanswered)) as advance:
             asking = ask_teacher(
@@ -314,6 +318,7 @@ class EndpointSource:
                 api_key=self._api_key,
                 examples=self._examples,
                 answered_before=len(requests) - len(unanswered),
+                is_held_out=lambda answer: bool(find_document_leaks([get_candidate_document(answer)], held_out)),
                 progress=advance,
             )
             return asyncio.run(asking).to_json()

@@ -23,8 +23,8 @@ from querylift.trainer.teaching.prompts import FewShotExample, build_request_mes
 class TeachingResult(TimedResult):
     """The counts of a run. `left` requests were not made because the token budget was spent.
 
-    `refused` answers were refusals of the model or of a filter, and are not written. `without_end` of the written ones
-    stopped at the token limit.
+    `refused` answers were refusals of the model or of a filter, and are not written. `held_out` ones repeat a held-out
+    document, and are not written either. `without_end` of the written ones stopped at the token limit.
     """
 
     written: int = 0
@@ -36,6 +36,7 @@ class TeachingResult(TimedResult):
     tokens_out: int = 0
     cost: float | None = None
     without_end: int = 0
+    held_out: int = 0
 
 
 def find_unanswered_requests(requests: Iterable[Candidate], out: Path) -> list[Candidate]:
@@ -52,9 +53,12 @@ async def ask_teacher(
     api_key: str,
     examples: Sequence[FewShotExample] = (),
     answered_before: int = 0,
+    is_held_out: Callable[[Candidate], bool] = lambda candidate: False,
     progress: Callable[[int], None] = lambda count: None,
 ) -> TeachingResult:
     """Send every request, and append each answer to `out` as it arrives. `out` has `answered_before` answers already.
+
+    An answer that `is_held_out` is counted and not written.
 
     Stops before a request that could exceed the token budget. Raises as `ChatRun.send_request` does. Answers that were
     written before stay in the file.
@@ -62,7 +66,7 @@ async def ask_teacher(
     async with open_chat_client(plan, api_key=api_key) as client:
         with JsonLinesAppender(out) as appender:
             chat = ChatRun(plan, client, request_count=len(requests), answered_before=answered_before)
-            run = _TeachingRun(requests, plan, chat, appender, examples, progress)
+            run = _TeachingRun(requests, plan, chat, appender, examples, is_held_out, progress)
             await run_until_first_error([run.answer_requests() for _ in range(min(plan.concurrency, len(requests)))])
             return run.summarise()
 
@@ -77,10 +81,11 @@ class _TeachingRun:
         chat: ChatRun,
         appender: JsonLinesAppender,
         examples: Sequence[FewShotExample],
+        is_held_out: Callable[[Candidate], bool],
         progress: Callable[[int], None],
     ) -> None:
         self._queue, self._plan, self._chat, self._appender = deque(requests), plan, chat, appender
-        self._examples, self._progress = examples, progress
+        self._examples, self._is_held_out, self._progress = examples, is_held_out, progress
 
     async def answer_requests(self) -> None:
         """Take requests from the queue until it is empty or the token budget is spent."""
@@ -91,7 +96,7 @@ class _TeachingRun:
                 if not is_within_budget:
                     return
                 await self._answer_request(self._queue.popleft(), messages)
-            self._progress(sum(counts[name] for name in ("written", "empty", "refused", "failed")))
+            self._progress(sum(counts[name] for name in ("written", "empty", "refused", "failed", "held_out")))
 
     def summarise(self) -> TeachingResult:
         """Return the counts of the run."""
@@ -105,8 +110,12 @@ class _TeachingRun:
         )
         if answer is None:
             return
-        text = clean_prose(answer.text)
-        self._chat.counts["written" if text else "empty"] += 1
-        if text:
+        candidate = replace(request, text=clean_prose(answer.text), ended=answer.ended)
+        if not candidate.text:
+            self._chat.counts["empty"] += 1
+        elif self._is_held_out(candidate):
+            self._chat.counts["held_out"] += 1
+        else:
+            self._chat.counts["written"] += 1
             self._chat.counts["without_end"] += not answer.ended
-            self._appender.append(replace(request, text=text, ended=answer.ended).to_json())
+            self._appender.append(candidate.to_json())

@@ -234,8 +234,8 @@ def test_the_summary_counts_written_and_unanswered_requests(tmp_path: Path, judg
     )
     assert re.sub(r"\d+\.\d candidates", "N candidates", result.stdout).splitlines() == [
         "given: 3 written, 0 there before, 0 without words, 1 did not end",
-        "teacher: 2 written, 0 without words, 0 refused, 1 failed, 0 did not end; 100 prompt and 20 answer tokens; "
-        "N candidates per second, cost 0.020",
+        "teacher: 2 written, 0 without words, 0 refused, 1 failed, 0 repeat a held-out document, 0 did not end; "
+        "100 prompt and 20 answer tokens; N candidates per second, cost 0.020",
         f"candidates: {tmp_path / 'out.jsonl'}",
     ]
 
@@ -255,6 +255,22 @@ def test_the_other_splits_are_held_out_by_default(tmp_path: Path, judged_corpus:
     assert run_teach(*arguments, str(tmp_path / "c.jsonl"), "--held-out", "none")["given"]["written"] == 2
     run_teach(*arguments, str(tmp_path / "d.jsonl"), "--held-out", f"{judged_corpus}:train", "--drop-leaks")
     assert [c.query_id for c in read_candidates(tmp_path / "d.jsonl")] == ["8"]
+
+
+def test_an_answer_that_repeats_a_held_out_document_is_counted_and_not_written(
+    tmp_path: Path, judged_corpus: Path
+) -> None:
+    document = "Rainbows Light bends. " + " ".join(f"w{n}" for n in range(100))  # relevant to the query of docs:dev
+    answers = iter([document, "Light bends in drops.", f"{document} and more"])
+
+    async def answer_next(request: web.Request) -> web.Response:
+        return make_answer(next(answers))
+
+    out = tmp_path / "out.jsonl"
+    arguments = [str(judged_corpus), "--split", "train", "--held-out-by", "document", "--out", str(out)]
+    results = run_teach_against_server(TeacherServer(answer_next), *arguments, "--concurrency", "1")
+    assert (results["teacher"]["written"], results["teacher"]["held_out"]) == (1, 2)
+    assert [candidate.text for candidate in read_candidates(out)] == ["Light bends in drops."]
 
 
 def test_a_killed_run_goes_on_and_writes_each_answer_once(tmp_path: Path) -> None:
