@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,5 +62,9 @@ def choose_number_format(compute: str) -> str:
 
     if compute != "auto":
         return compute
-    is_fast = choose_device() == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if choose_device() == "cuda":
+        return "bfloat16"
+    # On x86, the second check also accepts processors that only imitate bfloat16.
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    is_fast = torch.cpu._is_avx512_bf16_supported() if is_x86 else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bfloat16" if is_fast else "float32"
