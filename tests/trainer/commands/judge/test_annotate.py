@@ -128,6 +128,16 @@ def test_a_repeated_command_adds_only_what_the_file_lacks(engine: str, queries: 
         raise _invoke(*arguments, "--endpoint", "http://127.0.0.1:9/v1", "--scale", "binary").exception  # type: ignore[misc]
 
 
+def test_a_model_that_can_think_is_asked_not_to_and_gets_the_keys_of_its_server(
+    engine: str, queries: Path, tmp_path: Path
+) -> None:
+    server = TeacherServer(make_judge_handler(format_judge_answer()))
+    arguments = _list_arguments(engine, queries, "--out", tmp_path / "out.jsonl", "--no-thinking")
+    _invoke_against_server(server, *arguments, "--extra-body", '{"top_p": 0.8}')
+    sent = [(body["top_p"], body["chat_template_kwargs"]) for body in server.bodies]
+    assert sent == [(0.8, {"enable_thinking": False})] * 10
+
+
 def test_a_killed_run_goes_on_where_it_ended(engine: str, queries: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     arguments = _list_arguments(engine, queries, "--out", out, "--concurrency", 1)
