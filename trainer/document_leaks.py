@@ -16,7 +16,7 @@ from querylift.index_tools.corpora.corpus import Corpus
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.candidates import Candidate, SourceDocument, find_source_document
 from querylift.trainer.leaks import HeldOutDocument, HeldOutSplit, name_first_leaks
-from querylift.trainer.text_matches import IdentifiedText, find_text_matches, normalise_text
+from querylift.trainer.text_matches import IdentifiedText, TextMatcher, normalise_text
 
 OPENING_CHARS = 240
 """Texts are compared up to here: about 40 English words, which is most of what a student learns of a document."""
@@ -65,27 +65,36 @@ def find_document_leaks(
 
     There are none when no split has documents.
     """
-    held_out_documents = [
-        (split.name, document.query_ids, IdentifiedText(split.corpus, doc_id, _cut_to_opening(document.opening)))
-        for split in held_out
-        for doc_id, document in split.documents.items()
-    ]
-    if not held_out_documents:
-        return ()
-    documents_by_text: dict[IdentifiedText, list[TrainingDocument]] = defaultdict(list)
-    for document in dict.fromkeys(documents):
-        text = IdentifiedText(document.corpus, document.doc_id, _cut_to_opening(document.text))
-        documents_by_text[text].append(document)
-    texts = list(documents_by_text)
-    leaks = []
-    for (position, held_out_position), reason in find_text_matches(
-        texts, [text for _, _, text in held_out_documents]
-    ).items():
-        split_name, query_ids, _ = held_out_documents[held_out_position]
-        leaks += [
-            DocumentLeak(document, split_name, query_ids, reason) for document in documents_by_text[texts[position]]
+    return DocumentLeakFinder(held_out).find_leaks(documents)
+
+
+class DocumentLeakFinder:
+    """Finds leaks again and again. The documents of the held-out splits are prepared once."""
+
+    def __init__(self, held_out: Sequence[HeldOutSplit]) -> None:
+        self._held_out_documents = [
+            (split.name, document.query_ids, IdentifiedText(split.corpus, doc_id, _cut_to_opening(document.opening)))
+            for split in held_out
+            for doc_id, document in split.documents.items()
         ]
-    return tuple(leaks)
+        self._matcher = TextMatcher([text for _, _, text in self._held_out_documents])
+
+    def find_leaks(self, documents: Iterable[TrainingDocument]) -> tuple[DocumentLeak, ...]:
+        """Return a leak for every training document that is the same as a held-out document."""
+        if not self._held_out_documents:
+            return ()
+        documents_by_text: dict[IdentifiedText, list[TrainingDocument]] = defaultdict(list)
+        for document in dict.fromkeys(documents):
+            text = IdentifiedText(document.corpus, document.doc_id, _cut_to_opening(document.text))
+            documents_by_text[text].append(document)
+        texts = list(documents_by_text)
+        leaks = []
+        for (position, held_out_position), reason in self._matcher.find_matches(texts).items():
+            split_name, query_ids, _ = self._held_out_documents[held_out_position]
+            leaks += [
+                DocumentLeak(document, split_name, query_ids, reason) for document in documents_by_text[texts[position]]
+            ]
+        return tuple(leaks)
 
 
 def find_leaks_of_relevant_documents(

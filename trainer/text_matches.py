@@ -11,7 +11,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 NEAR_DUPLICATE_THRESHOLD = 0.6
@@ -49,30 +49,46 @@ def find_text_matches(
     *,
     threshold: float = NEAR_DUPLICATE_THRESHOLD,
 ) -> dict[Position, str]:
-    """Return why a training text and a held-out text are the same, for every such pair, in the order of `training`.
+    """Return why a training text and a held-out text are the same, as `TextMatcher.find_matches` does."""
+    return TextMatcher(held_out, threshold=threshold).find_matches(training)
 
-    The same id alone is a match when both ids are of one corpus. When the corpora may differ, the same id is a match from a
-    similarity of `SAME_ID_THRESHOLD`. All texts are compared, without letter case, punctuation and white space.
-    """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold is {threshold}; use a number above 0 and at most 1")
-    training_texts = [normalise_text(text.text) for text in training]
-    held_out_texts = [normalise_text(text.text) for text in held_out]
-    reasons: dict[Position, str] = {}
-    for position in _match_ids_of_same_corpus(training, held_out):
-        reasons[position] = "the same id"
-    for position in _match_equal_texts(training_texts, held_out_texts):
-        reasons.setdefault(position, "the same text")
-    for extract_features in (_extract_words, _extract_character_ngrams):
-        training_features = [extract_features(text) for text in training_texts]
-        held_out_features = [extract_features(text) for text in held_out_texts]
-        for position, similarity in _find_near_duplicates(training_features, held_out_features, threshold):
-            reasons.setdefault(position, f"{similarity:.0%} alike")
-    for position in _match_equal_texts([text.text_id for text in training], [text.text_id for text in held_out]):
-        similarity = _compute_similarity(training_texts[position[0]], held_out_texts[position[1]])
-        if similarity >= SAME_ID_THRESHOLD:
-            reasons.setdefault(position, f"the same id, {similarity:.0%} alike")
-    return {position: reasons[position] for position in sorted(reasons)}
+
+class TextMatcher:
+    """Matches texts with the same held-out texts again and again. The held-out texts are prepared once."""
+
+    def __init__(self, held_out: Sequence[IdentifiedText], *, threshold: float = NEAR_DUPLICATE_THRESHOLD) -> None:
+        if not 0 < threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; use a number above 0 and at most 1")
+        texts = [normalise_text(text.text) for text in held_out]
+        self._texts = texts
+        self._full_ids = _list_positions([f"{text.corpus}:{text.text_id}" for text in held_out])
+        self._ids = _list_positions([text.text_id for text in held_out])
+        self._equal_texts = _list_positions(texts)
+        self._near_duplicates = [
+            _NearDuplicates(texts, extract_features, threshold)
+            for extract_features in (_extract_words, _extract_character_ngrams)
+        ]
+
+    def find_matches(self, training: Sequence[IdentifiedText]) -> dict[Position, str]:
+        """Return why a training text and a held-out text are the same, for every such pair, in the order of `training`.
+
+        The same id alone is a match when both ids are of one corpus. When the corpora may differ, the same id is a match
+        from a similarity of `SAME_ID_THRESHOLD`. All texts are compared, without letter case, punctuation and white space.
+        """
+        texts = [normalise_text(text.text) for text in training]
+        reasons: dict[Position, str] = {}
+        for position in _match_keys([_list_full_ids(text) for text in training], self._full_ids):
+            reasons[position] = "the same id"
+        for position in _match_keys([[text] for text in texts], self._equal_texts):
+            reasons.setdefault(position, "the same text")
+        for near_duplicates in self._near_duplicates:
+            for position, similarity in near_duplicates.find(texts):
+                reasons.setdefault(position, f"{similarity:.0%} alike")
+        for position in _match_keys([[text.text_id] for text in training], self._ids):
+            similarity = _compute_similarity(texts[position[0]], self._texts[position[1]])
+            if similarity >= SAME_ID_THRESHOLD:
+                reasons.setdefault(position, f"the same id, {similarity:.0%} alike")
+        return {position: reasons[position] for position in sorted(reasons)}
 
 
 def normalise_text(text: str) -> str:
@@ -80,27 +96,26 @@ def normalise_text(text: str) -> str:
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
-def _match_ids_of_same_corpus(
-    training: Sequence[IdentifiedText], held_out: Sequence[IdentifiedText]
-) -> Iterator[Position]:
-    """Yield the positions of texts whose ids are the same and of one corpus."""
-    positions = defaultdict(list)
-    for position, text in enumerate(held_out):
-        positions[f"{text.corpus}:{text.text_id}"].append(position)
-    for training_position, text in enumerate(training):
-        for full_id in (f"{text.corpus}:{text.text_id}", text.text_id) if text.text_id else ():
-            for held_out_position in positions.get(full_id, ()):
+def _list_positions(keys: Iterable[str]) -> Mapping[str, Sequence[int]]:
+    """Return the positions of each key. Empty keys have none."""
+    positions: dict[str, list[int]] = defaultdict(list)
+    for position, key in enumerate(keys):
+        if key:
+            positions[key].append(position)
+    return positions
+
+
+def _list_full_ids(text: IdentifiedText) -> list[str]:
+    """Return the ids that name their corpus: the id may name it itself."""
+    return [f"{text.corpus}:{text.text_id}", text.text_id] if text.text_id else []
+
+
+def _match_keys(training: Sequence[Sequence[str]], held_out: Mapping[str, Sequence[int]]) -> Iterator[Position]:
+    """Yield the positions of training texts and held-out texts with the same key."""
+    for training_position, keys in enumerate(training):
+        for key in keys:
+            for held_out_position in held_out.get(key, ()):
                 yield training_position, held_out_position
-
-
-def _match_equal_texts(training: Sequence[str], held_out: Sequence[str]) -> Iterator[Position]:
-    """Return the positions of equal texts. Empty texts match nothing."""
-    positions = defaultdict(list)
-    for position, text in enumerate(held_out):
-        positions[text].append(position)
-    for training_position, text in enumerate(training):
-        for held_out_position in positions.get(text, ()) if text else ():
-            yield training_position, held_out_position
 
 
 def _extract_words(text: str) -> frozenset[str]:
@@ -124,28 +139,40 @@ def _extract_character_ngrams(text: str) -> frozenset[str]:
     return frozenset(padded[i : i + NGRAM_CHARS] for i in range(max(1, len(padded) - NGRAM_CHARS + 1)))
 
 
-def _find_near_duplicates(
-    training: Sequence[frozenset[str]], held_out: Sequence[frozenset[str]], threshold: float
-) -> Iterator[tuple[Position, float]]:
-    """Return the pairs whose similarity reaches the threshold, by prefix filtering (Chaudhuri et al., ICDE 2006).
+class _NearDuplicates:
+    """Held-out texts by their rare features, for prefix filtering (Chaudhuri et al., ICDE 2006).
 
-    Two such sets share one of their rarest features. Only texts that share a rare feature are compared.
+    Two sets whose similarity reaches the threshold share one of their rarest features. Only texts that share a rare feature
+    are compared.
     """
-    counts = Counter(feature for features in held_out for feature in features)
 
-    def compute_rarity(feature: str) -> tuple[int, str]:
-        return counts[feature], feature
+    def __init__(
+        self, held_out: Sequence[str], extract_features: Callable[[str], frozenset[str]], threshold: float
+    ) -> None:
+        self._extract_features, self._threshold = extract_features, threshold
+        self._held_out = [extract_features(text) for text in held_out]
+        self._counts = Counter(feature for features in self._held_out for feature in features)
+        self._positions: dict[str, list[int]] = defaultdict(list)
+        for position, features in enumerate(self._held_out):
+            for feature in self._select_rarest(features):
+                self._positions[feature].append(position)
 
-    positions = defaultdict(list)
-    for position, features in enumerate(held_out):
-        for feature in _select_rarest(features, compute_rarity, threshold):
-            positions[feature].append(position)
-    for training_position, features in enumerate(training):
-        rarest = _select_rarest(features, compute_rarity, threshold)
-        for held_out_position in {position for feature in rarest for position in positions.get(feature, ())}:
-            similarity = _compute_jaccard(features, held_out[held_out_position])
-            if similarity >= threshold:
-                yield (training_position, held_out_position), similarity
+    def find(self, training: Sequence[str]) -> Iterator[tuple[Position, float]]:
+        """Yield the pairs whose similarity reaches the threshold."""
+        for training_position, text in enumerate(training):
+            features = self._extract_features(text)
+            rarest = self._select_rarest(features)
+            for held_out_position in {position for feature in rarest for position in self._positions.get(feature, ())}:
+                similarity = _compute_jaccard(features, self._held_out[held_out_position])
+                if similarity >= self._threshold:
+                    yield (training_position, held_out_position), similarity
+
+    def _select_rarest(self, features: frozenset[str]) -> Iterable[str]:
+        """Return the rarest features of a set. Two sets that are alike enough share at least one of them."""
+        if not features:
+            return ()
+        count = len(features) - math.ceil(self._threshold * len(features) - 1e-9) + 1
+        return sorted(features, key=lambda feature: (self._counts[feature], feature))[:count]
 
 
 def _compute_similarity(text: str, other_text: str) -> float:
@@ -160,13 +187,3 @@ def _compute_jaccard(features: frozenset[str], other_features: frozenset[str]) -
     """Return the size of the intersection over the size of the union; 0 when nothing is shared."""
     shared = len(features & other_features)
     return shared / (len(features) + len(other_features) - shared) if shared else 0.0
-
-
-def _select_rarest(
-    features: frozenset[str], compute_rarity: Callable[[str], tuple[int, str]], threshold: float
-) -> Iterable[str]:
-    """Return the rarest features of a set. Two sets whose similarity reaches the threshold share at least one of them."""
-    if not features:
-        return ()
-    count = len(features) - math.ceil(threshold * len(features) - 1e-9) + 1
-    return sorted(features, key=compute_rarity)[:count]

@@ -20,8 +20,8 @@ from querylift.plugin.fast_expander.expander_folder import RECORD_FILE
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.chat.endpoint_plan import UsageEstimate
 from querylift.trainer.document_leaks import (
+    DocumentLeakFinder,
     collect_leaking_queries,
-    find_document_leaks,
     find_leaks_of_relevant_documents,
     get_candidate_document,
     select_relevant_documents,
@@ -310,6 +310,7 @@ class EndpointSource:
     ) -> dict[str, Any]:
         """Append the teacher's answers to `out`, less those that repeat a held-out document. Return the counts as JSON."""
         plan, unanswered = self._require_plan(), find_unanswered_requests(requests, out)
+        leak_finder = DocumentLeakFinder(held_out)
         with show_progress("asking the teacher", len(unanswered)) as advance:
             asking = ask_teacher(
                 unanswered,
@@ -318,7 +319,7 @@ class EndpointSource:
                 api_key=self._api_key,
                 examples=self._examples,
                 answered_before=len(requests) - len(unanswered),
-                is_held_out=lambda answer: bool(find_document_leaks([get_candidate_document(answer)], held_out)),
+                is_held_out=lambda answer: bool(leak_finder.find_leaks([get_candidate_document(answer)])),
                 progress=advance,
             )
             return asyncio.run(asking).to_json()
