@@ -16,12 +16,13 @@ from querylift.index_tools.corpora.corpus import Corpus
 from querylift.plugin.errors import SettingsError
 from querylift.trainer.candidates import Candidate, SourceDocument, find_source_document
 from querylift.trainer.leaks import HeldOutDocument, HeldOutSplit, name_first_leaks
+from querylift.trainer.rewards.rewarded_text import STUDENT_PREFIX
 from querylift.trainer.text_matches import IdentifiedText, TextMatcher, normalise_text
 
 OPENING_CHARS = 240
 """Texts are compared up to here: about 40 English words, which is most of what a student learns of a document."""
-_TEXT_KEYS = ("text", "chosen", "rejected")
-"""The keys under which candidates and pairs hold what the student learns."""
+_TEXT_KEYS = {"text": "method", "chosen": "chosen_method", "rejected": "rejected_method"}
+"""The keys under which candidates and pairs hold what the student learns, and those that say who wrote it."""
 _NO_OPENINGS: Mapping[str, str] = MappingProxyType({})
 
 RelevantDocuments: TypeAlias = "Mapping[str, Collection[str]]"
@@ -135,10 +136,14 @@ def get_candidate_document(candidate: Candidate) -> TrainingDocument:
 
 
 def list_row_documents(row: Mapping[str, Any]) -> Iterator[TrainingDocument]:
-    """Yield the document of a candidate's row. A row of a pair gives one for each text. A broken row gives none."""
+    """Yield the document of a candidate's row. A row of a pair gives one for each text. A broken row gives none.
+
+    A student's own text gives none. It was not taken from a document.
+    """
     source = find_source_document(row) or SourceDocument("", "")
-    for text in (row.get(key) for key in _TEXT_KEYS):
-        if isinstance(text, str):
+    for key, method_key in _TEXT_KEYS.items():
+        text, is_own = row.get(key), str(row.get(method_key, "")).startswith(STUDENT_PREFIX)
+        if isinstance(text, str) and not is_own:
             yield TrainingDocument(str(row.get("query_id", "")), source.corpus, source.doc_id, text)
 
 

@@ -91,9 +91,11 @@ class PreferenceOptions(TrainingLoopOptions):
     margin_offset: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
-    def _check_label_smoothing(self) -> PreferenceOptions:
+    def _check_loss(self) -> PreferenceOptions:
         if self.label_smoothing and self.loss not in ("robust", "exo_pair"):
             raise ValueError(f"label_smoothing does nothing with loss {self.loss!r}; use robust, or set it to 0")
+        if self.margin_offset and self.loss not in ("sigmoid", "hinge", "robust", "exo_pair"):
+            raise ValueError(f"margin_offset has no clear meaning with loss {self.loss!r}; use sigmoid, or set it to 0")
         if self.loss == "exo_pair" and not self.label_smoothing:
             raise ValueError("loss exo_pair needs a label_smoothing above 0; 0.001 is usual")
         return self
@@ -151,7 +153,7 @@ class SamplingOptions(ConfigSection):
 
 
 class EvaluationOptions(ConfigSection):
-    """`[evaluation]`: how `sft` and `dpo` evaluate the student while it trains. `--evaluate-on` names the split.
+    """`[evaluation]`: how `sft`, `dpo` and `grpo` evaluate the student while it trains. `--evaluate-on` names the split.
 
     `keep = "best"` makes the best step the result: by nDCG@10 on the split, or without a split by the validation loss.
     """

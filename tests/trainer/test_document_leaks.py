@@ -125,4 +125,12 @@ def test_candidates_rows_and_pairs_give_their_texts_and_what_is_known_of_the_doc
     assert list(list_row_documents(older_row)) == [TrainingDocument("7", "", "d1", "light")]
     pair = {"query_id": "7", "chosen": "light", "rejected": "rain"}
     assert [row.text for row in list_row_documents(pair)] == ["light", "rain"]
+    own = {
+        "query_id": "7",
+        "chosen": "light",
+        "chosen_method": "student",
+        "rejected": "rain",
+        "rejected_method": "few-shot",
+    }
+    assert [row.text for row in list_row_documents(own)] == ["rain"]
     assert list(list_row_documents({"text": 3, "params": [], "document": "d1"})) == []

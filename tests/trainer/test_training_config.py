@@ -60,6 +60,7 @@ def test_the_configuration_for_a_cpu_shows_every_setting_of_grpo() -> None:
         ("[sft]\nmax_words = 40", "sft.max_words is not a setting; trainer/configs shows them all"),
         ("[sft]\nvalidation_share = 1.0", "sft.validation_share is 1.0"),
         ('[dpo]\nloss = "kto"', "dpo.loss is 'kto'"),
+        ('[dpo]\nmargin_offset = 1.0\nloss = "ipo"', "margin_offset has no clear meaning with loss 'ipo'; use sigmoid"),
         ("[dpo]\nlabel_smoothing = 0.1", "dpo: label_smoothing does nothing with loss 'sigmoid'; use robust"),
         ('[dpo]\nloss = "exo_pair"', "loss exo_pair needs a label_smoothing above 0"),
         ('[evaluation]\nkeep = "first"', "evaluation.keep is 'first'"),

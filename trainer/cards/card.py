@@ -102,4 +102,4 @@ def _name_base(base: str) -> str:
     name = Path(base).name
     if base == PACKAGED_BASE:
         return _PACKAGED_BASE_ON_HUB
-    return "" if base in RANDOM_BASES or name == "base" else name
+    return "" if base in RANDOM_BASES else name

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from querylift.trainer.manifest import locate_manifest
-from querylift.trainer.student.model_bases import is_adapter, read_base_name, read_json_object
+from querylift.trainer.student.model_bases import RANDOM_BASES, is_adapter, read_base_name, read_json_object
 
 CARD_STAGES = ("sft", "dpo", "grpo", "merge")
 """The stages whose output gets a card."""
@@ -45,7 +45,7 @@ class Lineage:
 def read_lineage(folder: Path) -> Lineage:
     """Return the lineage of the student in `folder`, which a stage of `CARD_STAGES` wrote.
 
-    The lineage begins at the first model that none of these stages made.
+    It goes back to the model that none of these stages made, and calls it the base.
     """
     stages: list[StageRecord] = []
     place: Path | None = folder
@@ -54,7 +54,8 @@ def read_lineage(folder: Path) -> Lineage:
         manifest = read_json_object(locate_manifest(place, is_folder=True))
         stages.insert(0, _make_record(place, manifest))
         base, place = _find_base(place, manifest)
-    return Lineage(base, tuple(stages))
+    made_base = _read_configured_base(stages[0].settings) if stages else ""
+    return Lineage(made_base if made_base in RANDOM_BASES else base, tuple(stages))
 
 
 def has_card_stage(folder: Path) -> bool:
@@ -78,6 +79,11 @@ def _make_record(folder: Path, manifest: Mapping[str, Any]) -> StageRecord:
     )
 
 
+def _read_configured_base(settings: Mapping[str, Any]) -> str:
+    """Return the base of a stage's configuration, "" when there is none. A base that was made on the spot has its name there."""
+    return str(dict(settings.get("model") or {}).get("base", ""))
+
+
 def _find_base(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, Path | None]:
     """Return the name of the model that a stage began with, and its folder. The folder is None when it is not there.
 
@@ -88,6 +94,6 @@ def _find_base(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, Path | N
     else:
         inputs = dict(manifest.get("inputs") or {})
         paths = [str(inputs[key]["path"]) for key in _BASE_INPUTS if key in inputs]
-        name = paths[0] if paths else str(dict(manifest.get("settings", {}).get("model") or {}).get("base", ""))
+        name = paths[0] if paths else _read_configured_base(dict(manifest.get("settings") or {}))
     places = (Path(name), folder.parent / Path(name).name)
     return name, next((place for place in places if name and place.is_dir()), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ class TextOrigin(NamedTuple):
 def describe_origin(files: Sequence[Path], config: TrainingConfig) -> dict[str, Any]:
     """Return the origins of all texts in `files`, their licences, and what was held out, as JSON.
 
-    The licences are those that the configuration states. A name without one is left out.
+    The licences are those that the configuration states.
     """
     return _describe_counts(Counter(origin for file in files for origin in _list_origins(file)), config)
 
@@ -34,11 +34,10 @@ def describe_own_texts(source: str, count: int, config: TrainingConfig) -> dict[
 
 
 def _describe_counts(counts: Counter[TextOrigin], config: TrainingConfig) -> dict[str, Any]:
-    names = {name for origin in counts for name in (origin.source, origin.writer)}
     return {
         "texts": [{**origin._asdict(), "count": count} for origin, count in sorted(counts.items())],
         "license": config.card.license,
-        "licenses": _select(config.card.licenses, (*names, config.model.base)),
+        "licenses": dict(config.card.licenses),
         "held_out": list(config.held_out),
         "held_out_by": config.held_out_by,
     }
@@ -62,7 +61,3 @@ def _name_source(row: Mapping[str, Any], file: Path) -> str:
         return name
     document = find_source_document(row)
     return document.corpus if document and document.corpus else file.name.partition(".")[0]
-
-
-def _select(licenses: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    return {name: licenses[name] for name in sorted(set(names)) if name in licenses}

@@ -77,7 +77,7 @@ def render_measured(results: Mapping[str, Any] | None) -> str:
 
 def _list_training_values(record: StageRecord) -> Sequence[str]:
     results = record.results
-    validation = dict(results.get("validation") or {}).get("loss")
+    validation = None if results.get("rewarding") else dict(results.get("validation") or {}).get("loss")
     step = dict(results.get("evaluation") or {}).get("step", results.get("steps"))
     return (
         record.stage,
@@ -85,7 +85,7 @@ def _list_training_values(record: StageRecord) -> Sequence[str]:
         _format_count(results.get("left_out")),
         _format_count(results.get("steps")),
         _NO_VALUE if record.seed is None else str(record.seed),
-        _format_loss(results.get("loss")),
+        _format_loss(None if results.get("rewarding") else results.get("loss")),
         _format_loss(validation),
         _format_count(step),
     )
@@ -98,6 +98,12 @@ def _render_settings(record: StageRecord) -> str:
         values = value if isinstance(value, Mapping) else {name: value}
         text = ", ".join(f"{key} {_format_setting(key, item)}" for key, item in values.items())
         lines.append(f"- {name}: {text}\n" if isinstance(value, Mapping) else f"- {text}\n")
+    rewarding = dict(record.results.get("rewarding") or {})
+    if rewarding:
+        searches = rewarding["searches"] + rewarding["cached_searches"]
+        reward = dict(record.results.get("validation") or {}).get("reward")
+        validation = "" if reward is None else f"; mean reward of the validation queries {reward:+.4f}"
+        lines.append(f"- rewarded: {rewarding['samples']:,} samples by {searches:,} searches{validation}\n")
     evaluation = dict(record.results.get("evaluation") or {})
     if "ndcg_at_10" in evaluation:
         scores = f"nDCG@10 {evaluation['ndcg_at_10']:.3f}, without expansion {evaluation['plain_ndcg_at_10']:.3f}"
@@ -128,7 +134,7 @@ def _list_measured_values(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _format_count(value: Any) -> str:
-    return _NO_VALUE if value is None else f"{value:,g}"
+    return _NO_VALUE if value is None else f"{int(value):,}"
 
 
 def _format_loss(value: Any) -> str:

@@ -19,7 +19,7 @@ from querylift.trainer.commands.options import training_config_option
 )
 @training_config_option
 def card(folder: Path, results: Path | None, config: Path | None) -> None:
-    """Write README.md into FOLDER, which `sft`, `dpo` or `merge` wrote.
+    """Write README.md into FOLDER, which `sft`, `dpo`, `grpo` or `merge` wrote.
 
     Each of these stages writes the card already. This command adds what was measured, and the licences that [card] of the
     configuration states.

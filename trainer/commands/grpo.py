@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,12 @@ import click
 
 from querylift.index_tools.commands.options import config_option, engine_option, load_settings_with_options
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.commands.held_out import held_out_by_option, held_out_option, raise_on_held_out_queries
+from querylift.trainer.commands.held_out import (
+    apply_held_out_options,
+    held_out_by_option,
+    held_out_option,
+    raise_on_held_out_queries,
+)
 from querylift.trainer.commands.options import seed_option
 from querylift.trainer.commands.reward_options import (
     cache_option,
@@ -85,11 +89,7 @@ def grpo(queries: str, training: Path | None, config: Path | None, **options: An
 
     check_training_packages()
     training_config = load_training_config(training)
-    held_out, by = (
-        options["held_out"] or training_config.held_out,
-        options["held_out_by"] or training_config.held_out_by,
-    )
-    training_config = training_config.model_copy(update={"held_out": held_out, "held_out_by": by})
+    training_config = apply_held_out_options(training_config, options["held_out"], options["held_out_by"])
     settings = load_settings_with_options(config, engine=options["engine"])
     train_on_queries(queries, settings, training_config, options)
 
@@ -99,7 +99,7 @@ def train_on_queries(spec: str, settings: Settings, training_config: TrainingCon
     from querylift.index_tools.corpora.corpus_names import load_corpus_and_split
     from querylift.index_tools.engine import Engine
     from querylift.plugin.files import compute_json_digest
-    from querylift.trainer.rewards.engine_retry import EngineRetry
+    from querylift.trainer.rewards.engine_retry import EngineRetry, silence_client_log
     from querylift.trainer.rewards.engine_reward import EngineReward
     from querylift.trainer.rewards.ranking_cache import RankingCache
     from querylift.trainer.rewards.scoring import RewardOptions
@@ -110,7 +110,13 @@ def train_on_queries(spec: str, settings: Settings, training_config: TrainingCon
     reward_options = RewardOptions(index=options["index"], weights=options["weights"], mix=parse_mix(options["mix"]))
     corpus, split = load_corpus_and_split(spec)
     labels = _load_labels(corpus, split, options)
-    labelled = _select_labelled_queries(spec, corpus.read_queries(split), labels, limit=options["limit"])
+    labelled = labels.select_queries(corpus.read_queries(split), limit=options["limit"])
+    if not labelled:
+        raise SettingsError(
+            f"no query of {spec} has a relevant document in {labels.source}; name another split, or labels for its "
+            "queries with --labels"
+        )
+    labels = labels.restrict_to(labelled)
     evaluate_on = options["evaluate_on"]
     raise_on_held_out_queries(
         corpus,
@@ -128,10 +134,10 @@ def train_on_queries(spec: str, settings: Settings, training_config: TrainingCon
         index=options["index"] if evaluate_on else None,
         engine=options["engine"] if evaluate_on else None,
         allow_reported=options["allow_reported"],
+        settings=settings,
     )
     say = shared_training.silence_other_processes(click.echo)
-    # The client logs a traceback for every failed attempt. `EngineRetry` reports a failure once.
-    logging.getLogger("opensearch").setLevel(logging.CRITICAL)
+    silence_client_log()
     out, labels_path = options["out"], options["labels_path"]
     cache_path = options["cache"] or out.with_name("rankings.sqlite")
     with Engine(settings) as engine, RankingCache(cache_path) as cache:
@@ -175,17 +181,3 @@ def _load_labels(corpus: Corpus, split: str, options: dict[str, Any]) -> Labels:
     if path is not None:
         return read_labels_file(path, relevant_from=relevant_from, default_grade=corpus.relevant_from)
     return load_split_labels(replace(corpus, relevant_from=relevant_from or corpus.relevant_from), split)
-
-
-def _select_labelled_queries(
-    spec: str, queries: dict[str, str], labels: Labels, *, limit: int | None
-) -> dict[str, str]:
-    """Return the queries that have a relevant document, up to `limit`. Raises SettingsError when there are none."""
-    usable_ids = labels.select_usable_qrels().keys()
-    labelled = {query_id: text for query_id, text in queries.items() if query_id in usable_ids}
-    if not labelled:
-        raise SettingsError(
-            f"no query of {spec} has a relevant document in {labels.source}; name another split, or labels for its "
-            "queries with --labels"
-        )
-    return dict(list(labelled.items())[:limit])

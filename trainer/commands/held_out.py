@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.training_config import HeldOutBy
+from querylift.trainer.training_config import HeldOutBy, TrainingConfig
 
 if TYPE_CHECKING:
     from querylift.index_tools.corpora.corpus import Corpus
@@ -82,6 +82,14 @@ def choose_held_out_splits(
     else:
         names = [] if uses_split else list(corpus.split_names)
     return [_load_split(f"{corpus.name}:{name}", corpus, name, by=by) for name in names]
+
+
+def apply_held_out_options(
+    config: TrainingConfig, held_out: Sequence[str], held_out_by: HeldOutBy | None
+) -> TrainingConfig:
+    """Return `config` with what the command line holds out, where it says so."""
+    update = {"held_out": tuple(held_out) or config.held_out, "held_out_by": held_out_by or config.held_out_by}
+    return config.model_copy(update=update)
 
 
 def load_measured_splits(specs: Sequence[str]) -> list[HeldOutSplit]:

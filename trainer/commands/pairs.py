@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     default="margin",
     show_default=True,
     help="Pairs to keep when a query has more than --cap: those with the largest margins, those that also differ most in "
-    "words, or random ones. No candidate is paired twice while others are not paired, unless the order is random.",
+    "words, or random ones. Unless it is random, a candidate is used a second time only when all others have been used.",
 )
 @click.option(
     "--floor/--no-floor",

@@ -10,6 +10,7 @@ import click
 from querylift.index_tools.commands.options import load_settings_with_options
 from querylift.index_tools.engine import Engine
 from querylift.plugin.errors import MissingExtra, SettingsError
+from querylift.trainer.pipeline import CONFIG_OPTIONS
 from querylift.trainer.student.libraries import check_training_packages
 
 _STAGES_WITH_TRAINING_PACKAGES = frozenset({"sft", "sample", "dpo", "grpo", "merge", "expander"})
@@ -48,8 +49,8 @@ def _check_engine(context: click.Context, checked_indices: set[tuple[tuple[str, 
     index = context.params.get("index")
     if "engine" not in context.params or (index is None and context.info_name != "expander"):
         return
-    # The file behind --config of these stages is that of the training.
-    config = None if "evaluate_on" in context.params else context.params.get("config")
+    names_training_file = CONFIG_OPTIONS.get(context.info_name or "") == "config"
+    config = None if names_training_file else context.params.get("config")
     settings = load_settings_with_options(config, engine=context.params["engine"])
     if (settings.engine, index or "") in checked_indices:
         return

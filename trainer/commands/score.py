@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,7 +111,7 @@ def score_file(
     from querylift.trainer.candidates import read_candidates
     from querylift.trainer.commands.output_checks import check_output_file
     from querylift.trainer.manifest import Manifest
-    from querylift.trainer.rewards.engine_retry import EngineRetry
+    from querylift.trainer.rewards.engine_retry import EngineRetry, silence_client_log
     from querylift.trainer.rewards.ranking_cache import RankingCache
     from querylift.trainer.rewards.scored_candidates import write_scored_candidates
     from querylift.trainer.rewards.scoring import RewardOptions, score_candidates
@@ -139,8 +138,7 @@ def score_file(
         _check_judged_candidates(all_candidates, judge, options)
         manifest_settings |= {"labels": f"judge:{judge.grader.name}", "judged_by": _describe_judge(judge, options)}
     manifest = Manifest(out, stage="score", inputs=inputs, settings=manifest_settings, is_folder=False)
-    # The client logs a traceback for every failed attempt. `EngineRetry` reports a failure once.
-    logging.getLogger("opensearch").setLevel(logging.CRITICAL)
+    silence_client_log()
     retry = EngineRetry(options["patience"], say=lambda sentence: click.echo(sentence, err=True))
     cache_path = options["cache"] or out.with_name("rankings.sqlite")
     with manifest.record_run() as results:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from querylift.trainer.commands.held_out import held_out_by_option, held_out_option, raise_on_held_out_rows
+from querylift.trainer.commands.held_out import (
+    apply_held_out_options,
+    held_out_by_option,
+    held_out_option,
+    raise_on_held_out_rows,
+)
 from querylift.trainer.commands.options import seed_option, training_config_option
 from querylift.trainer.commands.training_evaluation import evaluation_options, open_evaluator
 
@@ -58,10 +63,10 @@ def sft(
     from querylift.trainer.student.training_result import format_result
 
     training_config = load_training_config(config)
-    by = held_out_by or training_config.held_out_by
-    specs = held_out or training_config.held_out
-    training_config = training_config.model_copy(update={"held_out": specs, "held_out_by": by})
-    raise_on_held_out_rows(rows, held_out, training_config.held_out, by=by, evaluate_on=evaluate_on)
+    training_config = apply_held_out_options(training_config, held_out, held_out_by)
+    raise_on_held_out_rows(
+        rows, held_out, training_config.held_out, by=training_config.held_out_by, evaluate_on=evaluate_on
+    )
     evaluator = open_evaluator(training_config, held_out, evaluate_on=evaluate_on, **place)
     say = shared_training.silence_other_processes(click.echo)
     result = train_on_passages(rows, training_config, out=out, base=base, seed=seed, evaluator=evaluator, say=say)

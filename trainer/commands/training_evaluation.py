@@ -1,8 +1,7 @@
-"""Options of `sft` and `dpo` that name what a student is evaluated on while it trains."""
+"""Options of `sft`, `dpo` and `grpo` that name what a student is evaluated on while it trains."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +11,7 @@ from querylift.index_tools.commands.options import engine_option, load_settings_
 from querylift.plugin.errors import SettingsError
 
 if TYPE_CHECKING:
+    from querylift.plugin.settings import Settings
     from querylift.trainer.student.search_evaluation import SearchEvaluator
     from querylift.trainer.training_config import TrainingConfig
 
@@ -24,8 +24,7 @@ evaluate_on_option = click.option(
 allow_reported_option = click.option(
     "--allow-reported",
     is_flag=True,
-    help="Allow --evaluate-on to have queries of a held-out split, although choosing a step on them makes results "
-    "on that split too good.",
+    help="Allow --evaluate-on to share queries with a held-out split. Results on that split will then be too good.",
 )
 _OPTIONS = (
     evaluate_on_option,
@@ -50,11 +49,13 @@ def open_evaluator(
     index: str | None,
     engine: str | None,
     allow_reported: bool,
+    settings: Settings | None = None,
 ) -> SearchEvaluator | None:
     """Return what evaluates the student, None without a split.
 
-    `held_out` are the splits of the command line. Without them, those of `config` are held out. Raises SettingsError when
-    the split has held-out queries, or when no query of it is judged.
+    `settings` are those of the engine, None for those of this folder. `held_out` are the splits of the command line. Without
+    them, those of `config` are held out. Raises SettingsError when the split has held-out queries, or when no query of it
+    is judged.
     """
     if evaluate_on is None:
         if index is not None or engine is not None or allow_reported:
@@ -65,31 +66,30 @@ def open_evaluator(
     if index is None:
         raise SettingsError(f"--evaluate-on is {evaluate_on!r} without an index; name the one to search with --index")
     from querylift.index_tools.corpora.corpus_names import load_corpus_and_split
-    from querylift.trainer.rewards.labels import Labels, load_split_labels
+    from querylift.trainer.rewards.engine_retry import silence_client_log
+    from querylift.trainer.rewards.labels import load_split_labels
     from querylift.trainer.student.search_evaluation import SearchEvaluator
 
     corpus, split = load_corpus_and_split(evaluate_on)
     judged = load_split_labels(corpus, split)
-    qrels, queries = judged.select_usable_qrels(), corpus.read_queries(split)
-    query_ids = [query_id for query_id in queries if query_id in qrels][: config.evaluation.limit]
-    if not query_ids:
+    queries = judged.select_queries(corpus.read_queries(split), limit=config.evaluation.limit)
+    if not queries:
         raise SettingsError(
             f"--evaluate-on is {evaluate_on!r}, where no query has a relevant document; name another split"
         )
     if not allow_reported:
         _raise_on_reported_queries(
-            {query_id: queries[query_id] for query_id in query_ids},
+            queries,
             evaluate_on,
             corpus.name,
             held_out or config.held_out,
         )
-    # The client logs a traceback for every failed attempt. A failed evaluation is reported once.
-    logging.getLogger("opensearch").setLevel(logging.CRITICAL)
+    silence_client_log()
     return SearchEvaluator(
         name=evaluate_on,
-        queries={query_id: queries[query_id] for query_id in query_ids},
-        labels=Labels({query_id: qrels[query_id] for query_id in query_ids}, judged.source, judged.relevant_from),
-        settings=load_settings_with_options(None, engine=engine),
+        queries=queries,
+        labels=judged.restrict_to(queries),
+        settings=settings or load_settings_with_options(None, engine=engine),
         index=index,
         weight=config.evaluation.weight,
         batch_size=config.sample.batch_size,

@@ -1,4 +1,4 @@
-"""Tables of a teacher's passages, cut to what a student may write. Only so are the two compared at one length."""
+"""Tables of a teacher's passages, cut to what a student may write. The teacher is then compared at the student's length."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ An engine that never answered is not retried. Its URL is probably mistyped, or n
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,11 @@ def _is_timeout(cause: object) -> bool:
     from opensearchpy.exceptions import ConnectionTimeout
 
     return isinstance(cause, ConnectionTimeout)
+
+
+def silence_client_log() -> None:
+    """Stop the client from logging a traceback for every failed attempt. `EngineRetry` reports a failure once."""
+    logging.getLogger("opensearch").setLevel(logging.CRITICAL)
 
 
 class EngineRetry:

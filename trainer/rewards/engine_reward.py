@@ -16,7 +16,7 @@ from querylift.plugin.settings import Settings
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.rewards.engine_retry import EngineRetry, classify_engine_errors
 from querylift.trainer.rewards.labels import Labels
-from querylift.trainer.rewards.ranking_cache import RankingCache
+from querylift.trainer.rewards.ranking_cache import RankingCache, take_snapshot
 from querylift.trainer.rewards.scoring import RewardOptions, ScoringResult, score_candidates
 
 COUNTED = ("samples", "without_words", "without_end", "rejected", "searches", "cached_searches")
@@ -27,7 +27,7 @@ COUNTED = ("samples", "without_words", "without_end", "rejected", "searches", "c
 class EngineReward:
     """Gives the texts of a student their rewards. `counts` has the names in `COUNTED`.
 
-    `fingerprint` is that of the index, "" before the first batch.
+    `fingerprint` is that of the index, "" before `check_index`.
     """
 
     engine: Engine
@@ -40,15 +40,18 @@ class EngineReward:
     fingerprint: str = ""
 
     def check_index(self) -> None:
-        """Raise SettingsError when the engine has no such index, or when nothing answers at its URL."""
+        """Set `fingerprint`. Raise SettingsError when the engine has no such index, or when nothing answers at its URL."""
         if not self.retry.call_until_answered(self._has_index):
             raise SettingsError(
                 f"{self.settings.engine_text} has no index {self.options.index!r}; build it with `querylift index`, or name "
                 "another with --index"
             )
+        self.fingerprint = self.retry.call_until_answered(self._read_fingerprint)
 
     def compute_rewards(self, candidates: Sequence[Candidate]) -> list[float]:
-        """Return the reward of each candidate. No two candidates may have the same request key.
+        """Return the reward of each candidate.
+
+        Each needs a sample number of its own. Two texts of a query with one number would share a reward.
 
         Raises EngineError when the engine stays away longer than `retry` allows, or when the index changed.
         """
@@ -70,8 +73,11 @@ class EngineReward:
         with classify_engine_errors():
             return self.engine.has_index(self.options.index)
 
+    def _read_fingerprint(self) -> str:
+        return take_snapshot(self.engine, self.options.index).fingerprint
+
     def _check_state(self, scoring: ScoringResult) -> None:
-        """Raise EngineError when the index is not as it was in the first batch."""
+        """Raise EngineError when the index is not as it was at the start."""
         self.fingerprint = self.fingerprint or scoring.fingerprint
         if scoring.index_changed or scoring.fingerprint != self.fingerprint:
             raise EngineError(

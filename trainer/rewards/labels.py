@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from querylift.index_tools.corpora.corpus import Corpus
@@ -26,6 +27,15 @@ class Labels:
             for query_id, grades in self.qrels.items()
             if any(grade >= self.relevant_from for grade in grades.values())
         }
+
+    def select_queries(self, queries: Mapping[str, str], *, limit: int | None) -> dict[str, str]:
+        """Return the queries that have a relevant document, the first `limit` of them."""
+        usable_ids = self.select_usable_qrels().keys()
+        return dict(islice(((query_id, text) for query_id, text in queries.items() if query_id in usable_ids), limit))
+
+    def restrict_to(self, query_ids: Collection[str]) -> Labels:
+        """Return the labels of these queries."""
+        return replace(self, qrels={query_id: self.qrels[query_id] for query_id in query_ids if query_id in self.qrels})
 
     def compute_digest(self) -> str:
         """Return the SHA-256 of the grades. It does not depend on their order."""

@@ -62,6 +62,8 @@ class PairOptions:
             raise SettingsError(f"the strategy is {self.strategy!r}; use 'best-worst' or 'all'")
         if self.order not in ("margin", "words", "random"):
             raise SettingsError(f"the order is {self.order!r}; use 'margin', 'words' or 'random'")
+        if self.order == "words" and self.strategy != "all":
+            raise SettingsError(f"the order 'words' does nothing with the strategy {self.strategy!r}; use 'all'")
         if not self.margin >= 0 or self.cap < 1:
             raise SettingsError(f"margin is {self.margin} and cap is {self.cap}; use a margin from 0 and a cap from 1")
         if self.min_gain and not self.floor:

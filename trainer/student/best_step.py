@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 NDCG_KEY, PLAIN_NDCG_KEY = "eval_ndcg_at_10", "eval_plain_ndcg_at_10"
 """The logged nDCG@10 of the student, and that of the queries without expansion."""
 LOSS_KEY = "eval_loss"
+REWARD_KEY = "eval_reward"
+"""The mean reward of the validation queries in GRPO. The loss says nothing there."""
 SKIPPED_KEY = "eval_skipped"
 """What is logged for an evaluation that the engine did not answer."""
 
@@ -40,4 +42,6 @@ class Criterion:
         return BestStep(step, values[step], sum(later > step for later in values))
 
 
-BY_NDCG, BY_LOSS = Criterion(NDCG_KEY, higher_is_better=True), Criterion(LOSS_KEY, higher_is_better=False)
+BY_NDCG = Criterion(NDCG_KEY, higher_is_better=True)
+BY_LOSS = Criterion(LOSS_KEY, higher_is_better=False)
+BY_REWARD = Criterion(REWARD_KEY, higher_is_better=True)

@@ -10,8 +10,8 @@ from typing import Any
 class BestWeights:
     """Files best-STEP.safetensors in `folder`. They hold the weights that are trained: those of an adapter, or all.
 
-    A file of an earlier best step stays until a checkpoint knows the later one. A run that was killed in between goes on
-    with the earlier one.
+    The file of an earlier best step is removed only after a checkpoint has recorded the later one. So a run that is killed
+    in between goes on with the earlier one.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -43,7 +43,7 @@ def _compute_log_probs(
     """Return the log-probabilities of the labels. `ids`, `mask` and `labels` have the shape (rows, tokens).
 
     The fields of the output have the shape (rows, tokens - 1). The values are computed on rows without padding on the
-    left. A row has its labels in the same order with and without it, so they find their places again.
+    left. Moving the padding keeps the order of the labels of a row, so each value is put back at its place.
     """
     mask = torch.ones_like(ids) if mask is None else mask
     is_output = labels[:, 1:] != _NO_LABEL

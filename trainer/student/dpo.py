@@ -133,21 +133,28 @@ def _train(
     if not examples:
         raise SettingsError(f"{', '.join(map(str, files))} has no pair of passages that differ; name another file")
     training, validation = training_texts.split_by_query(examples, config.dpo.validation_share)
+    if config.dpo.margin_offset and not any(example.margin for example in examples):
+        raise SettingsError(
+            f"dpo.margin_offset is {config.dpo.margin_offset:g}, and no pair of {', '.join(map(str, files))} has a margin; write "
+            "the pairs with `querylift train pairs`, or set it to 0"
+        )
     device = libraries.choose_device()
     say(f"{len(training)} training pairs, {len(validation)} validation pairs of other queries, on {device}")
     say(training_texts.format_counts(counts, texts=2 * len(examples)))
     if counts[training_texts.CUT]:
         say(
-            "what was cut here had the reward of a longer text; score candidates with --student to reward what is learned"
+            "some passages were cut after they were scored, so their rewards belong to longer texts; score with --student MODEL"
         )
     trainer = make_trainer(model, tokenizer, config, training, validation, out=out, seed=seed)
     evaluation = make_evaluation(trainer, config.evaluation, evaluator, out=out, say=say)
     left_out = len(pairs) - len(examples)
-    result = train_and_save(trainer, tokenizer, out=out, base=base, left_out=left_out, say=say, evaluation=evaluation)
+    result = train_with_margin_warning(
+        trainer, tokenizer, out=out, base=base, left_out=left_out, say=say, evaluation=evaluation
+    )
     return replace(result, texts=dict(counts), origin=describe_origin(files, config))
 
 
-def train_and_save(
+def train_with_margin_warning(
     trainer: Any,
     tokenizer: Any,
     *,

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from querylift.plugin.errors import EngineError, SettingsError
-from querylift.trainer.student.best_step import BY_LOSS, BY_NDCG, NDCG_KEY, PLAIN_NDCG_KEY, SKIPPED_KEY
+from querylift.trainer.student.best_step import BY_LOSS, BY_NDCG, NDCG_KEY, PLAIN_NDCG_KEY, SKIPPED_KEY, Criterion
 from querylift.trainer.student.best_weights import BestWeights
 from querylift.trainer.student.search_evaluation import SearchEvaluator
 from querylift.trainer.student.shared_training import checkpoint_folder
@@ -36,8 +36,11 @@ def make_evaluation(
     *,
     out: Path,
     say: Callable[[str], None],
+    validation_criterion: Criterion = BY_LOSS,
 ) -> EvaluationCallback | None:
     """Return the evaluation of a training into `out`, None when none is wanted.
+
+    Without an `evaluator`, `validation_criterion` decides which step is the best.
 
     Raises SettingsError when there is nothing to choose the weights by.
     """
@@ -48,7 +51,8 @@ def make_evaluation(
             f"[evaluation] has keep = {options.keep!r} and patience = {options.patience}, and nothing is evaluated; "
             "name a split with --evaluate-on, or set validation_share above 0"
         )
-    return EvaluationCallback(trainer, options, evaluator, folder=checkpoint_folder(out), say=say)
+    criterion = BY_NDCG if evaluator else validation_criterion
+    return EvaluationCallback(trainer, options, evaluator, criterion, folder=checkpoint_folder(out), say=say)
 
 
 def _is_wanted(options: EvaluationOptions, evaluator: SearchEvaluator | None) -> bool:
@@ -58,8 +62,8 @@ def _is_wanted(options: EvaluationOptions, evaluator: SearchEvaluator | None) ->
 class EvaluationCallback(TrainerCallback):  # type: ignore[misc]
     """Evaluates the student before the first step, every few steps, and after the last.
 
-    With an `evaluator`, nDCG@10 decides which step is the best, and without one the validation loss. An engine that does not
-    answer costs one evaluation, and not the training. Before the first step it ends the training, because nothing is lost.
+    `criterion` decides which step is the best. An engine that does not answer costs one evaluation, and not the training. If
+    it does not answer before the first step, the training stops, because nothing is lost.
     """
 
     def __init__(
@@ -67,12 +71,13 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]
         trainer: Any,
         options: EvaluationOptions,
         evaluator: SearchEvaluator | None,
+        criterion: Criterion,
         *,
         folder: Path,
         say: Callable[[str], None],
     ) -> None:
         self._trainer, self._options, self._evaluator, self._say = trainer, options, evaluator, say
-        self._criterion = BY_NDCG if evaluator else BY_LOSS
+        self._criterion = criterion
         self._weights = BestWeights(folder)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -98,7 +103,7 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]
         control.should_evaluate = self._trainer.eval_dataset is not None
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Follow the validation loss, when it decides."""
+        """Follow the validation, when it decides."""
         if self._evaluator is None:
             self._follow_log(state, control)
 
@@ -116,6 +121,7 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]
             return int(state.global_step)
         self._trainer.accelerator.wait_for_everyone()
         self._weights.load(best.step, self._trainer.accelerator.unwrap_model(self._trainer.model))
+        self._trainer.accelerator.wait_for_everyone()  # the first process removes the file afterwards
         return best.step
 
     def summarise(self, step: int) -> dict[str, float]:
@@ -189,7 +195,7 @@ def _evaluation_mode(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _same_flags(control: Any) -> Iterator[None]:
-    """Keep the wish to log the loss of this step. Logging in the block would clear it."""
+    """Restore `should_log` after the block. Logging in the block clears it."""
     should_log = control.should_log
     yield
     control.should_log = should_log

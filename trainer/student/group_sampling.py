@@ -58,7 +58,11 @@ class GroupSampler:
         self._queries: Mapping[str, TrainingQuery] = {query.prompt: query for query in queries}
         self._stop_ids = find_stop_ids(tokenizer)
         self._options = SamplingOptions(
-            samples=options.samples, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
+            samples=options.samples,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            batch_size=config.sample.batch_size,
         )
         self._greedy_options = self._options.model_copy(update={"temperature": 0.0})
 

@@ -22,6 +22,7 @@ from querylift.trainer.candidates import Candidate
 from querylift.trainer.cards.origin import describe_own_texts
 from querylift.trainer.rewards.engine_reward import COUNTED, EngineReward
 from querylift.trainer.student import libraries, models, shared_training, training_texts
+from querylift.trainer.student.best_step import BY_REWARD
 from querylift.trainer.student.evaluation_callback import describe_evaluation, make_evaluation
 from querylift.trainer.student.group_sampling import CANDIDATE_FIELD, GroupSampler, TrainingQuery
 from querylift.trainer.student.search_evaluation import SearchEvaluator
@@ -101,6 +102,7 @@ def _train(
     training, validation = training_texts.split_by_query(queries, config.grpo.validation_share)
     _check_query_count(training, config)
     reward.check_index()
+    _raise_when_index_changed(reward, out)
     model, tokenizer = models.load_model_and_tokenizer(base, dtype=config.model.dtype, seed=seed)
     say(
         f"{len(training)} training queries, {len(validation)} validation queries, {config.grpo.samples} samples for each, "
@@ -116,7 +118,9 @@ def _train(
         examples=len(training),
         left_out=left_out,
         say=say,
-        evaluation=make_evaluation(trainer, config.evaluation, evaluator, out=out, say=say),
+        evaluation=make_evaluation(
+            trainer, config.evaluation, evaluator, out=out, say=say, validation_criterion=BY_REWARD
+        ),
     )
     rewarding = _describe_rewarding(trainer, reward)
     return replace(
@@ -134,6 +138,20 @@ def _check_query_count(training: Sequence[TrainingQuery], config: TrainingConfig
             f"an update needs {needed} queries, and there are {len(training)} to train on; name a larger split, or set "
             "grpo.gradient_accumulation or grpo.batch_size lower"
         )
+
+
+def _raise_when_index_changed(reward: EngineReward, out: Path) -> None:
+    """Raise SettingsError when the index is not as it was when the run was begun. The state lies beside the checkpoints."""
+    path = shared_training.checkpoint_folder(out) / "index-state"
+    is_resumed = shared_training.find_last_checkpoint(out) is not None and path.is_file()
+    if is_resumed and path.read_text(encoding="utf-8") != reward.fingerprint:
+        raise SettingsError(
+            f"the index {reward.options.index!r} has changed since {out} was begun, and rewards of two states are not "
+            "comparable; remove the folder to start over, or restore the index"
+        )
+    if shared_training.is_first_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(reward.fingerprint, encoding="utf-8")
 
 
 def _describe_rewarding(trainer: Any, reward: EngineReward) -> dict[str, Any]:
@@ -173,7 +191,7 @@ def make_trainer(
         options,
         out=out,
         seed=seed,
-        examples=len(training) * options.samples,
+        examples=len(training) * options.samples * options.iterations,
         validate=bool(validation),
     )
     sampler = GroupSampler(model, tokenizer, [*training, *validation], config, seed=seed)

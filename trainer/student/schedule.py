@@ -9,7 +9,7 @@ from typing import Any, Literal
 from querylift.trainer.training_config import TrainingLoopOptions
 
 LEAST_CHECKPOINTS = 4
-"""Checkpoints that every training writes, however short it is, unless it writes none at all."""
+"""Checkpoints that every training of as many updates writes, unless it writes none at all."""
 ADAPTER_RATE_TIMES_UPDATES = 5e-3
 """The rate "auto" times the number of updates, for an adapter. AdamW moves a weight by about the rate in each update."""
 WHOLE_MODEL_RATE_TIMES_UPDATES = 5e-4
@@ -36,7 +36,7 @@ def choose_learning_rate(rate: float | Literal["auto"], *, updates: int, trains_
 
 def choose_save_steps(save_steps: int, *, updates: int) -> int:
     """Return the updates between two checkpoints: `save_steps`, or fewer in a run that would write too few checkpoints."""
-    return min(save_steps, math.ceil(updates / LEAST_CHECKPOINTS))
+    return min(save_steps, max(1, updates // LEAST_CHECKPOINTS))
 
 
 def describe_small_margin(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.cards.card import write_card
+from querylift.trainer.cards.card import CARD_NAME, write_card
 from querylift.trainer.manifest import Manifest
 from querylift.trainer.student import libraries, model_bases, models, schedule
 from querylift.trainer.student.reporters import check_reporters, place_tensorboard_files
@@ -182,6 +182,8 @@ def train_once(manifest: Manifest, train: Callable[[], TrainingResult], *, out: 
     libraries.check_training_packages()
     libraries.silence_libraries()
     if manifest.is_done:
+        if is_first_process() and not (out / CARD_NAME).exists():  # a run may have been killed before it wrote the card
+            write_card(out)
         say(f"{out} is done")
         return TrainingResult(**manifest.results)
     if manifest.damaged_output:

@@ -180,14 +180,17 @@ _CANDIDATES = st.lists(
 )
 _FLOORS = st.sampled_from([(True, 0.0), (True, 0.1), (False, 0.0)])
 _OPTIONS = st.builds(
-    lambda floor, **options: PairOptions(floor=floor[0], min_gain=floor[1], **options),
+    lambda floor, choice, **options: PairOptions(
+        floor=floor[0], min_gain=floor[1], strategy=choice[0], order=choice[1], **options
+    ),
     pools=st.sampled_from([(), ("student",), ("zero-shot", "few-shot")]),
-    strategy=st.sampled_from(["best-worst", "all"]),
+    choice=st.sampled_from(
+        [("best-worst", "margin"), ("best-worst", "random"), ("all", "margin"), ("all", "words"), ("all", "random")]
+    ),
     margin=st.sampled_from([0.0, 0.05, 0.3]),
     floor=_FLOORS,
     cap=st.integers(1, 5),
     max_length_ratio=st.sampled_from([None, 1.0, 2.0]),
-    order=st.sampled_from(["margin", "words", "random"]),
     seed=st.integers(0, 3),
 )
 
@@ -277,6 +280,7 @@ def test_candidates_without_a_common_word_give_no_voted_candidate() -> None:
     [
         ({"strategy": "worst"}, "'worst'; use 'best-worst' or 'all'"),
         ({"order": "size"}, "'size'; use 'margin', 'words' or 'random'"),
+        ({"order": "words"}, "the order 'words' does nothing with the strategy 'best-worst'; use 'all'"),
         ({"margin": -0.1}, "margin is -0.1"),
         ({"cap": 0}, "cap is 0"),
         (

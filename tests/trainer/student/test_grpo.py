@@ -244,6 +244,12 @@ def test_a_run_that_the_engine_left_goes_on_from_its_checkpoint_as_if_nothing_ha
         watcher.join()
     checkpoint = shared_training.find_last_checkpoint(out)
     assert checkpoint is not None
+    state_file = shared_training.checkpoint_folder(out) / "index-state"
+    state = state_file.read_text(encoding="utf-8")
+    state_file.write_text("the state before something was written", encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"has changed since .* was begun, .*; remove the folder to start over"):
+        run_command(write_arguments(weather, folder, config))
+    state_file.write_text(state, encoding="utf-8")
     output = run_command(write_arguments(weather, folder, config))
     assert f"from {checkpoint}" in output and f"{out}: 8 steps, resumed at " in output
     assert not shared_training.checkpoint_folder(out).exists()

@@ -33,7 +33,7 @@ def test_the_rate_auto_moves_a_student_as_far_in_50_updates_as_in_500() -> None:
 
 
 def test_a_short_training_saves_too_and_0_saves_nothing() -> None:
-    assert [choose_save_steps(100, updates=updates) for updates in (1, 8, 55, 4000)] == [1, 2, 14, 100]
+    assert [choose_save_steps(100, updates=updates) for updates in (1, 8, 55, 4000)] == [1, 2, 13, 100]
     assert choose_save_steps(0, updates=55) == 0
 
 

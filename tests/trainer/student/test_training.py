@@ -261,3 +261,12 @@ def test_an_adapter_on_a_base_in_bfloat16_is_trained_in_float32(chain: Chain, tm
     trainer = dpo.make_trainer(model, tokenizer, config, examples, [], out=tmp_path, seed=0)
     dtypes = {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad}
     assert dtypes == {torch.float32}
+
+
+def test_a_margin_offset_without_margins_is_refused(chain: Chain, tmp_path: Path) -> None:
+    pairs = write_pair_file(tmp_path / "pairs.jsonl")
+    config = make_tiny_config(dpo={"margin_offset": 1.0})
+    with pytest.raises(
+        SettingsError, match="dpo.margin_offset is 1, and no pair of .* has a margin; write the pairs with"
+    ):
+        dpo.train_on_pairs([pairs], config, model=chain.folder / "sft", out=tmp_path / "dpo", say=print_nothing)

@@ -33,7 +33,7 @@ from querylift.trainer.judge.annotations import Annotation, merge_duplicates, re
 from querylift.trainer.judge.prompts import JUDGE_PROMPT_VERSION
 from querylift.trainer.manifest import Manifest
 from querylift.trainer.student import libraries, model_bases, models, shared_training
-from querylift.trainer.student.dpo import PreferenceExample, make_trainer, train_and_save
+from querylift.trainer.student.dpo import PreferenceExample, make_trainer, train_with_margin_warning
 from querylift.trainer.student.shared_training import Say
 from querylift.trainer.student.training_result import TrainingResult
 from querylift.trainer.student.training_texts import split_by_query
@@ -136,7 +136,7 @@ def _train(
     say(f"{len(training)} training pairs, {len(validation)} validation pairs of other queries, on {device}")
     trainer = make_trainer(model, tokenizer, config, training, validation, out=out, seed=seed)
     left_out = len(all_annotations) - len(pairs)
-    return train_and_save(trainer, tokenizer, out=out, base=base, left_out=left_out, say=say)
+    return train_with_margin_warning(trainer, tokenizer, out=out, base=base, left_out=left_out, say=say)
 
 
 def _check_before_sampling(annotations: Sequence[Annotation], file: Path) -> None:
