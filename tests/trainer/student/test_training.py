@@ -267,6 +267,6 @@ def test_a_margin_offset_without_margins_is_refused(chain: Chain, tmp_path: Path
     pairs = write_pair_file(tmp_path / "pairs.jsonl")
     config = make_tiny_config(dpo={"margin_offset": 1.0})
     with pytest.raises(
-        SettingsError, match="dpo.margin_offset is 1, and no pair of .* has a margin; write the pairs with"
+        SettingsError, match=r"dpo.margin_offset is 1, and no pair of .* has a margin; write the pairs with"
     ):
         dpo.train_on_pairs([pairs], config, model=chain.folder / "sft", out=tmp_path / "dpo", say=print_nothing)
