@@ -50,10 +50,11 @@ def dpo(
     It learns to write passages like the chosen ones, and unlike the rejected ones. Keep MODEL where it is until
     `merge` has made one model of it and the new adapter. A run that was stopped goes on from its last checkpoint.
     """
-    from querylift.trainer.student.libraries import check_training_packages
+    from querylift.trainer.student.libraries import check_training_packages, silence_libraries
     from querylift.trainer.training_config import load_training_config
 
     check_training_packages()
+    silence_libraries()
     from querylift.trainer.student import shared_training
     from querylift.trainer.student.dpo import train_on_pairs
     from querylift.trainer.student.training_result import format_result

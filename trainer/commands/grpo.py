@@ -84,10 +84,11 @@ def grpo(queries: str, training: Path | None, config: Path | None, **options: An
     When the engine stops answering, the command waits. A run that was stopped goes on from its last checkpoint. Keep the model
     where it is until `merge` has made one model of it and the new adapter.
     """
-    from querylift.trainer.student.libraries import check_training_packages
+    from querylift.trainer.student.libraries import check_training_packages, silence_libraries
     from querylift.trainer.training_config import load_training_config
 
     check_training_packages()
+    silence_libraries()
     training_config = load_training_config(training)
     training_config = apply_held_out_options(training_config, options["held_out"], options["held_out_by"])
     settings = load_settings_with_options(config, engine=options["engine"])

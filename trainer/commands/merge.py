@@ -22,8 +22,9 @@ def merge(adapter: Path, out: Path, dtype: str) -> None:
 
     The result is a plain Hugging Face folder, which can be converted to GGUF.
     """
-    from querylift.trainer.student.libraries import check_training_packages
+    from querylift.trainer.student.libraries import check_training_packages, silence_libraries
     from querylift.trainer.student.merge import merge_adapter
 
     check_training_packages()
+    silence_libraries()
     merge_adapter(adapter, out=out, dtype=dtype, say=click.echo)

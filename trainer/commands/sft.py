@@ -54,10 +54,11 @@ def sft(
     The model learns to answer the served prompt with the candidate's passage. A run that was stopped goes on from its
     last checkpoint. On several GPUs: accelerate launch --multi_gpu -m querylift train sft ...
     """
-    from querylift.trainer.student.libraries import check_training_packages
+    from querylift.trainer.student.libraries import check_training_packages, silence_libraries
     from querylift.trainer.training_config import load_training_config
 
     check_training_packages()
+    silence_libraries()
     from querylift.trainer.student import shared_training
     from querylift.trainer.student.sft import train_on_passages
     from querylift.trainer.student.training_result import format_result
