@@ -20,7 +20,7 @@ from querylift.quantize.conversion.export_model import export_model
 from querylift.quantize.gguf_file import open_gguf_reader
 from querylift.trainer.candidates import read_candidates
 from querylift.trainer.commands.sample import sample as sample_command
-from querylift.trainer.student import models
+from querylift.trainer.student import libraries, models
 from querylift.trainer.student.base_templates import read_own_template
 from querylift.trainer.student.sampling import find_stop_ids
 from tests.helpers.thinking_model import THINKING_TEMPLATE, set_template, write_thinking_qwen
@@ -51,7 +51,8 @@ def _sample_greedily(model: Path, tmp_path: Path) -> tuple[str, str]:
 
 def _generate_with_transformers(folder: Path, template: str) -> str:
     """Return the greedy passage of the model after the prompt of `template` with thinking off."""
-    model, tokenizer = models.load_model_and_tokenizer(folder, dtype="bfloat16", attention="eager")
+    dtype = libraries.choose_number_format("auto")  # that of `sample` on this machine
+    model, tokenizer = models.load_model_and_tokenizer(folder, dtype=dtype, attention="eager")
     prompt = tokenizer.apply_chat_template(
         build_messages(QUERY), chat_template=template, add_generation_prompt=True, tokenize=False, enable_thinking=False
     )
