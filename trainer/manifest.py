@@ -36,7 +36,7 @@ _PACKAGES = (
 )
 """The packages whose versions decide what a stage produces."""
 _MANIFEST_NAME, _LOCK_SUFFIX = "manifest.json", ".lock"
-_CARD_NAME = "README.md"
+CARD_NAME = "README.md"
 _FILE_SUFFIXES = (".jsonl", ".json", ".gz", ".tsv", ".csv", ".txt", ".run")
 """An output with one of these suffixes is a file, unless the stage says otherwise."""
 _FORMAT = 2
@@ -183,7 +183,7 @@ def compute_digest(path: Path) -> str:
     """
     if not path.is_dir():
         return compute_input_digest(path)
-    own_names = (_MANIFEST_NAME, _MANIFEST_NAME + _LOCK_SUFFIX, _CARD_NAME)
+    own_names = (_MANIFEST_NAME, _MANIFEST_NAME + _LOCK_SUFFIX, CARD_NAME)
     files = sorted(file for file in path.iterdir() if file.is_file() and file.name not in own_names)
     lines = [f"{file.name} {compute_input_digest(file)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -10,11 +10,11 @@ from querylift.plugin.expansion import PROMPT_VERSION
 from querylift.plugin.files import open_for_replacement
 from querylift.trainer.cards.lineage import Lineage, has_card_stage, read_lineage
 from querylift.trainer.cards.sections import UNKNOWN, render_data, render_held_out, render_measured, render_training
+from querylift.trainer.manifest import CARD_NAME
 from querylift.trainer.student.libraries import silence_libraries
 from querylift.trainer.student.model_bases import PACKAGED_BASE, RANDOM_BASES, is_adapter
 from querylift.trainer.training_config import CardOptions
 
-CARD_NAME = "README.md"
 _PACKAGED_BASE_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 

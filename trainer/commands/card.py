@@ -24,8 +24,9 @@ def card(folder: Path, results: Path | None, config: Path | None) -> None:
     Each of these stages writes the card already. This command adds what was measured, and the licences that [card] of the
     configuration states.
     """
-    from querylift.trainer.cards.card import CARD_NAME, write_card
+    from querylift.trainer.cards.card import write_card
     from querylift.trainer.cards.lineage import CARD_STAGES
+    from querylift.trainer.manifest import CARD_NAME
     from querylift.trainer.student.libraries import check_training_packages
     from querylift.trainer.student.model_bases import read_json_object
     from querylift.trainer.training_config import load_training_config

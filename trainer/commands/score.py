@@ -174,11 +174,9 @@ def _make_cutter(student: str | None) -> TextCutter:
     """Return what cuts a text to the tokens that `student` may write. Without a student, nothing is cut."""
     if student is None:
         return str
-    from querylift.trainer.student.models import load_tokenizer
-    from querylift.trainer.student.training_texts import cut_passage
+    from querylift.trainer.student.training_texts import load_text_cutter
 
-    tokenizer = load_tokenizer(student)
-    return lambda text: cut_passage(text, tokenizer).text
+    return load_text_cutter(student)
 
 
 def _list_student_inputs(student: str | None) -> dict[str, Path]:

@@ -18,14 +18,13 @@ def open_cut_table(path: Path, *, student: str) -> Iterator[Path]:
     `student` is a folder, a FILE.gguf or the name of a packaged model; only its tokenizer is read. Raises SettingsError,
     DataError and MissingExtra.
     """
-    from querylift.trainer.student.models import load_tokenizer
-    from querylift.trainer.student.training_texts import cut_passage
+    from querylift.trainer.student.training_texts import load_text_cutter
 
-    tokenizer = load_tokenizer(student)
+    cut_text = load_text_cutter(student)
     with TemporaryDirectory(prefix="querylift-cut-") as folder:
         copy = Path(folder, path.name.removesuffix(".gz"))
         with copy.open("w", encoding="utf-8") as stream:
             for _, row in read_table_rows(path):
-                cut = {"text": cut_passage(row["text"], tokenizer).text} if isinstance(row.get("text"), str) else {}
+                cut = {"text": cut_text(row["text"])} if isinstance(row.get("text"), str) else {}
                 stream.write(json.dumps({**row, **cut}, ensure_ascii=False) + "\n")
         yield copy

@@ -18,6 +18,7 @@ from typing import Any
 
 from querylift.plugin.errors import SettingsError
 from querylift.plugin.expansion import MAX_TOKENS, build_prompt, clean_query
+from querylift.plugin.files import open_for_replacement
 from querylift.trainer.candidates import Candidate
 from querylift.trainer.cards.origin import describe_own_texts
 from querylift.trainer.rewards.engine_reward import COUNTED, EngineReward
@@ -151,7 +152,8 @@ def _raise_when_index_changed(reward: EngineReward, out: Path) -> None:
         )
     if shared_training.is_first_process():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(reward.fingerprint, encoding="utf-8")
+        with open_for_replacement(path) as stream:  # a kill must not leave half of it
+            stream.write(reward.fingerprint.encode())
 
 
 def _describe_rewarding(trainer: Any, reward: EngineReward) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from querylift.plugin.errors import SettingsError
-from querylift.trainer.cards.card import CARD_NAME, write_card
-from querylift.trainer.manifest import Manifest
+from querylift.trainer.cards.card import write_card
+from querylift.trainer.manifest import CARD_NAME, Manifest
 from querylift.trainer.student import libraries, model_bases, models, schedule
 from querylift.trainer.student.reporters import check_reporters, place_tensorboard_files
 from querylift.trainer.student.training_result import TrainingResult

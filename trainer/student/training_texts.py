@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from querylift.plugin.expansion import MAX_TOKENS, build_prompt, clean_prose
 from querylift.plugin.words import find_last_break
+from querylift.trainer.rewards.rewarded_text import TextCutter
+from querylift.trainer.student import models
 from querylift.trainer.student.models import END_TOKEN
 
 NO_WORDS, REPEATED, CUT, WITHOUT_END = "no_words", "repeated", "cut", "without_end"
@@ -82,6 +85,15 @@ def cut_passage(passage: str, tokenizer: Any) -> CutPassage:
         if len(encode_text(beginning, tokenizer)) <= MAX_TOKENS:  # a beginning may be made of other tokens
             return CutPassage(beginning, was_cut=True)
     return CutPassage("", was_cut=True)
+
+
+def load_text_cutter(student: str | Path) -> TextCutter:
+    """Return what cuts a text to the tokens that `student` may write. Only its tokenizer is read.
+
+    `student` is as in `models.load_model_and_tokenizer`. Raises SettingsError and MissingExtra.
+    """
+    tokenizer = models.load_tokenizer(student)
+    return lambda text: cut_passage(text, tokenizer).text
 
 
 def count_texts(completions: Collection[Completion], left_out: Mapping[str, int]) -> Counter[str]:
